@@ -1,0 +1,1 @@
+"""Qwen2: blocks, static key/value cache, sampling, detokenising."""

@@ -1,0 +1,172 @@
+"""The Qwen2 decoder (spec section 8).
+
+Owns the blocks from embeddings to logits. Does not know about pictures or sound (they arrive as embedding rows),
+about tokenizers, or about how a token is chosen from the logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vita.config import DecoderConfig
+from vita.decoder.kv_cache import KVCache
+from vita.layers.attention import attend
+from vita.layers.linear import Linear
+from vita.layers.norm import RMSNorm
+
+Rotary = tuple[Tensor, Tensor]  # cos and sin, each [batch or 1, 1, positions, d]
+
+
+def rotary(positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> Rotary:
+    """Angles `position * theta^(-2i/d)` on halves; computed in float32, then cast.
+
+    Args:
+        positions: int64 `[batch or 1, n]`.
+        head_dim: d.
+        theta: the base.
+        dtype: the working dtype.
+    """
+    exponent = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device) / head_dim
+    angle = positions[:, None, :, None].float() * (1.0 / theta**exponent)
+    angle = torch.cat([angle, angle], dim=-1)
+    return angle.cos().to(dtype), angle.sin().to(dtype)
+
+
+def rotate(x: Tensor, angles: Rotary) -> Tensor:
+    """`x * cos + [-x2, x1] * sin` for `[batch, heads, n, d]`."""
+    cos, sin = angles
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-second, first], dim=-1) * sin
+
+
+class DecoderAttention(nn.Module):
+    """Grouped-query causal attention with biases on q, k and v."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_dim = config.num_heads, config.num_kv_heads, config.head_dim
+        self.q = Linear(config.hidden_size, self.heads * self.head_dim)
+        self.k = Linear(config.hidden_size, self.kv_heads * self.head_dim)
+        self.v = Linear(config.hidden_size, self.kv_heads * self.head_dim)
+        self.o = Linear(self.heads * self.head_dim, config.hidden_size, bias=False)
+
+    def forward(
+        self, x: Tensor, angles: Rotary, cache: KVCache | None, layer: int, mask: Tensor | None
+    ) -> Tensor:
+        """`[batch, n, H]` to the same shape, reading and extending layer `layer` of the cache."""
+        batch, n, _ = x.shape
+        q = rotate(self.q(x).view(batch, n, self.heads, self.head_dim).transpose(1, 2), angles)
+        k = rotate(self.k(x).view(batch, n, self.kv_heads, self.head_dim).transpose(1, 2), angles)
+        v = self.v(x).view(batch, n, self.kv_heads, self.head_dim).transpose(1, 2)
+        if cache is not None:
+            k, v = cache.write(layer, k, v)
+        out = attend(q, k, v, mask=mask, causal=mask is None and n > 1)  # [batch, heads, n, d]
+        return self.o(out.transpose(1, 2).reshape(batch, n, -1))
+
+
+class DecoderMLP(nn.Module):
+    """`down(silu(gate(x)) * up(x))`."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.gate = Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up = Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down = Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[batch, n, H]` to the same shape."""
+        return self.down(functional.silu(self.gate(x)) * self.up(x))
+
+
+class DecoderBlock(nn.Module):
+    """Pre-norm attention and MLP."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.attn_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.attn = DecoderAttention(config)
+        self.mlp_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = DecoderMLP(config)
+
+    def forward(
+        self, x: Tensor, angles: Rotary, cache: KVCache | None, layer: int, mask: Tensor | None
+    ) -> Tensor:
+        """`[batch, n, H]` to the same shape."""
+        x = x + self.attn(self.attn_norm(x), angles, cache, layer, mask)
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class Decoder(nn.Module):
+    """Embeddings in, logits out.
+
+    Args:
+        config: sizes.
+        vocab_size: rows of embedding and head after the vocabulary cut (spec section 1.6).
+    """
+
+    def __init__(self, config: DecoderConfig, vocab_size: int) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = nn.Embedding(vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(DecoderBlock(config) for _ in range(config.num_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.head = Linear(config.hidden_size, vocab_size, bias=False)
+
+    def hidden_states(
+        self, embeds: Tensor, cache: KVCache | None = None, positions: Tensor | None = None, mask: Tensor | None = None
+    ) -> Iterator[Tensor]:
+        """The embeddings, each layer's output, the last one after the final norm; each `[batch, n, H]`.
+
+        Args:
+            embeds: `[batch, n, H]`, the positions after what the cache already holds.
+            cache: extended in place; None computes without one.
+            positions: int64 `[batch or 1, n]`; default: counted on from the cache's length.
+            mask: bool `[batch or 1, 1, n, keys]`; default: causal.
+        """
+        past = 0 if cache is None else cache.length
+        n = embeds.shape[1]
+        if positions is None:
+            positions = torch.arange(past, past + n, device=embeds.device)[None]
+        if mask is None and past and n > 1:
+            mask = causal_mask(n, past, embeds.device)
+        angles = rotary(positions, self.config.head_dim, self.config.rope_theta, embeds.dtype)
+        x = embeds
+        for index, layer in enumerate(self.layers):
+            yield x
+            x = layer(x, angles, cache, index, mask)
+        if cache is not None:
+            cache.length += n
+        yield self.norm(x)
+
+    def forward(
+        self, embeds: Tensor, cache: KVCache | None = None, positions: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """Final hidden states `[batch, n, H]`; arguments as in `hidden_states`."""
+        *_, last = self.hidden_states(embeds, cache, positions, mask)
+        return last
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """`[batch, n, H]` to `[batch, n, vocab]`, in the model's dtype."""
+        return self.head(hidden)
+
+
+def causal_mask(n: int, past: int, device: torch.device) -> Tensor:
+    """bool `[1, 1, n, past + n]` for new positions that follow `past` cached ones."""
+    keys = torch.arange(past + n, device=device)
+    queries = torch.arange(past, past + n, device=device)
+    return (keys[None, :] <= queries[:, None])[None, None]
+
+
+def padded_mask(lengths: Tensor, n: int) -> Tensor:
+    """Causal mask of a batch padded on the right: bool `[batch, 1, n, n]`.
+
+    Padded queries may look at themselves, so that no row is empty.
+    """
+    keys = torch.arange(n, device=lengths.device)
+    causal = keys[None, :] <= keys[:, None]
+    real = keys[None, :] < lengths[:, None]  # [batch, n]
+    return (causal[None] & (real[:, None, :] | torch.eye(n, dtype=torch.bool, device=lengths.device)))[:, None]

@@ -1,0 +1,48 @@
+"""One family of errors, each a single clear sentence.
+
+Owns how a failure is worded: what is wrong, where, and what to do about it.
+Does not know how it is shown: the command line prints it and exits 2, HTTP turns it into a 4xx.
+"""
+
+from __future__ import annotations
+
+
+class VitaError(Exception):
+    """Something a user can understand and fix.
+
+    Args:
+        what: what is wrong, as a clause without a final full stop.
+        where: the file, URL, tensor or flag it is about.
+        fix: what to do, as a clause without a final full stop.
+    """
+
+    def __init__(self, what: str, *, where: object = None, fix: str | None = None) -> None:
+        self.what = what
+        self.where = None if where is None else str(where)
+        self.fix = fix
+        super().__init__(self.sentence())
+
+    def sentence(self) -> str:
+        """The whole message: `where: what; fix.`"""
+        text = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{text}; {self.fix}." if self.fix else f"{text}."
+
+
+class MediaError(VitaError):
+    """A picture, video or sound that cannot be used."""
+
+
+class CheckpointError(VitaError):
+    """A model folder that cannot be used."""
+
+
+class RequestError(VitaError):
+    """A question, flag or parameter that cannot be used."""
+
+
+class ResourceError(VitaError):
+    """The machine lacks something: memory, a device, disk space."""
+
+
+class DownloadError(VitaError):
+    """A hub or URL that could not be fetched."""

@@ -1,0 +1,253 @@
+"""The words of the house: messages in, events out.
+
+Owns the plain data that passes between the parts. Knows nothing of tensors, files or models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+# A path, an http(s) or data: URL, raw bytes, an open binary file, a PIL picture, or a numpy array.
+Source: TypeAlias = Any
+
+
+@dataclass(frozen=True)
+class Text:
+    """Words of a user or of the model, taken literally: no placeholder is ever looked for in them."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Image:
+    """One picture. An array is uint8 `[height, width, 3 or 4]` or `[height, width]`."""
+
+    source: Source
+
+
+@dataclass(frozen=True)
+class Video:
+    """One clip, or a list of pictures taken as its frames."""
+
+    source: Source
+    fps: float = 1.0  # frames looked at per second of video
+    max_frames: int = 16
+    start: float | None = None  # seconds
+    end: float | None = None  # seconds
+
+
+@dataclass(frozen=True)
+class Audio:
+    """One sound. An array is float or int16 `[samples]` or `[samples, channels]` with `sample_rate` in Hz."""
+
+    source: Source
+    sample_rate: int | None = None
+    from_video: bool = False  # the source is a video whose sound is wanted
+
+
+Part: TypeAlias = Text | Image | Video | Audio
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation: its parts in reading order."""
+
+    role: Role
+    parts: tuple[Part, ...]
+
+    @property
+    def text(self) -> str:
+        """All its words, joined by newlines."""
+        return "\n".join(p.text for p in self.parts if isinstance(p, Text))
+
+
+def user(
+    text: str | None = None,
+    *,
+    image: Source = None,
+    images: Iterable[Source] = (),
+    video: Source | Video = None,
+    videos: Iterable[Source | Video] = (),
+    audio: Source | Audio = None,
+    audios: Iterable[Source | Audio] = (),
+) -> Message:
+    """A user turn: pictures, then videos, then the text, then speech (the order the model was trained on)."""
+    parts: list[Part] = []
+    for source in ([] if image is None else [image]) + list(images):
+        parts.append(source if isinstance(source, Image) else Image(source))
+    for source in ([] if video is None else [video]) + list(videos):
+        parts.append(source if isinstance(source, Video) else Video(source))
+    if text is not None and text != "":
+        parts.append(Text(text))
+    for source in ([] if audio is None else [audio]) + list(audios):
+        parts.append(source if isinstance(source, Audio) else Audio(source))
+    return Message("user", tuple(parts))
+
+
+def assistant(text: str) -> Message:
+    """A turn the model gave earlier."""
+    return Message("assistant", (Text(text),))
+
+
+def system(text: str) -> Message:
+    """Replaces the built-in system text; only valid as the first message."""
+    return Message("system", (Text(text),))
+
+
+@dataclass(frozen=True)
+class MediaOptions:
+    """How media are read, and how much of them is accepted.
+
+    `reference` keeps the reference implementation's habits for parity: no EXIF rotation, alpha dropped,
+    left channel only, the spec's own resampler.
+    """
+
+    reference: bool = False
+    max_pixels: int = 120_000_000
+    max_audio_seconds: float = 3600.0
+    max_bytes: int = 4 << 30
+    url_timeout: float = 30.0
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How tokens are chosen. Temperature 0 is greedy."""
+
+    max_tokens: int = 1024
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0  # 0: no limit
+    min_p: float = 0.0
+    repetition_penalty: float | None = None  # None: the checkpoint's own, usually 1
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    logprobs: int = 0  # how many alternatives to report per token; 0: none
+
+
+State = Literal["typed", "spoken", "noise"]
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """One generated token with its natural-log probability and its likeliest alternatives."""
+
+    id: int
+    text: str
+    logprob: float
+    top: tuple[tuple[int, str, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class TextDelta:
+    """The next piece of the answer; whole UTF-8 characters only."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What went in and came out, in tokens unless said otherwise."""
+
+    prompt_tokens: int = 0
+    text_tokens: int = 0
+    image_tokens: int = 0
+    audio_tokens: int = 0
+    completion_tokens: int = 0
+    tiles: int = 0
+    pictures: int = 0
+    audio_seconds: float = 0.0
+    dropped_messages: int = 0  # oldest messages left out so that the rest fits the context
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Where the time went, in seconds; memory in bytes."""
+
+    media: float = 0.0  # reading and decoding files
+    preprocess: float = 0.0  # tiling, filterbank, tokenising
+    load: float = 0.0  # encoders loaded on first use
+    vision: float = 0.0
+    audio: float = 0.0
+    prefill: float = 0.0
+    decode: float = 0.0
+    first_token: float = 0.0  # from the request to the first token
+    total: float = 0.0
+    decode_tokens: int = 0  # steps timed by `decode` (all tokens but the first)
+    bytes_per_token: int = 0  # weights and cache read for one decode step
+    peak_memory: int = 0  # resident set on a CPU, allocated device memory on a GPU
+    device: str = "cpu"
+    gpu_utilisation: float | None = None  # percent, where NVML answers
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Decode speed, the first token (which belongs to prefill) left out."""
+        return self.decode_tokens / self.decode if self.decode > 0 else 0.0
+
+    @property
+    def gigabytes_per_second(self) -> float:
+        """Memory traffic of decode, to be held against the machine's bandwidth."""
+        return self.tokens_per_second * self.bytes_per_token / 1e9
+
+    @property
+    def pictures_per_second(self) -> float | None:
+        """Reciprocal of `total`, the seed's measure."""
+        return 1.0 / self.total if self.total > 0 else None
+
+
+@dataclass(frozen=True)
+class Done:
+    """The last event of an answer."""
+
+    finish_reason: FinishReason
+    state: State | None
+    usage: Usage
+    timings: Timings
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    notes: tuple[str, ...] = ()  # what the user should know: dropped turns, odd media
+
+
+Event: TypeAlias = TextDelta | Done
+
+
+@dataclass(frozen=True)
+class Result:
+    """A whole answer."""
+
+    text: str
+    state: State | None
+    finish_reason: FinishReason
+    usage: Usage
+    timings: Timings
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+    @classmethod
+    def collect(cls, events: Iterable[Event]) -> Result:
+        """Drain a stream of events into one result."""
+        pieces: list[str] = []
+        for event in events:
+            if isinstance(event, TextDelta):
+                pieces.append(event.text)
+            else:
+                return cls(
+                    "".join(pieces), event.state, event.finish_reason, event.usage, event.timings,
+                    event.token_ids, event.logprobs, event.notes,
+                )  # fmt: skip
+        raise RuntimeError("the event stream ended without Done")
+
+
+def describe_source(source: Source) -> str:
+    """A short name for error sentences; never the content itself."""
+    if isinstance(source, (str, Path)):
+        text = str(source)
+        return text if len(text) <= 120 else text[:60] + "…" + text[-20:]
+    if isinstance(source, (bytes, bytearray)):
+        return f"<{len(source)} bytes>"
+    return f"<{type(source).__name__}>"
