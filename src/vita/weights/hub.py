@@ -1,0 +1,68 @@
+"""Fetching checkpoints from the hub with `huggingface_hub`.
+
+Owns what is downloaded and how a failure is worded. Does not know what is in the files.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from vita.errors import DownloadError, ResourceError
+
+WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
+SMALL_FILES = ("*.json", "*.yaml", "*global_cmvn", "merges.txt", "vocab.json")
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether the text has the form `owner/name` (and nothing of a path)."""
+    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name) is not None
+
+
+def fetch(repo: str, *, weights: bool = True, offline: bool = False) -> Path:
+    """The folder of a hub repository, downloaded (with resume) if it is not in the cache yet.
+
+    Args:
+        repo: `owner/name`.
+        weights: also fetch the tensors, not only the small configuration files.
+        offline: use the cache alone.
+
+    Raises:
+        DownloadError: no network, no such repository, or offline and not cached.
+        ResourceError: the disk is full.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+    )
+
+    patterns = list(SMALL_FILES + (WEIGHTS if weights else ()))
+    try:
+        return Path(snapshot_download(repo, allow_patterns=patterns, local_files_only=offline))
+    except GatedRepoError as error:
+        raise DownloadError("asks for a login", where=repo, fix="run 'hf auth login' first") from error
+    except RepositoryNotFoundError as error:
+        raise DownloadError(
+            "is neither a folder here nor a repository on the hub", where=repo, fix="check the spelling"
+        ) from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        reason = "offline mode is on" if offline else "the hub cannot be reached"
+        raise DownloadError(
+            f"is not in the local cache and {reason}", where=repo,
+            fix="connect to the network, or pass the path of a folder you have",
+        ) from error  # fmt: skip
+    except HfHubHTTPError as error:
+        raise DownloadError(f"the hub answered with an error ({error.response.status_code})", where=repo) from error
+    except OSError as error:
+        if error.errno == 28:
+            raise ResourceError(
+                "the disk is full", where=repo, fix="free some space and run the same command: it resumes"
+            ) from error
+        raise DownloadError(
+            f"could not be downloaded ({type(error).__name__})", where=repo,
+            fix="check the network, or pass the path of a folder you have",
+        ) from error  # fmt: skip

@@ -1,0 +1,144 @@
+"""Filling the modules: check every name and shape first, then map, cast and assign.
+
+Owns the strictness: a missing, unexpected or mis-shaped tensor is named and the load fails; nothing stays random.
+A module is built on the meta device (no memory), and its tensors are views of the mapped file wherever the asked
+dtype is the stored one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from vita.config import VitaConfig
+from vita.decoder.qwen2 import Decoder
+from vita.encoders.audio import AudioEncoder
+from vita.encoders.project import AudioAdapter, Projector
+from vita.encoders.vision import VisionEncoder
+from vita.errors import CheckpointError
+from vita.layers.linear import choose_route, set_route
+from vita.weights.find import Checkpoint
+from vita.weights.names import IGNORED, PARTS, checkpoint_name
+
+Progress = Callable[[str, int, int], None]  # part, tensors done, tensors in all
+
+
+def build_part(part: str, config: VitaConfig, vocab_size: int) -> nn.Module:
+    """One part of the model on the meta device: names and shapes, no memory."""
+    with torch.device("meta"):
+        if part == "decoder":
+            return Decoder(config.decoder, vocab_size)
+        if part == "vision":
+            return VisionEncoder(config.vision)
+        if part == "projector":
+            return Projector(4 * config.vision.hidden_size, config.decoder.hidden_size, config.projector_layers)
+        if part == "audio":
+            return AudioEncoder(config.audio)
+        return AudioAdapter(config.audio, config.decoder.hidden_size)
+
+
+def parameter_counts(config: VitaConfig, vocab_size: int) -> dict[str, int]:
+    """Learned values of each part; the two normalisation vectors of the audio part are statistics, not parameters."""
+    counts = {}
+    for part in PARTS:
+        module = build_part(part, config, vocab_size)
+        counts[part] = sum(p.numel() for n, p in module.named_parameters() if not n.startswith("cmvn_"))
+    if config.decoder.tie_word_embeddings:
+        counts["decoder"] -= vocab_size * config.decoder.hidden_size
+    return counts
+
+
+def check_tensors(checkpoint: Checkpoint, vocab_size: int) -> None:
+    """Hold every expected name and shape against the file headers.
+
+    Raises:
+        CheckpointError: one sentence that lists all that is missing, unexpected or of another shape.
+    """
+    found = checkpoint.store.entries
+    missing: list[str] = []
+    misshaped: list[str] = []
+    expected: set[str] = set()
+    for part in PARTS:
+        for ours, parameter in build_part(part, checkpoint.config, vocab_size).state_dict().items():
+            name = checkpoint_name(part, ours)
+            expected.add(name)
+            if name not in found:
+                if not _has_other_source(checkpoint, part, ours):
+                    missing.append(name)
+            elif not _shape_fits(found[name].shape, tuple(parameter.shape), _is_vocabulary(part, ours)):
+                misshaped.append(f"{name} {list(found[name].shape)} instead of {list(parameter.shape)}")
+    unexpected = [n for n in found if n not in expected and not IGNORED.fullmatch(n)]
+    problems = [
+        f"{len(names)} {kind} ({'; '.join(names)})"
+        for kind, names in (("missing", missing), ("of another shape", misshaped), ("unexpected", unexpected))
+        if names
+    ]
+    if problems:
+        raise CheckpointError(
+            "its tensors do not fit its config.json: " + ", ".join(problems), where=checkpoint.folder,
+            fix="download the folder again, or check that config.json belongs to these weights",
+        )  # fmt: skip
+
+
+def load_part(
+    part: str, checkpoint: Checkpoint, vocab_size: int, dtype: torch.dtype, device: torch.device,
+    progress: Progress | None = None,
+) -> nn.Module:  # fmt: skip
+    """One part with its weights, in evaluation mode.
+
+    Args:
+        part: a key of `PARTS`.
+        checkpoint: what `check_tensors` approved.
+        vocab_size: rows of embedding and head that stay (spec section 1.6).
+        dtype: of the floating-point weights; the audio statistics stay float32.
+        device: where they go.
+        progress: called after every tensor.
+    """
+    module = build_part(part, checkpoint.config, vocab_size)
+    wanted = module.state_dict()
+    state: dict[str, Tensor] = {}
+    for done, ours in enumerate(wanted, start=1):
+        tensor = _read(checkpoint, part, ours)
+        if _is_vocabulary(part, ours):
+            tensor = tensor[:vocab_size]
+        keep = torch.float32 if ours.startswith("cmvn_") else dtype
+        state[ours] = tensor.to(device=device, dtype=keep)
+        if progress is not None:
+            progress(part, done, len(wanted))
+    module.load_state_dict(state, strict=True, assign=True)
+    if part == "decoder" and checkpoint.config.decoder.tie_word_embeddings and isinstance(module, Decoder):
+        module.head.weight = module.embed.weight
+    set_route(module, choose_route(device, dtype)[0])
+    return module.eval().requires_grad_(False)
+
+
+def _read(checkpoint: Checkpoint, part: str, ours: str) -> Tensor:
+    name = checkpoint_name(part, ours)
+    if name in checkpoint.store:
+        return checkpoint.store.get(name)
+    if ours.startswith("cmvn_") and checkpoint.cmvn is not None:
+        return checkpoint.cmvn[0 if ours == "cmvn_mean" else 1]
+    if ours == "head.weight" and checkpoint.config.decoder.tie_word_embeddings:
+        return checkpoint.store.get(checkpoint_name("decoder", "embed.weight"))
+    raise CheckpointError(f"the tensor {name!r} is missing", where=checkpoint.folder)
+
+
+def _has_other_source(checkpoint: Checkpoint, part: str, ours: str) -> bool:
+    if part == "audio" and ours.startswith("cmvn_"):
+        return checkpoint.cmvn is not None
+    if part == "adapter" and ours.endswith("num_batches_tracked"):
+        return True
+    return part == "decoder" and ours == "head.weight" and checkpoint.config.decoder.tie_word_embeddings
+
+
+def _is_vocabulary(part: str, ours: str) -> bool:
+    return part == "decoder" and ours in ("embed.weight", "head.weight")
+
+
+def _shape_fits(found: tuple[int, ...], wanted: tuple[int, ...], vocabulary: bool) -> bool:
+    """Vocabulary tables may hold more rows than the tokenizer has ids; the rest is cut off."""
+    if vocabulary and len(found) == len(wanted):
+        return found[0] >= wanted[0] and found[1:] == wanted[1:]
+    return found == wanted
