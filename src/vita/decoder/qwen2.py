@@ -54,9 +54,7 @@ class DecoderAttention(nn.Module):
         self.v = Linear(config.hidden_size, self.kv_heads * self.head_dim)
         self.o = Linear(self.heads * self.head_dim, config.hidden_size, bias=False)
 
-    def forward(
-        self, x: Tensor, angles: Rotary, cache: KVCache | None, layer: int, mask: Tensor | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, angles: Rotary, cache: KVCache | None, layer: int, mask: Tensor | None) -> Tensor:
         """`[batch, n, H]` to the same shape, reading and extending layer `layer` of the cache."""
         batch, n, _ = x.shape
         q = rotate(self.q(x).view(batch, n, self.heads, self.head_dim).transpose(1, 2), angles)
@@ -92,9 +90,7 @@ class DecoderBlock(nn.Module):
         self.mlp_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = DecoderMLP(config)
 
-    def forward(
-        self, x: Tensor, angles: Rotary, cache: KVCache | None, layer: int, mask: Tensor | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, angles: Rotary, cache: KVCache | None, layer: int, mask: Tensor | None) -> Tensor:
         """`[batch, n, H]` to the same shape."""
         x = x + self.attn(self.attn_norm(x), angles, cache, layer, mask)
         return x + self.mlp(self.mlp_norm(x))

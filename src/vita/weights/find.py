@@ -155,5 +155,3 @@ def _read_cmvn(file: Path) -> tuple[Tensor, Tensor]:
 
 def _optional_json(file: Path) -> dict[str, Any] | None:
     return read_json(file) if file.is_file() else None
-
-

@@ -127,9 +127,7 @@ def read_header(file: Path) -> dict[str, Entry]:
         raise CheckpointError("has a damaged header", where=file, fix="download it again") from error
     needed = 8 + length + max((end for _, _, end in spans.values()), default=0)
     if size < needed:
-        raise CheckpointError(
-            f"is truncated: {size} of {needed} bytes are there", where=file, fix="download it again"
-        )
+        raise CheckpointError(f"is truncated: {size} of {needed} bytes are there", where=file, fix="download it again")
     unknown = sorted({d for d, _, _ in spans.values() if d not in DTYPES})
     if unknown:
         raise CheckpointError(f"holds tensors of the unknown type {unknown[0]}", where=file)

@@ -1,0 +1,239 @@
+"""The engine: one request in, a stream of events out.
+
+Owns the loaded parts of one model and the order of the stages. Parts of an absent modality are neither loaded nor
+run. Any number of threads may stream from one engine: requests take turns at the model, one step at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from vita.decoder.detokenize import Detokenizer
+from vita.decoder.kv_cache import KVCache
+from vita.decoder.qwen2 import Decoder
+from vita.decoder.sampling import Sampler, check_params
+from vita.encoders.audio import AudioEncoder
+from vita.encoders.project import AudioAdapter, Projector
+from vita.encoders.vision import VisionEncoder
+from vita.engine.device import check_memory, choose_device, choose_dtype, predict_memory
+from vita.engine.generate import Cancelled, Token, decode, prefill
+from vita.engine.metrics import Stopwatch, gpu_utilisation, peak_memory
+from vita.engine.prepare import Prepared, Preparer
+from vita.errors import RequestError
+from vita.fusion import fuse
+from vita.layers.linear import choose_route
+from vita.media.filterbank import token_count
+from vita.prompt.tokenizer import IM_START, Tokenizer
+from vita.types import (
+    Done,
+    Event,
+    FinishReason,
+    MediaOptions,
+    Message,
+    SamplingParams,
+    TextDelta,
+    Timings,
+    TokenLogprob,
+    Usage,
+)
+from vita.weights.find import Checkpoint
+from vita.weights.load import Progress, check_tensors, load_part, parameter_counts
+
+log = logging.getLogger("vita")
+TILE_BATCH = 4  # tiles that go through the ViT together: enough to fill a machine, little enough to cancel between
+MEMORY_CONTEXT = 2048  # positions assumed when asking whether a model fits
+
+
+class Engine:
+    """One model, ready to answer.
+
+    Args:
+        checkpoint: an opened folder.
+        device: `auto`, `cpu`, `cuda[:n]` or `mps`.
+        dtype: `auto`, `float32`, `float16` or `bfloat16`.
+        progress: told about every tensor loaded.
+
+    Raises:
+        CheckpointError: the tensors do not fit the configuration.
+        ResourceError: the device is not there or the model does not fit its memory.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, *, device: str = "auto", dtype: str = "auto", progress: Progress | None = None
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.config = checkpoint.config
+        self.tokenizer = Tokenizer.load(checkpoint.folder)
+        self.device = choose_device(device)
+        self.parameters = parameter_counts(self.config, self.tokenizer.size)
+        total = sum(self.parameters.values())
+        self.dtype, self.dtype_reason = choose_dtype(dtype, self.config, total, self.device)
+        check_tensors(checkpoint, self.tokenizer.size)
+        context = min(MEMORY_CONTEXT, self.config.context)
+        need = predict_memory(self.config, self.tokenizer.size, self.dtype, context)
+        check_memory(sum(need.values()), self.device)
+        route, reason = choose_route(self.device, self.dtype)
+        log.info("%s on %s (%s); %s linears: %s", self.dtype, self.device, self.dtype_reason, route, reason)
+        self.prepare = Preparer(self.config, self.tokenizer)
+        self.stop_ids = frozenset(
+            {*self.config.generation.eos_ids, self.tokenizer.im_end, self.tokenizer.token_id(IM_START)}
+        )
+        self._progress = progress
+        self._parts: dict[str, nn.Module] = {}
+        self._loading = threading.Lock()
+        self._turn = threading.Lock()
+        self.part("decoder")
+
+    def part(self, name: str) -> nn.Module:
+        """A part of the model, loaded when first asked for."""
+        with self._loading:
+            if name not in self._parts:
+                self._parts[name] = load_part(
+                    name, self.checkpoint, self.tokenizer.size, self.dtype, self.device, self._progress
+                )
+            return self._parts[name]
+
+    @property
+    def decoder(self) -> Decoder:
+        return cast(Decoder, self.part("decoder"))
+
+    def stream(
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams | None = None,
+        options: MediaOptions | None = None,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Event]:
+        """Answer a conversation, piece by piece.
+
+        Args:
+            messages: turns, oldest first, the last one the user's.
+            params: how tokens are chosen; default greedy.
+            options: how media are read.
+            cancelled: asked between tokens; once true the answer ends with `finish_reason` "cancelled".
+
+        Yields:
+            `TextDelta` pieces, then one `Done`.
+
+        Raises:
+            RequestError: parameters or messages that cannot be used. MediaError: a file that cannot.
+        """
+        params = params or SamplingParams()
+        check_params(params)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        watch = Stopwatch(self.device)
+        prepared = self.prepare(messages, options or MediaOptions(), watch)
+        self._check_trained(prepared)
+        sampler = Sampler(params, self.config.generation.repetition_penalty, self.device)
+        text = Detokenizer(self.tokenizer, params.stop)
+        tokens: list[Token] = []
+        reason: FinishReason = "length"
+        room = self.config.decoder.max_positions - prepared.length
+        limit = min(params.max_tokens, room)
+        try:
+            embeds = self.embed(prepared, watch, cancelled)
+            cache = self._cache(prepared.length + limit)
+            with watch.stage("prefill"):
+                logits = prefill(self.decoder, embeds, cache, self._turn, cancelled)
+            steps = decode(self.decoder, logits, cache, sampler, self.stop_ids, limit, self._turn, cancelled, watch)
+            for token in steps:
+                tokens.append(token)
+                piece = text.push(token.id)
+                if piece:
+                    yield TextDelta(piece)
+                if token.id in self.stop_ids or text.stopped:
+                    reason = "stop"
+                    break
+        except Cancelled:
+            reason = "cancelled"
+        rest = text.flush()
+        if rest:
+            yield TextDelta(rest)
+        yield self._done(prepared, tokens, reason, text, watch)
+
+    @torch.inference_mode()
+    def embed(self, prepared: Prepared, watch: Stopwatch, cancelled: Callable[[], bool] = lambda: False) -> Tensor:
+        """Run the encoders of the modalities that are there and fuse: `[length, H]`."""
+        images: list[Tensor] = []
+        audios: list[Tensor] = []
+        if prepared.pixels is not None:
+            images = self._encode_pictures(prepared.pixels, watch, cancelled)
+        for windows in prepared.filterbanks:
+            audios.append(self._encode_sound(windows, watch, cancelled))
+        return fuse(prepared.ids, self.decoder.embed.weight, images, audios)
+
+    def _encode_pictures(self, pixels: Tensor, watch: Stopwatch, cancelled: Callable[[], bool]) -> list[Tensor]:
+        with watch.stage("load"):
+            vision, projector = cast(VisionEncoder, self.part("vision")), cast(Projector, self.part("projector"))
+        rows: list[Tensor] = []
+        for batch in pixels.split(TILE_BATCH):
+            if cancelled():
+                raise Cancelled
+            with watch.stage("vision"), self._turn:
+                rows += projector(vision(batch.to(self.device))).unbind(0)  # each [tokens, H]
+        return rows
+
+    def _encode_sound(self, windows: Sequence[Tensor], watch: Stopwatch, cancelled: Callable[[], bool]) -> Tensor:
+        with watch.stage("load"):
+            encoder, adapter = cast(AudioEncoder, self.part("audio")), cast(AudioAdapter, self.part("adapter"))
+        rows: list[Tensor] = []
+        for window in windows:
+            if cancelled():
+                raise Cancelled
+            frames = window.shape[0]
+            with watch.stage("audio"), self._turn:
+                lengths = torch.tensor([frames], device=self.device)
+                out, _ = adapter(*encoder(window[None].to(self.device), lengths))
+                rows.append(out[0, : token_count(frames) + self.config.audio.prompt_tokens])
+        return torch.cat(rows)
+
+    def _cache(self, capacity: int) -> KVCache:
+        return KVCache(self.config.decoder, capacity, dtype=self.dtype, device=self.device)
+
+    def _check_trained(self, prepared: Prepared) -> None:
+        """An encoder whose weights were never trained would make the model invent; refuse instead."""
+        if prepared.filterbanks and "audio" in self.checkpoint.untrained:
+            raise RequestError(
+                "this checkpoint was not trained to listen", where=self.checkpoint.folder.name,
+                fix="type the question, or pass --model with a checkpoint that hears",
+            )  # fmt: skip
+
+    def _done(
+        self, prepared: Prepared, tokens: list[Token], reason: FinishReason, text: Detokenizer, watch: Stopwatch
+    ) -> Done:
+        seconds = watch.seconds
+        steps = max(0, len(tokens) - 1)
+        cache_bytes = KVCache.bytes_per_position(self.config.decoder, self.dtype)
+        table = self.tokenizer.size * self.config.decoder.hidden_size  # one row of it is read, not all
+        weights = self.parameters["decoder"] - (0 if self.config.decoder.tie_word_embeddings else table)
+        timings = Timings(
+            media=seconds.get("media", 0.0), preprocess=seconds.get("preprocess", 0.0), load=seconds.get("load", 0.0),
+            vision=seconds.get("vision", 0.0), audio=seconds.get("audio", 0.0), prefill=seconds.get("prefill", 0.0),
+            decode=seconds.get("decode", 0.0), first_token=watch.first_token, total=watch.total, decode_tokens=steps,
+            bytes_per_token=weights * self.dtype.itemsize + cache_bytes * (prepared.length + steps // 2),
+            peak_memory=peak_memory(self.device), device=str(self.device),
+            gpu_utilisation=gpu_utilisation(self.device),
+        )  # fmt: skip
+        usage = Usage(
+            prompt_tokens=prepared.length, text_tokens=prepared.length - prepared.image_tokens - prepared.audio_tokens,
+            image_tokens=prepared.image_tokens, audio_tokens=prepared.audio_tokens, completion_tokens=len(tokens),
+            tiles=0 if prepared.pixels is None else prepared.pixels.shape[0], pictures=prepared.pictures,
+            audio_seconds=prepared.audio_seconds, dropped_messages=prepared.dropped,
+        )  # fmt: skip
+        logprobs = tuple(self._logprob(t) for t in tokens if t.logprob is not None)
+        ids = tuple(t.id for t in tokens)
+        return Done(reason, text.state, usage, timings, ids, logprobs, prepared.notes)
+
+    def _logprob(self, token: Token) -> TokenLogprob:
+        def name(i: int) -> str:
+            return self.tokenizer.decode([i])
+
+        top = tuple((i, name(i), p) for i, p in token.top)
+        return TokenLogprob(token.id, name(token.id), token.logprob or 0.0, top)

@@ -1,0 +1,72 @@
+"""Where the time and the memory of a request went.
+
+Owns the stopwatch and the readings of memory and GPU. Does not know what the stages do.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+class Stopwatch:
+    """Seconds per named stage of one request."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.begun = time.perf_counter()
+        self.seconds: dict[str, float] = {}
+        self.first_token = 0.0
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Adds the time spent inside to a stage; waits for the device, so that the time is the stage's own."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def mark_first_token(self) -> None:
+        if not self.first_token:
+            self.first_token = self.total
+
+    @property
+    def total(self) -> float:
+        return time.perf_counter() - self.begun
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the largest resident set of this process, or the most allocated on the GPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak) if sys.platform == "darwin" else int(peak) * 1024
+
+
+def gpu_utilisation(device: torch.device) -> float | None:
+    """Percent of the last moment a GPU was busy, where NVML is installed and answers."""
+    if device.type != "cuda":
+        return None
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByIndex(device.index or 0)
+        return float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu)
+    except pynvml.NVMLError:
+        return None

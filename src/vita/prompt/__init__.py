@@ -1,0 +1,1 @@
+"""From messages to token ids with slots where media go (spec section 2)."""
