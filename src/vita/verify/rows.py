@@ -1,0 +1,97 @@
+"""One line of the report: a stage, its largest difference, the tolerance, and whether it passes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+FLOAT32_MARK = 1e-4
+HALF_MARK = 0.1
+NEAR_TIE = 0.05  # in half precision another id proves nothing where the reference's margin is smaller
+
+
+@dataclass(frozen=True)
+class Row:
+    """A stage held against its reference.
+
+    `difference` is the largest absolute one, or the count of unequal items for exact rows; None: not compared.
+    """
+
+    stage: str
+    case: str
+    difference: float | None
+    tolerance: float
+    note: str = ""
+
+    @property
+    def status(self) -> str:
+        """ "pass", "fail", or "skipped" (the reference file is absent)."""
+        if self.difference is None:
+            return "skipped"
+        return "pass" if self.difference <= self.tolerance else "fail"
+
+
+class Reference:
+    """The files of one set, and the mark that the working dtype is held to."""
+
+    def __init__(self, folder: Path, dtype: torch.dtype) -> None:
+        self.folder = folder
+        self.exact = dtype == torch.float32
+        self.mark = FLOAT32_MARK if self.exact else HALF_MARK
+
+    def array(self, name: str) -> Tensor | None:
+        """`model/NAME.npy`, or None if the set has no such stage."""
+        file = self.folder / "model" / f"{name}.npy"
+        return torch.from_numpy(np.load(file, allow_pickle=False)) if file.is_file() else None
+
+    def compare(self, stage: str, case: str, name: str, ours: Tensor, mark: float | None = None) -> Row:
+        """A row for one tensor; shapes must agree up to leading axes of size 1."""
+        theirs = self.array(name)
+        tolerance = self.mark if mark is None else mark
+        if theirs is None:
+            return Row(stage, case, None, tolerance, f"{name}.npy is absent")
+        return compare(stage, case, ours, theirs, tolerance)
+
+
+def compare(stage: str, case: str, ours: Tensor, theirs: Tensor, tolerance: float) -> Row:
+    """The largest absolute difference of two tensors."""
+    ours, theirs = ours.detach().cpu().double().squeeze(), theirs.double().squeeze()
+    if ours.shape != theirs.shape:
+        return Row(stage, case, float("inf"), tolerance, f"shape {list(ours.shape)}, not {list(theirs.shape)}")
+    difference = float((ours - theirs).abs().max()) if ours.numel() else 0.0
+    return Row(stage, case, difference if difference == difference else float("inf"), tolerance)
+
+
+def count_unequal(stage: str, case: str, ours: Sequence[Any], theirs: Sequence[Any]) -> Row:
+    """How many items of two lists differ; zero is demanded."""
+    unequal = sum(1 for a, b in zip(ours, theirs, strict=False) if a != b) + abs(len(ours) - len(theirs))
+    return Row(stage, case, float(unequal), 0.0, f"{len(theirs)} compared")
+
+
+def compare_ids(case: str, how: str, ours: Sequence[int], reference: dict[str, Any], exact: bool) -> Row:
+    """Greedy ids; in half precision the comparison ends at the first near tie that goes the other way."""
+    theirs = reference["greedy_ids"]
+    margins = reference.get("greedy_top1_top2_margin", [1.0] * len(theirs))
+    if not exact:
+        for at, (a, b) in enumerate(zip(ours, theirs, strict=False)):
+            if a != b and margins[at] < NEAR_TIE:
+                return Row(f"greedy ids, {how}", case, 0.0, 0.0, f"{at} equal, then a near tie")
+            if a != b:
+                break
+    row = count_unequal(f"greedy ids, {how}", case, ours, theirs)
+    return row
+
+
+def compare_bytes(stage: str, case: str, pixels: Tensor, sha256: str | None) -> Row:
+    """Byte equality of a float32 tensor, by its hash."""
+    if sha256 is None:
+        return Row(stage, case, None, 0.0, "no hash in the set")
+    ours = hashlib.sha256(np.ascontiguousarray(pixels.numpy()).tobytes()).hexdigest()
+    return Row(stage, case, 0.0 if ours == sha256 else 1.0, 0.0, "sha256")

@@ -1,0 +1,103 @@
+"""The order of a verification: media, encoders, then every case through fusion, decoder and greedy decoding."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vita.engine.engine import Engine
+from vita.errors import RequestError
+from vita.media.audio import load_audio
+from vita.media.filterbank import filterbank
+from vita.media.image import cut_tiles, load_image, to_pixels
+from vita.types import Audio, MediaOptions
+from vita.verify.cases import verify_case
+from vita.verify.encoders import verify_audio, verify_vision
+from vita.verify.rows import Reference, Row, compare, compare_bytes
+from vita.verify.tables import verify_tables
+from vita.weights.find import open_checkpoint
+
+REFERENCE = MediaOptions(reference=True)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The media of a set, decoded as the reference does."""
+
+    pixels: dict[str, Tensor]  # float32 [tiles or frames, 3, S, S]
+    filterbanks: dict[str, Tensor]  # float32 [T, 80]
+
+
+def run(folder: Path, *, dtype: str = "float32", device: str = "cpu") -> Iterator[Row]:
+    """Every comparison the set allows, as rows, as they are made.
+
+    Args:
+        folder: laid out like the sets of the reference goldens; its `model/model.json` names checkpoint and inputs.
+        dtype: the working dtype; half precision is held to wider marks.
+        device: where to compute.
+
+    Raises:
+        RequestError: the folder has no model/model.json. CheckpointError: the checkpoint it names is unusable.
+    """
+    description = folder / "model" / "model.json"
+    if not description.is_file():
+        raise RequestError(
+            "is no reference set, it has no model/model.json", where=folder,
+            fix="pass a folder that holds a checkpoint and its reference numbers",
+        )  # fmt: skip
+    reference = json.loads(description.read_text(encoding="utf-8"))
+    engine = Engine(open_checkpoint(folder / reference["inputs"]["checkpoint"]), device=device, dtype=dtype)
+    numbers = Reference(folder, engine.dtype)
+    inputs = read_inputs(folder, reference["inputs"], engine)
+    yield from verify_media(inputs, reference, numbers)
+    with torch.inference_mode():
+        if "image" in inputs.pixels:
+            yield from verify_vision(engine, inputs.pixels["image"][:1], numbers)
+        yield from verify_audio(engine, inputs.filterbanks, numbers)
+        for name, case in reference["cases"].items():
+            yield from verify_case(engine, name, case, inputs.pixels, inputs.filterbanks, numbers)
+    yield from verify_tables(folder, engine)
+
+
+def read_inputs(folder: Path, names: dict[str, Any], engine: Engine) -> Inputs:
+    """Decode every input file of a set: pictures, lists of frames, sounds."""
+    pixels: dict[str, Tensor] = {}
+    banks: dict[str, Tensor] = {}
+    for key, value in names.items():
+        if key.startswith("image"):
+            picture = load_image(folder / value, REFERENCE)
+            pixels[key] = to_pixels(cut_tiles(picture, engine.config.tiling), engine.config.image)
+        elif key.startswith("video"):
+            pixels[key] = to_pixels([load_image(folder / v, REFERENCE) for v in value], engine.config.image)
+        elif key.startswith("audio"):
+            rate = engine.config.filterbank.sample_rate
+            wave = load_audio(Audio(folder / value), REFERENCE, rate)
+            banks[key] = filterbank(torch.from_numpy(wave.samples), engine.config.filterbank)
+    return Inputs(pixels, banks)
+
+
+def verify_media(inputs: Inputs, reference: dict[str, Any], numbers: Reference) -> Iterator[Row]:
+    """Pixels by hash, a strided sample of the frames, filterbanks bit for bit."""
+    for key, pixels in inputs.pixels.items():
+        yield compare_bytes("pixels", key, pixels, reference.get(key, {}).get("pixel_values_sha256_float32"))
+        strided = numbers.folder / "model" / f"{key}_pixels_strided.npz"
+        if strided.is_file():
+            yield _compare_strided(key, pixels, strided)
+    for key, bank in inputs.filterbanks.items():
+        yield numbers.compare("filterbank", key, f"{key}_fbank", bank, mark=0.0)
+
+
+def _compare_strided(key: str, pixels: Tensor, file: Path) -> Row:
+    """The set keeps every n-th pixel, n a sixteenth of the side, from a quarter of n on."""
+    import numpy as np
+
+    with np.load(file, allow_pickle=False) as archive:
+        theirs = torch.from_numpy(archive[archive.files[0]])
+    step = pixels.shape[-1] // theirs.shape[-1]
+    return compare("pixels, strided", key, pixels[:, :, step // 4 :: step, step // 4 :: step], theirs, 0.0)
