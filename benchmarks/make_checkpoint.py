@@ -42,7 +42,7 @@ def tensors(config: VitaConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 def fill(name: str, count: int, noise: torch.Tensor, offset: int) -> bytes:
     """Bytes of one tensor: ones for norms and scales, small noise for the rest, in bfloat16."""
-    if "norm" in name.rsplit(".", 2)[-2] and name.endswith("weight") or name.endswith(("ls1", "ls2", "istd")):
+    if ("norm" in name.rsplit(".", 2)[-2] and name.endswith("weight")) or name.endswith(("ls1", "ls2", "istd")):
         return bytes(torch.ones(count, dtype=torch.bfloat16).view(torch.uint8).numpy())
     start = offset % (BLOCK // 2)
     piece = noise[start : start + count] if count <= BLOCK - start else noise.roll(start)

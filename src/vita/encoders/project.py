@@ -5,6 +5,8 @@ Owns the vision projector and the audio adapter. Does not know what made their i
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -19,7 +21,7 @@ class Projector(nn.Module):
     def __init__(self, in_size: int, out_size: int, layers: int) -> None:
         super().__init__()
         sizes = [in_size] + [out_size] * layers
-        self.linears = nn.ModuleList(Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.linears = nn.ModuleList(Linear(a, b) for a, b in itertools.pairwise(sizes))
 
     def forward(self, x: Tensor) -> Tensor:
         """`[tiles, tokens, 4C]` to `[tiles, tokens, H]`."""

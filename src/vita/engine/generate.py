@@ -17,7 +17,7 @@ from vita.decoder.qwen2 import Decoder
 from vita.decoder.sampling import Sampler, log_probabilities
 from vita.engine.metrics import Stopwatch
 
-PREFILL_CHUNK = 512  # positions between two looks at the cancel flag
+PREFILL_CHUNK = 512  # positions computed together: bounds the memory of activations and of the mask
 
 
 @dataclass(frozen=True)
@@ -45,17 +45,17 @@ def prefill(
         embeds: `[length, H]`.
         cache: empty or holding a prefix; extended in place.
         turn: held while the model computes, so that concurrent requests take turns.
-        cancelled: asked between chunks.
+        cancelled: asked between layers, so that even a slow machine stops soon.
 
     Returns:
         logits `[vocab]` of the next token.
     """
     hidden = embeds
     for chunk in embeds.split(PREFILL_CHUNK):
-        if cancelled():
-            raise Cancelled
         with turn:
-            hidden = decoder(chunk[None], cache)
+            for hidden in decoder.hidden_states(chunk[None], cache):
+                if cancelled():
+                    raise Cancelled
     with turn:
         return decoder.logits(hidden[:, -1:])[0, 0]
 
