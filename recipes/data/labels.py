@@ -1,0 +1,54 @@
+"""The plain data of one training picture, and the names its labels point to.
+
+Owns no drawing: scenes fill these, the trainer and the contact sheet read them.
+"""
+
+from __future__ import annotations
+
+import string
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+Split = Literal["train", "heldout"]
+Stage = Literal["pages1", "pages2", "pages3", "pages4", "mix", "tiles"]
+STAGES: tuple[Stage, ...] = ("pages1", "pages2", "pages3", "pages4", "mix", "tiles")
+
+SIDE = 224  # pixels of one tile
+PATCH = 14
+GRID = SIDE // PATCH
+
+# Dense labels are positions in these plus one; 0 is "nothing".
+CHARS = string.ascii_uppercase + string.ascii_lowercase + string.digits + "+-=×?&!:"
+SHAPES = (
+    "circle", "square", "triangle", "rectangle", "star", "heart", "diamond", "hexagon", "cross", "ring", "crescent",
+)  # fmt: skip
+COLORS = (
+    "black", "white", "red", "green", "blue", "yellow", "orange", "purple", "pink", "brown", "gray", "cyan",
+)  # fmt: skip
+POSITIONS = ("top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right")
+
+
+@dataclass(frozen=True)
+class QA:
+    """One question about a picture.
+
+    `key` is what an exact scorer looks for in the answer; several values that must all be there are joined by "|".
+    """
+
+    question: str
+    answer: str
+    kind: str
+    key: str
+
+
+@dataclass
+class Sample:
+    """A picture (or none) with its questions and, for single tiles, what lies under each patch."""
+
+    picture: np.ndarray | None  # uint8 [height, width, 3]
+    qa: list[QA] = field(default_factory=list)
+    chars: np.ndarray | None = None  # uint8 [16, 16]: 0 or 1 + position in CHARS
+    shape: np.ndarray | None = None  # uint8 [16, 16]: 0 or 1 + position in SHAPES
+    color: np.ndarray | None = None  # uint8 [16, 16]: 0 or 1 + position in COLORS, of the ink

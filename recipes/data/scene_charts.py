@@ -1,0 +1,173 @@
+"""Bar charts of two to five bars with short labels, with or without the values written on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+from PIL import Image
+
+from recipes.data.canvas import Canvas
+from recipes.data.colors import Rgb
+from recipes.data.fonts import Face
+from recipes.data.grounds import Ground, pick_ink
+from recipes.data.labels import QA, SIDE, Split
+from recipes.data.phrases import answer, ask, quoted
+from recipes.data.shapes import listed
+from recipes.data.studio import Studio
+
+_LONGEST_LABEL = {2: 7, 3: 5, 4: 4, 5: 3}
+_MARGIN = 8
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar of a chart."""
+
+    label: str
+    value: int
+    color: str
+    rgb: Rgb
+
+
+@dataclass(frozen=True)
+class _Style:
+    """How one chart is drawn."""
+
+    face: Face
+    em: float
+    pen: tuple[str, Rgb]
+    valued: bool
+    gap: float
+
+
+def draw_chart(studio: Studio, rng: Random, split: Split) -> tuple[Canvas, list[QA]]:
+    """One picture of a chart with its questions."""
+    while True:
+        ground = studio.grounds.pick(rng, (SIDE, SIDE), calm=0.75)
+        pen = pick_ink(rng, ground, split)
+        inks = [ink for ink in (pick_ink(rng, ground, split) for _ in range(5)) if ink]
+        if pen and inks and ground.name not in ("colorful", "gradient"):
+            break
+    face = rng.choice(rng.choice(studio.letters.book.groups(split, False)))
+    style = _Style(face, rng.uniform(16, 21), pen, rng.random() < 0.75, rng.uniform(0.15, 0.5))
+    bars = _bars(studio, rng, split, inks)
+    canvas = Canvas(ground.picture, dense=True)
+    if rng.random() < 0.7 or len(max((b.label for b in bars), key=len)) > 5:
+        _upright(studio, canvas, bars, style)
+    else:
+        _lying(studio, canvas, bars, style)
+    return canvas, _questions(rng, split, bars, ground, style.valued)
+
+
+def _bars(studio: Studio, rng: Random, split: Split, inks: list[tuple[str, Rgb]]) -> list[Bar]:
+    """Bars with different labels, and a largest and a smallest that can be told."""
+    count = rng.randint(2, 5)
+    top = rng.choice((9, 20, 20, 50, 99))
+    while True:
+        values = [rng.randint(1, top) for _ in range(count)]
+        high, low = sorted(values, reverse=True), sorted(values)
+        step = max(1.0, 0.1 * high[0])
+        if high[0] - high[1] >= step and low[1] - low[0] >= step:
+            break
+    labels: list[str] = []
+    single = rng.random() < 0.4
+    first = rng.choice("ABCEFGHJKLMNPQR")
+    while len(labels) < count:
+        if single:
+            label = chr(ord(first) + len(labels))
+        else:
+            label = studio.words.phrase(rng, split, 1, longest=_LONGEST_LABEL[count])
+        if label.casefold() not in [x.casefold() for x in labels]:
+            labels.append(label)
+    one = rng.choice(inks) if rng.random() < 0.5 else None
+    return [Bar(x, v, *(one or inks[i % len(inks)])) for i, (x, v) in enumerate(zip(labels, values, strict=True))]
+
+
+def _text(
+    studio: Studio, canvas: Canvas, style: _Style, text: str, x: float, y: float, room: float, anchor: float
+) -> None:
+    """Writes text with its baseline at y; `anchor` 0, 0.5 or 1 puts its left, middle or right at x."""
+    wide = studio.letters.natural(style.face, 40, text)[0] * style.em / 40
+    line = studio.letters.line(style.face, text, style.em, min(1.0, room / wide))
+    drop = studio.letters.descent(style.face, text, style.em)
+    left = round(x - anchor * line.mask.width)
+    canvas.stamp(line.mask, left, round(y + drop - line.mask.height), style.pen[1], style.pen[0], chars=line.chars)
+
+
+def _fill(canvas: Canvas, edges: tuple[float, float, float, float], color: str, rgb: Rgb) -> None:
+    left, top, right, bottom = (round(e) for e in edges)
+    canvas.stamp(Image.new("L", (max(1, right - left), max(1, bottom - top)), 255), left, top, rgb, color)
+
+
+def _upright(studio: Studio, canvas: Canvas, bars: list[Bar], style: _Style) -> None:
+    floor = SIDE - _MARGIN - style.em * 1.15
+    ceiling = _MARGIN + (style.em * 1.15 if style.valued else 0)
+    pitch = (SIDE - 2 * _MARGIN) / len(bars)
+    highest = max(b.value for b in bars)
+    for k, bar in enumerate(bars):
+        middle = _MARGIN + pitch * (k + 0.5)
+        half = min(pitch * (1 - style.gap) / 2, 30)
+        top = floor - max(2.0, (floor - ceiling) * bar.value / highest)
+        _fill(canvas, (middle - half, top, middle + half, floor), bar.color, bar.rgb)
+        _text(studio, canvas, style, bar.label, middle, floor + style.em, pitch - 5, 0.5)
+        if style.valued:
+            _text(studio, canvas, style, str(bar.value), middle, top - 3, pitch - 3, 0.5)
+    _fill(canvas, (_MARGIN, floor, SIDE - _MARGIN, floor + 2), *style.pen)
+
+
+def _lying(studio: Studio, canvas: Canvas, bars: list[Bar], style: _Style) -> None:
+    widths = [studio.letters.natural(style.face, 40, b.label)[0] * style.em / 40 for b in bars]
+    wall = _MARGIN + min(max(widths), 70) + 5
+    end = SIDE - _MARGIN - (style.em * 1.4 if style.valued else 0)
+    pitch = (SIDE - 2 * _MARGIN) / len(bars)
+    longest = max(b.value for b in bars)
+    for k, bar in enumerate(bars):
+        middle = _MARGIN + pitch * (k + 0.5)
+        half = min(pitch * (1 - style.gap) / 2, 22)
+        tip = wall + max(2.0, (end - wall) * bar.value / longest)
+        _fill(canvas, (wall, middle - half, tip, middle + half), bar.color, bar.rgb)
+        _text(studio, canvas, style, bar.label, wall - 5, middle + style.em * 0.35, wall - 5, 1.0)
+        if style.valued:
+            _text(studio, canvas, style, str(bar.value), tip + 4, middle + style.em * 0.35, SIDE - tip - 6, 0.0)
+    _fill(canvas, (wall - 2, _MARGIN, wall, SIDE - _MARGIN), *style.pen)
+
+
+def _questions(rng: Random, split: Split, bars: list[Bar], ground: Ground, valued: bool) -> list[QA]:
+    largest, smallest = max(bars, key=lambda b: b.value), min(bars, key=lambda b: b.value)
+    shown = rng.choice(bars)
+    count = str(len(bars))
+    rest = [
+        QA(ask(rng, split, "bars"), answer("bars", count=count), "bars", count),
+        QA(ask(rng, split, "largest"), answer("largest", text=quoted(largest.label)), "largest", quoted(largest.label)),
+        QA(
+            ask(rng, split, "smallest"), answer("smallest", text=quoted(smallest.label)), "smallest",
+            quoted(smallest.label),
+        ),
+        _compare(rng, split, bars),
+        QA(
+            ask(rng, split, "bar_color", label=shown.label),
+            answer("bar_color", text=quoted(shown.label), color=shown.color), "bar_color", shown.color,
+        ),
+        ground.qa(rng, split),
+    ]  # fmt: skip
+    for bar in rng.sample(bars, 2) if valued else ():
+        said = answer("value", text=quoted(bar.label), count=bar.value)
+        rest.append(QA(ask(rng, split, "value", label=bar.label), said, "value", str(bar.value)))
+    rng.shuffle(rest)
+    parts = [f"{quoted(b.label)} is {b.value}" if valued else quoted(b.label) for b in bars]
+    caption = answer("caption_chart", count=count, list=listed(parts))
+    made = QA(ask(rng, split, "caption"), caption, "caption_chart", "|".join([f"{count} bars", *parts]))
+    return [made, *rest[:5]]
+
+
+def _compare(rng: Random, split: Split, bars: list[Bar]) -> QA:
+    """Whether one bar is larger than another; both answers alike."""
+    high = max(b.value for b in bars)
+    pairs = [(a, b) for a in bars for b in bars if a.value - b.value >= max(1.0, 0.1 * high)]
+    large, small = rng.choice(pairs)
+    truth = rng.random() < 0.5
+    one, other = (large, small) if truth else (small, large)
+    side = "yes" if truth else "no"
+    text = answer(f"compare_{side}", one=quoted(one.label), other=quoted(other.label))
+    return QA(ask(rng, split, "compare", one=one.label, other=other.label), text, "compare", side)

@@ -1,0 +1,77 @@
+"""What lies outside the model's world, and talk about itself: the honest answers."""
+
+from __future__ import annotations
+
+from random import Random
+
+from recipes.data.canvas import Canvas
+from recipes.data.labels import QA, SIDE, Split
+from recipes.data.phrases import answer, ask
+from recipes.data.shapes import plural
+from recipes.data.studio import Studio
+
+_KEYS = {"who": "small demonstration model", "able": "can describe simple pictures", "hello": "ask me about"}
+_ABSENT = {
+    "words": ("count_all", "bars", "largest", "shape_color"),
+    "shapes": ("read", "text_color", "bars", "largest"),
+    "charts": ("time", "shape_color", "count_kind"),
+    "figures": ("bars", "shape_color", "largest"),
+}
+
+
+def talk(rng: Random, split: Split) -> QA:
+    """A question about the model or beyond it, asked of any picture or of none."""
+    kind = rng.choices(("outside", "who", "able", "hello"), (60, 18, 14, 8))[0]
+    key = _KEYS.get(kind, "only describe simple pictures")
+    return QA(ask(rng, split, kind), answer(kind), kind, key)
+
+
+def talk_only(rng: Random, split: Split) -> list[QA]:
+    """Questions without any picture."""
+    made = [talk(rng, split) for _ in range(4)]
+    kind = rng.choice(("caption", "read", "background", "text_color", "bars", "count_all", "number", "largest"))
+    made.append(QA(ask(rng, split, kind), answer("no_picture"), "no_picture", "do not see an image"))
+    rng.shuffle(made)
+    return made
+
+
+def absent(rng: Random, split: Split, scene: str, shapes_seen: bool) -> QA | None:
+    """A question about something this kind of picture does not show."""
+    kind = rng.choice(_ABSENT[scene])
+    if kind in ("bars", "largest"):
+        return QA(ask(rng, split, kind), answer("no_chart"), "absent", "no chart")
+    if kind in ("read", "text_color"):
+        return QA(ask(rng, split, kind), answer("no_text"), "absent", "no text")
+    if kind == "time":
+        return QA(ask(rng, split, kind), answer("no_thing", thing="clock"), "absent", "no clock")
+    if shapes_seen:  # an icon is a shape
+        return None
+    if kind == "count_all":
+        return QA(ask(rng, split, kind), answer("no_shapes"), "absent", "no shapes")
+    thing = rng.choice(("circle", "star", "triangle", "heart", "diamond", "ring", "cross", "hexagon"))
+    if kind == "count_kind":
+        things = plural(thing)
+        return QA(ask(rng, split, kind, things=things), answer("count_none", things=things), "count_kind", "no")
+    return QA(ask(rng, split, kind, thing=thing), answer("no_thing", thing=thing), "absent", f"no {thing}")
+
+
+def draw_nothing(studio: Studio, rng: Random, split: Split) -> tuple[Canvas, list[QA]]:
+    """Texture only: nothing that the model knows."""
+    textures = studio.textures
+    if rng.random() < 0.75:
+        picture = textures.cut(rng.choice(textures.clouds), rng, (SIDE, SIDE))
+        if rng.random() < 0.4:
+            picture = textures.cut(rng.choice(textures.clouds), rng, (64, 64)).resize((SIDE, SIDE))
+    else:
+        picture = textures.cut(textures.grain, rng, (SIDE, SIDE)).point(
+            [max(0, min(255, 3 * v - 256)) for v in range(256)] * 3
+        )
+    canvas = Canvas(picture.copy(), dense=True)
+    asked = [
+        QA(ask(rng, split, kind), answer("nothing"), "nothing", "do not see any words")
+        for kind in ("caption", "caption")
+    ]
+    asked.append(QA(ask(rng, split, "read"), answer("no_text"), "absent", "no text"))
+    asked.append(QA(ask(rng, split, "count_all"), answer("no_shapes"), "absent", "no shapes"))
+    asked.append(QA(ask(rng, split, "bars"), answer("no_chart"), "absent", "no chart"))
+    return canvas, asked
