@@ -18,7 +18,7 @@ from vita.media.image import choose_grid, cut_tiles, load_image, to_pixels
 from vita.media.video import pick_frames
 from vita.prompt.template import SYSTEM, ids_of_reference_prompt
 from vita.types import Audio, MediaOptions
-from vita.verify.rows import Row, compare, compare_bytes, count_unequal
+from vita.verify.rows import Row, compare_bytes, compare_filterbank, count_unequal
 
 REFERENCE = MediaOptions(reference=True)
 
@@ -96,4 +96,4 @@ def _sounds(data: dict[str, Any], path: Path, engine: Engine) -> Iterator[Row]:
         name = file.name.removesuffix("_fbank.npy")
         wave = load_audio(Audio(path.parent / f"{name}.wav"), REFERENCE, bank.sample_rate)
         ours = filterbank(torch.from_numpy(wave.samples), bank)
-        yield compare("filterbank", name, ours, torch.from_numpy(np.load(file, allow_pickle=False)), 0.0)
+        yield compare_filterbank(name, ours, torch.from_numpy(np.load(file, allow_pickle=False)))
