@@ -7,7 +7,7 @@ from random import Random
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops
 
 from recipes.data.colors import Rgb
 from recipes.data.labels import CHARS, COLORS, GRID, PATCH, SHAPES, SIDE
@@ -78,7 +78,7 @@ class Canvas:
         patches = _patch_of_pixel()[inked]
         sizes = (len(CHARS) + 1, len(SHAPES) + 1, len(COLORS) + 1)
         chars, shapes, colors = (_majority(patches, flat[k][inked], sizes[k]) for k in range(3))
-        return chars, shapes, colors
+        return chars * (colors > 0), shapes * (colors > 0), colors
 
 
 @lru_cache(maxsize=1)
@@ -91,7 +91,8 @@ def _majority(patches: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarr
     """The commonest label other than 0 in each patch; less than six pixels of it count as none."""
     votes = np.bincount(patches * classes + labels, minlength=GRID * GRID * classes).reshape(-1, classes)
     votes[:, 0] = 5
-    return votes.argmax(1).astype(np.uint8).reshape(GRID, GRID)
+    winners: np.ndarray = votes.argmax(1).astype(np.uint8)
+    return winners.reshape(GRID, GRID)
 
 
 class Textures:
@@ -100,23 +101,29 @@ class Textures:
     EDGE = 512
 
     def __init__(self, seed: int = 20250101) -> None:
-        self._rng = np.random.Generator(np.random.PCG64(seed))
+        self._seed = seed
 
     @cached_property
-    def grain(self) -> Image.Image:
-        """White noise round 128, in colour."""
-        noise = self._rng.normal(128, 24, (self.EDGE, self.EDGE, 3)).clip(0, 255)
-        return Image.fromarray(noise.astype(np.uint8))
+    def grains(self) -> list[Image.Image]:
+        """White noise round 128 in colour, from faint to coarse."""
+        noise = np.random.Generator(np.random.PCG64(self._seed)).normal(0, 1, (self.EDGE, self.EDGE, 3))
+        return [Image.fromarray((128 + s * noise).clip(0, 255).astype(np.uint8)) for s in (3, 6, 10, 15, 21)]
+
+    def grained(self, picture: Image.Image, rng: Random, coarsest: int = 4) -> Image.Image:
+        """The picture under noise that leaves its colours where they are."""
+        piece = self.cut(self.grains[rng.randint(0, coarsest)], rng, picture.size)
+        return ImageChops.add(picture, piece, 1, -128)
 
     @cached_property
     def clouds(self) -> list[Image.Image]:
         """Sixteen colour fields of mixed scales, as busy as photographs out of focus."""
-        return [self._cloud() for _ in range(16)]
+        rng = np.random.Generator(np.random.PCG64(self._seed + 1))
+        return [self._cloud(rng) for _ in range(16)]
 
-    def _cloud(self) -> Image.Image:
+    def _cloud(self, rng: np.random.Generator) -> Image.Image:
         total = np.zeros((self.EDGE, self.EDGE, 3), np.float32)
         for cells, weight in ((3, 1.0), (7, 0.7), (18, 0.35), (48, 0.16), (128, 0.07)):
-            field = self._rng.random((cells, cells, 3)) * 255
+            field = rng.random((cells, cells, 3)) * 255
             grown = Image.fromarray(field.astype(np.uint8)).resize((self.EDGE, self.EDGE), Image.Resampling.BICUBIC)
             total += weight * np.asarray(grown, np.float32)
         total -= total.mean((0, 1))

@@ -52,7 +52,7 @@ def luminance(rgb: Rgb) -> float:
 def readable(ink: Rgb, ground: Rgb) -> bool:
     """Whether ink stands out from ground clearly enough to be read."""
     apart = sum((a - b) ** 2 for a, b in zip(ink, ground, strict=True)) ** 0.5
-    return apart > 120 and abs(luminance(ink) - luminance(ground)) > 38
+    return apart > 120 and abs(luminance(ink) - luminance(ground)) > 48
 
 
 def article(noun: str) -> str:

@@ -105,12 +105,8 @@ class Grounds:
     def noisy(self, rng: Random, size: tuple[int, int]) -> Ground:
         """A named colour under grain."""
         plain = self.plain(rng, size)
-        if plain.name in ("dark gray", "gray", "light gray"):
-            return plain
-        grain = self.textures.cut(self.textures.grain, rng, size)
-        return Ground(
-            Image.blend(plain.picture, grain, rng.uniform(0.1, 0.22)), plain.tones, plain.name, names=plain.names
-        )
+        picture = self.textures.grained(plain.picture, rng)
+        return Ground(picture, plain.tones, plain.name, names=plain.names)
 
     def colorful(self, rng: Random, size: tuple[int, int]) -> Ground:
         """Photo-like: many colours, either all dark or all light so that ink stays readable."""
@@ -126,7 +122,7 @@ class Grounds:
 def pick_ink(rng: Random, ground: Ground, split: Split, tries: int = 60) -> tuple[str, Rgb] | None:
     """A colour name and value that can be read on the ground; None when luck ran out."""
     for _ in range(tries):
-        name = rng.choice(("black", "white")) if rng.random() < 0.2 else rng.choice(COLORS)
+        name = rng.choice(COLORS)  # black and white are the commonest as it is: they can be read on most grounds
         if name in ground.names or (split == "train" and held_out_pair("ink", name, ground.name)):
             continue
         rgb = pick_rgb(name, rng)
@@ -135,13 +131,17 @@ def pick_ink(rng: Random, ground: Ground, split: Split, tries: int = 60) -> tupl
     return None
 
 
+_NEAR: dict[str, tuple[str, ...]] = {
+    "light blue": ("cyan", "white"), "light yellow": ("white", "yellow"), "light gray": ("white", "gray"),
+    "light green": ("white", "green", "cyan"), "dark gray": ("gray", "black"), "dark red": ("brown", "red"),
+    "brown": ("orange",), "orange": ("brown",), "pink": ("purple",),
+}  # fmt: skip
+
+
 def _clashing(name: str) -> frozenset[str]:
     """Ink names too near to this background's."""
-    near = {"light blue": ("cyan", "white"), "light yellow": ("white", "yellow"), "light gray": ("white", "gray")}
-    near |= {"dark gray": ("gray", "black"), "dark red": ("brown", "red"), "brown": ("orange",), "orange": ("brown",)}
-    near |= {"light green": ("white", "green", "cyan"), "pink": ("purple",)}
     own = name.split(" ")[-1] if name in SHADES else name
-    return frozenset((own, *near.get(name, ())))
+    return frozenset((own, *_NEAR.get(name, ())))
 
 
 def _ramp(ends: tuple[Rgb, Rgb], size: tuple[int, int], sideways: bool) -> Image.Image:

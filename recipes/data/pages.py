@@ -15,7 +15,7 @@ from recipes.data.labels import CHARS, SIDE, Sample, Split, Stage
 from recipes.data.studio import Studio
 
 _SIGNS = "".join(c for c in CHARS if not c.isalnum())
-_PAGE_SIZES = (14, 16, 18, 20, 23, 26, 30, 36, 44, 56, 72)
+_SIZES = ((22.0, 36.0), (19.0, 45.0), (19.0, 72.0), (16.0, 36.0))  # of the letters on each step's pages
 
 
 def render_page(studio: Studio, rng: Random, split: Split, stage: Stage) -> Sample:
@@ -53,15 +53,14 @@ def _sheet(studio: Studio, rng: Random, split: Split, step: int) -> tuple[Canvas
             return Canvas(ground_.picture, dense=True), inks
 
 
-def _hand(studio: Studio, rng: Random, split: Split, step: int) -> tuple[Face, int]:
-    """A face and a size."""
-    if step == 1:
-        face = rng.choice(studio.letters.book.plain())[0]
-        return face, rng.choice(_PAGE_SIZES[4:8])
-    if step == 2:
-        return rng.choice(rng.choice(studio.letters.book.plain())), rng.choice(_PAGE_SIZES[3:9])
-    face = studio.letters.face(rng, split, capitals=rng.random() < 0.3)
-    return face, rng.choice(_PAGE_SIZES[3:] if step == 3 else _PAGE_SIZES[:8])
+def _hand(studio: Studio, rng: Random, split: Split, step: int) -> tuple[Face, float]:
+    """A face and a size; small sizes as common as large ones on a logarithmic scale."""
+    low, high = _SIZES[step - 1]
+    em = low * (high / low) ** rng.random()
+    if step <= 2:
+        group = rng.choice(studio.letters.book.plain())
+        return (group[0] if step == 1 else rng.choice(group)), em
+    return studio.letters.face(rng, split, capitals=rng.random() < 0.3), em
 
 
 def _signs(rng: Random, face: Face, step: int) -> str:
@@ -79,20 +78,15 @@ def _signs(rng: Random, face: Face, step: int) -> str:
 
 
 def _write_row(
-    studio: Studio, rng: Random, canvas: Canvas, face: Face, size: int, top: int, ink: tuple[str, Rgb], step: int
-) -> int:
-    """Fills one row from left to right, in runs with gaps between; returns its height."""
+    studio: Studio, rng: Random, canvas: Canvas, face: Face, em: float, top: int, ink: tuple[str, Rgb], step: int
+) -> float:
+    """Fills one row from left to right, in runs with gaps between; returns the height of its capitals."""
+    letters = studio.letters
     left = rng.randint(-6, 10)
-    signs = _signs(rng, face, step)
     stretch = rng.uniform(0.55, 1.5) if step >= 3 and rng.random() < 0.5 else 1.0
-    ascent = studio.letters.ascent(face, size)
-    while left < SIDE:
-        text = "".join(rng.choices(signs, k=rng.randint(2, 9)))
-        line = (
-            studio.letters.line(face, text, size, stretch) if stretch != 1.0 else studio.letters.exact(face, size, text)
-        )
-        canvas.stamp(line.mask, left, top + studio.letters.drop(face, size, text), *reversed(ink), chars=line.chars)
-        left += line.mask.width + round(
-            size * stretch * (rng.uniform(0.15, 0.5) if step < 4 else rng.uniform(0.2, 2.0))
-        )
-    return ascent
+    signs = _signs(rng, face, step)
+    gaps = len(signs) * (0.2 if step < 4 else rng.choice((0.2, 0.4, 1.2)))
+    drawn = "".join(rng.choices(signs + " " * max(1, round(gaps)), k=70)).lstrip()
+    line = letters.line(face, drawn or "O", em, stretch, room=SIDE + 25 - left)
+    canvas.stamp(line.mask, left, top + round(line.drop), ink[1], ink[0], chars=line.chars)
+    return letters.ascent(face, em)

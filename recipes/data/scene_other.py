@@ -63,7 +63,7 @@ def draw_nothing(studio: Studio, rng: Random, split: Split) -> tuple[Canvas, lis
         if rng.random() < 0.4:
             picture = textures.cut(rng.choice(textures.clouds), rng, (64, 64)).resize((SIDE, SIDE))
     else:
-        picture = textures.cut(textures.grain, rng, (SIDE, SIDE)).point(
+        picture = textures.cut(textures.grains[-1], rng, (SIDE, SIDE)).point(
             [max(0, min(255, 3 * v - 256)) for v in range(256)] * 3
         )
     canvas = Canvas(picture.copy(), dense=True)

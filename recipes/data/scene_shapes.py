@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
@@ -76,7 +77,7 @@ def _scatter(rng: Random, ground: Ground, split: Split) -> list[tuple[Item, tupl
             continue
         (color, rgb), kind = rng.choice(fit)
         placed.append((Item(kind, color, x, y, radius), rgb))
-    return sorted(placed, key=lambda p: (round(p[0].y / 0.3 - 0.17), p[0].x))
+    return sorted(placed, key=lambda p: (int(p[0].y * 3), p[0].x))
 
 
 def _gap(x: float, y: float, ox: float, oy: float) -> float:
@@ -213,9 +214,9 @@ def _bigger(rng: Random, split: Split, items: list[Item]) -> QA | None:
     return QA(ask(rng, split, "bigger", one=one, other=other), answer("bigger", thing=names[0]), "bigger", names[0])
 
 
-def _single(items: list[Item], of: object) -> list[Item]:
-    counts = Counter(of(i) for i in items)  # type: ignore[operator]
-    return [i for i in items if counts[of(i)] == 1]  # type: ignore[operator]
+def _single(items: list[Item], of: Callable[[Item], str]) -> list[Item]:
+    counts = Counter(of(i) for i in items)
+    return [i for i in items if counts[of(i)] == 1]
 
 
 def _name_of(item: Item, items: list[Item]) -> str | None:

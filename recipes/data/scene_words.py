@@ -93,10 +93,13 @@ def _set_lines(studio: Studio, rng: Random, scene: WordPicture, frame: tuple[flo
     stacked = len(words) > 1 and rng.random() < (0.35 if scene.size[0] > scene.size[1] else 0.6)
     texts = words if stacked else [scene.text]
     longest = max(texts, key=len)
-    natural = studio.letters.natural(scene.face, 100, longest)
-    small, large = MIN_EM * max(1.0, min(scene.size) / SIDE), min(230.0, 0.95 * scene.size[1])
+    tracking = rng.uniform(0.04, 0.22) if rng.random() < (0.22 if scene.text.isupper() else 0.06) else 0.0
+    natural = studio.letters.natural(scene.face, 100, longest, tracking)
+    small, large = MIN_EM * max(1.0, min(scene.size) / SIDE), 0.95 * scene.size[1]
     em = small * (large / small) ** rng.random() if rng.random() < 0.5 else rng.uniform(small, large)
     stretch = _stretch(rng, scene.size == (SIDE, SIDE))
+    if scene.size != (SIDE, SIDE) and rng.random() < 0.6:  # a wordmark fills its picture
+        em = max(small, min(large, rng.uniform(0.55, 0.97) * frame[0] / (natural[0] * stretch / 100)))
     wide = natural[0] * em / 100 * stretch
     if wide > frame[0]:  # shrink or squeeze until it fits; squeezed is how a wide logo's thumbnail looks
         if rng.random() < 0.6:
@@ -110,7 +113,7 @@ def _set_lines(studio: Studio, rng: Random, scene: WordPicture, frame: tuple[flo
     scene.stretch = stretch
     if len(texts) == 1 and rng.random() < 0.13 and wide < 0.8 * frame[0]:
         scene.tilt = rng.uniform(-8, 8)
-    lines = [studio.letters.line(scene.face, text, em, stretch) for text in texts]
+    lines = [studio.letters.line(scene.face, text, em, stretch, tracking=tracking) for text in texts]
     return [turned(line, scene.tilt) for line in lines] if scene.tilt else lines
 
 

@@ -7,7 +7,7 @@ from io import BytesIO
 from random import Random
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image
 
 from recipes.data.canvas import Canvas, Textures
 from recipes.data.fonts import FontBook
@@ -28,14 +28,12 @@ class Studio:
     def weather(self, canvas: Canvas, rng: Random, harsh: float = 1.0) -> None:
         """Mild blur, grain and JPEG marks on some pictures; labels stay true."""
         picture = canvas.picture
-        if rng.random() < 0.12 * harsh:
-            half = (picture.width * 5 // 8, picture.height * 5 // 8)
-            picture = picture.resize(half, Image.Resampling.BILINEAR).resize(picture.size, Image.Resampling.BILINEAR)
-        elif rng.random() < 0.06 * harsh and picture.width <= 512:
-            picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.4, 0.9)))
+        if rng.random() < 0.16 * harsh:
+            share = rng.uniform(0.55, 0.85)
+            smaller = (round(picture.width * share), round(picture.height * share))
+            picture = picture.resize(smaller, Image.Resampling.BILINEAR).resize(picture.size, Image.Resampling.BILINEAR)
         if rng.random() < 0.15 * harsh:
-            grain = self.textures.cut(self.textures.grain, rng, picture.size)
-            picture = Image.blend(picture, grain, rng.uniform(0.03, 0.12))
+            picture = self.textures.grained(picture, rng, coarsest=2)
         if rng.random() < 0.12 * harsh:
             file = BytesIO()
             picture.save(file, "JPEG", quality=rng.randint(35, 85))

@@ -81,7 +81,7 @@ def _bold(rng: Random, split: Split, scene: WordPicture) -> QA:
 
 
 def _capitals(rng: Random, split: Split, scene: WordPicture) -> QA | None:
-    if scene.text.isupper() and rng.random() < 0.2:  # capitals are the commoner case
+    if not scene.text.isupper() and rng.random() < 0.27:  # keeps yes and no alike
         return None
     return _yes_no(rng, split, "capitals", scene.text.isupper())
 
