@@ -19,8 +19,8 @@ from recipes.data.words import WordBook
 class Studio:
     """Opened once per process; holds caches only, so that it never changes what is drawn."""
 
-    def __init__(self) -> None:
-        self.letters = Lettering(FontBook())
+    def __init__(self, book: FontBook | None = None) -> None:
+        self.letters = Lettering(book or FontBook())
         self.words = WordBook()
         self.textures = Textures()
         self.grounds = Grounds(self.textures)
