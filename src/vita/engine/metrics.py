@@ -46,12 +46,13 @@ def peak_memory(device: torch.device) -> int:
     """Bytes: the largest resident set of this process, or the most allocated on the GPU."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    try:
-        import resource
-    except ImportError:  # Windows
-        import psutil
+    import psutil
 
-        return int(psutil.Process().memory_info().peak_wset)
+    info = psutil.Process().memory_info()
+    if hasattr(info, "peak_wset"):  # Windows
+        return int(info.peak_wset)
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak) if sys.platform == "darwin" else int(peak) * 1024
 

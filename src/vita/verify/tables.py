@@ -58,7 +58,7 @@ def _prompts(data: dict[str, Any], path: Path, engine: Engine) -> Iterator[Row]:
 
 def _system_texts(data: dict[str, Any], path: Path, engine: Engine) -> Iterator[Row]:
     theirs = data["system_prompts"]
-    ours: dict[str, str] = dict(SYSTEM)
+    ours = {str(kind): text for kind, text in SYSTEM.items()}
     yield count_unequal("system texts", path.name, [ours.get(k) for k in theirs], list(theirs.values()))
 
 

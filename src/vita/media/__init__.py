@@ -1,0 +1,1 @@
+"""From files, URLs, bytes and arrays to pixels and PCM. Limits are checked before anything is decoded."""
