@@ -1,0 +1,213 @@
+"""The embedded model in training: the engine's own modules, their first weights, and the heads that teach reading.
+
+Owns sizes, initialisation and the dense heads. Does not know about data, schedules or files.
+
+The first weights already do what every reader learns first: a patch is seen through its whitened cosine transform,
+and the first blocks' heads look at the patches beside, above and below (positions are odd harmonics, for which such
+heads are exact). Without this, reading with plain 14x14 patches starts late or never.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from recipes.data import CHARS, COLORS, SHAPES
+from vita.config import AudioConfig, DecoderConfig, VisionConfig
+from vita.decoder import qwen2
+from vita.decoder.qwen2 import Decoder
+from vita.encoders import vision as vision_module
+from vita.encoders.audio import AudioEncoder
+from vita.encoders.project import AudioAdapter, Projector
+from vita.encoders.vision import VisionBlock, VisionEncoder
+
+PARTS = ("vision", "projector", "decoder", "audio", "adapter")
+DENSE = (len(CHARS) + 1, len(SHAPES) + 1, len(COLORS) + 1)  # character, shape, colour; 0 is nothing
+NOTHING_WEIGHT = 0.3  # most patches show nothing
+Offset = tuple[int, int]
+NEAR: tuple[tuple[Offset, ...], ...] = (
+    ((-1, 0), (1, 0), (0, -1), (0, 1), (0, 0)),
+    ((-1, -1), (1, -1), (-1, 1), (1, 1), (0, 0)),
+    ((-1, 0), (1, 0), (0, -1), (0, 1), (-2, 0)),
+    ((-1, 0), (1, 0), (2, 0)),
+)  # columns and rows to the right and down, one a head, of the first blocks
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Everything the configuration files will say."""
+
+    vision: VisionConfig
+    decoder: DecoderConfig
+    audio: AudioConfig
+
+
+def sizes(preset: str, vocab_size: int) -> Sizes:
+    """`small` is the shipped model, `tiny` the one of the tests."""
+    width, mlp, layers, heads, text, inter, blocks = {
+        "small": (160, 512, 6, 5, 160, 448, 4),
+        "tiny": (64, 128, 2, 4, 64, 128, 2),
+    }[preset]
+    vision = VisionConfig(width, mlp, layers, heads, 224, 14, 1e-6, "layer_norm", True, False, "gelu")
+    decoder = DecoderConfig(text, inter, blocks, heads, 1, vocab_size, max_positions=4096)
+    audio = AudioConfig(dim=64, num_heads=4, linear_units=128, num_layers=2, dynamic_chunks=False)
+    return Sizes(vision, decoder, audio)
+
+
+class Learner(nn.Module):
+    """All parts of the checkpoint plus the dense heads."""
+
+    def __init__(self, size: Sizes) -> None:
+        super().__init__()
+        self.size = size
+        width = size.decoder.hidden_size
+        self.vision = VisionEncoder(size.vision)
+        self.projector = Projector(4 * size.vision.hidden_size, width, 2)
+        self.decoder = Decoder(size.decoder, size.decoder.vocab_size)
+        self.audio = AudioEncoder(size.audio)
+        self.adapter = AudioAdapter(size.audio, width)
+        self.dense = nn.Linear(size.vision.hidden_size, sum(DENSE))
+        initialise(self)
+
+    def patches(self, pixels: Tensor) -> Tensor:
+        """The last block's output, `[tiles, 1 + G*G, C]`."""
+        x = self.vision.embed(pixels)
+        for layer in self.vision.layers:
+            x = layer(x)
+        return x
+
+    def rows(self, patches: Tensor) -> Tensor:
+        """What the decoder sees of each tile: `[tiles, (G/2)^2, H]`."""
+        return self.projector(self.vision.select(patches))
+
+    def dense_loss(self, patches: Tensor, labels: Tensor) -> tuple[Tensor, list[float]]:
+        """Which character, shape and colour lie under each patch.
+
+        Args:
+            patches: `[pictures, 1 + G*G, C]`.
+            labels: uint8 `[pictures, 3, G, G]`.
+
+        Returns:
+            the summed losses, and for each kind the share right among patches that show something.
+        """
+        kinds = self.dense(patches[:, 1:]).split(DENSE, dim=-1)
+        loss = patches.new_zeros(())
+        right = []
+        for k, (logits, count) in enumerate(zip(kinds, DENSE, strict=True)):
+            target = labels[:, k].reshape(-1).long()
+            weight = torch.ones(count, device=logits.device)
+            weight[0] = NOTHING_WEIGHT
+            flat = logits.reshape(-1, count)
+            loss = loss + functional.cross_entropy(flat, target, weight=weight)
+            shown = target > 0
+            hits = ((flat.argmax(-1) == target) & shown).sum()
+            right.append(float(hits) / max(1, int(shown.sum())))
+        return loss, right
+
+
+def initialise(model: Learner) -> None:
+    """First weights of every part."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.6 * module.in_features**-0.5)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for table in (model.decoder.embed, model.decoder.head):
+        nn.init.normal_(table.weight, std=0.02)
+    for block in (*model.vision.layers, *model.decoder.layers):
+        deep = (2 * len(model.vision.layers)) ** -0.5
+        last = [block.attn.proj, block.mlp.fc2] if isinstance(block, VisionBlock) else [block.attn.o, block.mlp.down]
+        for linear in last:
+            linear.weight.data.mul_(deep * 2)
+    for p in model.audio.parameters():
+        if p.dim() == 4:
+            nn.init.kaiming_normal_(p)
+    head = model.size.vision.hidden_size // model.size.vision.num_heads
+    _see_patches(model.vision, head)
+    _look_around(model.vision, head)
+
+
+def _cosines(size: int) -> Tensor:
+    """Orthonormal cosine basis `[size, size]`, lowest frequency first."""
+    k = torch.arange(size, dtype=torch.float64)
+    basis = torch.cos(math.pi * (k[None, :] + 0.5) * k[:, None] / size) * (2 / size) ** 0.5
+    basis[0] /= 2**0.5
+    return basis.float()
+
+
+def _see_patches(vision: VisionEncoder, places: int) -> None:
+    """The patch embedding as a whitened cosine transform of lightness and colour; `places` channels stay free."""
+    edge, content = vision.config.patch_size, vision.config.hidden_size - places
+    basis = _cosines(edge)
+    order = sorted((math.hypot(u, v), u, v) for u in range(edge) for v in range(edge))
+    hues = torch.tensor([[1.0, -1.0, 0.0], [0.5, 0.5, -1.0]]) / 2
+    chosen = [(f, u, v, hue) for f, u, v in order[: content // 10] for hue in hues]
+    chosen += [(f, u, v, torch.full((3,), 1 / 3)) for f, u, v in order[: content - len(chosen)]]
+    kernel = torch.zeros_like(vision.patch)
+    for channel, (f, u, v, tone) in enumerate(chosen):
+        wave = torch.outer(basis[v], basis[u])  # rows are v, columns u
+        kernel[channel] = tone[:, None, None] * wave * 0.07 * (1 + f)
+    vision.patch.data.copy_(kernel)
+
+
+def _look_around(vision: VisionEncoder, places: int) -> None:
+    """Positions as odd harmonics in the last channels, and heads of the first blocks that look at neighbours."""
+    grid, count = vision.config.grid, places // 4  # harmonics an axis
+    rate = (2 * torch.arange(count) + 1) * math.pi / (2 * count)
+    at = torch.arange(grid)[:, None] * rate  # [grid, count]
+    line = torch.cat([at.cos(), at.sin()], dim=1)  # [grid, 2 * count]
+    table = torch.cat([line[None].expand(grid, -1, -1), line[:, None].expand(-1, grid, -1)], dim=-1)  # x, then y
+    vision.positions.data.normal_(std=0.02)
+    vision.positions.data[0, 1:, -places:] = table.reshape(grid * grid, -1)
+    vision.class_embedding.data.normal_(std=0.02)
+    for block, offsets in zip(vision.layers, NEAR, strict=False):
+        weight = block.attn.qkv.weight.data  # [3C, C]
+        width = weight.shape[1]
+        for head, (dx, dy) in enumerate(offsets[: block.attn.heads]):
+            rows = slice(head * places, (head + 1) * places)
+            weight[rows] *= 0.3
+            weight[width:][rows] *= 0.3
+            weight[rows, -places:] = 1.1 * torch.block_diag(_turn(rate * dx), _turn(rate * dy))
+            weight[width:][rows, -places:] = 1.1 * torch.eye(places)
+
+
+def _turn(angle: Tensor) -> Tensor:
+    """The rotation of all harmonics by their angles: `[2n, 2n]` on (cosines, sines)."""
+    c, s = torch.diag(angle.cos()), torch.diag(angle.sin())
+    return torch.cat([torch.cat([c, -s], 1), torch.cat([s, c], 1)], 0)
+
+
+def plain_attend(
+    q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, causal: bool = False, scale: float | None = None
+) -> Tensor:
+    """`vita.layers.attention.attend` as products and a softmax, whose backward is faster on a CPU."""
+    batch, heads, queries, width = q.shape
+    groups = k.shape[1]
+    factor = width**-0.5 if scale is None else scale
+    grouped = (q * factor).reshape(batch, groups, heads // groups * queries, width)
+    scores = grouped @ k.transpose(-1, -2)  # [batch, groups, heads / groups * queries, keys]
+    if causal and mask is None:
+        mask = torch.ones(queries, k.shape[2], dtype=torch.bool, device=q.device).tril()[None, None]
+    if mask is not None:
+        bias = torch.zeros(mask.shape, device=q.device).masked_fill_(~mask, -1e9)
+        split = scores.view(batch, groups, heads // groups, queries, -1)
+        scores = (split + bias[:, :, None]).view(scores.shape)
+    out = scores.softmax(-1) @ v
+    return out.reshape(batch, heads, queries, v.shape[-1])
+
+
+@contextmanager
+def fast_attention() -> Iterator[None]:
+    """The encoders' and decoder's attention through `plain_attend` while training on a CPU."""
+    before = vision_module.attend, qwen2.attend
+    vision_module.attend = qwen2.attend = plain_attend
+    try:
+        yield
+    finally:
+        vision_module.attend, qwen2.attend = before

@@ -1,0 +1,135 @@
+"""Samples as token sequences: all questions about one picture in one row.
+
+Owns the conversation's form in training, which is the engine's prompt followed by the answer. A row is a prefix
+(system text, picture) and segments that see the prefix and themselves; positions start again after the prefix.
+Does not know what pictures look like: only how many tiles one has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recipes.data import QA
+from vita.fusion import IMAGE_SLOT
+from vita.prompt.template import SYSTEM
+from vita.prompt.tokenizer import Tokenizer
+
+TYPED_MARK = "☜"
+TWO_TURNS = 0.15  # of the rows hold one segment of two turns
+MOST_QUESTIONS = 5
+ROWS_PER_TILE = 64
+IGNORE = -100
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sequence. `ids` holds -200 once for every row of a tile."""
+
+    ids: np.ndarray  # int64 [n]
+    segment: np.ndarray  # int64 [n]: 0 for the prefix
+    position: np.ndarray  # int64 [n]
+    taught: np.ndarray  # bool [n]: tokens that the model must say
+    tiles: int
+
+
+@dataclass(frozen=True)
+class RowBatch:
+    """Rows padded on the right; padding is segment -1."""
+
+    ids: Tensor  # int64 [rows, n]
+    segment: Tensor
+    position: Tensor
+    target: Tensor  # int64 [rows, n]: the next token where it is taught, else IGNORE
+
+    def to(self, device: torch.device) -> RowBatch:
+        """The same on another device."""
+        return RowBatch(*(t.to(device) for t in (self.ids, self.segment, self.position, self.target)))
+
+
+class Packer:
+    """Builds rows with one tokenizer."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self._start, self._end = tokenizer.im_start, tokenizer.im_end
+
+    def prefix(self, tiles: int) -> list[int]:
+        """Everything before the first question, up to and with the picture's rows."""
+        text = SYSTEM["image" if tiles else "lang"]
+        encode = self.tokenizer.encode
+        ids = [self._start, *encode(f"system\n{text}"), self._end, *encode("\n"), self._start]
+        return [*ids, *encode("user\n"), *([IMAGE_SLOT] * (ROWS_PER_TILE * tiles))] if tiles else ids
+
+    def question(self, text: str, tiles: int, *, follow_up: bool = False) -> list[int]:
+        """A question up to the open assistant header, as it continues the prefix or an answer."""
+        encode = self.tokenizer.encode
+        if follow_up:
+            head = [*encode("\n"), self._start, *encode(f"user\n{text}")]
+        else:
+            head = encode(f"\n{text}" if tiles else f"user\n{text}")
+        return [*head, self._end, *encode("\n"), self._start, *encode("assistant\n")]
+
+    def answer(self, text: str) -> list[int]:
+        """The mark, the answer and the end."""
+        return [*self.tokenizer.encode(TYPED_MARK + text), self._end]
+
+    def row(self, questions: Sequence[QA], tiles: int, rng: Random) -> Row:
+        """One row of at most five questions in random order; some rows begin with a dialogue of two turns."""
+        asked = list(questions)
+        rng.shuffle(asked)
+        asked = asked[:MOST_QUESTIONS]
+        dialogues = [[qa] for qa in asked]
+        if len(asked) > 1 and rng.random() < TWO_TURNS:
+            dialogues = [asked[:2], *dialogues[2:]]
+        ids = self.prefix(tiles)
+        start = len(ids)
+        segment, position, taught = [0] * start, list(range(start)), [False] * start
+        for number, dialogue in enumerate(dialogues, start=1):
+            length = 0
+            for turn, qa in enumerate(dialogue):
+                ask, say = self.question(qa.question, tiles, follow_up=turn > 0), self.answer(qa.answer)
+                ids += ask + say
+                taught += [False] * len(ask) + [True] * len(say)
+                length += len(ask) + len(say)
+            segment += [number] * length
+            position += range(start, start + length)
+        return Row(np.array(ids), np.array(segment), np.array(position), np.array(taught), tiles)
+
+
+def collate(rows: Sequence[Row]) -> RowBatch:
+    """Rows padded to the longest, with the next token as target."""
+    longest = max(len(row.ids) for row in rows)
+
+    def stack(values: list[np.ndarray], fill: int) -> Tensor:
+        out = np.full((len(values), longest), fill, dtype=np.int64)
+        for line, value in zip(out, values, strict=True):
+            line[: len(value)] = value
+        return torch.from_numpy(out)
+
+    # Every taught token follows one of its own segment, so the target is simply the next id.
+    targets = [np.append(np.where(row.taught[1:], row.ids[1:], IGNORE), IGNORE) for row in rows]
+    return RowBatch(
+        ids=stack([row.ids for row in rows], 0),
+        segment=stack([row.segment for row in rows], -1),
+        position=stack([row.position for row in rows], 0),
+        target=stack(targets, IGNORE),
+    )
+
+
+def segment_mask(segment: Tensor) -> Tensor:
+    """Which keys each token sees: bool `[rows, 1, n, n]` from segments `[rows, n]`.
+
+    Earlier tokens of its own segment and of the prefix; padding sees itself, so that no row of scores is empty.
+    """
+    n = segment.shape[1]
+    order = torch.arange(n, device=segment.device)
+    earlier = order[None, :] <= order[:, None]
+    own = segment[:, :, None] == segment[:, None, :]
+    prefix = (segment == 0)[:, None, :]
+    return ((own | prefix) & earlier)[:, None]

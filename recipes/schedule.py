@@ -1,0 +1,88 @@
+"""What is trained when, by the share of the budget that is spent.
+
+Owns the phases, the learning rate and the clock. Does not know what a sample holds.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import cast
+
+from recipes.data import Stage
+
+LONGEST_STEP = 10.0  # seconds; a longer one was a pause (a stopped process, a busy machine) and is not counted
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of the run.
+
+    Attributes:
+        name: for logs.
+        until: share of the budget at which it ends.
+        draw: stages and their weights.
+        dense: factor on the loss of the dense heads.
+        answers: whether the decoder is trained.
+    """
+
+    name: str
+    until: float
+    draw: tuple[tuple[str, float], ...]
+    dense: float
+    answers: bool
+
+    def stages(self) -> list[Stage]:
+        return [cast(Stage, name) for name, _ in self.draw]
+
+    def weights(self) -> list[float]:
+        return [weight for _, weight in self.draw]
+
+
+# Pages from easy to hard, each with a share of the step before; then everything the model is asked about.
+CURRICULUM = (
+    Phase("pages1", 0.06, (("pages1", 1.0),), 1.0, False),
+    Phase("pages2", 0.12, (("pages2", 0.85), ("pages1", 0.15)), 1.0, False),
+    Phase("pages3", 0.20, (("pages3", 0.85), ("pages2", 0.15)), 1.0, False),
+    Phase("pages4", 0.28, (("pages4", 0.85), ("pages3", 0.15)), 1.0, False),
+    Phase("mix", 0.33, (("mix", 0.92), ("pages4", 0.08)), 1.0, True),
+    Phase("joint", 0.80, (("mix", 0.92), ("pages4", 0.08)), 0.35, True),
+    Phase("tiles", 1.00, (("mix", 0.75), ("tiles", 0.25)), 0.35, True),
+)
+# For the tests: no reading to learn, straight to pictures with questions.
+TINY = (Phase("mix", 1.0, (("mix", 1.0),), 0.3, True),)
+
+
+def phase_at(phases: tuple[Phase, ...], share: float) -> int:
+    """The number of the phase that holds at this share of the budget."""
+    return min(sum(share >= p.until for p in phases), len(phases) - 1)
+
+
+def learning_rate(peak: float, step: int, share: float, warm_up: int = 150) -> float:
+    """Short warm-up, flat, linear decay over the last third."""
+    return peak * min(1.0, (step + 1) / warm_up) * (1.0 if share < 2 / 3 else max(0.01, (1 - share) * 3))
+
+
+class ActiveClock:
+    """Seconds spent training: pauses of the process do not count.
+
+    Args:
+        minutes: the budget.
+        spent: seconds already used, for a resumed run.
+    """
+
+    def __init__(self, minutes: float, spent: float = 0.0) -> None:
+        self.budget = minutes * 60
+        self.spent = spent
+        self._last = time.monotonic()
+
+    def tick(self) -> float:
+        """Count the time since the last tick; returns the share of the budget that is spent."""
+        now = time.monotonic()
+        self.spent += min(now - self._last, LONGEST_STEP)
+        self._last = now
+        return self.spent / self.budget
+
+    def skip(self) -> None:
+        """Do not count the time since the last tick (held-out checks, saving)."""
+        self._last = time.monotonic()

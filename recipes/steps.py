@@ -1,0 +1,86 @@
+"""One training step: from a batch to losses, and the optimiser that follows.
+
+Owns how the parts of the model are joined in training. Does not know about time, files or phases.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from recipes.feed import Batch
+from recipes.model import Learner
+from recipes.pack import IGNORE, RowBatch, segment_mask
+from recipes.tiles import normalise
+from vita.fusion import IMAGE_SLOT
+
+CLIP = 1.0
+UNTRAINED = ("audio.", "adapter.")
+
+
+def losses(model: Learner, batch: Batch, dense: float, device: torch.device) -> tuple[Tensor, dict[str, float]]:
+    """The loss of one batch and what was measured on the way.
+
+    Args:
+        model: the learner.
+        batch: what the feed drew.
+        dense: factor on the loss of the dense heads.
+        device: where the model is.
+    """
+    measured: dict[str, float] = {}
+    loss = torch.zeros((), device=device)
+    patches = model.patches(normalise(batch.tiles.to(device)))
+    if len(batch.labelled):
+        part, right = model.dense_loss(patches[batch.labelled.to(device)], batch.labels.to(device))
+        loss = loss + dense * part
+        measured |= {"dense": part.item(), **dict(zip(("char", "shape", "color"), right, strict=True))}
+    if batch.rows is not None:
+        seen = model.rows(patches[batch.shown.to(device)])
+        part, share = answer_loss(model, batch.rows.to(device), seen)
+        loss = loss + part
+        measured |= {"answer": part.item(), "token": share}
+    return loss, measured
+
+
+def answer_loss(model: Learner, rows: RowBatch, seen: Tensor) -> tuple[Tensor, float]:
+    """Cross-entropy of the taught tokens, and the share of them right.
+
+    Args:
+        model: the learner.
+        rows: padded rows.
+        seen: `[tiles, 64, H]`, one for each tile of the rows in order.
+    """
+    slots = rows.ids == IMAGE_SLOT
+    embeds = model.decoder.embed(rows.ids.masked_fill(slots, 0))
+    embeds = embeds.masked_scatter(slots[..., None], seen)
+    hidden = model.decoder(embeds, None, rows.position, segment_mask(rows.segment))
+    taught = rows.target != IGNORE
+    logits = model.decoder.logits(hidden[taught])
+    target = rows.target[taught]
+    share = (logits.argmax(-1) == target).float().mean().item()
+    return functional.cross_entropy(logits, target), share
+
+
+def make_optimizer(model: Learner) -> torch.optim.AdamW:
+    """AdamW; matrices decay, vectors do not; the audio part stays as it is."""
+    named = [(n, p) for n, p in model.named_parameters() if not n.startswith(UNTRAINED)]
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not name.startswith(UNTRAINED))
+    groups = [
+        {"params": [p for _, p in named if p.dim() > 1], "weight_decay": 0.05},
+        {"params": [p for _, p in named if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), fused=True)
+
+
+def apply(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, rate: float) -> float:
+    """Backward, clip, step; returns the gradient's norm before clipping."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    trained = [p for p in model.parameters() if p.grad is not None]
+    norm = nn.utils.clip_grad_norm_(trained, CLIP)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    return float(norm)
