@@ -53,9 +53,10 @@ def prefill(
     hidden = embeds
     for chunk in embeds.split(PREFILL_CHUNK):
         with turn:
-            for hidden in decoder.hidden_states(chunk[None], cache):
+            for state in decoder.hidden_states(chunk[None], cache):
                 if cancelled():
                     raise Cancelled
+                hidden = state
     with turn:
         return decoder.logits(hidden[:, -1:])[0, 0]
 

@@ -49,8 +49,8 @@ def peak_memory(device: torch.device) -> int:
     import psutil
 
     info = psutil.Process().memory_info()
-    if hasattr(info, "peak_wset"):  # Windows
-        return int(info.peak_wset)
+    if sys.platform == "win32":
+        return int(getattr(info, "peak_wset", info.rss))
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

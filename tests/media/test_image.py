@@ -1,0 +1,164 @@
+"""Pictures: parity with the reference, what a user sees of odd files, and the errors."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image as Pillow
+
+from vita.config import ImagePreprocess, Tiling
+from vita.errors import MediaError
+from vita.media.image import choose_grid, cut_tiles, load_image, to_pixels
+from vita.types import MediaOptions
+
+MINI = Path(__file__).parents[1] / "goldens" / "mini"
+REFERENCE = MediaOptions(reference=True)
+
+
+def png(picture: Pillow.Image, **options: object) -> bytes:
+    out = io.BytesIO()
+    picture.save(out, "PNG", **options)
+    return out.getvalue()
+
+
+def test_pixels_are_the_references_to_the_byte() -> None:
+    wanted = json.loads((MINI / "model" / "model.json").read_text())["image"]["pixel_values_sha256_float32"]
+    tiles = cut_tiles(load_image(MINI / "inputs" / "heldA.png", REFERENCE), Tiling(tile=112))
+    pixels = to_pixels(tiles, ImagePreprocess(size=112, crop=112))
+    assert hashlib.sha256(pixels.numpy().tobytes()).hexdigest() == wanted
+
+
+def test_the_seeds_picture_gives_five_tiles() -> None:
+    picture = Pillow.new("RGB", (2798, 770))
+    pixels = to_pixels(cut_tiles(picture, Tiling()), ImagePreprocess())
+    assert list(pixels.shape) == [5, 3, 448, 448]
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 12))
+def test_a_grid_is_one_of_the_nearest(width: int, height: int, most: int) -> None:
+    tiling = Tiling(tile=224, max_tiles=most)
+    cols, rows = choose_grid(width, height, tiling)
+    assert 1 <= cols * rows <= most
+    aspect = width / height
+    nearest = min(abs(aspect - i / j) for i in range(1, most + 1) for j in range(1, most + 1) if i * j <= most)
+    assert abs(aspect - cols / rows) == nearest
+
+
+def test_tiles_are_the_picture_cut_row_by_row_with_the_thumbnail_last() -> None:
+    picture = Pillow.new("RGB", (448, 224))
+    picture.paste((255, 0, 0), (0, 0, 224, 224))
+    picture.paste((0, 0, 255), (224, 0, 448, 224))
+    left, right, thumbnail = cut_tiles(picture, Tiling(tile=224))
+    assert left.getpixel((10, 10)) == (255, 0, 0)
+    assert right.getpixel((200, 200)) == (0, 0, 255)
+    assert thumbnail.getpixel((10, 10)) == (255, 0, 0) and thumbnail.getpixel((213, 10)) == (0, 0, 255)
+
+
+def test_exif_rotation_is_applied_unless_reference() -> None:
+    picture = Pillow.new("RGB", (40, 20), "red")
+    exif = Pillow.Exif()
+    exif[0x0112] = 6  # turn right to see it upright
+    out = io.BytesIO()
+    picture.save(out, "JPEG", exif=exif)
+    assert load_image(out.getvalue()).size == (20, 40)
+    assert load_image(out.getvalue(), REFERENCE).size == (40, 20)
+
+
+def test_transparency_is_put_on_white_unless_reference() -> None:
+    data = png(Pillow.new("RGBA", (8, 8), (10, 20, 30, 0)))
+    assert load_image(data).getpixel((0, 0)) == (255, 255, 255)
+    assert load_image(data, REFERENCE).getpixel((0, 0)) == (10, 20, 30)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F", "YCbCr"])
+def test_every_mode_becomes_rgb(mode: str) -> None:
+    if mode in ("I;16", "I", "F"):
+        source = Pillow.fromarray(np.full((6, 6), 32768 if mode != "F" else 128, np.uint16)).convert("I")
+        picture = source if mode == "I" else source.convert(mode)
+    else:
+        picture = Pillow.new("RGB", (6, 6), "gray").convert(mode)
+    loaded = load_image(picture)
+    assert loaded.mode == "RGB"
+    if mode in ("I;16", "I", "F", "L", "RGB", "RGBA"):
+        assert all(abs(v - 128) <= 1 for v in loaded.getpixel((3, 3)))
+
+
+def test_arrays_are_pictures_too() -> None:
+    grey = np.full((5, 7), 9, np.uint8)
+    assert load_image(grey).size == (7, 5)
+    with pytest.raises(MediaError, match="not a picture"):
+        load_image(np.zeros((5, 7, 3), np.float32))
+
+
+def test_a_bomb_is_refused_before_it_is_decoded() -> None:
+    # A PNG that promises 60,000 x 60,000 pixels in a hundred bytes.
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0))
+    data = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 50)) + chunk(b"IEND", b"")
+    with pytest.raises(MediaError, match="million pixels"):
+        load_image(data)
+
+
+def test_the_pixel_limit_names_the_size() -> None:
+    with pytest.raises(MediaError, match="300x200"):
+        load_image(png(Pillow.new("RGB", (300, 200))), MediaOptions(max_pixels=50_000))
+
+
+def test_errors_say_what_and_where(tmp_path: Path) -> None:
+    good = png(Pillow.effect_noise((64, 64), 50))
+    cases = {
+        "missing.png": (None, "no such file"),
+        "empty.png": (b"", "is empty"),
+        "text.png": (b"hello, world, this is text", "not a picture"),
+        "cut.png": (good[: len(good) // 2], "damaged or truncated"),
+    }
+    for name, (data, sentence) in cases.items():
+        path = tmp_path / name
+        if data is not None:
+            path.write_bytes(data)
+        with pytest.raises(MediaError, match=sentence) as caught:
+            load_image(path)
+        assert name in str(caught.value)
+    with pytest.raises(MediaError, match="is a folder"):
+        load_image(tmp_path)
+
+
+def test_a_url_without_network_is_one_sentence() -> None:
+    with pytest.raises(MediaError, match="could not be fetched"):
+        load_image("http://127.0.0.1:9/picture.png")
+
+
+def test_a_data_url_is_read() -> None:
+    import base64
+
+    data = base64.b64encode(png(Pillow.new("RGB", (3, 4)))).decode()
+    assert load_image(f"data:image/png;base64,{data}").size == (3, 4)
+    with pytest.raises(MediaError, match="base64"):
+        load_image("data:image/png;base64,@@@")
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.binary(min_size=1, max_size=400), st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF89a"]))
+def test_garbage_gives_only_media_errors(body: bytes, head: bytes) -> None:
+    with contextlib.suppress(MediaError):
+        load_image(head + body)
+
+
+def test_grids_of_the_reference(big_goldens: Path) -> None:
+    data = json.loads((big_goldens / "tiny" / "grids.json").read_text())
+    for size in data["sizes"]:
+        for side in ("448", "224"):
+            grid = choose_grid(size["w"], size["h"], Tiling(tile=int(side)))
+            assert grid == (size[side]["cols"], size[side]["rows"])
