@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from recipes.model import Learner
 
@@ -24,6 +25,8 @@ class Progress:
     step: int = 0
     index: int = 0  # the next sample's number
     spent: float = 0.0  # active seconds
+    phase: int = 0
+    since: int = 0  # the step at which the phase began
 
 
 def save_state(folder: Path, model: Learner, optimizer: torch.optim.Optimizer, progress: Progress, preset: str) -> None:
@@ -55,3 +58,15 @@ def restore(state: dict[str, Any], model: Learner, optimizer: torch.optim.Optimi
     optimizer.load_state_dict(state["optimizer"])
     torch.set_rng_state(state["torch_rng"])
     return Progress(**state["progress"])
+
+
+def load_weights(model: Learner, weights: dict[str, Tensor]) -> None:
+    """Fills the model; only the audio parts, which some runs do not have, may stay as they are.
+
+    Raises:
+        ValueError: other weights are missing, or some are unknown.
+    """
+    missing, unknown = model.load_state_dict(weights, strict=False)
+    missing = [name for name in missing if not name.startswith(("audio.", "adapter."))]
+    if missing or unknown:
+        raise ValueError(f"missing {missing}, unknown {unknown}")

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import torch
 
-from recipes.checkpoint import FILE, Progress, read_state, restore, save_state
-from recipes.feed import Feed, build_batch
+from recipes.checkpoint import FILE, Progress, load_weights, read_state, restore, save_state
+from recipes.feed import Batch, Feed, build_batch
 from recipes.model import Learner, fast_attention, sizes
 from recipes.pack import Packer
 from recipes.plots import draw_curves
-from recipes.schedule import CURRICULUM, TINY, ActiveClock, Phase, learning_rate, phase_at
+from recipes.schedule import CURRICULUM, TINY, ActiveClock, Phase, learning_rate, next_phase
 from recipes.steps import apply, losses, make_optimizer
 from recipes.tokenizer import build_tokenizer
 from vita.prompt.tokenizer import Tokenizer
@@ -46,6 +46,8 @@ class Options:
     device: str = "cpu"
     worker: bool = True
     steps: int | None = None  # stop after so many, whatever the time
+    weights: Path | None = None  # a state to take the first weights from
+    start: int = 0  # the phase to begin with
 
 
 @dataclass
@@ -95,7 +97,9 @@ class Run:
         torch.manual_seed(options.seed)
         self.model = Learner(sizes(self.preset, self.tokenizer.size)).to(self.device)
         self.optimizer = make_optimizer(self.model)
-        self.progress = Progress()
+        self.progress = Progress(phase=options.start)
+        if options.weights is not None:
+            load_weights(self.model, torch.load(options.weights, map_location="cpu", weights_only=True)["model"])
         if options.resume and (options.out / FILE).exists():
             self.progress = restore(read_state(options.out), self.model, self.optimizer)
         self.feed = Feed(folder, self.phases, options.batch, options.seed, worker=options.worker)
@@ -112,20 +116,18 @@ class Run:
 
     def _loop(self) -> None:
         clock = ActiveClock(self.options.minutes, self.progress.spent)
-        share = clock.tick()
-        self.feed.phase.value = phase_at(self.phases, share)
+        self.feed.phase.value = self.progress.phase
         logged = saved = checked = time.monotonic()
         for batch in self.feed.batches(self.progress.index):
             share = clock.tick()
             if share >= 1 or self.progress.step == self.options.steps:
                 return
-            self.feed.phase.value = phase_at(self.phases, share)
             phase = self.phases[batch.phase]
             loss, measured = losses(self.model, batch, phase.dense, self.device)
             rate = learning_rate(self.options.rate, self.progress.step, share)
             measured["norm"] = apply(self.model, self.optimizer, loss, rate)
             self.log.add(measured, self.options.batch)
-            self.progress = Progress(self.progress.step + 1, batch.next_index, clock.spent)
+            self._advance(batch, clock)
             now = time.monotonic()
             if now - logged >= LOG_SECONDS:
                 logged = now
@@ -137,6 +139,16 @@ class Run:
                 checked = now
                 self.check(batch.phase, share)
                 clock.skip()
+
+    def _advance(self, batch: Batch, clock: ActiveClock) -> None:
+        """Count the step, and choose the phase that the feed draws from next."""
+        old = self.progress
+        wanted = next_phase(
+            self.phases, old.phase, clock.spent / clock.budget, self.log.means.get("char", 0.0), old.step - old.since
+        )
+        since = old.step if wanted != old.phase else old.since
+        self.progress = Progress(old.step + 1, batch.next_index, clock.spent, wanted, since)
+        self.feed.phase.value = wanted
 
     def _report(self, phase: str, share: float, rate: float) -> None:
         place: dict[str, float | str] = {"share": round(share, 4), "phase": phase, "step": str(self.progress.step)}
@@ -171,6 +183,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="stop after so many steps")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--tiny", action="store_true", help="the tests' size: learns colours in under a minute")
+    parser.add_argument("--weights", type=Path, help="a state.pt to take the first weights from")
+    parser.add_argument("--start", type=int, default=0, help="number of the phase to begin with")
     parser.add_argument("--resume", action="store_true", help="go on from the folder's state")
     run = Run(Options(**vars(parser.parse_args())))
     counts = {n: sum(p.numel() for p in part.parameters()) for n, part in run.model.named_children()}
