@@ -53,6 +53,7 @@ def export(model: Learner, tokenizer: Path, out: Path, untrained: tuple[str, ...
     (out / AUDIO_FOLDER / "train.yaml").write_text(yaml.safe_dump(train, sort_keys=False), encoding="utf-8")
     _json(out / AUDIO_FOLDER / "global_cmvn", statistics(model))
     save_file(tensors(model), out / "model.safetensors", metadata={"format": "pt"})
+    (out / "model.safetensors").chmod(0o644)  # the writer leaves it to its owner alone
 
 
 def tensors(model: Learner) -> dict[str, Tensor]:

@@ -28,7 +28,7 @@ from vita.prompt.tokenizer import Tokenizer
 LOG_SECONDS = 20.0
 SAVE_SECONDS = 180.0
 CHECK_SECONDS = 300.0
-CHECK_SAMPLES = 96
+CHECK_SAMPLES = 48
 _SMOOTH = 0.05  # weight of a new value in the log's running means
 
 
@@ -48,6 +48,7 @@ class Options:
     steps: int | None = None  # stop after so many, whatever the time
     weights: Path | None = None  # a state to take the first weights from
     start: int = 0  # the phase to begin with
+    warm_up: int = 150  # steps
 
 
 @dataclass
@@ -124,7 +125,7 @@ class Run:
                 return
             phase = self.phases[batch.phase]
             loss, measured = losses(self.model, batch, phase.dense, self.device)
-            rate = learning_rate(self.options.rate, self.progress.step, share)
+            rate = learning_rate(self.options.rate, self.progress.step, share, self.options.warm_up)
             measured["norm"] = apply(self.model, self.optimizer, loss, rate)
             self.log.add(measured, self.options.batch)
             self._advance(batch, clock)

@@ -1,0 +1,91 @@
+"""The tiny setting learns, goes on after a kill as if nothing had happened, and exports what the engine loads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from recipes.checkpoint import FILE, load_weights, read_state
+from recipes.decode import Answerer, Asked
+from recipes.export import export, load_run
+from recipes.model import PARTS
+from recipes.train import Options, Run
+
+from vita.prompt.tokenizer import Tokenizer
+from vita.weights.find import open_checkpoint
+from vita.weights.load import check_tensors, load_part
+
+STEPS = 90
+
+
+def options(out: Path, steps: int, *, resume: bool = False) -> Options:
+    return Options(
+        out, minutes=60, batch=16, rate=4e-3, tiny=True, worker=False, steps=steps, resume=resume, warm_up=15
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    trained = Run(options(tmp_path_factory.mktemp("run"), STEPS))
+    trained.train()
+    return trained
+
+
+@pytest.fixture(scope="module")
+def exported(run: Run) -> Path:
+    out = run.options.out / "export"
+    model, tokenizer = load_run(run.options.out)
+    export(model, tokenizer, out)
+    return out
+
+
+def test_it_learns(run: Run) -> None:
+    held_out = run.check(0, 1.0)
+    assert held_out["token"] > 0.6, held_out
+    assert held_out["answer"] < 1.4, held_out
+    assert held_out["color"] > 0.3, held_out
+
+
+def test_a_killed_run_goes_on_with_the_same_data_and_ends_alike(tmp_path: Path) -> None:
+    whole = Run(options(tmp_path / "whole", 4))
+    whole.train()
+    Run(options(tmp_path / "parts", 2)).train()
+    (tmp_path / "parts" / f"{FILE}.tmp").write_bytes(b"half a state")  # killed while saving
+    rest = Run(options(tmp_path / "parts", 4, resume=True))
+    assert (rest.progress.step, rest.progress.index) == (2, 32)
+    rest.train()
+    for name, value in read_state(tmp_path / "whole")["model"].items():
+        torch.testing.assert_close(rest.model.state_dict()[name], value, atol=1e-6, rtol=1e-5)
+
+
+def test_the_engine_loads_the_export(run: Run, exported: Path) -> None:
+    checkpoint = open_checkpoint(exported, offline=True)
+    size = Tokenizer.load(exported).size
+    check_tensors(checkpoint, size)
+    assert checkpoint.config.tiling.max_tiles == 4 and checkpoint.config.image.size == 224
+    assert checkpoint.untrained == ("audio",)
+    assert (checkpoint.config.decoder, checkpoint.config.vision) == (run.model.size.decoder, run.model.size.vision)
+    for part in PARTS:
+        loaded = load_part(part, checkpoint, size, torch.float32, torch.device("cpu")).state_dict()
+        for name, value in getattr(run.model, part).state_dict().items():
+            torch.testing.assert_close(loaded[name], value, atol=1e-6, rtol=8e-3)  # stored in bfloat16
+    assert json.loads((exported / "config.json").read_text())["vocab_size"] == size
+
+
+def test_answers_are_the_same_alone_and_in_company(exported: Path) -> None:
+    answerer = Answerer.load(exported)
+    questions = ["Hello.", "Who are you?", "What can you do?", "Tell me a joke.", "Hi"]
+    asked = [Asked(question, None) for question in questions]
+    asked.append(Asked("Tell me a joke.", None, (("Hello.", "Hello! You can ask me about simple pictures."),)))
+    together = answerer.answer(asked, [])
+    assert together == [answerer.answer([one], [])[0] for one in asked]
+    assert any("simple pictures" in answer for answer in together)
+
+
+def test_weights_of_another_model_are_refused(run: Run) -> None:
+    weights = {k: v for k, v in run.model.state_dict().items() if not k.startswith("audio.")}
+    load_weights(run.model, weights)
+    with pytest.raises(ValueError, match=r"decoder\.norm\.weight"):
+        load_weights(run.model, {k: v for k, v in weights.items() if k != "decoder.norm.weight"})

@@ -1,0 +1,115 @@
+"""Rows of several questions say to the model exactly what the engine will say."""
+
+from __future__ import annotations
+
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+from recipes.data import QA
+from recipes.model import Learner, fast_attention, plain_attend, sizes
+from recipes.pack import IGNORE, ROWS_PER_TILE, Packer, collate, segment_mask
+from recipes.steps import answer_loss
+from recipes.tokenizer import build_tokenizer
+
+from vita.fusion import IMAGE_SLOT
+from vita.layers.attention import attend
+from vita.prompt.template import Slots, Turn, render
+from vita.prompt.tokenizer import Tokenizer
+
+ASKED = [
+    QA("What color is the circle?", "The circle is red.", "shape_color", "red"),
+    QA("What does it say?", "It says 'Quorn'.", "read1", "'Quorn'"),
+    QA("Who are you?", "I am a very small demonstration model.", "who", "small"),
+]
+
+
+@pytest.fixture(scope="module")
+def packer(tmp_path_factory: pytest.TempPathFactory) -> Packer:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    build_tokenizer(folder)
+    return Packer(Tokenizer.load(folder))
+
+
+def widen(ids: list[int]) -> list[int]:
+    """One slot for each row of a tile, as rows hold them."""
+    return [i for one in ids for i in ([one] * (ROWS_PER_TILE if one == IMAGE_SLOT else 1))]
+
+
+@pytest.mark.parametrize("tiles", [0, 1, 5])
+def test_a_prompt_is_the_engines(packer: Packer, tiles: int) -> None:
+    pieces = (Slots("image", tiles), ASKED[0].question) if tiles else (ASKED[0].question,)
+    engine = render([Turn("user", pieces)], packer.tokenizer)
+    assert packer.prefix(tiles) + packer.question(ASKED[0].question, tiles) == widen(engine)
+
+
+def test_a_second_turn_is_the_engines(packer: Packer) -> None:
+    turns = [
+        Turn("user", (Slots("image", 1), ASKED[0].question)),
+        Turn("assistant", ("☜" + ASKED[0].answer,)),
+        Turn("user", (ASKED[1].question,)),
+    ]
+    mine = packer.prefix(1) + packer.question(ASKED[0].question, 1) + packer.answer(ASKED[0].answer)
+    mine += packer.question(ASKED[1].question, 1, follow_up=True)
+    assert mine == widen(render(turns, packer.tokenizer))
+
+
+def test_only_marks_answers_and_ends_are_taught(packer: Packer) -> None:
+    row = packer.row(ASKED, 1, Random(3))
+    said = packer.tokenizer.decode(row.ids[row.taught].tolist())
+    assert sorted(said.split("<|im_end|>")[:-1]) == sorted("☜" + qa.answer for qa in ASKED)
+    batch = collate([row, packer.row(ASKED[:1], 0, Random(0))])
+    taught = batch.target != IGNORE
+    assert taught.sum() == row.taught.sum() + len(packer.answer(ASKED[0].answer))
+    following = torch.roll(batch.ids, -1, 1)
+    assert torch.equal(batch.target[taught], following[taught])
+
+
+def test_a_segment_sees_what_the_question_alone_would_see(packer: Packer) -> None:
+    torch.manual_seed(0)
+    model = Learner(sizes("tiny", packer.tokenizer.size)).eval()
+    row = packer.row(ASKED, 1, Random(1))
+    batch = collate([row])
+    embeds = torch.randn(1, len(row.ids), model.size.decoder.hidden_size)
+    with torch.no_grad():
+        packed = model.decoder(embeds, None, batch.position, segment_mask(batch.segment))[0]
+        for number in range(1, int(row.segment.max()) + 1):
+            chosen = torch.from_numpy(np.flatnonzero((row.segment == 0) | (row.segment == number)))
+            alone = model.decoder(embeds[:, chosen])[0]
+            assert torch.equal(batch.position[0, chosen], torch.arange(len(chosen)))
+            torch.testing.assert_close(packed[chosen], alone, atol=1e-5, rtol=1e-4)
+
+
+def test_padding_changes_no_loss(packer: Packer) -> None:
+    torch.manual_seed(0)
+    model = Learner(sizes("tiny", packer.tokenizer.size)).eval()
+    short, long = packer.row(ASKED[:1], 1, Random(1)), packer.row(ASKED, 1, Random(1))
+    seen = torch.randn(2, ROWS_PER_TILE, model.size.decoder.hidden_size)
+    with torch.no_grad():
+        both = answer_loss(model, collate([short, long]), seen)[0]
+        one = answer_loss(model, collate([short]), seen[:1])[0]
+        other = answer_loss(model, collate([long]), seen[1:])[0]
+    weights = torch.tensor([short.taught.sum(), long.taught.sum()], dtype=torch.float32)
+    expected = (torch.stack([one, other]) * weights).sum() / weights.sum()
+    torch.testing.assert_close(both, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["open", "causal", "mask"])
+def test_plain_attention_is_the_engines(kind: str) -> None:
+    torch.manual_seed(0)
+    q, k, v = torch.randn(2, 6, 9, 8), torch.randn(2, 2, 9, 8), torch.randn(2, 2, 9, 8)
+    mask = (torch.rand(2, 1, 9, 9) > 0.4) | torch.eye(9, dtype=torch.bool) if kind == "mask" else None
+    causal = kind == "causal"
+    mine, theirs = plain_attend(q, k, v, mask=mask, causal=causal), attend(q, k, v, mask=mask, causal=causal)
+    torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_fast_attention_puts_the_engines_back() -> None:
+    from vita.decoder import qwen2
+    from vita.encoders import vision
+
+    with pytest.raises(RuntimeError), fast_attention():
+        assert qwen2.attend is vision.attend is plain_attend
+        raise RuntimeError
+    assert qwen2.attend is vision.attend is attend
