@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Sets itself up and answers a question about a picture. Flags pass through to video_audio_demo.py.
+set -eu
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+. "$ROOT/scripts/env.sh"
+vita_env ""
+if [ $# -eq 0 ]; then
+    picture="$ROOT/assets/vita_logo.png"
+    question="Describe this images."
+    printf 'picture:  %s\nquestion: %s\n\n' "assets/vita_logo.png" "$question" >&2
+    set -- --image_path "$picture" --question "$question"
+fi
+exec "$PYTHON" "$ROOT/video_audio_demo.py" "$@"

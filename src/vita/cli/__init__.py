@@ -1,0 +1,17 @@
+"""The command line: `vita ask | chat | info | verify | doctor`. A thin surface over the Python API."""
+
+from __future__ import annotations
+
+from vita.cli.guard import run_guarded
+
+
+def main() -> None:
+    """The entry point of the `vita` command."""
+
+    def start() -> int:
+        from vita.cli.app import app
+
+        app(standalone_mode=False)
+        return 0
+
+    run_guarded(start)

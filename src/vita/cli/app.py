@@ -1,0 +1,155 @@
+"""The commands and their flags. Imports nothing heavy: each command fetches what it needs when it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="vita",
+    help="VITA-1.5: ask about pictures, videos and sound.",
+    invoke_without_command=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Files = Annotated[list[str] | None, typer.Option(help="File, URL, or - for stdin; repeatable.")]
+Model = Annotated[str | None, typer.Option(help="Checkpoint folder or hub id; default: the embedded model.")]
+Base = Annotated[str | None, typer.Option(help="Base checkpoint, when --model is a LoRA folder.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Dtype = Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Never touch the network.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say which device, dtype and kernels were chosen.")]
+
+
+def _version(show: bool) -> None:
+    if show:
+        from vita import __version__
+
+        typer.echo(f"vita {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = (
+        False
+    ),
+) -> None:
+    """VITA-1.5: ask about pictures, videos and sound."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def ask(
+    question: Annotated[str | None, typer.Argument(help="The question; - reads it from stdin.")] = None,
+    image: Files = None,
+    video: Files = None,
+    audio: Files = None,
+    model: Model = None,
+    base: Base = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    json: Annotated[bool, typer.Option("--json", help="One JSON object with text, usage and timings.")] = False,
+    stream: Annotated[bool, typer.Option(help="Print the answer while it is made.")] = True,
+    max_tokens: Annotated[int, typer.Option(help="Most new tokens.")] = 1024,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Nucleus sampling.")] = 1.0,
+    top_k: Annotated[int, typer.Option(help="0: no limit.")] = 0,
+    min_p: Annotated[float, typer.Option(help="Least share of the likeliest token's probability.")] = 0.0,
+    repetition_penalty: Annotated[float | None, typer.Option(help="Default: the checkpoint's own.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Makes sampling repeat.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="Text that ends the answer; repeatable.")] = None,
+    logprobs: Annotated[int, typer.Option(help="Alternatives to report per token, with --json.")] = 0,
+    system: Annotated[str | None, typer.Option(help="Replaces the built-in system text.")] = None,
+    fps: Annotated[float, typer.Option(help="Frames of a video looked at per second.")] = 1.0,
+    max_frames: Annotated[int, typer.Option(help="Most frames of a video.")] = 16,
+    start: Annotated[float | None, typer.Option(help="Begin of the stretch of a video, in seconds.")] = None,
+    end: Annotated[float | None, typer.Option(help="End of it.")] = None,
+    audio_from_video: Annotated[bool, typer.Option("--audio-from-video", help="The clip's own sound asks.")] = False,
+    reference: Annotated[bool, typer.Option("--reference", help="Read media as the reference does.")] = False,
+    offline: Offline = False,
+    timings: Annotated[bool | None, typer.Option(help="Show where the time went; default: in a terminal.")] = None,
+    verbose: Verbose = False,
+) -> None:
+    """Ask one question about pictures, videos, sound, or nothing at all."""
+    from vita.cli.ask import Ask, run_ask
+    from vita.types import SamplingParams
+
+    params = SamplingParams(
+        max_tokens, temperature, top_p, top_k, min_p, repetition_penalty, seed, tuple(stop or ()), logprobs
+    )
+    run_ask(
+        Ask(
+            question, tuple(image or ()), tuple(video or ()), tuple(audio or ()), model, base, device, dtype, json,
+            stream, params, system, fps, max_frames, start, end, audio_from_video, reference, offline, timings,
+            verbose,
+        )
+    )  # fmt: skip
+
+
+@app.command()
+def chat(
+    image: Files = None,
+    video: Files = None,
+    model: Model = None,
+    base: Base = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    system: Annotated[str | None, typer.Option(help="Replaces the built-in system text.")] = None,
+    max_tokens: Annotated[int, typer.Option(help="Most new tokens of one answer.")] = 1024,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    offline: Offline = False,
+    verbose: Verbose = False,
+) -> None:
+    """Talk turn by turn; /help inside lists the commands."""
+    from vita.cli.chat import run_chat
+    from vita.cli.loading import load_model
+    from vita.types import SamplingParams
+
+    loaded = load_model(model, base=base, device=device, dtype=dtype, offline=offline, verbose=verbose)
+    params = SamplingParams(max_tokens=max_tokens, temperature=temperature)
+    run_chat(loaded, params, system, tuple(image or ()), tuple(video or ()))
+
+
+@app.command()
+def info(
+    model: Annotated[str | None, typer.Argument(help="Checkpoint folder or hub id; default: the embedded model.")] = (
+        None
+    ),
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    context: Annotated[int, typer.Option(help="Positions the memory figure counts for.")] = 2048,
+    json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
+    offline: Offline = False,
+) -> None:
+    """Parts, exact sizes, memory it will need, what is missing; loads no weights."""
+    from vita.cli.info import run_info
+
+    raise typer.Exit(run_info(model, device, dtype, context, as_json=json, offline=offline))
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(help="A checkpoint with its reference numbers.")],
+    dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16: what the format costs.")] = "float32",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "cpu",
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a row.")] = False,
+) -> None:
+    """Hold a checkpoint against reference numbers, stage by stage."""
+    from vita.cli.verify import run_verify
+
+    raise typer.Exit(run_verify(folder, dtype, device, as_json=json))
+
+
+@app.command()
+def doctor() -> None:
+    """What this machine can do, and what to mend."""
+    from vita.cli.doctor import run_doctor
+
+    raise typer.Exit(run_doctor())

@@ -1,0 +1,142 @@
+"""`vita ask`: one question, one answer."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vita.cli.loading import load_model
+from vita.cli.report import print_timings
+from vita.errors import RequestError
+from vita.types import Audio, Done, MediaOptions, Message, Result, SamplingParams, TextDelta, Video, system, user
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from vita.types import Event
+
+
+@dataclass(frozen=True)
+class Ask:
+    """The flags of one call."""
+
+    question: str | None
+    images: tuple[str, ...]
+    videos: tuple[str, ...]
+    audios: tuple[str, ...]
+    model: str | None
+    base: str | None
+    device: str
+    dtype: str
+    json: bool
+    stream: bool
+    params: SamplingParams
+    system: str | None
+    fps: float
+    max_frames: int
+    start: float | None
+    end: float | None
+    audio_from_video: bool
+    reference: bool
+    offline: bool
+    timings: bool | None
+    verbose: bool
+
+
+def run_ask(flags: Ask) -> None:
+    """Answer and print.
+
+    Raises:
+        VitaError: anything a user can mend; nothing was printed to stdout before a medium was read.
+    """
+    messages = build_messages(flags)
+    model = load_model(
+        flags.model, base=flags.base, device=flags.device, dtype=flags.dtype, offline=flags.offline,
+        verbose=flags.verbose,
+    )  # fmt: skip
+    events = model.stream(messages, flags.params, options=MediaOptions(reference=flags.reference))
+    if flags.json:
+        result = Result.collect(events)
+        print(json.dumps(as_json(result, flags.model or "default"), ensure_ascii=False))
+        return
+    done = show_answer(events, stream=flags.stream)
+    explain(done)
+    wanted = sys.stderr.isatty() if flags.timings is None else flags.timings
+    if wanted:
+        print_timings(done)
+
+
+def build_messages(flags: Ask) -> list[Message]:
+    """The conversation of one question; standard input is read here, by at most one flag.
+
+    Raises:
+        RequestError: nothing was asked, or two flags want standard input.
+    """
+    from_stdin = [v for v in (flags.question, *flags.images, *flags.videos, *flags.audios) if v == "-"]
+    if len(from_stdin) > 1:
+        raise RequestError("only one of the question and the media can be read from standard input", where="-")
+    question = flags.question
+    if question == "-":
+        question = sys.stdin.read().strip()
+    videos = [Video(v, flags.fps, flags.max_frames, flags.start, flags.end) for v in flags.videos]
+    audios = [Audio(a) for a in flags.audios]
+    if flags.audio_from_video:
+        if not videos:
+            raise RequestError("needs a --video to listen to", where="--audio-from-video")
+        audios = [Audio(v.source, from_video=True) for v in videos] + audios
+    if not question and not audios:
+        raise RequestError(
+            "there is no question", fix='type one, as in vita ask "What is this?" --image a.png, or pass --audio'
+        )
+    turn = user(question, images=flags.images, videos=videos, audios=audios)
+    return [turn] if flags.system is None else [system(flags.system), turn]
+
+
+def show_answer(events: Iterable[Event], *, stream: bool) -> Done:
+    """Print the text, piece by piece or at the end, and one newline."""
+    pieces: list[str] = []
+    for event in events:
+        if isinstance(event, Done):
+            if not stream:
+                sys.stdout.write("".join(pieces))
+            sys.stdout.write("\n")
+            sys.stdout.flush()
+            return event
+        if isinstance(event, TextDelta):
+            pieces.append(event.text)
+            if stream:
+                sys.stdout.write(event.text)
+                sys.stdout.flush()
+    raise RuntimeError("the event stream ended without Done")
+
+
+def explain(done: Done) -> None:
+    """What the user should know beside the text, on stderr."""
+    for note in done.notes:
+        sys.stderr.write(f"vita: note: {note}\n")
+    if done.state == "noise":
+        sys.stderr.write("vita: note: the model took the sound for noise or for speech not meant for it.\n")
+    if done.finish_reason == "length":
+        sys.stderr.write("vita: note: the answer was cut off; --max-tokens sets the limit.\n")
+
+
+def as_json(result: Result, model: str) -> dict[str, Any]:
+    """The whole result as plain data."""
+    timings = dataclasses.asdict(result.timings)
+    timings["tokens_per_second"] = result.timings.tokens_per_second
+    timings["gigabytes_per_second"] = result.timings.gigabytes_per_second
+    timings["pictures_per_second"] = result.timings.pictures_per_second
+    return {
+        "text": result.text,
+        "state": result.state,
+        "finish_reason": result.finish_reason,
+        "model": model,
+        "usage": dataclasses.asdict(result.usage),
+        "timings": timings,
+        "token_ids": list(result.token_ids),
+        "logprobs": [dataclasses.asdict(t) for t in result.logprobs],
+        "notes": list(result.notes),
+    }

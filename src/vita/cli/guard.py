@@ -1,0 +1,79 @@
+"""Every way a command can end, turned into a sentence and an exit code.
+
+0 done · 1 a bug of ours, or a check that failed · 2 something the user can mend · 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from vita.errors import VitaError
+
+SHOW_CURSOR = "\x1b[?25h"
+
+
+def run_guarded(command: Callable[[], int]) -> NoReturn:
+    """Run a command and leave the process with its exit code; no traceback is ever shown to a user."""
+    code = 1
+    try:
+        code = command()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        if sys.stderr.isatty():
+            sys.stderr.write(SHOW_CURSOR + "\n")
+        code = 130
+    except BrokenPipeError:
+        code = 0
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 2
+    except BaseException as error:
+        code = _explain(error)
+    _leave(code)
+
+
+def _explain(error: BaseException) -> int:
+    import typer
+
+    if isinstance(error, typer.Exit):
+        return int(error.exit_code)
+    if isinstance(error, typer.Abort):
+        return 130
+    if hasattr(error, "format_message"):  # a usage error of typer's; its class has moved between versions
+        context = getattr(error, "ctx", None)
+        hint = f" See '{context.command_path} --help'." if context is not None else ""
+        return say(str(error.format_message()).rstrip(".") + "." + hint, 2)
+    if isinstance(error, VitaError):
+        return say(str(error), 2)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return say("the memory is not enough for this request; close other programs or send less at once.", 2)
+    if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
+        return say("the memory is not enough for this request; close other programs or send less at once.", 2)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return say(f"{error.filename or 'the disk'}: no space is left; free some and run the command again.", 2)
+    if os.environ.get("VITA_DEBUG"):
+        import traceback
+
+        traceback.print_exception(error)
+    return say(
+        f"this is a bug of ours, please report it: {type(error).__name__}: {error} (VITA_DEBUG=1 shows where).", 1
+    )
+
+
+def say(sentence: str, code: int) -> int:
+    """One sentence on stderr; returns the exit code."""
+    sys.stderr.write(f"vita: {sentence}\n")
+    return code
+
+
+def _leave(code: int) -> NoReturn:
+    """Exit without a late complaint about a closed pipe."""
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)

@@ -1,0 +1,98 @@
+"""`vita info`: what a checkpoint holds and what it will need, from its headers alone."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from vita.errors import CheckpointError
+
+
+def run_info(
+    model: str | None, device_name: str, dtype_name: str, context: int, *, as_json: bool, offline: bool
+) -> int:
+    """Print the facts; 2 if the checkpoint is incomplete."""
+    facts = collect(model, device_name, dtype_name, context, offline)
+    if as_json:
+        print(json.dumps(facts, ensure_ascii=False))
+    else:
+        for line in describe(facts):
+            print(line)
+    return 2 if facts["problem"] else 0
+
+
+def collect(model: str | None, device_name: str, dtype_name: str, context: int, offline: bool) -> dict[str, Any]:
+    """Everything as plain data.
+
+    Raises:
+        CheckpointError: the folder is no checkpoint at all.
+    """
+    from vita.engine.device import available_memory, choose_device, choose_dtype, predict_memory
+    from vita.layers.linear import choose_route
+    from vita.prompt.tokenizer import Tokenizer
+    from vita.weights.find import open_checkpoint
+    from vita.weights.load import check_tensors, parameter_counts
+
+    checkpoint = open_checkpoint(model, offline=offline)
+    config = checkpoint.config
+    tokenizer = Tokenizer.load(checkpoint.folder)
+    problem = None
+    try:
+        check_tensors(checkpoint, tokenizer.size)
+    except CheckpointError as error:
+        problem = str(error)
+    counts = parameter_counts(config, tokenizer.size)
+    device = choose_device(device_name)
+    dtype, why = choose_dtype(dtype_name, config, sum(counts.values()), device)
+    route, route_why = choose_route(device, dtype)
+    stored = sorted({str(e.dtype).removeprefix("torch.") for e in checkpoint.store.entries.values()})
+    return {
+        "model": model or "default",
+        "layout": config.layout,
+        "parameters": counts,
+        "total": sum(counts.values()),
+        "stored_bytes": sum(e.bytes for e in checkpoint.store.entries.values()),
+        "stored_dtypes": stored,
+        "dtype": str(dtype).removeprefix("torch."),
+        "dtype_reason": why,
+        "device": str(device),
+        "linears": f"{route}: {route_why}",
+        "memory": predict_memory(config, tokenizer.size, dtype, context),
+        "memory_context": context,
+        "available": available_memory(device),
+        "context": config.context,
+        "vocabulary": tokenizer.size,
+        "tile": config.vision.image_size,
+        "tokens_per_tile": config.vision.tokens_per_tile,
+        "most_tiles": config.tiling.max_tiles,
+        "untrained": list(checkpoint.untrained),
+        "speech_output": (checkpoint.folder / "vita_tts_ckpt").is_dir(),
+        "problem": problem,
+    }
+
+
+def describe(facts: dict[str, Any]) -> list[str]:
+    """The facts as lines for people."""
+    lines = [f"{facts['model']} ({facts['layout']} layout)", ""]
+    for part, count in facts["parameters"].items():
+        lines.append(f"  {part:12} {count / 1e6:12,.3f} M {count / 2**20:12,.3f} Mi")
+    total = facts["total"]
+    lines.append(f"  {'total':12} {total / 1e6:12,.3f} M {total / 2**20:12,.3f} Mi")
+    need = sum(facts["memory"].values())
+    lines += [
+        "",
+        f"stored      {facts['stored_bytes'] / 1e9:.3f} GB as {', '.join(facts['stored_dtypes'])}",
+        f"runs        in {facts['dtype']} on {facts['device']} ({facts['dtype_reason']})",
+        f"linears     {facts['linears']}",
+        f"memory      about {need / 1e9:.2f} GB at a context of {facts['memory_context']:,}; "
+        f"{facts['available'] / 1e9:.2f} GB are available",
+        f"context     {facts['context']:,} tokens",
+        f"vocabulary  {facts['vocabulary']:,} tokens",
+        f"pictures    1 to {facts['most_tiles']} tiles of {facts['tile']} px and a thumbnail, "
+        f"{facts['tokens_per_tile']} tokens each",
+        f"speech out  {'its files are there; this version answers in text' if facts['speech_output'] else 'no'}",
+    ]
+    if facts["untrained"]:
+        lines.append(f"untrained   {', '.join(facts['untrained'])}: the engine refuses requests that need it")
+    lines.append(f"missing     {facts['problem'] or 'nothing'}")
+    return lines

@@ -1,0 +1,47 @@
+"""Loading a model with a progress bar where somebody is looking."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vita.api import Vita
+
+
+def load_model(
+    model: str | None, *, base: str | None, device: str, dtype: str, offline: bool, verbose: bool = False
+) -> Vita:
+    """`vita.load` for the command line: progress on a terminal, silence in a pipe.
+
+    Raises:
+        VitaError: as `vita.load`.
+    """
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="vita: %(message)s")
+    if not sys.stderr.isatty():
+        _hide_download_bars()
+        from vita.api import load
+
+        return load(model, base=base, device=device, dtype=dtype, offline=offline)
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from vita.api import load
+
+    columns = (TextColumn("loading {task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("the model", total=None)
+
+        def show(part: str, done: int, total: int) -> None:
+            bars.update(task, description=f"the {part}", completed=done, total=total)
+
+        loaded = load(model, base=base, device=device, dtype=dtype, offline=offline, progress=show)
+        bars.update(task, visible=False)
+    return loaded
+
+
+def _hide_download_bars() -> None:
+    from huggingface_hub.utils import disable_progress_bars
+
+    disable_progress_bars()

@@ -1,0 +1,57 @@
+"""The table of where time and memory went, on stderr."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vita.types import Done
+
+
+def timing_rows(done: Done, ceiling: float | None) -> list[tuple[str, str, str]]:
+    """Stage, time, and what was done in it; stages that did not happen are left out.
+
+    Args:
+        done: the end of an answer.
+        ceiling: the machine's memory bandwidth in GB/s, if known.
+    """
+    t, u = done.timings, done.usage
+    rows = [
+        ("decode media", t.media, ""),
+        ("preprocess", t.preprocess, f"{u.prompt_tokens} tokens of prompt"),
+        ("load encoders", t.load, ""),
+        ("vision", t.vision, f"{u.tiles} tiles, {u.image_tokens} tokens" if u.tiles else ""),
+        ("audio", t.audio, f"{u.audio_seconds:.1f} s, {u.audio_tokens} tokens" if u.audio_tokens else ""),
+        ("prefill", t.prefill, f"first token after {_seconds(t.first_token)}"),
+    ]
+    out = [(name, _seconds(value), what) for name, value, what in rows if value >= 1e-4 or what]
+    if t.decode_tokens:
+        limit = f" of {ceiling:.1f}" if ceiling else ""
+        speed = f"{t.tokens_per_second:.1f} tokens/s, {t.gigabytes_per_second:.2f}{limit} GB/s"
+        out.append(("decode", _seconds(t.decode), f"{u.completion_tokens} tokens, {speed}"))
+    pictures = f"{u.pictures / t.total:.2f} pictures/s" if u.pictures and t.total else ""
+    out.append(("total", _seconds(t.total), pictures))
+    busy = "" if t.gpu_utilisation is None else f"GPU {t.gpu_utilisation:.0f} % busy"
+    out.append(("peak memory", f"{t.peak_memory / 1e6:,.0f} MB", busy or t.device))
+    return out
+
+
+def print_timings(done: Done) -> None:
+    """The table for people."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from vita.engine.ceiling import read_bandwidth
+
+    on_cpu = done.timings.device == "cpu"
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    table.add_column(style="dim")
+    table.add_column(justify="right")
+    table.add_column(style="dim")
+    for row in timing_rows(done, read_bandwidth() if on_cpu else None):
+        table.add_row(*row)
+    Console(stderr=True).print(table)
+
+
+def _seconds(value: float) -> str:
+    return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.2f} s"

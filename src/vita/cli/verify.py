@@ -1,0 +1,31 @@
+"""`vita verify`: a row per stage and case, and whether all passed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+
+def run_verify(folder: Path, dtype: str, device: str, *, as_json: bool) -> int:
+    """Print rows as they come; 0 only if none failed.
+
+    Raises:
+        VitaError: the folder is no reference set, or its checkpoint is unusable.
+    """
+    from vita.verify import run
+
+    counts = {"pass": 0, "fail": 0, "skipped": 0}
+    if not as_json:
+        print(f"{'stage':22} {'case':18} {'difference':>12} {'tolerance':>10}  result")
+    for row in run(folder, dtype=dtype, device=device):
+        counts[row.status] += 1
+        if as_json:
+            print(json.dumps(dataclasses.asdict(row) | {"status": row.status}))
+            continue
+        difference = "" if row.difference is None else f"{row.difference:.3g}"
+        note = f" ({row.note})" if row.note else ""
+        print(f"{row.stage:22} {row.case:18} {difference:>12} {row.tolerance:>10.3g}  {row.status}{note}", flush=True)
+    if not as_json:
+        print(f"{counts['pass']} passed, {counts['fail']} failed, {counts['skipped']} skipped")
+    return 1 if counts["fail"] or not counts["pass"] else 0

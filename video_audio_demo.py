@@ -1,0 +1,15 @@
+"""The reference demo's command line: `python video_audio_demo.py --image_path a.png --question "What is this?"`."""
+
+import sys
+
+from vita.cli.guard import run_guarded
+
+
+def start() -> int:
+    from vita.cli.demo import run_demo
+
+    return run_demo(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    run_guarded(start)
