@@ -5,23 +5,28 @@ Owns samples from file to mono float32 at the encoder's rate. Does not know abou
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from vita.errors import MediaError
 from vita.media.load import Loaded, read_source
+from vita.media.resample import Samples, resample_reference
 from vita.types import Audio, MediaOptions
 
-Samples = np.ndarray[Any, np.dtype[np.float32]]
+__all__ = ["Samples", "Waveform", "load_audio", "resample_reference"]
+
+BLOCK_SECONDS = 30  # decoded at a time, so that a long sound never lies in memory with all its channels
+MAX_CHANNELS = 64  # an array with more has its axes swapped
+UNKNOWN_LENGTH = 1 << 48  # libsndfile's frame count of a stream whose length it cannot tell is above this
+FORMATS = "use wav, flac, mp3, ogg, m4a or webm"
 
 
 @dataclass(frozen=True)
 class Waveform:
-    """Mono sound: float32 `[n]` in about [-1, 1) at the asked rate, and how long the original was."""
+    """Mono sound: float32 `[n]` in about [-1, 1) at the asked rate, and how long the original was in seconds."""
 
     samples: Samples
     seconds: float
@@ -41,120 +46,124 @@ def load_audio(audio: Audio, options: MediaOptions | None = None, sample_rate: i
             says how long it is).
     """
     options = options or MediaOptions()
+    notes: list[str] = []
     if isinstance(audio.source, np.ndarray):
-        channels, rate, name = _from_array(audio), audio.sample_rate or sample_rate, "<array>"
+        blocks, name = iter([_from_array(audio)]), "<array>"
     else:
         loaded = read_source(audio.source, options, "sound")
-        channels, rate = _decode(loaded, options, from_video=audio.from_video)
-        name = loaded.name
-    if channels.shape[1] == 0:
-        raise MediaError("holds no samples", where=name)
-    if not np.isfinite(channels).all():
-        raise MediaError("holds samples that are not numbers", where=name)
-    _check_length(channels.shape[1] / rate, options, name)
+        blocks, name = _decode(loaded, options, notes, from_video=audio.from_video), loaded.name
+    channels, rate = _collect(blocks, options, name)
     seconds = channels.shape[1] / rate
     if options.reference:
-        mono = channels if rate == sample_rate else resample_reference(channels, rate, sample_rate)
-        return Waveform(np.ascontiguousarray(mono[0]), seconds)
-    mixed = channels.mean(axis=0, dtype=np.float32)
-    if rate != sample_rate:
+        mono = channels[0] if rate == sample_rate else resample_reference(channels, rate, sample_rate)[0]
+    elif rate == sample_rate:
+        mono = channels[0]
+    else:
         import soxr
 
-        mixed = soxr.resample(mixed, rate, sample_rate, quality="HQ")
-    return Waveform(np.ascontiguousarray(mixed, dtype=np.float32), seconds)
+        mono = soxr.resample(channels[0], rate, sample_rate, quality="HQ")
+    if mono.size == 0:
+        raise MediaError("is shorter than one sample", where=name)
+    return Waveform(np.ascontiguousarray(mono, dtype=np.float32), seconds, tuple(notes))
 
 
-def resample_reference(channels: Samples, from_rate: int, to_rate: int) -> Samples:
-    """The reference's windowed-sinc resampler (spec section 5.2).
+@dataclass(frozen=True)
+class _Block:
+    """A stretch of decoded sound: float32 `[channels, n]` at `rate` Hz."""
 
-    Args:
-        channels: float32 `[channels, n]`.
-
-    Returns:
-        float32 `[channels, ceil(n * to / from)]`.
-    """
-    divisor = math.gcd(from_rate, to_rate)
-    old, new = from_rate // divisor, to_rate // divisor
-    base = 0.99 * min(old, new)
-    width = math.ceil(6 * old / base)
-    # The phase is rounded to float32, the rest is float64, the kernel is kept as float32.
-    phase = (torch.arange(0, -new, -1, dtype=torch.float32) / new).double()[:, None]
-    taps = torch.arange(-width, width + old, dtype=torch.float64)[None, :] / old
-    t = ((phase + taps) * base).clamp(-6, 6)
-    window = torch.cos(t * math.pi / 12) ** 2
-    kernel = (torch.sinc(t) * window * (base / old)).float()  # [new, taps]
-    padded = torch.nn.functional.pad(torch.from_numpy(channels), (width, width + old))
-    phases = torch.nn.functional.conv1d(padded[:, None], kernel[:, None], stride=old)  # [channels, new, steps]
-    length = math.ceil(channels.shape[1] * new / old)
-    out: Samples = phases.transpose(1, 2).reshape(channels.shape[0], -1)[:, :length].contiguous().numpy()
-    return out
+    samples: Samples
+    rate: int
 
 
-def _decode(loaded: Loaded, options: MediaOptions, *, from_video: bool) -> tuple[Samples, int]:
-    """All channels `[channels, n]` and the rate: soundfile first, PyAV for what it cannot read."""
+def _collect(blocks: Iterator[_Block], options: MediaOptions, name: str) -> tuple[Samples, int]:
+    """All blocks as `[channels, n]` (the reference resamples every channel) or mixed down to `[1, n]`."""
+    parts: list[Samples] = []
+    count, rate = 0, 0
+    for block in blocks:
+        rate = block.rate
+        count += block.samples.shape[1]
+        _check_length(count / rate, options, name, so_far=True)
+        if not np.isfinite(block.samples).all():
+            raise MediaError("holds samples that are not numbers (NaN or infinite)", where=name)
+        mixed = block.samples if options.reference else block.samples.mean(axis=0, keepdims=True, dtype=np.float32)
+        parts.append(mixed)
+    if count == 0:
+        raise MediaError("holds no samples", where=name)
+    return np.concatenate(parts, axis=1), rate
+
+
+def _decode(loaded: Loaded, options: MediaOptions, notes: list[str], *, from_video: bool) -> Iterator[_Block]:
+    """soundfile first, PyAV for what it cannot read; adds to `notes` what the user should know."""
     import soundfile
 
-    if not from_video:
+    with loaded.open() as stream:
         try:
-            with loaded.open() as stream, soundfile.SoundFile(stream) as file:
-                if file.frames > 0 and file.samplerate > 0:
-                    _check_length(file.frames / file.samplerate, options, loaded.name)
-                limit = int(options.max_audio_seconds * file.samplerate) + 1
-                data = file.read(frames=limit, dtype="float32", always_2d=True)
-                return np.ascontiguousarray(data.T), int(file.samplerate)
-        except (soundfile.LibsndfileError, RuntimeError, TypeError):
-            pass  # not one of libsndfile's formats; PyAV knows more of them and words the error below
-    return _decode_with_av(loaded, options)
+            # A video is never libsndfile's, and its probing would read much of a large one.
+            file = None if from_video else soundfile.SoundFile(stream)
+        except (soundfile.LibsndfileError, TypeError):
+            file = None  # not one of libsndfile's formats; PyAV knows more of them and words the error
+        if file is not None:
+            yield from _read_with_soundfile(file, loaded.name, options, notes)
+            return
+    from vita.media.container import decode_sound
+
+    for samples, rate in decode_sound(loaded, notes, lambda seconds: _check_length(seconds, options, loaded.name)):
+        yield _Block(samples, rate)
 
 
-def _decode_with_av(loaded: Loaded, options: MediaOptions) -> tuple[Samples, int]:
-    import av
+def _read_with_soundfile(file: Any, name: str, options: MediaOptions, notes: list[str]) -> Iterator[_Block]:
+    import soundfile
 
-    try:
-        with loaded.open() as stream, av.open(stream, metadata_errors="ignore") as container:
-            if not container.streams.audio:
-                raise MediaError("has no sound", where=loaded.name)
-            track = container.streams.audio[0]
-            if container.duration:
-                _check_length(container.duration / 1e6, options, loaded.name)
-            resampler = av.AudioResampler(format="fltp")
-            blocks: list[Samples] = []
-            count = 0
-            for frame in container.decode(track):
-                for piece in resampler.resample(frame):
-                    blocks.append(piece.to_ndarray().astype(np.float32, copy=False))
-                    count += piece.samples
-                if count > options.max_audio_seconds * track.rate:
-                    _check_length(count / track.rate, options, loaded.name)
-            if not blocks:
-                raise MediaError("holds no samples", where=loaded.name)
-            return np.concatenate(blocks, axis=1), int(track.rate)
-    except MediaError:
-        raise
-    except (av.FFmpegError, ValueError, OSError, EOFError) as error:
-        raise MediaError(
-            "is not a sound in a known format, or is damaged", where=loaded.name,
-            fix="use wav, flac, mp3, ogg, m4a or webm",
-        ) from error  # fmt: skip
+    with file:
+        rate = int(file.samplerate)
+        if 0 < file.frames < UNKNOWN_LENGTH:
+            _check_length(file.frames / rate, options, name)
+        read = 0
+        while True:
+            try:
+                data = file.read(frames=BLOCK_SECONDS * rate, dtype="float32", always_2d=True)
+            except soundfile.LibsndfileError as error:
+                if read == 0:
+                    raise MediaError("is a damaged sound", where=name, fix=FORMATS) from error
+                notes.append(f"{name}: it is damaged after {read / rate:.1f} seconds; the sound before that was used.")
+                return
+            if not len(data):
+                return
+            read += len(data)
+            yield _Block(np.ascontiguousarray(data.T), rate)
 
 
-def _from_array(audio: Audio) -> Samples:
+def _from_array(audio: Audio) -> _Block:
     array: np.ndarray[Any, Any] = audio.source
-    if array.ndim not in (1, 2) or array.dtype.kind not in "fi" or array.dtype.itemsize == 1:
+    if array.ndim not in (1, 2) or array.dtype not in (np.float16, np.float32, np.float64, np.int16, np.int32):
         raise MediaError(
             f"an array of {array.dtype} {list(array.shape)} is not a sound",
             fix="pass float or int16 samples [n] or [n, channels]",
         )
-    if audio.sample_rate is not None and audio.sample_rate <= 0:
-        raise MediaError(f"a sample rate of {audio.sample_rate} Hz is not possible")
+    if array.ndim == 2 and array.shape[1] > MAX_CHANNELS:
+        raise MediaError(
+            f"an array {list(array.shape)} would be a sound of {array.shape[1]} channels",
+            fix="pass samples as [n, channels]",
+        )
+    rate = audio.sample_rate
+    if rate is None:
+        raise MediaError("an array of samples does not say how fast it plays", fix="pass sample_rate in Hz with it")
+    if rate <= 0 or rate != int(rate):
+        raise MediaError(f"a sample rate of {rate} Hz is not possible", fix="pass a positive whole number")
     wide = array[:, None] if array.ndim == 1 else array
     scale = 1.0 if array.dtype.kind == "f" else float(2 ** (8 * array.dtype.itemsize - 1))
-    return np.ascontiguousarray((wide / scale).astype(np.float32).T)
+    return _Block(np.ascontiguousarray((wide / scale).astype(np.float32).T), int(rate))
 
 
-def _check_length(seconds: float, options: MediaOptions, name: str) -> None:
-    if seconds > options.max_audio_seconds:
-        raise MediaError(
-            f"lasts {seconds / 60:.0f} minutes, the limit is {options.max_audio_seconds / 60:.0f}", where=name,
-            fix="cut the part you want to ask about",
-        )  # fmt: skip
+def _check_length(seconds: float, options: MediaOptions, name: str, *, so_far: bool = False) -> None:
+    limit = options.max_audio_seconds
+    if seconds > limit:
+        lasts = f"lasts longer than the limit of {_clock(limit)}"
+        if not so_far:
+            lasts = f"lasts {_clock(seconds)}, longer than the limit of {_clock(limit)}"
+        raise MediaError(lasts, where=name, fix="cut out the part you want to ask about")
+
+
+def _clock(seconds: float) -> str:
+    """A length for a sentence: seconds up to two minutes, then minutes."""
+    return f"{seconds:.4g} seconds" if seconds < 120 else f"{seconds / 60:.4g} minutes"

@@ -5,8 +5,10 @@ Owns pixels from file to float32. Does not know how many tokens a tile becomes.
 
 from __future__ import annotations
 
+import struct
 import warnings
 from collections.abc import Sequence
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -20,6 +22,10 @@ from vita.media.load import read_source
 from vita.types import MediaOptions, Source
 
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
+MAX_ASPECT = 64  # of a frame; what is beyond lies outside the centre crop anyway
+MAX_SIDE = 1_000_000  # Pillow's tables for resizing take 32 bytes for every pixel of a side
+MAX_CANVAS_SIDE = 16_384  # of a padded picture: 805 MB
+FORMATS = "use PNG, JPEG, WebP or GIF"
 
 
 def load_image(source: Source, options: MediaOptions | None = None) -> Pillow.Image:
@@ -36,31 +42,55 @@ def load_image(source: Source, options: MediaOptions | None = None) -> Pillow.Im
     if isinstance(source, np.ndarray):
         source = _from_array(source)
     if isinstance(source, Pillow.Image):
-        _check_size(source, options, "<picture>")
-        return _to_rgb(source, options)
+        return _decode(source, options, "<picture>")
     loaded = read_source(source, options, "picture")
-    with warnings.catch_warnings(), loaded.open() as stream:
-        # Our own pixel limit is checked below, before decoding; Pillow's warning about size would be noise.
-        warnings.simplefilter("ignore")
-        head = stream.read(32)
-        stream.seek(0)
-        if head[4:8] == b"ftyp" and head[8:12] in HEIC_BRANDS:
-            _register_heic(loaded.name)
+    with loaded.open() as stream:
+        return _decode(open_picture(stream, options, loaded.name), options, loaded.name)
+
+
+def open_picture(stream: BinaryIO, options: MediaOptions, name: str) -> Pillow.Image:
+    """The header of a picture, its pixels not yet decoded; `stream` must stay open until they are.
+
+    Raises:
+        MediaError: not a picture, a damaged header, or over Pillow's own pixel limit.
+    """
+    head = stream.read(32)
+    stream.seek(0)
+    heic = head[4:8] == b"ftyp" and head[8:12] in HEIC_BRANDS
+    if heic:
+        heic = not _register_heic()  # from here on: a HEIC picture that nobody can read
+    with warnings.catch_warnings():
+        # Our own limits speak for themselves; Pillow's remarks would be noise on a terminal.
+        warnings.simplefilter("ignore", Pillow.DecompressionBombWarning)
+        warnings.filterwarnings("ignore", module="PIL")
         try:
-            picture = Pillow.open(stream)
-            _check_size(picture, options, loaded.name)
+            return Pillow.open(stream)
+        except Pillow.DecompressionBombError:
+            # Pillow refuses twice its MAX_IMAGE_PIXELS by itself, even where our limit is set higher.
+            most = min(options.max_pixels, 2 * (Pillow.MAX_IMAGE_PIXELS or options.max_pixels))
+            raise _too_large(name, most) from None
+        except Exception as error:  # plugins raise many kinds for a damaged header
+            if heic:
+                raise MediaError(
+                    "is a HEIC picture and pillow-heif is not installed", where=name, fix="run pip install pillow-heif"
+                ) from None
+            if isinstance(error, UnidentifiedImageError):
+                raise MediaError("is not a picture in a known format", where=name, fix=FORMATS) from None
+            raise MediaError("is a damaged or truncated picture", where=name) from error
+
+
+def _decode(picture: Pillow.Image, options: MediaOptions, name: str) -> Pillow.Image:
+    """Check the size, then decode to RGB; of an animation, the frame the picture stands at."""
+    check_size(picture, options, name)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="PIL")
             picture.load()
             return _to_rgb(picture, options)
-        except UnidentifiedImageError:
-            raise MediaError(
-                "is not a picture in a known format", where=loaded.name, fix="use PNG, JPEG, WebP or another"
-            ) from None
-        except Pillow.DecompressionBombError:
-            raise _too_large(loaded.name, options) from None
-        except MediaError:
-            raise
-        except Exception as error:  # decoders raise many kinds for damaged files: OSError, SyntaxError, struct.error…
-            raise MediaError("is a damaged or truncated picture", where=loaded.name) from error
+    except MemoryError as error:
+        raise MediaError(f"of {picture.width}x{picture.height} pixels does not fit in memory", where=name) from error
+    except Exception as error:  # decoders raise many kinds for damaged files: OSError, SyntaxError, struct.error…
+        raise MediaError("is a damaged or truncated picture", where=name, fix="save it again or as PNG") from error
 
 
 def choose_grid(width: int, height: int, tiling: Tiling) -> tuple[int, int]:
@@ -111,10 +141,15 @@ def to_pixels(pictures: Sequence[Pillow.Image], preprocess: ImagePreprocess) -> 
 def _fit(picture: Pillow.Image, preprocess: ImagePreprocess) -> Pillow.Image:
     """Pad if the checkpoint wants it, then shorter side to `size`, then the centre."""
     if preprocess.pad and picture.width != picture.height:
+        if max(picture.size) > MAX_CANVAS_SIDE:  # its square would take gigabytes for no visible gain
+            picture = picture.copy()
+            picture.thumbnail((MAX_CANVAS_SIDE, MAX_CANVAS_SIDE), Pillow.Resampling.BICUBIC)
         side = max(picture.size)
         canvas = Pillow.new("RGB", (side, side), tuple(int(255 * m) for m in preprocess.mean))
         canvas.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
         picture = canvas
+    elif max(picture.size) > MAX_ASPECT * min(picture.size):
+        picture = _trim(picture)
     short, long = sorted(picture.size)
     if short != preprocess.size:
         other = int(preprocess.size * long / short)
@@ -122,6 +157,14 @@ def _fit(picture: Pillow.Image, preprocess: ImagePreprocess) -> Pillow.Image:
         picture = picture.resize(size, Pillow.Resampling.BICUBIC)
     left, top = (picture.width - preprocess.crop) // 2, (picture.height - preprocess.crop) // 2
     return picture.crop((left, top, left + preprocess.crop, top + preprocess.crop))
+
+
+def _trim(picture: Pillow.Image) -> Pillow.Image:
+    """The middle of a sliver: enlarging all of it would take gigabytes, and the crop keeps only the middle."""
+    most = MAX_ASPECT * min(picture.size)
+    width, height = min(picture.width, most), min(picture.height, most)
+    left, top = (picture.width - width) // 2, (picture.height - height) // 2
+    return picture.crop((left, top, left + width, top + height))
 
 
 def _normalise(picture: Pillow.Image, preprocess: ImagePreprocess) -> Tensor:
@@ -134,7 +177,7 @@ def _normalise(picture: Pillow.Image, preprocess: ImagePreprocess) -> Tensor:
 def _to_rgb(picture: Pillow.Image, options: MediaOptions) -> Pillow.Image:
     if options.reference:
         return picture.convert("RGB")
-    picture = ImageOps.exif_transpose(picture)
+    picture = _upright(picture)
     if picture.mode.startswith(("I", "F")):
         return _scale_deep(picture)
     if picture.has_transparency_data:
@@ -144,17 +187,28 @@ def _to_rgb(picture: Pillow.Image, options: MediaOptions) -> Pillow.Image:
     return picture.convert("RGB")
 
 
+def _upright(picture: Pillow.Image) -> Pillow.Image:
+    """Turned as its EXIF says."""
+    try:
+        return ImageOps.exif_transpose(picture)
+    except (SyntaxError, ValueError, TypeError, KeyError, IndexError, OSError, struct.error):
+        # Damaged EXIF beside sound pixels: what the tag says cannot be known, the picture can be shown.
+        return picture
+
+
 def _scale_deep(picture: Pillow.Image) -> Pillow.Image:
-    """16-bit and float greyscale to 8 bits; Pillow's own conversion would clip everything over 255 to white."""
-    values = np.asarray(picture).astype(np.float64)
-    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
-    top = 65535.0 if picture.mode.startswith("I") and values.max(initial=0.0) > 255 else 255.0
-    if picture.mode == "F" and values.max(initial=0.0) <= 1.0:
-        top = 1.0
+    """16-bit, 32-bit and float greyscale to 8 bits; Pillow's own conversion clips everything over 255 to white."""
+    values = np.nan_to_num(np.asarray(picture).astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    highest = float(values.max(initial=0.0))
+    if picture.mode.startswith("I;16"):
+        top = 65535.0
+    else:  # the file does not say what is white: the least usual range that holds all values
+        usual = (1.0, 255.0, 65535.0) if picture.mode == "F" else (255.0, 65535.0)
+        top = next((t for t in usual if highest <= t), highest)
     return Pillow.fromarray((values / top * 255).clip(0, 255).astype(np.uint8)).convert("RGB")
 
 
-def _from_array(array: np.ndarray) -> Pillow.Image:
+def _from_array(array: np.ndarray[Any, Any]) -> Pillow.Image:
     shape = list(array.shape)
     if array.dtype != np.uint8 or array.size == 0 or not (array.ndim == 2 or (array.ndim == 3 and shape[2] in (3, 4))):
         raise MediaError(
@@ -164,27 +218,29 @@ def _from_array(array: np.ndarray) -> Pillow.Image:
     return Pillow.fromarray(np.ascontiguousarray(array))
 
 
-def _check_size(picture: Pillow.Image, options: MediaOptions, name: str) -> None:
+def check_size(picture: Pillow.Image, options: MediaOptions, name: str) -> None:
+    """Hold a picture, decoded or not, to the limits.
+
+    Raises:
+        MediaError: it has too many pixels, or too few to be one.
+    """
     if picture.width < 1 or picture.height < 1:
         raise MediaError("has no pixels", where=name)
     if picture.width * picture.height > options.max_pixels:
-        raise _too_large(f"{name} ({picture.width}x{picture.height})", options)
-    # Tiling squeezes any shape; a sliver this thin is a mistake, and resizing it would take gigabytes.
-    if max(picture.size) > 1000 * min(picture.size):
+        raise _too_large(f"{name} ({picture.width}x{picture.height})", options.max_pixels)
+    if max(picture.size) > MAX_SIDE:
         raise MediaError(f"is a sliver of {picture.width}x{picture.height} pixels", where=name)
 
 
-def _too_large(name: str, options: MediaOptions) -> MediaError:
-    return MediaError(
-        f"has more than {options.max_pixels / 1e6:.0f} million pixels", where=name, fix="make the picture smaller"
-    )
+def _too_large(name: str, most: int) -> MediaError:
+    return MediaError(f"has more than {most / 1e6:g} million pixels", where=name, fix="make the picture smaller")
 
 
-def _register_heic(name: str) -> None:
+def _register_heic() -> bool:
+    """Teach Pillow HEIC, where pillow-heif is installed."""
     try:
         import pillow_heif
     except ImportError:
-        raise MediaError(
-            "is a HEIC picture and pillow-heif is not installed", where=name, fix="run pip install pillow-heif"
-        ) from None
+        return False
     pillow_heif.register_heif_opener()
+    return True

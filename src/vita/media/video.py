@@ -1,21 +1,26 @@
 """Video: which frames are looked at, and getting just those (spec section 3.4).
 
-Owns the choice of frames and their decoding with PyAV. Never holds more frames than are wanted.
+Owns the choice of frames; `frames` and `animation` decode them. Never holds more frames than are wanted.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image as Pillow
 
 from vita.errors import MediaError
+from vita.media.animation import Animation, open_animation
 from vita.media.image import load_image
 from vita.media.load import Loaded, read_source
 from vita.types import MediaOptions, Video
+
+if TYPE_CHECKING:
+    from vita.media.frames import Timeline
 
 MIN_FRAMES = 4
 
@@ -42,147 +47,145 @@ def pick_frames(
     """
     stride = max(1, round(fps / sample_fps))  # Python rounds halves to even, as the reference does
     positions = list(range(0, n_frames, stride))
-    if len(positions) > max_frames:
-        return _spread(positions, max_frames)
-    if len(positions) < min_frames:
-        return _spread(positions, min(min_frames, max_frames))
-    return positions
+    return _fit_count(positions, max_frames, min_frames)
 
 
 def load_video(video: Video, options: MediaOptions | None = None, min_frames: int = MIN_FRAMES) -> Clip:
     """The frames to look at.
 
     Args:
-        video: a source, or a list of pictures that are its frames.
-        options: limits, and whether rotation metadata is ignored as the reference does.
+        video: a source, or a list of pictures that are its frames (an array `[n, h, w, 3]` is such a list).
+        options: limits, and whether to do as the reference: rotation metadata ignored, frames picked by number
+            even where the rate varies.
+        min_frames: a clip with fewer repeats them, as the model was trained to see it.
 
     Raises:
         MediaError: not a video, no frame in it (or in the asked stretch), damaged from the start, or too large.
     """
     options = options or MediaOptions()
-    if video.fps <= 0 or video.max_frames < 1:
-        raise MediaError("fps and max_frames of a video must be positive")
-    if isinstance(video.source, (list, tuple)):
-        return _from_pictures(video, options)
-    loaded = read_source(video.source, options, "video")
-    import av
+    _check_request(video)
+    source = video.source
+    if isinstance(source, np.ndarray) and source.ndim == 4:
+        source = list(source)
+    if isinstance(source, (list, tuple)):
+        return _from_pictures(source, video, options, min_frames)
+    if isinstance(source, (np.ndarray, Pillow.Image)):
+        raise MediaError("one picture is not a video", fix="pass it as an image, or a list of pictures")
+    loaded = read_source(source, options, "video")
+    animation = open_animation(loaded, options)
+    if animation is not None:
+        return _from_animation(animation, loaded, video, options, min_frames)
+    return _from_container(loaded, video, options, min_frames)
 
-    try:
-        return _from_container(loaded, video, options, min_frames)
-    except MediaError:
-        raise
-    except (av.FFmpegError, ValueError, OSError, EOFError) as error:
+
+def _check_request(video: Video) -> None:
+    if not (math.isfinite(video.fps) and video.fps > 0):
+        raise MediaError(f"{video.fps} frames looked at per second is not possible", fix="pass a positive fps")
+    if video.max_frames < 1:
         raise MediaError(
-            "is not a video in a known format, or is damaged", where=loaded.name, fix="use mp4, webm, mkv or mov"
-        ) from error
+            f"a video of at most {video.max_frames} frames shows nothing", fix="pass max_frames of 1 or more"
+        )
+    for name, second in (("start", video.start), ("end", video.end)):
+        if second is not None and not second >= 0:
+            raise MediaError(f"{name} of a video is {second} seconds", fix="pass 0 or more")
+    if video.start is not None and video.end is not None and video.start > video.end:
+        raise MediaError(f"start of a video ({video.start:g} s) is after its end ({video.end:g} s)", fix="swap them")
 
 
-def _from_pictures(video: Video, options: MediaOptions) -> Clip:
-    sources: Sequence[Any] = video.source
+def _from_pictures(sources: Sequence[Any], video: Video, options: MediaOptions, min_frames: int) -> Clip:
     if not sources:
         raise MediaError("a video of no frames shows nothing", fix="pass at least one picture")
-    numbers = list(range(len(sources)))
-    if len(numbers) > video.max_frames:
-        numbers = _spread(numbers, video.max_frames)
-    frames = [load_image(sources[n], options) for n in numbers]
-    return Clip(frames, [n / video.fps for n in numbers], video.fps, len(sources))
+    # Given frames are taken to be sampled already: a stride of one.
+    numbers = pick_frames(1.0, len(sources), max_frames=video.max_frames, min_frames=min_frames)
+    pictures = {n: load_image(sources[n], options) for n in sorted(set(numbers))}
+    times = [n / video.fps for n in numbers]
+    return Clip([pictures[n] for n in numbers], times, video.fps, len(sources), _repeats("the clip", numbers))
 
 
 def _from_container(loaded: Loaded, video: Video, options: MediaOptions, min_frames: int) -> Clip:
-    """Two passes: count frames by their packets' times, then decode and keep the picked ones."""
-    times, fps, cut = _frame_times(loaded, options)
+    """Two passes: the times of all frames by their packets, then decode and keep the picked ones."""
+    from vita.media.frames import decode_frames, read_timeline
+
+    timeline = read_timeline(loaded, options)
+    numbers = _pick_by_time(timeline.times, timeline.fps, video, options, min_frames, loaded.name)
+    pictures = decode_frames(loaded, timeline, numbers, options)
+    if not pictures:
+        raise MediaError("has no frame that can be decoded", where=loaded.name, fix="save the video again")
+    shown = [_nearest(n, pictures) for n in numbers]
+    notes = _damage_notes(loaded.name, timeline, shown != numbers)
+    return Clip(
+        [pictures[n] for n in shown],
+        [timeline.times[n] for n in shown],
+        timeline.fps,
+        len(timeline.times),
+        (*notes, *_repeats(loaded.name, numbers)),
+    )
+
+
+def _from_animation(animation: Animation, loaded: Loaded, video: Video, options: MediaOptions, min_frames: int) -> Clip:
+    times = animation.times
+    fps = len(times) / animation.seconds
+    numbers = _pick_by_time(times, fps, video, options, min_frames, loaded.name)
+    pictures = animation.decode(sorted(set(numbers)), options)
+    return Clip(
+        [pictures[n] for n in numbers],
+        [times[n] for n in numbers],
+        fps,
+        len(times),
+        (*animation.notes, *_repeats(loaded.name, numbers)),
+    )
+
+
+def _pick_by_time(
+    times: list[float], fps: float, video: Video, options: MediaOptions, min_frames: int, name: str
+) -> list[int]:
+    """`pick_frames` in the asked stretch; where the rate varies, the frame on screen at each tick of the clock."""
     start = video.start or 0.0
-    end = float("inf") if video.end is None else video.end
-    inside = [k for k, t in enumerate(times) if start <= t <= end]
+    end = math.inf if video.end is None else video.end
+    # A frame stays on screen until the next one comes.
+    until = [*times[1:], times[-1] + 1.0 / fps] if times else []
+    inside = [k for k, t in enumerate(times) if until[k] > start + 1e-6 and t <= end]
     if not inside:
-        asked = f" between {start:g} and {end:g} seconds" if times else ""
-        raise MediaError(f"has no frames{asked}", where=loaded.name)
-    picks = _pick_by_time([times[k] for k in inside], fps, video, min_frames)
-    numbers = [inside[p] for p in picks]
-    kept = _decode(loaded, set(numbers), options)
-    if not kept:
-        raise MediaError("has no frame that can be decoded", where=loaded.name)
-    lost = sorted(set(numbers) - set(kept))
-    notes = [f"{loaded.name}: it is damaged near its end; the last good frame stands for the rest."] if lost else []
-    if cut:
-        notes.append(f"{loaded.name}: it breaks off before its end; what could be read was used.")
-    last = max(kept)
-    frames = [kept.get(n) or kept[last] for n in numbers]
-    return Clip(frames, [times[n] if n in kept else times[last] for n in numbers], fps, len(times), tuple(notes))
+        asked = f"after {start:g}" if math.isinf(end) else f"between {start:g} and {end:g}"
+        what = f"has no frames {asked} seconds, it lasts {until[-1]:.4g}" if times else "has no frames"
+        raise MediaError(what, where=name)
+    stretch = [times[k] for k in inside]
+    gaps = np.diff(stretch)
+    if options.reference or gaps.size == 0 or float(gaps.max()) < 1.5 * float(np.median(gaps)) + 1e-3:
+        picks = pick_frames(fps, len(inside), sample_fps=video.fps, max_frames=video.max_frames, min_frames=min_frames)
+    else:
+        ticks = np.arange(max(start, stretch[0]), stretch[-1] + 1e-6, 1.0 / video.fps)
+        shown = [max(0, int(np.searchsorted(stretch, t + 1e-6, side="right")) - 1) for t in ticks]
+        # No frame twice only because it stands long: still pictures would crowd out the rest.
+        picks = _fit_count(sorted(set(shown)), video.max_frames, min_frames)
+    return [inside[p] for p in picks]
 
 
-def _pick_by_time(times: list[float], fps: float, video: Video, min_frames: int) -> list[int]:
-    """`pick_frames` for even frame rates; where the rate varies, the frame on screen at each tick of the clock."""
-    numbers = pick_frames(fps, len(times), sample_fps=video.fps, max_frames=video.max_frames, min_frames=min_frames)
-    gaps = np.diff(times)
-    even = gaps.size == 0 or float(gaps.max()) < 1.5 * float(np.median(gaps)) + 1e-3
-    if even:
-        return numbers
-    ticks = np.arange(times[0], times[-1] + 1e-6, 1.0 / video.fps)
-    shown = [int(np.searchsorted(times, t + 1e-6, side="right") - 1) for t in ticks]
-    if len(shown) > video.max_frames:
-        return _spread(shown, video.max_frames)
-    return shown if len(shown) >= min_frames else _spread(shown, min(min_frames, video.max_frames))
+def _nearest(number: int, pictures: dict[int, Pillow.Image]) -> int:
+    """The decoded frame that stands for this one: the last good one before it, else the first."""
+    return max((n for n in pictures if n <= number), default=min(pictures))
 
 
-def _frame_times(loaded: Loaded, options: MediaOptions) -> tuple[list[float], float, bool]:
-    """The display time of every frame in seconds, the average rate, and whether the file breaks off."""
-    import av
-
-    cut = False
-    with loaded.open() as stream, av.open(stream, metadata_errors="ignore") as container:
-        track = _video_track(container, loaded, options)
-        base = float(track.time_base) if track.time_base else 0.0
-        stamps: list[float] = []
-        try:
-            for packet in container.demux(track):
-                if packet.size and not packet.is_discard:
-                    stamp = packet.pts if packet.pts is not None else packet.dts
-                    stamps.append(len(stamps) * 1.0 if stamp is None or not base else stamp * base)
-        except (av.FFmpegError, EOFError):
-            cut = True
-        rate = track.average_rate or track.base_rate
-    times = sorted(stamps)
-    first = times[0] if times else 0.0
-    times = [t - first for t in times]
-    span = times[-1] if times else 0.0
-    fps = float(rate) if rate else (len(times) - 1) / span if span > 0 else 1.0
-    return times, fps, cut
+def _damage_notes(name: str, timeline: Timeline, lost: bool) -> list[str]:
+    notes = []
+    if timeline.broken_off:
+        notes.append(f"{name}: it breaks off before its end; what could be read was used.")
+    if lost:
+        notes.append(f"{name}: some frames are damaged; the last good frame before each stands for it.")
+    return notes
 
 
-def _decode(loaded: Loaded, wanted: set[int], options: MediaOptions) -> dict[int, Pillow.Image]:
-    """The wanted frames by number; stops at the first that cannot be decoded."""
-    import av
-
-    kept: dict[int, Pillow.Image] = {}
-    with loaded.open() as stream, av.open(stream, metadata_errors="ignore") as container:
-        track = _video_track(container, loaded, options)
-        track.thread_type = "AUTO"
-        try:
-            for number, frame in enumerate(container.decode(track)):
-                if number in wanted:
-                    kept[number] = _to_picture(frame, options)
-                    if len(kept) == len(wanted):
-                        break
-        except (av.FFmpegError, EOFError):
-            return kept  # the caller sees which frames are missing and says so
-    return kept
+def _repeats(name: str, numbers: Sequence[int]) -> tuple[str, ...]:
+    if len(set(numbers)) == len(numbers):
+        return ()
+    return (f"{name}: it is short, so some of its frames are shown to the model more than once.",)
 
 
-def _to_picture(frame: Any, options: MediaOptions) -> Pillow.Image:
-    picture: Pillow.Image = frame.to_image()
-    turn = 0 if options.reference else round(getattr(frame, "rotation", 0) or 0) % 360
-    # PyAV gives the turn counter-clockwise, as Pillow takes it.
-    return picture.rotate(turn, expand=True) if turn else picture
-
-
-def _video_track(container: Any, loaded: Loaded, options: MediaOptions) -> Any:
-    if not container.streams.video:
-        raise MediaError("has no pictures in it, only sound", where=loaded.name, fix="pass it as --audio")
-    track = container.streams.video[0]
-    if track.width * track.height > options.max_pixels:
-        raise MediaError(f"has frames of {track.width}x{track.height} pixels, which is too large", where=loaded.name)
-    return track
+def _fit_count(items: Sequence[int], most: int, least: int) -> list[int]:
+    """Thinned to `most`, or repeated up to `least`."""
+    if len(items) > most:
+        return _spread(items, most)
+    return _spread(items, min(least, most)) if len(items) < least else list(items)
 
 
 def _spread(items: Sequence[int], count: int) -> list[int]:
