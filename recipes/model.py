@@ -10,19 +10,16 @@ heads are exact). Without this, reading with plain 14x14 patches starts late or 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from recipes.attention import plain_attend
 from recipes.data import CHARS, COLORS, SHAPES
 from vita.config import AudioConfig, DecoderConfig, VisionConfig
-from vita.decoder import qwen2
 from vita.decoder.qwen2 import Decoder
-from vita.encoders import vision as vision_module
 from vita.encoders.audio import AudioEncoder
 from vita.encoders.project import AudioAdapter, Projector
 from vita.encoders.vision import VisionBlock, VisionEncoder
@@ -51,7 +48,7 @@ class Sizes:
 def sizes(preset: str, vocab_size: int) -> Sizes:
     """`small` is the shipped model, `tiny` the one of the tests."""
     width, mlp, layers, heads, text, inter, blocks = {
-        "small": (160, 512, 6, 5, 160, 448, 4),
+        "small": (192, 576, 6, 6, 192, 512, 4),
         "tiny": (64, 128, 2, 4, 64, 128, 2),
     }[preset]
     vision = VisionConfig(width, mlp, layers, heads, 224, 14, 1e-6, "layer_norm", True, False, "gelu")
@@ -74,6 +71,11 @@ class Learner(nn.Module):
         self.adapter = AudioAdapter(size.audio, width)
         self.dense = nn.Linear(size.vision.hidden_size, sum(DENSE))
         initialise(self)
+
+    def use_fast_attention(self) -> None:
+        """Attention whose backward is fast on a CPU, in vision and decoder."""
+        for block in (*self.vision.layers, *self.decoder.layers):
+            block.attn.attend = plain_attend
 
     def patches(self, pixels: Tensor) -> Tensor:
         """The last block's output, `[tiles, 1 + G*G, C]`."""
@@ -103,7 +105,7 @@ class Learner(nn.Module):
             target = labels[:, k].reshape(-1).long()
             weight = torch.ones(count, device=logits.device)
             weight[0] = NOTHING_WEIGHT
-            flat = logits.reshape(-1, count)
+            flat = logits.reshape(-1, count).float()
             loss = loss + functional.cross_entropy(flat, target, weight=weight)
             shown = target > 0
             hits = ((flat.argmax(-1) == target) & shown).sum()
@@ -181,33 +183,3 @@ def _turn(angle: Tensor) -> Tensor:
     """The rotation of all harmonics by their angles: `[2n, 2n]` on (cosines, sines)."""
     c, s = torch.diag(angle.cos()), torch.diag(angle.sin())
     return torch.cat([torch.cat([c, -s], 1), torch.cat([s, c], 1)], 0)
-
-
-def plain_attend(
-    q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, causal: bool = False, scale: float | None = None
-) -> Tensor:
-    """`vita.layers.attention.attend` as products and a softmax, whose backward is faster on a CPU."""
-    batch, heads, queries, width = q.shape
-    groups = k.shape[1]
-    factor = width**-0.5 if scale is None else scale
-    grouped = (q * factor).reshape(batch, groups, heads // groups * queries, width)
-    scores = grouped @ k.transpose(-1, -2)  # [batch, groups, heads / groups * queries, keys]
-    if causal and mask is None:
-        mask = torch.ones(queries, k.shape[2], dtype=torch.bool, device=q.device).tril()[None, None]
-    if mask is not None:
-        bias = torch.zeros(mask.shape, device=q.device).masked_fill_(~mask, -1e9)
-        split = scores.view(batch, groups, heads // groups, queries, -1)
-        scores = (split + bias[:, :, None]).view(scores.shape)
-    out = scores.softmax(-1) @ v
-    return out.reshape(batch, heads, queries, v.shape[-1])
-
-
-@contextmanager
-def fast_attention() -> Iterator[None]:
-    """The encoders' and decoder's attention through `plain_attend` while training on a CPU."""
-    before = vision_module.attend, qwen2.attend
-    vision_module.attend = qwen2.attend = plain_attend
-    try:
-        yield
-    finally:
-        vision_module.attend, qwen2.attend = before

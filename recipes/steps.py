@@ -53,13 +53,13 @@ def answer_loss(model: Learner, rows: RowBatch, seen: Tensor) -> tuple[Tensor, f
     """
     slots = rows.ids == IMAGE_SLOT
     embeds = model.decoder.embed(rows.ids.masked_fill(slots, 0))
-    embeds = embeds.masked_scatter(slots[..., None], seen)
+    embeds = embeds.masked_scatter(slots[..., None], seen.to(embeds.dtype))
     hidden = model.decoder(embeds, None, rows.position, segment_mask(rows.segment))
     taught = rows.target != IGNORE
     logits = model.decoder.logits(hidden[taught])
     target = rows.target[taught]
     share = (logits.argmax(-1) == target).float().mean().item()
-    return functional.cross_entropy(logits, target), share
+    return functional.cross_entropy(logits.float(), target), share
 
 
 def make_optimizer(model: Learner) -> torch.optim.AdamW:

@@ -7,7 +7,6 @@ stopped process (SIGSTOP) loses no budget. The same command runs on a CPU and on
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import time
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ import torch
 
 from recipes.checkpoint import FILE, Progress, load_weights, read_state, restore, save_state
 from recipes.feed import Batch, Feed, build_batch
-from recipes.model import Learner, fast_attention, sizes
+from recipes.model import Learner, sizes
 from recipes.pack import Packer
 from recipes.plots import draw_curves
 from recipes.schedule import CURRICULUM, TINY, ActiveClock, Phase, learning_rate, next_phase
@@ -108,9 +107,9 @@ class Run:
 
     def train(self) -> Learner:
         """Until the budget is spent; leaves state, curves and their plot in the run's folder."""
-        attention = fast_attention() if self.device.type == "cpu" else contextlib.nullcontext()
-        with attention:
-            self._loop()
+        if self.device.type == "cpu":
+            self.model.use_fast_attention()
+        self._loop()
         self.save()
         draw_curves(self.options.out / "curves.jsonl", self.options.out / "curves.png")
         return self.model
@@ -124,7 +123,8 @@ class Run:
             if share >= 1 or self.progress.step == self.options.steps:
                 return
             phase = self.phases[batch.phase]
-            loss, measured = losses(self.model, batch, phase.dense, self.device)
+            with self.half():
+                loss, measured = losses(self.model, batch, phase.dense, self.device)
             rate = learning_rate(self.options.rate, self.progress.step, share, self.options.warm_up)
             measured["norm"] = apply(self.model, self.optimizer, loss, rate)
             self.log.add(measured, self.options.batch)
@@ -140,6 +140,11 @@ class Run:
                 checked = now
                 self.check(batch.phase, share)
                 clock.skip()
+
+    def half(self) -> torch.autocast:
+        """Products in bfloat16 (weights stay float32) where the device has instructions for it."""
+        fast = self.device.type != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=fast)
 
     def _advance(self, batch: Batch, clock: ActiveClock) -> None:
         """Count the step, and choose the phase that the feed draws from next."""
@@ -164,7 +169,9 @@ class Run:
             batch = build_batch(
                 self.packer, self.phases, number, k * self.options.batch, self.options.batch, 77, "heldout"
             )
-            for key, value in losses(self.model, batch, 1.0, self.device)[1].items():
+            with self.half():
+                measured = losses(self.model, batch, 1.0, self.device)[1]
+            for key, value in measured.items():
                 totals[key] = totals.get(key, 0.0) + value / count
         self.log.write("heldout", {"share": round(share, 4), "phase": self.phases[number].name, **totals})
         return totals

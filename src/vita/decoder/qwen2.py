@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from vita.config import DecoderConfig
 from vita.decoder.kv_cache import KVCache
-from vita.layers.attention import attend
+from vita.layers.attention import Attend, attend
 from vita.layers.linear import Linear
 from vita.layers.norm import RMSNorm
 
@@ -49,6 +49,7 @@ class DecoderAttention(nn.Module):
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = config.num_heads, config.num_kv_heads, config.head_dim
+        self.attend: Attend = attend
         self.q = Linear(config.hidden_size, self.heads * self.head_dim)
         self.k = Linear(config.hidden_size, self.kv_heads * self.head_dim)
         self.v = Linear(config.hidden_size, self.kv_heads * self.head_dim)
@@ -62,7 +63,7 @@ class DecoderAttention(nn.Module):
         v = self.v(x).view(batch, n, self.kv_heads, self.head_dim).transpose(1, 2)
         if cache is not None:
             k, v = cache.write(layer, k, v)
-        out = attend(q, k, v, mask=mask, causal=mask is None and n > 1)  # [batch, heads, n, d]
+        out = self.attend(q, k, v, mask=mask, causal=mask is None and n > 1)  # [batch, heads, n, d]
         return self.o(out.transpose(1, 2).reshape(batch, n, -1))
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vita.config import VisionConfig
-from vita.layers.attention import attend
+from vita.layers.attention import Attend, attend
 from vita.layers.linear import Linear
 from vita.layers.norm import RMSNorm
 
@@ -32,6 +32,7 @@ class VisionAttention(nn.Module):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.heads = config.num_heads
+        self.attend: Attend = attend
         self.qkv = Linear(config.hidden_size, 3 * config.hidden_size, bias=config.qkv_bias)
         self.proj = Linear(config.hidden_size, config.hidden_size)
         if config.qk_normalization:
@@ -46,7 +47,7 @@ class VisionAttention(nn.Module):
         if self.qk_normalization:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k, v = (t.view(tiles, length, self.heads, -1).transpose(1, 2) for t in (q, k, v))
-        out = attend(q, k, v)  # [tiles, heads, length, C / heads]
+        out = self.attend(q, k, v)  # [tiles, heads, length, C / heads]
         return self.proj(out.transpose(1, 2).reshape(tiles, length, width))
 
 

@@ -6,9 +6,14 @@ meaning: it is handed queries, keys, values and, if need be, a mask.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+Attend: TypeAlias = Callable[..., Tensor]  # a function called as `attend` is
 
 
 def attend(

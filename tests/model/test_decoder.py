@@ -1,0 +1,98 @@
+"""Laws of the decoder: cached = uncached = in pieces, padded batch = solo, and positions count on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import nn
+
+from vita.config import DecoderConfig
+from vita.decoder.kv_cache import KVCache
+from vita.decoder.qwen2 import Decoder, padded_mask
+from vita.layers.attention import attend
+
+CPU = torch.device("cpu")
+CONFIG = DecoderConfig(48, 96, 3, 4, 2, vocab_size=64)
+
+
+@pytest.fixture(autouse=True)
+def without_gradients() -> Iterator[None]:
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Decoder:
+    torch.manual_seed(1)
+    module = Decoder(CONFIG, 64)
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    return module.eval()
+
+
+def cache(capacity: int, batch: int = 1) -> KVCache:
+    return KVCache(CONFIG, capacity, batch=batch, dtype=torch.float32, device=CPU)
+
+
+@pytest.mark.parametrize("pieces", [[11], [1] * 11, [4, 7], [7, 3, 1], [1, 10]])
+def test_in_pieces_through_the_cache_it_is_the_whole_at_once(decoder: Decoder, pieces: list[int]) -> None:
+    embeds = torch.randn(1, 11, 48)
+    whole = decoder(embeds)
+    kept = cache(11)
+    parts = [decoder(piece, kept) for piece in embeds.split(pieces, dim=1)]
+    torch.testing.assert_close(torch.cat(parts, dim=1), whole, atol=1e-4, rtol=1e-4)
+    assert kept.length == 11
+
+
+def test_a_reset_cache_answers_as_a_new_one(decoder: Decoder) -> None:
+    embeds, other = torch.randn(1, 6, 48), torch.randn(1, 4, 48)
+    kept = cache(12)
+    decoder(embeds, kept)
+    decoder(other, kept)
+    kept.reset(6)  # forget `other`
+    torch.testing.assert_close(
+        decoder(other, kept), decoder(torch.cat([embeds, other], 1))[:, 6:], atol=1e-4, rtol=1e-4
+    )
+
+
+def test_a_sequence_in_a_padded_batch_is_the_sequence_alone(decoder: Decoder) -> None:
+    lengths = [9, 4, 1]
+    rows = [torch.randn(n, 48) for n in lengths]
+    batch = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    together = decoder(batch, mask=padded_mask(torch.tensor(lengths), 9))
+    assert torch.isfinite(together).all()
+    for row, out in zip(rows, together, strict=True):
+        torch.testing.assert_close(out[: len(row)], decoder(row[None])[0], atol=1e-4, rtol=1e-4)
+
+
+def test_the_cache_never_moves(decoder: Decoder) -> None:
+    kept = cache(8)
+    before = kept.keys.data_ptr()
+    for _ in range(8):
+        decoder(torch.randn(1, 1, 48), kept)
+    assert kept.keys.data_ptr() == before
+    view, _ = kept.keys[0, :, :, :3], None
+    assert view.data_ptr() == before
+
+
+def test_explicit_positions_are_the_default_ones_when_they_count_up(decoder: Decoder) -> None:
+    embeds = torch.randn(1, 5, 48)
+    torch.testing.assert_close(decoder(embeds, positions=torch.arange(5)[None]), decoder(embeds))
+    assert (decoder(embeds, positions=torch.arange(5)[None] * 3) - decoder(embeds)).abs().max() > 1e-3
+
+
+def test_the_cache_costs_what_it_says() -> None:
+    made = KVCache(CONFIG, 10, dtype=torch.bfloat16, device=CPU)
+    measured = made.keys.nbytes + made.values.nbytes
+    assert measured == 10 * KVCache.bytes_per_position(CONFIG, torch.bfloat16)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_attention_in_half_precision_stays_near_float32(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    q, k, v = torch.randn(1, 4, 9, 16), torch.randn(1, 2, 9, 16), torch.randn(1, 2, 9, 16)
+    half = attend(q.to(dtype), k.to(dtype), v.to(dtype), causal=True)
+    assert half.dtype == dtype
+    torch.testing.assert_close(half.float(), attend(q, k, v, causal=True), atol=0.03, rtol=0.03)

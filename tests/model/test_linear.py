@@ -1,0 +1,40 @@
+"""The two routes of the linear layer give one answer, and the route is chosen by the machine, not by luck."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from vita.layers.linear import Linear, choose_route, set_route, upcast_linear
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(1, 300, 700), (9, 1500, 1400)], ids=["one block", "three blocks"])
+@pytest.mark.parametrize("biased", [True, False])
+def test_widened_blocks_are_the_exact_product(dtype: torch.dtype, shape: tuple[int, int, int], biased: bool) -> None:
+    torch.manual_seed(0)
+    rows, width, out = shape
+    x, weight = torch.randn(2, rows, width).to(dtype), torch.randn(out, width).to(dtype)
+    bias = torch.randn(out).to(dtype) if biased else None
+    exact = nn.functional.linear(x.float(), weight.float(), None if bias is None else bias.float()).to(dtype)
+    mine = upcast_linear(x, weight, bias)
+    assert mine.dtype == dtype and mine.shape == (2, rows, out)
+    torch.testing.assert_close(mine, exact, atol=0.0, rtol=0.01)
+
+
+def test_routes_agree_and_are_set_for_every_layer_inside() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(Linear(64, 64), nn.ReLU(), Linear(64, 8)).to(torch.bfloat16)
+    x = torch.randn(20, 64, dtype=torch.bfloat16)
+    native = net(x)
+    set_route(net, "upcast")
+    assert [m.route for m in net if isinstance(m, Linear)] == ["upcast", "upcast"]
+    torch.testing.assert_close(net(x), native, atol=0.05, rtol=0.05)
+
+
+def test_float32_and_gpus_take_the_native_kernel() -> None:
+    assert choose_route(torch.device("cpu"), torch.float32)[0] == "native"
+    assert choose_route(torch.device("cuda"), torch.bfloat16)[0] == "native"
+    route, reason = choose_route(torch.device("cpu"), torch.bfloat16)
+    assert (route == "native") == bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and "CPU" in reason
