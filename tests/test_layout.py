@@ -77,7 +77,9 @@ def test_no_machine_path_and_no_registry_host_is_committed() -> None:
     if listed.returncode:
         pytest.skip("SKIPPED LOUDLY: not a git checkout, so there is no list of committed files")
     # Written in pieces so that this file does not find itself.
-    forbidden = re.compile("|".join(["/" + "work/", "/" + "root/", "/" + "home/[a-z]", "pypi" + r"\.org", "registry" + r"\.npmjs"]))
+    forbidden = re.compile(
+        "|".join(["/" + "work/", "/" + "root/", "/" + "home/[a-z]", "pypi" + r"\.org", "registry" + r"\.npmjs"])
+    )
     for name in listed.stdout.splitlines():
         file = ROOT / name
         if file.suffix in {".py", ".md", ".toml", ".sh", ".txt", ".json", ".yaml", ".yml", ".cfg"} and file.is_file():

@@ -18,7 +18,6 @@ from vita.encoders.vision import VisionEncoder, pixel_shuffle
 from vita.errors import MediaError
 from vita.media.filterbank import token_count
 
-
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -79,7 +78,9 @@ def test_the_patch_embedding_is_the_convolution_it_replaces() -> None:
 def test_a_projector_of_one_linear_has_no_activation() -> None:
     projector = randomise(Projector(8, 6, 1))
     x = torch.randn(2, 3, 8)
-    torch.testing.assert_close(projector(x), functional.linear(x, projector.linears[0].weight, projector.linears[0].bias))
+    torch.testing.assert_close(
+        projector(x), functional.linear(x, projector.linears[0].weight, projector.linears[0].bias)
+    )
 
 
 @pytest.mark.parametrize(

@@ -46,8 +46,8 @@ def verify_case(
     yield numbers.compare("hidden states", name, f"hidden_lastpos_{name}", last)
     yield _either(numbers, "logits", name, f"logits_last_{name}", engine.decoder.logits(states[-1])[0, -1])
     steps = len(case["greedy_ids"])
-    yield compare_ids(name, "cached", greedy(engine, fused, steps, cached=True), case, numbers.exact)
-    yield compare_ids(name, "not cached", greedy(engine, fused, steps, cached=False), case, numbers.exact)
+    yield compare_ids(name, "cached", greedy(engine, fused, steps, cached=True), case, numbers.near_tie)
+    yield compare_ids(name, "not cached", greedy(engine, fused, steps, cached=False), case, numbers.near_tie)
 
 
 def greedy(engine: Engine, fused: Tensor, steps: int, *, cached: bool) -> list[int]:

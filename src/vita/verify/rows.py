@@ -17,7 +17,6 @@ FLOAT16_MARK = 0.1
 BFLOAT16_MARK = 0.4  # three bits fewer than float16
 FILTERBANK_MARK = 5e-3
 AUDIBLE = 18.0  # nats below a frame's loudest band; fainter bands are rounding noise that differs between CPUs
-NEAR_TIE = 0.05  # in half precision another id proves nothing where the reference's margin is smaller
 
 
 @dataclass(frozen=True)
@@ -46,9 +45,10 @@ class Reference:
 
     def __init__(self, folder: Path, dtype: torch.dtype) -> None:
         self.folder = folder
-        self.exact = dtype == torch.float32
+        exact = dtype == torch.float32
         half = BFLOAT16_MARK if dtype == torch.bfloat16 else FLOAT16_MARK
-        self.mark = FLOAT32_MARK if self.exact else half
+        self.mark = FLOAT32_MARK if exact else half
+        self.near_tie = 0.0 if exact else half / 2  # logits may be off by as much as the mark
 
     def array(self, name: str) -> Tensor | None:
         """`model/NAME.npy`, or None if the set has no such stage."""
@@ -79,18 +79,20 @@ def count_unequal(stage: str, case: str, ours: Sequence[Any], theirs: Sequence[A
     return Row(stage, case, float(unequal), 0.0, f"{len(theirs)} compared")
 
 
-def compare_ids(case: str, how: str, ours: Sequence[int], reference: dict[str, Any], exact: bool) -> Row:
-    """Greedy ids; in half precision the comparison ends at the first near tie that goes the other way."""
+def compare_ids(case: str, how: str, ours: Sequence[int], reference: dict[str, Any], near_tie: float) -> Row:
+    """Greedy ids; in half precision the comparison ends at the first near tie that goes the other way.
+
+    Args:
+        near_tie: another id proves nothing where the reference's margin between first and second is smaller.
+    """
     theirs = reference["greedy_ids"]
     margins = reference.get("greedy_top1_top2_margin", [1.0] * len(theirs))
-    if not exact:
-        for at, (a, b) in enumerate(zip(ours, theirs, strict=False)):
-            if a != b and margins[at] < NEAR_TIE:
+    for at, (a, b) in enumerate(zip(ours, theirs, strict=False)):
+        if a != b:
+            if margins[at] < near_tie:
                 return Row(f"greedy ids, {how}", case, 0.0, 0.0, f"{at} equal, then a near tie")
-            if a != b:
-                break
-    row = count_unequal(f"greedy ids, {how}", case, ours, theirs)
-    return row
+            break
+    return count_unequal(f"greedy ids, {how}", case, ours, theirs)
 
 
 def compare_bytes(stage: str, case: str, pixels: Tensor, sha256: str | None) -> Row:

@@ -53,6 +53,9 @@ def merge_lora(base: Checkpoint, folder: Path) -> Checkpoint:
     for name, (a, b) in pairs.items():
         if (b.shape[0], a.shape[1]) != base.store.entries[name].shape or a.shape[0] != b.shape[1]:
             raise CheckpointError(f"the adapter of {name!r} has another shape than the base", where=folder)
+    for name, tensor in whole.items():
+        if tuple(tensor.shape) != base.store.entries[name].shape:
+            raise CheckpointError(f"its tensor {name!r} has another shape than the base's", where=folder)
     store = TensorStore(base.store.entries, edit)
     return Checkpoint(base.folder, base.config, store, base.cmvn, base.untrained)
 

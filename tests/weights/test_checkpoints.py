@@ -1,0 +1,326 @@
+"""Every layout loads to the same answers, untouched; every damage is one sentence that says what and where."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from tests.checkpoints import AUDIO, VISION, copy_mini, edit_json, read_tensors, write_single
+
+import vita
+from vita.errors import CheckpointError, DownloadError, RequestError, ResourceError
+from vita.types import SamplingParams
+from vita.weights.find import open_checkpoint
+
+QUESTION = "Hello, who are you?"
+PICTURE = torch.arange(64 * 64 * 3).remainder(251).reshape(64, 64, 3).byte().numpy()
+SOUND = vita.Audio((torch.sin(torch.arange(8000) * 0.3) * 8000).short().numpy(), 16000)
+
+
+def answer(folder: Path, **options: Any) -> tuple[int, ...]:
+    model = vita.load(folder, device="cpu", **({"dtype": "float32"} | options))
+    asked = vita.user(QUESTION, image=PICTURE, audio=SOUND)
+    return vita.Result.collect(model.stream(asked, SamplingParams(max_tokens=6))).token_ids
+
+
+@pytest.fixture
+def folder(mini: Path, tmp_path: Path) -> Path:
+    return copy_mini(mini, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def expected(mini: Path) -> tuple[int, ...]:
+    return answer(mini / "mini_ckpt")
+
+
+class TestLayouts:
+    def test_a_single_file(self, folder: Path, expected: tuple[int, ...]) -> None:
+        write_single(folder, read_tensors(folder))
+        assert answer(folder) == expected
+
+    @pytest.mark.parametrize(
+        "named",
+        ["/mnt/somebody/ckpts/InternViT-mini-112px", "D:\\ckpts\\InternViT-mini-112px", "./InternViT-mini-112px/"],
+    )
+    def test_paths_of_another_machine(self, folder: Path, expected: tuple[int, ...], named: str) -> None:
+        edit_json(folder / "config.json", lambda c: c.update(mm_vision_tower=named))
+        edit_json(folder / "config.json", lambda c: c.update(mm_audio_encoder=f"/nowhere/{AUDIO}"))
+        assert answer(folder) == expected
+        shutil.move(folder.parent / VISION, folder / VISION)  # inside instead of beside
+        assert answer(folder) == expected
+
+    def test_only_the_small_files_of_the_side_folders_are_needed(self, folder: Path, expected: tuple[int, ...]) -> None:
+        (folder.parent / VISION / "model.safetensors").unlink(missing_ok=True)
+        (folder / AUDIO / "final.pt").unlink(missing_ok=True)
+        assert answer(folder) == expected
+
+    def test_the_serving_layout(self, folder: Path, expected: tuple[int, ...]) -> None:
+        old = json.loads((folder / "config.json").read_text())
+        vision = json.loads((folder.parent / VISION / "config.json").read_text())
+        pixels = (folder.parent / VISION / "preprocessor_config.json").read_text()
+        new = {
+            "architectures": ["Qwen2ForConditionalGeneration"], "text_config": old, "vision_config": vision,
+            "audio_config": {
+                "input_dim": 80, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+                "num_attention_heads": 4, "normalize_before": True, "concat_after": False, "use_relative_pe": True,
+                "max_position_embeddings": 5000,
+            },
+            "downsample_ratio": 0.5, "dynamic_image_size": True, "max_dynamic_patch": 12, "min_dynamic_patch": 1,
+            "use_thumbnail": True, "tokenizer_model_max_length": 4600,
+        }  # fmt: skip
+        (folder / "config.json").write_text(json.dumps(new))
+        (folder / "preprocessor_config.json").write_text(pixels)
+        tensors = read_tensors(folder)
+        (folder / "feature_extractor").mkdir()
+        prefix = "model.audio_encoder.encoder.global_cmvn."
+        features = {"cmvn_means": tensors[prefix + "mean"].tolist(), "cmvn_istds": tensors[prefix + "istd"].tolist()}
+        (folder / "feature_extractor" / "preprocessor_config.json").write_text(json.dumps(features))
+        shutil.rmtree(folder / AUDIO)
+        shutil.rmtree(folder.parent / VISION)
+        assert answer(folder) == expected
+        assert open_checkpoint(folder).config.layout == "serving"
+        write_single(folder, {n: t for n, t in tensors.items() if not n.startswith(prefix)})
+        assert answer(folder) == expected, "the statistics may stand in the feature extractor alone"
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_half_precision_shards(self, folder: Path, dtype: torch.dtype) -> None:
+        write_single(folder, {n: t if "cmvn" in n else t.to(dtype) for n, t in read_tensors(folder).items()})
+        assert len(answer(folder)) == 6
+        name = str(dtype).removeprefix("torch.")
+        assert len(answer(folder, dtype=name)) == 6
+
+    def test_tied_embeddings(self, folder: Path) -> None:
+        tensors = read_tensors(folder)
+        edit_json(folder / "config.json", lambda c: c.update(tie_word_embeddings=True))
+        del tensors["lm_head.weight"]
+        write_single(folder, tensors)
+        tied = answer(folder)
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+        write_single(folder, tensors)
+        edit_json(folder / "config.json", lambda c: c.update(tie_word_embeddings=False))
+        assert answer(folder) == tied
+
+    def test_rows_beyond_the_tokenizer_are_cut_off(self, mini_model: vita.Vita) -> None:
+        engine = mini_model.engine
+        assert engine.config.decoder.vocab_size == 1408 and engine.tokenizer.size == 1378
+        assert engine.decoder.embed.weight.shape[0] == engine.decoder.head.weight.shape[0] == 1378
+
+    def test_statistics_file_stands_in_for_missing_cmvn_tensors(self, folder: Path, expected: tuple[int, ...]) -> None:
+        write_single(folder, {n: t for n, t in read_tensors(folder).items() if "global_cmvn" not in n})
+        assert len(answer(folder)) == len(expected)
+
+    def test_weights_are_mapped_not_copied(self, mini: Path) -> None:
+        checkpoint = open_checkpoint(mini / "mini_ckpt")
+        name = "model.layers.0.mlp.up_proj.weight"
+        assert checkpoint.store.get(name).data_ptr() == checkpoint.store.get(name).data_ptr()
+        model = vita.load(mini / "mini_ckpt", device="cpu", dtype="float32")
+        inside = model.engine.decoder.layers[0].mlp.up.weight
+        maps = Path("/proc/self/maps")
+        if not maps.exists():
+            pytest.skip("SKIPPED LOUDLY: no /proc here to look the mapping up in")
+        spans = [line.split() for line in maps.read_text().splitlines() if line.endswith(".safetensors")]
+        begins_ends = [tuple(int(x, 16) for x in span[0].split("-")) for span in spans]
+        assert any(begin <= inside.data_ptr() < end for begin, end in begins_ends)
+
+    def test_absent_modalities_are_not_loaded(self, mini: Path) -> None:
+        model = vita.load(mini / "mini_ckpt", device="cpu", dtype="float32")
+        loaded = model.engine._parts
+        params = SamplingParams(max_tokens=1)
+        assert set(loaded) == {"decoder"}
+        model.ask(QUESTION, params=params)
+        assert set(loaded) == {"decoder"}
+        model.ask(QUESTION, images=[PICTURE], params=params)
+        assert set(loaded) == {"decoder", "vision", "projector"}
+        model.ask(audios=[SOUND], params=params)
+        assert set(loaded) == {"decoder", "vision", "projector", "audio", "adapter"}
+
+
+def truncate(file: Path, keep: float) -> None:
+    data = file.read_bytes()
+    file.write_bytes(data[: int(len(data) * keep)])
+
+
+def first_shard(folder: Path) -> Path:
+    return sorted(folder.glob("*.safetensors"))[0]
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no config": (lambda f: (f / "config.json").unlink(), "is not a checkpoint, it has no config.json"),
+    "config not json": (lambda f: (f / "config.json").write_text("{"), "config.json: is not valid JSON"),
+    "config a list": (lambda f: (f / "config.json").write_text("[]"), "config.json: is not a JSON object"),
+    "another model": (
+        lambda f: edit_json(f / "config.json", lambda c: c.update(model_type="llama")),
+        r"is the configuration of another model \('llama'\), not of VITA-1.5",
+    ),
+    "a key missing": (
+        lambda f: edit_json(f / "config.json", lambda c: c.pop("hidden_size")),
+        "needs a positive whole number under 'hidden_size'",
+    ),
+    "a key absurd": (
+        lambda f: edit_json(f / "config.json", lambda c: c.update(num_hidden_layers="two")),
+        "needs a positive whole number under 'num_hidden_layers'",
+    ),
+    "s2": (lambda f: edit_json(f / "config.json", lambda c: c.update(use_s2=True)), "use_s2 is true"),
+    "projector": (
+        lambda f: edit_json(f / "config.json", lambda c: c.update(mm_projector_type="qformer")),
+        "mm_projector_type 'qformer' is not supported; use mlp2x_gelu",
+    ),
+    "no index, no weights": (
+        lambda f: [x.unlink() for x in [*f.glob("*.safetensors"), f / "model.safetensors.index.json"]],
+        "holds no model.safetensors and no model.safetensors.index.json",
+    ),
+    "a shard missing": (lambda f: first_shard(f).unlink(), "1 of 2 weight files are missing: model-00001-of-00002"),
+    "a shard truncated": (lambda f: truncate(first_shard(f), 0.6), r"is truncated: \d+ of \d+ bytes are there"),
+    "a shard emptied": (lambda f: first_shard(f).write_bytes(b""), "is not a whole safetensors file"),
+    "a shard of noise": (lambda f: first_shard(f).write_bytes(bytes(range(256)) * 9), "is not a whole safetensors file"),
+    "a header of noise": (
+        lambda f: first_shard(f).write_bytes(struct.pack("<Q", 16) + b"not json at all!" + b"x" * 64),
+        "has a damaged header",
+    ),
+    "index without map": (
+        lambda f: (f / "model.safetensors.index.json").write_text("{}"),
+        "model.safetensors.index.json: has no weight_map",
+    ),
+    "no audio folder": (lambda f: shutil.rmtree(f / AUDIO), f"the folder '{AUDIO}' that config.json names"),
+    "yaml damaged": (lambda f: (f / AUDIO / "train.yaml").write_text("a: [1"), "train.yaml: is not readable YAML"),
+    "no preprocessor": (
+        lambda f: (f.parent / VISION / "preprocessor_config.json").unlink(),
+        "preprocessor_config.json: is missing",
+    ),
+    "tokenizer missing": (
+        lambda f: [x.unlink() for x in f.glob("tokenizer*")],
+        "the tokenizer is missing",
+    ),
+    "tokenizer damaged": (lambda f: truncate(f / "tokenizer.json", 0.5), "its tokenizer files are damaged"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damage_is_one_sentence(folder: Path, name: str) -> None:
+    damage, said = DAMAGES[name]
+    damage(folder)
+    with pytest.raises(CheckpointError, match=said) as caught:
+        vita.load(folder, device="cpu", offline=True)
+    assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
+    assert str(folder.parent) in str(caught.value), "it says where"
+
+
+def test_all_wrong_tensors_are_listed_at_once(folder: Path) -> None:
+    tensors = read_tensors(folder)
+    del tensors["model.norm.weight"], tensors["lm_head.weight"]
+    tensors["model.layers.0.mlp.up_proj.weight"] = torch.zeros(7, 48)
+    tensors["model.surprise"] = torch.zeros(1)
+    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.zeros(4)  # written by old exporters, read by none
+    write_single(folder, tensors)
+    with pytest.raises(CheckpointError) as caught:
+        vita.load(folder)
+    said = str(caught.value)
+    assert "2 missing (" in said and "model.norm.weight" in said and "lm_head.weight" in said
+    assert "model.layers.0.mlp.up_proj.weight [7, 48] instead of [96, 48]" in said
+    assert "1 unexpected (model.surprise)" in said and "inv_freq" not in said
+
+
+def test_paths_that_are_no_folder(tmp_path: Path) -> None:
+    file = tmp_path / "weights.bin"
+    file.write_bytes(b"x")
+    with pytest.raises(CheckpointError, match="is a file, not a checkpoint folder"):
+        vita.load(file)
+    with pytest.raises(CheckpointError, match="no such folder; pass a checkpoint folder or a hub id"):
+        vita.load(tmp_path / "nowhere")
+    with pytest.raises(DownloadError, match="nobody/nothing: is not in the local cache and offline mode is on"):
+        vita.load("nobody/nothing", offline=True)
+
+
+def test_devices_dtypes_and_memory_are_checked_before_loading(mini: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = mini / "mini_ckpt"
+    with pytest.raises(RequestError, match="unknown dtype 'int3'; use auto, float32"):
+        vita.load(place, dtype="int3")
+    with pytest.raises(RequestError, match="unknown device 'abacus'"):
+        vita.load(place, device="abacus")
+    if not torch.cuda.is_available():
+        with pytest.raises(ResourceError, match="no usable CUDA device; use --device cpu"):
+            vita.load(place, device="cuda")
+    monkeypatch.setattr("vita.engine.device.available_memory", lambda device: 50_000_000)
+    with pytest.raises(ResourceError, match=r"needs about 0\.\d GB of memory and 0\.1 GB are available"):
+        vita.load(place, device="cpu")
+
+
+class TestLora:
+    @staticmethod
+    def adapter(folder: Path, *, rank: int = 2, **settings: Any) -> Path:
+        out = folder.parent / "adapter"
+        out.mkdir(exist_ok=True)
+        config = {"peft_type": "LORA", "r": rank, "lora_alpha": 8} | settings
+        (out / "adapter_config.json").write_text(json.dumps(config))
+        torch.manual_seed(0)
+        tensors = {}
+        for name, (rows, columns) in {"q_proj": (48, 48), "v_proj": (24, 48)}.items():
+            stem = f"base_model.model.model.layers.1.self_attn.{name}"
+            tensors[f"{stem}.lora_A.weight"] = torch.randn(rank, columns)
+            tensors[f"{stem}.lora_B.weight"] = torch.randn(rows, rank)
+        save_file(tensors, out / "adapter_model.safetensors")
+        return out
+
+    @pytest.mark.parametrize(("settings", "scale"), [({}, 4.0), ({"use_rslora": True}, 8 / 2**0.5)])
+    def test_the_merge_is_the_sum(self, folder: Path, settings: dict[str, Any], scale: float) -> None:
+        out = self.adapter(folder, **settings)
+        save_file({"model.mm_projector.0.bias": torch.ones(48)}, out / "non_lora_trainables.safetensors")
+        model = vita.load(out, base=folder, dtype="float32", device="cpu")
+        tensors, delta = read_tensors(folder), read_tensors(out)
+        for kind, ours in (("q_proj", "q"), ("v_proj", "v")):
+            stem = f"model.layers.1.self_attn.{kind}"
+            a, b = (delta[f"base_model.model.{stem}.lora_{half}.weight"] for half in "AB")
+            wanted = tensors[f"{stem}.weight"] + scale * b @ a
+            torch.testing.assert_close(getattr(model.engine.decoder.layers[1].attn, ours).weight.data, wanted)
+        assert torch.equal(model.engine.part("projector").linears[0].bias.data, torch.ones(48))
+        assert (
+            answer(folder)
+            != vita.Result.collect(
+                model.stream(vita.user(QUESTION, image=PICTURE, audio=SOUND), SamplingParams(max_tokens=6))
+            ).token_ids
+        )
+
+    def test_what_cannot_be_merged_is_refused(self, folder: Path) -> None:
+        out = self.adapter(folder, use_dora=True)
+        with pytest.raises(CheckpointError, match="only plain LoRA adapters are supported"):
+            vita.load(out, base=folder)
+        out = self.adapter(folder, r=None)
+        with pytest.raises(CheckpointError, match="needs r and lora_alpha"):
+            vita.load(out, base=folder)
+        out = self.adapter(folder)
+        save_file(
+            {"base_model.model.model.layers.9.q.lora_A.weight": torch.zeros(2, 4)}, out / "adapter_model.safetensors"
+        )
+        with pytest.raises(CheckpointError, match="only one half of the adapter"):
+            vita.load(out, base=folder)
+        self.adapter(folder)
+        save_file({"model.norm.weight": torch.zeros(3)}, out / "non_lora_trainables.safetensors")
+        with pytest.raises(CheckpointError, match=r"'model\.norm\.weight' has another shape"):
+            vita.load(out, base=folder)
+        (out / "non_lora_trainables.safetensors").unlink()
+        (out / "adapter_model.safetensors").unlink()
+        with pytest.raises(CheckpointError, match=r"holds no adapter_model\.safetensors"):
+            vita.load(out, base=folder)
+
+    def test_weights_load_without_running_code(self, folder: Path, tmp_path: Path) -> None:
+        out = self.adapter(folder)
+        (out / "adapter_model.safetensors").unlink()
+        flag = tmp_path / "ran"
+
+        class Bomb:
+            def __reduce__(self) -> tuple[Any, ...]:
+                return Path.touch, (flag,)
+
+        with (out / "adapter_model.bin").open("wb") as stream:
+            pickle.dump({"x": Bomb()}, stream)
+        with pytest.raises(CheckpointError, match="cannot be loaded as plain tensors; use safetensors"):
+            vita.load(out, base=folder)
+        assert not flag.exists()
