@@ -13,8 +13,11 @@ TABLE = torch.arange(20).float()[:, None].expand(-1, 3).contiguous()
 Item = tuple[int, int]
 
 
-@given(st.lists(st.one_of(st.integers(0, 19).map(lambda i: (i, 0)),
-                          st.tuples(st.sampled_from([IMAGE_SLOT, AUDIO_SLOT]), st.integers(0, 5))), max_size=30))  # fmt: skip
+WORD = st.integers(0, 19).map(lambda i: (i, 0))
+MEDIUM = st.tuples(st.sampled_from([IMAGE_SLOT, AUDIO_SLOT]), st.integers(0, 5))
+
+
+@given(st.lists(st.one_of(WORD, MEDIUM), max_size=30))
 def test_every_row_lands_where_its_slot_stood(items: list[Item]) -> None:
     images, audios, expected = [], [], []
     for number, (token, rows) in enumerate(items):

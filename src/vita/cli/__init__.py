@@ -11,7 +11,7 @@ def main() -> None:
     def start() -> int:
         from vita.cli.app import app
 
-        app(standalone_mode=False)
-        return 0
+        code = app(prog_name="vita", standalone_mode=False)  # a command's typer.Exit arrives here as its exit code
+        return code if isinstance(code, int) else 0
 
     run_guarded(start)

@@ -42,6 +42,6 @@ def load_model(
 
 
 def _hide_download_bars() -> None:
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
     disable_progress_bars()

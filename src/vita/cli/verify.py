@@ -16,9 +16,9 @@ def run_verify(folder: Path, dtype: str, device: str, *, as_json: bool) -> int:
     from vita.verify import run
 
     counts = {"pass": 0, "fail": 0, "skipped": 0}
-    if not as_json:
-        print(f"{'stage':22} {'case':18} {'difference':>12} {'tolerance':>10}  result")
     for row in run(folder, dtype=dtype, device=device):
+        if not as_json and not any(counts.values()):
+            print(f"{'stage':22} {'case':18} {'difference':>12} {'tolerance':>10}  result")
         counts[row.status] += 1
         if as_json:
             print(json.dumps(dataclasses.asdict(row) | {"status": row.status}))

@@ -1,0 +1,362 @@
+"""The commands as a stranger uses them: right answers on stdout, one sentence and exit code 2 for every mistake."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import wave
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tests.checkpoints import copy_mini, edit_json, read_tensors, write_single
+
+import vita
+from vita.cli import main
+from vita.cli.demo import run_demo
+from vita.cli.guard import run_guarded
+
+ROOT = Path(__file__).parents[2]
+MINI = str(ROOT / "tests" / "goldens" / "mini" / "mini_ckpt")
+ENV = {k: v for k, v in os.environ.items() if k not in ("VITA_DEBUG", "HF_HUB_OFFLINE")} | {"HF_HUB_OFFLINE": "1"}
+
+
+@dataclass
+class Ended:
+    """How a command ended."""
+
+    returncode: int
+    stdout: bytes
+    stderr: bytes
+
+
+def inside(command: Callable[[], object], stdin: bytes | None) -> Ended:
+    """A command inside this process, so that a hundred of them take seconds; its streams are no terminals."""
+    out, error = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.TextIOWrapper(io.BytesIO(), "utf-8")
+    kept = sys.stdin
+    sys.stdin = io.TextIOWrapper(io.BytesIO(stdin or b""), "utf-8")
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
+            command()
+        code = 0
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 0
+    finally:
+        sys.stdin = kept
+    out.flush()
+    error.flush()
+    return Ended(code, out.buffer.getvalue(), error.buffer.getvalue())  # type: ignore[attr-defined]
+
+
+def run(*arguments: str, stdin: bytes | None = None) -> Ended:
+    """`vita` with these arguments."""
+    kept, sys.argv = sys.argv, ["vita", *arguments]
+    try:
+        return inside(main, stdin)
+    finally:
+        sys.argv = kept
+
+
+def demo(*arguments: str) -> Ended:
+    """`video_audio_demo.py` with these arguments."""
+    return inside(lambda: run_guarded(lambda: run_demo(list(arguments))), None)
+
+
+def process(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+    """`vita` in a process of its own."""
+    command = [sys.executable, "-c", "from vita.cli import main; main()", *arguments]
+    return subprocess.run(command, capture_output=True, env=ENV, timeout=120, check=False)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One good file of each kind, and many bad ones."""
+    folder = tmp_path_factory.mktemp("files")
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (50, 80, 3), np.uint8)).save(folder / "good.png")
+    with wave.open(str(folder / "good.wav"), "wb") as out:
+        out.setnchannels(1)
+        out.setsampwidth(2)
+        out.setframerate(16000)
+        out.writeframes(rng.normal(0, 2000, 16000).astype("<i2").tobytes())
+    make_video(folder / "good.mp4")
+    whole = (folder / "good.png").read_bytes()
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "text.png").write_bytes(b"this is no picture at all\n" * 40)
+    (folder / "noise.wav").write_bytes(rng.bytes(4000))
+    (folder / "empty.mp4").write_bytes(b"")
+    (folder / "noise.mp4").write_bytes(rng.bytes(4000))
+    (folder / "bomb.png").write_bytes(bomb(60_000, 60_000))
+    header = (folder / "good.wav").read_bytes()[:44]
+    (folder / "headless.wav").write_bytes(header)
+    return folder
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A small file that says it is a huge picture."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    size = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    head = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size + b"\x08\x02\x00\x00\x00")
+    return head + chunk(b"IDAT", zlib.compress(b"\0" * 100_000)) + chunk(b"IEND", b"")
+
+
+def make_video(file: Path) -> None:
+    import av
+
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream("mpeg4", rate=4)
+        stream.width = stream.height = 64
+        for number in range(12):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), number * 20, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def assert_sentence(done: Ended, *said: str, code: int = 2) -> None:
+    """One clear sentence on stderr, nothing on stdout, the exit code for something a user can mend."""
+    error = done.stderr.decode()
+    assert done.returncode == code, error
+    assert done.stdout == b"", done.stdout
+    lines = [line for line in error.splitlines() if line.strip()]
+    assert len(lines) == 1 and lines[0].startswith("vita: ") and lines[0].endswith((".", "help'.")), error
+    assert "Traceback" not in error
+    for words in said:
+        assert words in error, error
+
+
+class TestAsk:
+    def test_all_kinds_of_media(self, files: Path) -> None:
+        for flags in (
+            ["What is this?"],
+            ["What is this?", "--image", str(files / "good.png")],
+            ["What is this?", "--video", str(files / "good.mp4")],
+            ["--audio", str(files / "good.wav")],
+            ["And?", "--image", str(files / "good.png"), "--image", str(files / "good.png"),
+             "--audio", str(files / "good.wav"), "--video", str(files / "good.mp4")],
+        ):  # fmt: skip
+            done = run("ask", "--model", MINI, "--json", "--max-tokens", "5", *flags)
+            assert done.returncode == 0, done.stderr
+            answer = json.loads(done.stdout)
+            assert answer["usage"]["completion_tokens"] <= 5 and answer["finish_reason"] in ("length", "stop")
+            assert answer["usage"]["audio_seconds"] == (1.0 if "--audio" in flags else 0.0)
+            assert (answer["usage"]["tiles"] > 0) == ("--image" in flags or "--video" in flags)
+
+    def test_streamed_whole_and_python_give_one_text(self, mini_model: vita.Vita) -> None:
+        flags = ["ask", "Hello", "--model", MINI, "--dtype", "float32", "--max-tokens", "12"]
+        streamed, whole = process(*flags), run(*flags, "--no-stream")
+        text = mini_model.ask("Hello", params=vita.SamplingParams(max_tokens=12)).text
+        assert streamed.stdout.decode() == whole.stdout.decode() == text + "\n"
+        assert "the answer was cut off" in streamed.stderr.decode() and "\x1b" not in streamed.stderr.decode()
+
+    def test_stdin_serves_as_question_or_medium(self, files: Path) -> None:
+        flags = ["--model", MINI, "--max-tokens", "3", "--json"]
+        typed = json.loads(run("ask", "-", *flags, stdin=b"Hello\n").stdout)
+        assert typed["token_ids"] == json.loads(run("ask", "Hello", *flags).stdout)["token_ids"]
+        piped = run("ask", "Hello", "--image", "-", *flags, stdin=(files / "good.png").read_bytes())
+        assert json.loads(piped.stdout)["usage"]["pictures"] == 1
+        assert_sentence(run("ask", "-", "--image", "-", *flags), "only one of the question and the media")
+
+    def test_timings_are_shown_when_asked(self) -> None:
+        done = run("ask", "Hello", "--model", MINI, "--max-tokens", "3", "--timings")
+        shown = done.stderr.decode()
+        assert all(word in shown for word in ("prefill", "decode", "tokens/s", "GB/s", "peak memory")), shown
+
+    def test_sampling_flags_reach_the_sampler(self) -> None:
+        def ids(*flags: str) -> list[int]:
+            done = run("ask", "Hello", "--model", MINI, "--max-tokens", "8", "--json", *flags)
+            return list(json.loads(done.stdout)["token_ids"])
+
+        warm = ["--temperature", "1.5"]
+        assert ids(*warm, "--seed", "1") == ids(*warm, "--seed", "1") != ids(*warm, "--seed", "2")
+        assert ids(*warm, "--seed", "1", "--top-k", "1") == ids()
+        assert ids("--system", "Be short.") != ids()
+
+    def test_a_closed_pipe_is_quiet(self) -> None:
+        command = f"{sys.executable} -c 'from vita.cli import main; main()' ask Hello --model {MINI} --max-tokens 300"
+        done = subprocess.run(
+            ["bash", "-c", f"{command} | head -c 1"], capture_output=True, env=ENV, timeout=120, check=False
+        )
+        assert b"Traceback" not in done.stderr and b"rror" not in done.stderr
+
+    @pytest.mark.parametrize("wait", [0.05, 1.0, 2.5])
+    def test_ctrl_c_at_any_moment_leaves_quietly(self, wait: float) -> None:
+        command = [sys.executable, "-c", "from vita.cli import main; main()", "ask", "Hello", "--model", MINI,
+                   "--max-tokens", "1000000", "--repetition-penalty", "1.3"]  # fmt: skip
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENV)
+        time.sleep(wait)
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+        if wait < 0.1:  # Python itself may still be starting, before any code of ours runs
+            assert process.returncode in (130, 1, -signal.SIGINT)
+            return
+        assert b"Traceback" not in error, error.decode()
+        assert process.returncode in (130, 0)
+
+
+MISTAKES: dict[str, tuple[Callable[[Path], list[str]], tuple[str, ...]]] = {
+    "nothing asked": (lambda f: ["ask"], ("there is no question",)),
+    "picture missing": (lambda f: ["ask", "x", "--image", str(f / "no.png")], ("no.png", "no such file")),
+    "picture empty": (lambda f: ["ask", "x", "--image", str(f / "empty.png")], ("empty.png", "is empty")),
+    "picture cut": (lambda f: ["ask", "x", "--image", str(f / "cut.png")], ("cut.png",)),
+    "picture is text": (lambda f: ["ask", "x", "--image", str(f / "text.png")], ("text.png",)),
+    "picture is a folder": (lambda f: ["ask", "x", "--image", str(f)], ("folder",)),
+    "picture is a bomb": (lambda f: ["ask", "x", "--image", str(f / "bomb.png")], ("more than 120 million pixels",)),
+    "sound is noise": (lambda f: ["ask", "x", "--audio", str(f / "noise.wav")], ("noise.wav",)),
+    "sound without samples": (lambda f: ["ask", "x", "--audio", str(f / "headless.wav")], ("headless.wav",)),
+    "sound is a picture": (lambda f: ["ask", "x", "--audio", str(f / "good.png")], ("good.png",)),
+    "video empty": (lambda f: ["ask", "x", "--video", str(f / "empty.mp4")], ("empty.mp4", "is empty")),
+    "video is noise": (lambda f: ["ask", "x", "--video", str(f / "noise.mp4")], ("noise.mp4",)),
+    "video is sound": (lambda f: ["ask", "x", "--video", str(f / "good.wav")], ("good.wav",)),
+    "clip without sound": (
+        lambda f: ["ask", "--video", str(f / "good.mp4"), "--audio-from-video"], ("good.mp4", "no sound"),
+    ),
+    "sound of no clip": (lambda f: ["ask", "x", "--audio-from-video"], ("--audio-from-video", "needs a --video")),
+    "video times": (lambda f: ["ask", "x", "--video", str(f / "good.mp4"), "--start", "9"], ("good.mp4",)),
+    "frames": (lambda f: ["ask", "x", "--video", str(f / "good.mp4"), "--max-frames", "0"], ("max_frames",)),
+    "no network": (lambda f: ["ask", "x", "--image", "http://127.0.0.1:9/a.png"], ("127.0.0.1",)),
+    "unknown scheme": (lambda f: ["ask", "x", "--image", "ftp://host/a.png"], ("ftp://host/a.png",)),
+    "tokens": (lambda f: ["ask", "x", "--max-tokens", "0"], ("max_tokens: must be 1 or more",)),
+    "tokens no number": (lambda f: ["ask", "x", "--max-tokens", "many"], ("--max-tokens", "integer")),
+    "top p": (lambda f: ["ask", "x", "--top-p", "2"], ("top_p: must be over 0 and at most 1",)),
+    "dtype": (lambda f: ["ask", "x", "--dtype", "int3"], ("unknown dtype 'int3'",)),
+    "device": (lambda f: ["ask", "x", "--device", "abacus"], ("unknown device 'abacus'",)),
+    "flag": (lambda f: ["ask", "x", "--colour", "red"], ("--colour", "See 'vita ask --help'")),
+    "hub offline": (lambda f: ["ask", "x", "--model", "nobody/nothing", "--offline"], ("nobody/nothing", "offline")),
+    "model missing": (lambda f: ["ask", "x", "--model", str(f / "none")], ("no such folder",)),
+    "model is a file": (lambda f: ["ask", "x", "--model", str(f / "good.png")], ("is a file",)),
+    "model is empty": (lambda f: ["ask", "x", "--model", str(f)], ("no config.json",)),
+    "verify nothing": (lambda f: ["verify", str(f)], ("no model/model.json",)),
+    "info nothing": (lambda f: ["info", str(f)], ("no config.json",)),
+    "command": (lambda f: ["answer"], ("answer",)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_every_mistake_is_one_sentence(files: Path, name: str) -> None:
+    arguments, said = MISTAKES[name]
+    flags = arguments(files)
+    if flags[0] == "ask" and "--model" not in flags:
+        flags += ["--model", MINI]
+    assert_sentence(run(*flags), *said)
+
+
+class TestOtherCommands:
+    def test_help_and_version_need_no_model(self) -> None:
+        done = run("--help")
+        assert done.returncode == 0 and all(
+            c in done.stdout.decode() for c in ("ask", "chat", "info", "verify", "doctor")
+        )
+        assert run("--version").stdout.decode() == f"vita {vita.__version__}\n"
+
+    def test_help_imports_nothing_heavy(self) -> None:
+        code = (
+            "import sys; sys.argv=['vita','--help']\n"
+            "from vita.cli import main\n"
+            "try: main()\nexcept SystemExit: pass\n"
+            "print([m for m in ('torch','numpy','PIL','av','tokenizers') if m in sys.modules])"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=ENV, timeout=60, check=False)
+        assert done.stdout.decode().strip().endswith("[]")
+
+    def test_info_counts_and_predicts(self) -> None:
+        facts = json.loads(run("info", MINI, "--json").stdout)
+        tensors = read_tensors(Path(MINI))
+        unused = sum(tensors[n].shape[1] * (1408 - 1378) for n in ("model.embed_tokens.weight", "lm_head.weight"))
+        stored = sum(t.numel() for n, t in tensors.items() if "global_cmvn" not in n)
+        assert facts["total"] == stored - unused and facts["problem"] is None
+        text = run("info", MINI).stdout.decode()
+        assert f"{facts['total'] / 1e6:,.3f} M" in text and "missing     nothing" in text
+
+    def test_info_says_what_is_missing(self, mini: Path, tmp_path: Path) -> None:
+        folder = copy_mini(mini, tmp_path)
+        tensors = read_tensors(folder)
+        del tensors["model.norm.weight"]
+        write_single(folder, tensors)
+        done = run("info", str(folder))
+        assert done.returncode == 2 and "1 missing (model.norm.weight)" in done.stdout.decode()
+
+    def test_verify_prints_rows_and_counts(self, mini: Path) -> None:
+        done = run("verify", str(mini))
+        assert done.returncode == 0 and " 0 failed" in done.stdout.decode().splitlines()[-1]
+
+    def test_verify_fails_with_exit_code_1(self, mini: Path, tmp_path: Path) -> None:
+        import shutil
+
+        copy = shutil.copytree(mini, tmp_path / "set")
+        edit_json(copy / "model" / "model.json", lambda d: d["cases"]["text"]["greedy_ids"].reverse())
+        done = run("verify", str(copy), "--json")
+        rows = [json.loads(line) for line in done.stdout.splitlines()]
+        assert done.returncode == 1
+        assert {(r["stage"], r["case"]) for r in rows if r["status"] == "fail"} == {
+            ("greedy ids, cached", "text"), ("greedy ids, not cached", "text"),
+        }  # fmt: skip
+
+    def test_doctor_runs(self) -> None:
+        done = run("doctor")
+        assert done.returncode == 0 and "PyTorch" in done.stdout.decode()
+
+
+class TestChat:
+    def talk(self, *lines: str) -> str:
+        done = run("chat", "--model", MINI, "--max-tokens", "4", stdin="\n".join(lines).encode())
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout.decode() + done.stderr.decode()
+
+    def test_commands(self, files: Path) -> None:
+        said = self.talk(
+            "Hello", f"/image {files / 'good.png'}", "What is it?", "/image", "/nonsense", "/reset", "/help",
+            f"/audio {files / 'good.wav'}", "/image nowhere.png what?", "Still there?", "/quit", "not reached",
+        )  # fmt: skip
+        assert "Now the question:" in said and "/image needs the path of a file." in said
+        assert "There is no command /nonsense" in said and "The conversation is forgotten." in said
+        assert "Ctrl-C stops the answer" in said and "nowhere.png: no such file" in said
+        assert said.count("the answer was cut off") + said.count("noise") >= 2
+
+    def test_the_end_of_input_ends_it(self) -> None:
+        assert "Traceback" not in self.talk()
+
+
+@pytest.fixture
+def question(files: Path) -> Iterator[list[str]]:
+    yield ["--model_path", MINI, "--image_path", str(files / "good.png"), "--question", "What is this?"]
+
+
+class TestDemo:
+    def test_the_known_flags_answer(self, files: Path, question: list[str]) -> None:
+        done = demo(*question, "--model_type", "qwen2p5_instruct", "--conv_mode", "qwen2p5_instruct")
+        assert done.returncode == 0, done.stderr.decode()
+        assert "Time consume:" in done.stdout.decode() and "prefill" in done.stderr.decode()
+
+    def test_question_and_sound_may_come_together(self, files: Path, question: list[str]) -> None:
+        assert demo(*question, "--audio_path", str(files / "good.wav")).returncode == 0
+
+    @pytest.mark.parametrize(
+        ("flags", "said"),
+        [
+            (["--model_type", "mixtral-8x7b"], "--model_type: 'mixtral-8x7b' is another model family's; only qwen2p5"),
+            (["--conv_mode", "sonnet"], "--conv_mode: 'sonnet' is unknown"),
+            (["--frameCat"], "projector takes five tiles side by side"),
+            (["--wrong"], "--wrong"),
+            (["--image_path", "nowhere.png"], "nowhere.png: no such file"),
+        ],
+    )
+    def test_mistakes(self, question: list[str], flags: list[str], said: str) -> None:
+        assert_sentence(demo(*question, *flags), said)
+
+    def test_no_question(self, files: Path) -> None:
+        assert_sentence(demo("--image_path", str(files / "good.png")), "there is no question")
+        assert_sentence(demo("--model_base", MINI, "--question", "x"), "--model_base: needs --model_path")
