@@ -32,18 +32,30 @@ def best(run: Callable[[], object], repeats: int = 3) -> float:
 
 
 def ceilings(dtype: torch.dtype) -> dict[str, float]:
-    """Read bandwidth in GB/s and GEMM rates in GFLOP/s."""
+    """Read bandwidth and matrix-vector rate in GB/s, GEMM rates in GFLOP/s."""
     buffer = torch.ones(1 << 27)  # 512 MiB
-    x, w = torch.randn(512, 3584), torch.randn(3584, 3584)
-    flops = 2 * 512 * 3584**2
+    x, w = torch.randn(1024, 3584), torch.randn(3584, 3584)
+    row, tall = torch.randn(1, 3584).to(dtype), torch.randn(37888, 3584).to(dtype)
+    name = str(dtype).removeprefix("torch.")
     out = {
-        "read_gb_s": buffer.numel() * 4 / best(buffer.sum) / 1e9,
-        "gemm_float32_gflop_s": flops / best(lambda: x @ w.t()) / 1e9,
+        "read_gb_s": buffer.nbytes / best(buffer.sum) / 1e9,
+        f"matvec_{name}_gb_s": tall.nbytes / best(lambda: row @ tall.t()) / 1e9,
+        "gemm_float32_gflop_s": 2 * 1024 * 3584**2 / best(lambda: x @ w.t()) / 1e9,
     }
     if dtype != torch.float32:
-        xs, ws = x[:16].to(dtype), w.to(dtype)
-        out[f"gemm_{str(dtype)[6:]}_gflop_s"] = flops / 32 / best(lambda: xs @ ws.t(), 1) / 1e9
+        xs, ws = x.to(dtype), w.to(dtype)
+        rows = 16 if best(lambda: xs[:16] @ ws.t(), 1) > 0.05 else 1024  # a CPU without such a GEMM takes minutes
+        seconds = best(lambda: xs[:rows] @ ws.t())
+        out[f"gemm_{name}_gflop_s"] = 2 * rows * 3584**2 / seconds / 1e9
     return out
+
+
+def prefill_flops(model: vita.Vita, length: int) -> float:
+    """Multiply-adds, counted twice, of the decoder's products and its attention over a prompt."""
+    d = model.engine.config.decoder
+    tables = 2 * model.engine.tokenizer.size * d.hidden_size
+    products = 2 * (model.engine.parameters["decoder"] - tables) * length
+    return products + 2 * d.num_layers * d.hidden_size * length**2  # causal: half of the square, twice
 
 
 def main() -> None:
@@ -91,6 +103,7 @@ def main() -> None:
         "decode_gb_s": t.gigabytes_per_second,
         "total_s": t.total,
         "peak_gb": t.peak_memory / 1e9,
+        "prefill_tflop_s": prefill_flops(model, done.usage.prompt_tokens) / t.prefill / 1e12,
         **ceilings(model.engine.dtype),
     }
     for key, value in row.items():

@@ -17,7 +17,7 @@ from vita.decoder.qwen2 import Decoder
 from vita.decoder.sampling import Sampler, log_probabilities
 from vita.engine.metrics import Stopwatch
 
-PREFILL_CHUNK = 512  # positions computed together: bounds the memory of activations and of the mask
+PREFILL_CHUNK = 2048  # positions computed together: bounds the memory of activations, amortises reading the weights
 
 
 @dataclass(frozen=True)
