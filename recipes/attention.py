@@ -18,7 +18,7 @@ CHUNK = 1 << 20  # scores made at a time: about two MiB in bfloat16
 class _Chunked(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-        """Scaled queries `[B, N, d]`, keys and values `[B, M, d]`, bias `[B, N, M]` added to the scores."""
+        """Scaled queries `[B, h*n, d]` (heads that share keys), keys and values `[B, M, d]`, bias `[B, 1, n, M]`."""
         out = torch.empty_like(q)
         step = max(1, CHUNK // (q.shape[1] * k.shape[1]))
         for at in range(0, q.shape[0], step):
@@ -47,7 +47,8 @@ class _Chunked(torch.autograd.Function):
 def _weights(q: Tensor, k: Tensor, bias: Tensor | None, part: slice) -> Tensor:
     scores = q[part] @ k[part].transpose(1, 2)
     if bias is not None:
-        scores += bias[part]
+        rows = bias.shape[2]
+        scores.view(len(scores), -1, rows, scores.shape[-1]).add_(bias[part])
     return scores.softmax(-1)
 
 
@@ -66,8 +67,7 @@ def plain_attend(
     bias = None
     if mask is not None:
         bias = torch.zeros(mask.shape, device=q.device, dtype=q.dtype).masked_fill_(~mask, -1e9)
-        bias = bias.expand(batch, groups, queries, keys)[:, :, None].expand(-1, -1, share, -1, -1)
-        bias = bias.reshape(batch * groups, share * queries, keys)
+        bias = bias.expand(batch, groups, queries, keys).reshape(batch * groups, 1, queries, keys)
     rows = (q * factor).reshape(batch * groups, share * queries, width)
     flat = k.reshape(batch * groups, keys, width), v.reshape(batch * groups, keys, v.shape[-1])
     out: Tensor = _Chunked.apply(rows, *flat, bias)

@@ -24,7 +24,7 @@ from recipes.schedule import Phase
 from recipes.tiles import tiles_of
 from vita.prompt.tokenizer import Tokenizer
 
-SHAPE = (3, 16, 16)
+SHAPE = (4, 16, 16)
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Batch:
     Attributes:
         tiles: uint8 `[tiles, S, S, 3]`, of all pictures in order.
         labelled: int64, the tiles that carry dense labels.
-        labels: uint8 `[labelled, 3, G, G]`.
+        labels: uint8 `[labelled, 4, G, G]`.
         rows: question rows (their tiles in the same order as `tiles`), or None in phases without answers.
         shown: int64, the tiles that `rows` take, in order.
         next_index: the first sample number after this batch.
@@ -85,9 +85,9 @@ def build_batch(
 
 
 def dense_labels(sample: Sample) -> np.ndarray:
-    """uint8 `[3, G, G]`: character, shape, colour."""
-    assert sample.chars is not None and sample.shape is not None and sample.color is not None
-    return np.stack([sample.chars, sample.shape, sample.color])
+    """uint8 `[4, G, G]`: character, shape, colour, place of the letter in its text."""
+    planes = [p for p in (sample.chars, sample.shape, sample.color, sample.order) if p is not None]
+    return np.stack(planes)
 
 
 class _Stream(IterableDataset[Batch]):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recipes.attention import plain_attend
-from recipes.data import CHARS, COLORS, SHAPES
+from recipes.data import CHARS, COLORS, PLACES, SHAPES
 from vita.config import AudioConfig, DecoderConfig, VisionConfig
 from vita.decoder.qwen2 import Decoder
 from vita.encoders.audio import AudioEncoder
@@ -25,7 +25,8 @@ from vita.encoders.project import AudioAdapter, Projector
 from vita.encoders.vision import VisionBlock, VisionEncoder
 
 PARTS = ("vision", "projector", "decoder", "audio", "adapter")
-DENSE = (len(CHARS) + 1, len(SHAPES) + 1, len(COLORS) + 1)  # character, shape, colour; 0 is nothing
+DENSE = (len(CHARS) + 1, len(SHAPES) + 1, len(COLORS) + 1, PLACES + 1)  # character, shape, colour, place; 0: nothing
+PLACE = 3  # of the kinds: which letter of the text, so that the decoder can find the next one
 NOTHING_WEIGHT = 0.3  # most patches show nothing
 Offset = tuple[int, int]
 NEAR: tuple[tuple[Offset, ...], ...] = (
@@ -89,11 +90,11 @@ class Learner(nn.Module):
         return self.projector(self.vision.select(patches))
 
     def dense_loss(self, patches: Tensor, labels: Tensor) -> tuple[Tensor, list[float]]:
-        """Which character, shape and colour lie under each patch.
+        """Which character, shape, colour and place in the text lie under each patch.
 
         Args:
             patches: `[pictures, 1 + G*G, C]`.
-            labels: uint8 `[pictures, 3, G, G]`.
+            labels: uint8 `[pictures, 4, G, G]`; places that are 0 teach nothing (pages have none).
 
         Returns:
             the summed losses, and for each kind the share right among patches that show something.
@@ -104,10 +105,11 @@ class Learner(nn.Module):
         for k, (logits, count) in enumerate(zip(kinds, DENSE, strict=True)):
             target = labels[:, k].reshape(-1).long()
             weight = torch.ones(count, device=logits.device)
-            weight[0] = NOTHING_WEIGHT
+            weight[0] = NOTHING_WEIGHT if k < PLACE else 0.0
             flat = logits.reshape(-1, count).float()
-            loss = loss + functional.cross_entropy(flat, target, weight=weight)
             shown = target > 0
+            if k < PLACE or bool(shown.any()):
+                loss = loss + functional.cross_entropy(flat, target, weight=weight)
             hits = ((flat.argmax(-1) == target) & shown).sum()
             right.append(float(hits) / max(1, int(shown.sum())))
         return loss, right

@@ -34,7 +34,7 @@ def losses(model: Learner, batch: Batch, dense: float, device: torch.device) -> 
     if len(batch.labelled):
         part, right = model.dense_loss(patches[batch.labelled.to(device)], batch.labels.to(device))
         loss = loss + dense * part
-        measured |= {"dense": part.item(), **dict(zip(("char", "shape", "color"), right, strict=True))}
+        measured |= {"dense": part.item(), **dict(zip(("char", "shape", "color", "place"), right, strict=True))}
     if batch.rows is not None:
         seen = model.rows(patches[batch.shown.to(device)])
         part, share = answer_loss(model, batch.rows.to(device), seen)

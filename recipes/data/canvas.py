@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageChops
 
 from recipes.data.colors import Rgb
-from recipes.data.labels import CHARS, COLORS, GRID, PATCH, SHAPES, SIDE
+from recipes.data.labels import CHARS, COLORS, GRID, PATCH, PLACES, SHAPES, SIDE
 
 INK = 110  # coverage from which a pixel counts as ink
 
@@ -43,14 +43,17 @@ class Canvas:
         self.picture = picture
         self.width, self.height = picture.size
         self.dense = dense and picture.size == (SIDE, SIDE)
-        shape = (3, self.height, self.width) if self.dense else (3, 1, 1)
-        self._maps = np.zeros(shape, np.uint8)  # characters, shapes, colours
+        shape = (4, self.height, self.width) if self.dense else (4, 1, 1)
+        self._maps = np.zeros(shape, np.uint8)  # characters, shapes, colours, places of letters
 
     def stamp(
         self, mask: Image.Image, left: int, top: int, rgb: Rgb, color: str,
-        chars: np.ndarray | None = None, shape: str | None = None,
+        chars: np.ndarray | None = None, order: np.ndarray | None = None, shape: str | None = None,
     ) -> None:  # fmt: skip
-        """Puts a mask down in one colour; `chars` labels its pixels with characters, `shape` with one shape."""
+        """Puts a mask down in one colour.
+
+        `chars` labels its pixels with characters, `order` with their places in the text, `shape` with one shape.
+        """
         self.picture.paste(rgb, (left, top), mask)
         if not self.dense:
             return
@@ -66,19 +69,21 @@ class Canvas:
         maps[2] += ink.view(np.uint8) * np.uint8(COLORS.index(color) + 1)
         if chars is not None:
             maps[0] += chars[part] * ink
+        if order is not None:
+            maps[3] += order[part] * (order[part] <= PLACES) * ink
         if shape is not None:
             maps[1] += ink.view(np.uint8) * np.uint8(SHAPES.index(shape) + 1)
 
-    def labels(self) -> tuple[np.ndarray, np.ndarray, np.ndarray] | tuple[None, None, None]:
-        """Characters, shapes and colours with the most ink under each patch, each uint8 [16, 16]."""
+    def labels(self) -> tuple[np.ndarray, ...] | tuple[None, None, None, None]:
+        """Characters, shapes, colours and places with the most ink under each patch, each uint8 [16, 16]."""
         if not self.dense:
-            return None, None, None
-        flat = self._maps.reshape(3, -1)
+            return None, None, None, None
+        flat = self._maps.reshape(4, -1)
         inked = np.flatnonzero(flat[2])
         patches = _patch_of_pixel()[inked]
-        sizes = (len(CHARS) + 1, len(SHAPES) + 1, len(COLORS) + 1)
-        chars, shapes, colors = (_majority(patches, flat[k][inked], sizes[k]) for k in range(3))
-        return chars * (colors > 0), shapes * (colors > 0), colors
+        sizes = (len(CHARS) + 1, len(SHAPES) + 1, len(COLORS) + 1, PLACES + 1)
+        chars, shapes, colors, order = (_majority(patches, flat[k][inked], sizes[k]) for k in range(4))
+        return chars * (colors > 0), shapes * (colors > 0), colors, order * (colors > 0)
 
 
 @lru_cache(maxsize=1)

@@ -18,6 +18,7 @@ STAGES: tuple[Stage, ...] = ("pages1", "pages2", "pages3", "pages4", "mix", "til
 SIDE = 224  # pixels of one tile
 PATCH = 14
 GRID = SIDE // PATCH
+PLACES = 24  # letters of a text are numbered up to here
 
 # Dense labels are positions in these plus one; 0 is "nothing".
 CHARS = string.ascii_uppercase + string.ascii_lowercase + string.digits + "+-=×?&!:"
@@ -52,3 +53,4 @@ class Sample:
     chars: np.ndarray | None = None  # uint8 [16, 16]: 0 or 1 + position in CHARS
     shape: np.ndarray | None = None  # uint8 [16, 16]: 0 or 1 + position in SHAPES
     color: np.ndarray | None = None  # uint8 [16, 16]: 0 or 1 + position in COLORS, of the ink
+    order: np.ndarray | None = None  # uint8 [16, 16]: 0 or the letter's place in its text, from 1

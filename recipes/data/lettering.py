@@ -22,10 +22,11 @@ _LABEL_OF = {c: i + 1 for i, c in enumerate(CHARS)}
 
 @dataclass(frozen=True)
 class Line:
-    """One line of text: coverage, and 1 + position in CHARS for each pixel column's letter."""
+    """One line of text: coverage, and for each pixel column's letter 1 + position in CHARS and its place, from 1."""
 
     mask: Image.Image
     chars: np.ndarray  # uint8 [height, width]
+    order: np.ndarray  # uint8 [height, width]
     em: float  # height of the font's square after fitting, in pixels
     drop: float = 0.0  # how far its top lies below a capital's; known for small lines only
 
@@ -74,7 +75,8 @@ class Lettering:
         if (width, height) != mask.size:
             edges = edges * (width / mask.width)
             mask = mask.resize((width, height), Image.Resampling.BILINEAR)
-        return Line(mask, np.broadcast_to(_columns(text, edges, width), (height, width)), em, top * em / size)
+        chars, order = (np.broadcast_to(c, (height, width)) for c in _columns(text, edges, width))
+        return Line(mask, chars, order, em, top * em / size)
 
     def ascent(self, face: Face, em: float) -> float:
         """Height of a capital at this size."""
@@ -140,15 +142,18 @@ def _extent(placed: list[tuple[int, Glyph]]) -> tuple[int, int, int, int]:
     return min(lefts), min(tops), max(rights), max(bottoms)
 
 
-def _columns(text: str, edges: np.ndarray, width: int) -> np.ndarray:
-    """The label of the letter that owns each pixel column."""
+def _columns(text: str, edges: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """The label of the letter that owns each pixel column, and that letter's place in the text, from 1."""
     labels = np.array([_LABEL_OF.get(c, 0) for c in text[: len(edges)]], np.uint8)
     owner = np.searchsorted(edges[:-1], np.arange(width) + 0.5)
-    return labels[owner]
+    return labels[owner], (owner + 1).clip(max=255).astype(np.uint8)
 
 
 def turned(line: Line, degrees: float) -> Line:
     """The line rotated about its middle, on a sheet grown to hold it."""
     mask = line.mask.rotate(degrees, Image.Resampling.BILINEAR, expand=True)
-    chars = Image.fromarray(np.ascontiguousarray(line.chars)).rotate(degrees, Image.Resampling.NEAREST, expand=True)
-    return Line(mask, np.asarray(chars), line.em, line.drop)
+    chars, order = (
+        np.asarray(Image.fromarray(np.ascontiguousarray(a)).rotate(degrees, Image.Resampling.NEAREST, expand=True))
+        for a in (line.chars, line.order)
+    )
+    return Line(mask, chars, order, line.em, line.drop)

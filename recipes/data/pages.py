@@ -34,8 +34,8 @@ def render_page(studio: Studio, rng: Random, split: Split, stage: Stage) -> Samp
     if step >= 3:
         studio.weather(canvas, rng)
     picture = studio.pixels(canvas)
-    chars, shape, color = canvas.labels()
-    return Sample(picture, [], chars, shape, color)
+    chars, shape, color, order = canvas.labels()
+    return Sample(picture, [], chars, shape, color, order)
 
 
 def _sheet(studio: Studio, rng: Random, split: Split, step: int) -> tuple[Canvas, list[tuple[str, Rgb]]]:

@@ -92,7 +92,10 @@ def _text(
     line = studio.letters.line(style.face, text, style.em, min(1.0, room / wide))
     drop = studio.letters.descent(style.face, text, style.em)
     left = round(x - anchor * line.mask.width)
-    canvas.stamp(line.mask, left, round(y + drop - line.mask.height), style.pen[1], style.pen[0], chars=line.chars)
+    canvas.stamp(
+        line.mask, left, round(y + drop - line.mask.height), style.pen[1], style.pen[0],
+        chars=line.chars, order=line.order,
+    )  # fmt: skip
 
 
 def _fill(canvas: Canvas, edges: tuple[float, float, float, float], color: str, rgb: Rgb) -> None:

@@ -71,7 +71,7 @@ def _write(
     line = studio.letters.line(face, text, em, rng.uniform(0.75, 1.0) if rng.random() < 0.4 else 1.0)
     share = (0.5, 0.5) if rng.random() < 0.5 else (rng.uniform(0.05, 0.95), rng.uniform(0.05, 0.95))
     left, top = round((SIDE - line.mask.width) * share[0]), round((SIDE - line.mask.height) * share[1])
-    canvas.stamp(line.mask, left, top, ink[1], ink[0], chars=line.chars)
+    canvas.stamp(line.mask, left, top, ink[1], ink[0], chars=line.chars, order=line.order)
 
 
 def _clock(

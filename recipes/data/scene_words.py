@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from random import Random
 
+import numpy as np
 from PIL import Image, ImageDraw
 
 from recipes.data.canvas import Box, Canvas
@@ -146,11 +147,13 @@ def _put_lines(
     if rng.random() < 0.07 and scene.ground.name != "colorful":
         tone = scene.ground.tones[0]
         shade = tuple(c // 2 if sum(tone) > 240 else c + 40 for c in tone)  # type: ignore[assignment]
-    for line in lines:
+    before = 0  # letters and spaces of the lines above
+    for line, text in zip(lines, scene.words if len(lines) > 1 else [scene.text], strict=True):
         x = left + round((width - line.mask.width) * aligned)
         if shade and line.em > 40:
             canvas.picture.paste(shade, (x + 3, top + 3), line.mask)
-        canvas.stamp(line.mask, x, top, scene.rgb, scene.color, chars=line.chars)
+        canvas.stamp(line.mask, x, top, scene.rgb, scene.color, chars=line.chars, order=line.order + np.uint8(before))
+        before += len(text) + 1
         top += line.mask.height + leading
 
 

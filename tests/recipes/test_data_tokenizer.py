@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,7 @@ def test_quoted_words_are_spelled(tokenizer: Tokenizer) -> None:
     def law(word: str) -> None:
         encoded = tokenizer.encode(f"It says '{word}'.")
         assert back(tokenizer, f"It says '{word}'.") == f"It says '{word}'."
-        if word not in whole_pieces():
+        if not set(re.findall("[A-Za-z]+", word)) & set(whole_pieces()):
             assert encoded.tokens == ["It", "Ġsays", "Ġ'", *word, "'."]
 
     law()
