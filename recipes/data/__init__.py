@@ -18,6 +18,6 @@ from recipes.data.labels import (
 from recipes.data.sample import render_sample
 
 __all__ = [
-    "CHARS", "COLORS", "GRID", "PATCH", "PLACES", "POSITIONS", "QA", "SHAPES", "SIDE", "STAGES", "Sample", "Split", "Stage",
-    "render_sample",
+    "CHARS", "COLORS", "GRID", "PATCH", "PLACES", "POSITIONS", "QA", "SHAPES", "SIDE", "STAGES", "Sample", "Split",
+    "Stage", "render_sample",
 ]  # fmt: skip
