@@ -1,0 +1,80 @@
+"""What is said: questions about pictures, sentences to repeat, and talk that is not meant for the model."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from pathlib import Path
+from random import Random
+
+from recipes.data.fonts import held_out_name
+from recipes.data.labels import COLORS, POSITIONS, QA, SHAPES, Split
+
+# Questions that quote a word out of a picture are typed, not spoken: an invented word has no sound.
+QUOTED = re.compile(r"'")
+REPEAT = ("Repeat what I said.", "What did I say?", "Write down what I said.", "What do you hear?")
+REPEAT_HELD_OUT = ("Please write what you hear.",)
+
+_OTHERS = (
+    "Honey, have you seen my keys?", "I will be home at six.", "Could you pass me the salt, please?",
+    "Yes, mother, I will call you tomorrow.", "The meeting was moved to Thursday.", "Come here, good dog.",
+    "We should leave now or we miss the train.", "Did you feed the cat this morning?", "No, I told him already.",
+    "Two coffees and one tea, please.", "And now the news at nine o'clock.", "Put it on the table over there.",
+    "He said he would never go back.", "Turn left after the church.", "I am so tired today.", "Stop it, both of you.",
+    "She has been working there for ten years.", "That is not what I meant, Peter.", "Thank you for calling.",
+    "The soup needs a little more time.", "Wait for me outside.", "Let us talk about it later.", "It is your turn.",
+    "I think it is going to rain tonight.", "Who left the door open again?", "My phone is almost dead.",
+    "Next stop, Central Station.", "You never listen to me, John.", "Goal! What a wonderful shot!",
+    "Tickets, please.", "Hurry up, the bus is coming.", "I like your new jacket, Anna.",
+)  # fmt: skip
+_OTHERS_HELD_OUT = (
+    "Can you bring some milk on your way home?", "Our flight leaves at seven.", "Sit down, children.",
+    "Good night, sleep well, my dear.", "The doctor will see you in a moment.", "I have no idea what she wants.",
+)  # fmt: skip
+
+
+def spoken(qa: QA) -> bool:
+    """Whether a question about a picture can be asked aloud."""
+    return not QUOTED.search(qa.question) and bool(re.fullmatch(r"[A-Za-z ,.?!'-]+", qa.question))
+
+
+def sentence_to_repeat(rng: Random, split: Split) -> str:
+    """Plain words in an order that cannot be guessed, or a small statement."""
+    draw = rng.random()
+    if draw < 0.45:
+        return _statement(rng)
+    words = _everyday(split) if draw < 0.8 else [*_everyday(split), *COLORS, *SHAPES]
+    said = " ".join(rng.choice(words) for _ in range(rng.randint(2, 6)))
+    return said[0].upper() + said[1:] + "."
+
+
+def _statement(rng: Random) -> str:
+    color, other, shape, thing = rng.choice(COLORS), rng.choice(COLORS), rng.choice(SHAPES), rng.choice(SHAPES)
+    place = rng.choice(POSITIONS)
+    return rng.choice(
+        (
+            f"The {shape} is {color}.",
+            f"The {color} {shape} is at the {place}.",
+            f"There is a {color} {shape} and a {other} {thing}.",
+            f"I see {rng.choice(('one', 'two', 'three', 'four', 'five', 'six'))} {color} things.",
+            f"The background is {color}.",
+            f"The {shape} is above the {other} {thing}.",
+        )
+    )
+
+
+def not_for_the_model(rng: Random, split: Split) -> str:
+    """Something one person says to another."""
+    return rng.choice(_OTHERS if split == "train" else _OTHERS_HELD_OUT)
+
+
+def ask_to_repeat(rng: Random, split: Split) -> str:
+    """The typed question that goes with a sentence to be repeated."""
+    return rng.choice(REPEAT if split == "train" else REPEAT_HELD_OUT)
+
+
+@lru_cache(maxsize=2)
+def _everyday(split: Split) -> list[str]:
+    lines = (Path(__file__).parents[1] / "data" / "everyday.txt").read_text(encoding="utf-8").splitlines()[1:]
+    words = [w for w in " ".join(lines).split() if w.isalpha()]
+    return [w for w in words if held_out_name("spoken", w, 0.12) == (split == "heldout")]
