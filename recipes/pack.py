@@ -73,11 +73,20 @@ class Packer:
             head = [*encode("\n"), self._start, *encode(f"user\n{text}")]
         else:
             head = encode(f"\n{text}" if tiles else f"user\n{text}")
-        return [*head, self._end, *encode("\n"), self._start, *encode("assistant\n")]
+        return [*head, *self.close_turn()]
+
+    def close_turn(self) -> list[int]:
+        """From the end of a user turn to the open assistant header."""
+        encode = self.tokenizer.encode
+        return [self._end, *encode("\n"), self._start, *encode("assistant\n")]
 
     def answer(self, text: str) -> list[int]:
-        """The mark, the answer and the end."""
-        return [*self.tokenizer.encode(TYPED_MARK + text), self._end]
+        """The mark of a typed question, the answer and the end."""
+        return self.answer_marked(TYPED_MARK + text)
+
+    def answer_marked(self, text: str) -> list[int]:
+        """An answer that brings its mark, and the end."""
+        return [*self.tokenizer.encode(text), self._end]
 
     def row(self, questions: Sequence[QA], tiles: int, rng: Random) -> Row:
         """One row of at most five questions in random order; some rows begin with a dialogue of two turns."""

@@ -13,7 +13,7 @@ from recipes.feed import Batch
 from recipes.model import Learner
 from recipes.pack import IGNORE, RowBatch, segment_mask
 from recipes.tiles import normalise
-from vita.fusion import IMAGE_SLOT
+from vita.fusion import AUDIO_SLOT, IMAGE_SLOT
 
 CLIP = 1.0
 UNTRAINED = ("audio.", "adapter.")
@@ -43,17 +43,19 @@ def losses(model: Learner, batch: Batch, dense: float, device: torch.device) -> 
     return loss, measured
 
 
-def answer_loss(model: Learner, rows: RowBatch, seen: Tensor) -> tuple[Tensor, float]:
+def answer_loss(model: Learner, rows: RowBatch, seen: Tensor, heard: Tensor | None = None) -> tuple[Tensor, float]:
     """Cross-entropy of the taught tokens, and the share of them right.
 
     Args:
         model: the learner.
         rows: padded rows.
         seen: `[tiles, 64, H]`, one for each tile of the rows in order.
+        heard: `[tokens, H]`, the sounds of the rows in order.
     """
-    slots = rows.ids == IMAGE_SLOT
-    embeds = model.decoder.embed(rows.ids.masked_fill(slots, 0))
-    embeds = embeds.masked_scatter(slots[..., None], seen.to(embeds.dtype))
+    embeds = model.decoder.embed(rows.ids.clamp(min=0))
+    embeds = embeds.masked_scatter((rows.ids == IMAGE_SLOT)[..., None], seen.to(embeds.dtype))
+    if heard is not None:
+        embeds = embeds.masked_scatter((rows.ids == AUDIO_SLOT)[..., None], heard.to(embeds.dtype))
     hidden = model.decoder(embeds, None, rows.position, segment_mask(rows.segment))
     taught = rows.target != IGNORE
     logits = model.decoder.logits(hidden[taught])

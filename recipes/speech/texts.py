@@ -9,6 +9,8 @@ from random import Random
 
 from recipes.data.fonts import held_out_name
 from recipes.data.labels import COLORS, POSITIONS, QA, SHAPES, Split
+from recipes.data.phrases import QUESTIONS, ask
+from recipes.data.shapes import at, plural
 
 # Questions that quote a word out of a picture are typed, not spoken: an invented word has no sound.
 QUOTED = re.compile(r"'")
@@ -36,6 +38,19 @@ _OTHERS_HELD_OUT = (
 def spoken(qa: QA) -> bool:
     """Whether a question about a picture can be asked aloud."""
     return not QUOTED.search(qa.question) and bool(re.fullmatch(r"[A-Za-z ,.?!'-]+", qa.question))
+
+
+def question(rng: Random, split: Split) -> str:
+    """A question as one might ask it of some picture, without the picture."""
+    kind = rng.choice([k for k in QUESTIONS if k not in ("says", "value", "bar_color", "compare")])
+    one, other = (f"{rng.choice(COLORS)} {rng.choice(SHAPES)}" for _ in range(2))
+    shape = rng.choice(SHAPES)
+    blanks = {
+        "color": rng.choice(COLORS), "thing": rng.choice((shape, one)), "things": plural(shape),
+        "a_thing": f"a {one}", "one": one, "other": other, "at": at(rng.choice(POSITIONS)),
+        "relation": rng.choice(("left of", "right of", "above", "below")),
+    }  # fmt: skip
+    return ask(rng, split, kind, **blanks).replace("'", "")
 
 
 def sentence_to_repeat(rng: Random, split: Split) -> str:

@@ -50,9 +50,7 @@ def test_the_vision_folder_may_come_from_the_hub(mini: Path, tmp_path: Path, cac
     shutil.rmtree(place.parent / VISION)
     assert vita.load(place, offline=True, device="cpu").engine.config.vision.image_size == 112
     shutil.rmtree(cache)
-    with pytest.raises(
-        CheckpointError, match=rf"'{VISION}' .* nor on the hub as OpenGVLab/{VISION}; put its"
-    ):
+    with pytest.raises(CheckpointError, match=rf"'{VISION}' .* nor on the hub as OpenGVLab/{VISION}; put its"):
         vita.load(place, offline=True, device="cpu")
 
 
