@@ -8,6 +8,9 @@ if TYPE_CHECKING:
     from vita.types import Done
 
 
+IN_CACHE = 64 << 20  # bytes a token up to which weights stay in the CPU's cache: memory is no ceiling for them
+
+
 def timing_rows(done: Done, ceiling: float | None) -> list[tuple[str, str, str]]:
     """Stage, time, and what was done in it; stages that did not happen are left out.
 
@@ -43,12 +46,13 @@ def print_timings(done: Done) -> None:
 
     from vita.engine.ceiling import read_bandwidth
 
-    on_cpu = done.timings.device == "cpu"
+    timings = done.timings
+    bound = timings.device == "cpu" and timings.bytes_per_token > IN_CACHE
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     table.add_column(style="dim")
     table.add_column(justify="right")
     table.add_column(style="dim")
-    for row in timing_rows(done, read_bandwidth() if on_cpu else None):
+    for row in timing_rows(done, read_bandwidth(timings.gigabytes_per_second) if bound else None):
         table.add_row(*row)
     Console(stderr=True).print(table)
 

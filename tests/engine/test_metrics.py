@@ -1,0 +1,43 @@
+"""The table of where the time went says nothing that is not so."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from vita.cli.report import timing_rows
+from vita.engine import ceiling
+from vita.types import Done, Timings, Usage
+
+
+def test_a_ceiling_measured_on_a_busy_machine_is_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    figures = iter([0.3, 21.0, 22.0])
+    monkeypatch.setattr(ceiling, "measure", lambda: next(figures))
+    assert ceiling.read_bandwidth() == 0.3
+    assert ceiling.read_bandwidth(reached=0.2) == 0.3
+    assert ceiling.read_bandwidth(reached=15.0) == 21.0
+    assert ceiling.read_bandwidth(reached=15.0) == 21.0
+    file = tmp_path / "vita" / "machine.json"
+    assert list(json.loads(file.read_text()).values()) == [21.0]
+    file.write_text("[broken")
+    assert ceiling.read_bandwidth() == 22.0
+
+
+def test_stages_that_did_not_happen_are_left_out() -> None:
+    timings = Timings(prefill=0.5, decode=2.0, first_token=0.6, total=2.7, decode_tokens=10, bytes_per_token=10**9)
+    rows = timing_rows(Done("stop", "typed", Usage(prompt_tokens=7, completion_tokens=11), timings), 20.0)
+    names = [name for name, _, _ in rows]
+    assert "vision" not in names and "audio" not in names
+    shown = {name: f"{time} {what}" for name, time, what in rows}
+    assert shown["decode"] == "2.00 s 11 tokens, 5.0 tokens/s, 5.00 of 20.0 GB/s"
+    assert shown["prefill"] == "500 ms first token after 600 ms"
+
+
+def test_rates_of_nothing_are_zero() -> None:
+    assert Timings().tokens_per_second == Timings().gigabytes_per_second == 0.0
+    assert Timings().pictures_per_second is None
