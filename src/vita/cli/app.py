@@ -21,6 +21,7 @@ Model = Annotated[str | None, typer.Option(help="Checkpoint folder or hub id; de
 Base = Annotated[str | None, typer.Option(help="Base checkpoint, when --model is a LoRA folder.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")]
+Quantized = Annotated[str | None, typer.Option(help="int8: the decoder's linear layers in eight bits.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Never touch the network.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say which device, dtype and kernels were chosen.")]
 
@@ -55,6 +56,7 @@ def ask(
     base: Base = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    quantize: Quantized = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object with text, usage and timings.")] = False,
     stream: Annotated[bool, typer.Option(help="Print the answer while it is made.")] = True,
     max_tokens: Annotated[int, typer.Option(help="Most new tokens.")] = 1024,
@@ -86,9 +88,9 @@ def ask(
     )
     run_ask(
         Ask(
-            question, tuple(image or ()), tuple(video or ()), tuple(audio or ()), model, base, device, dtype, json,
-            stream, params, system, fps, max_frames, start, end, audio_from_video, reference, offline, timings,
-            verbose,
+            question, tuple(image or ()), tuple(video or ()), tuple(audio or ()), model, base, device, dtype,
+            quantize, json, stream, params, system, fps, max_frames, start, end, audio_from_video, reference, offline,
+            timings, verbose,
         )
     )  # fmt: skip
 
@@ -101,6 +103,7 @@ def chat(
     base: Base = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    quantize: Quantized = None,
     system: Annotated[str | None, typer.Option(help="Replaces the built-in system text.")] = None,
     max_tokens: Annotated[int, typer.Option(help="Most new tokens of one answer.")] = 1024,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
@@ -112,7 +115,9 @@ def chat(
     from vita.cli.loading import load_model
     from vita.types import SamplingParams
 
-    loaded = load_model(model, base=base, device=device, dtype=dtype, offline=offline, verbose=verbose)
+    loaded = load_model(
+        model, base=base, device=device, dtype=dtype, quantize=quantize, offline=offline, verbose=verbose
+    )
     params = SamplingParams(max_tokens=max_tokens, temperature=temperature)
     run_chat(loaded, params, system, tuple(image or ()), tuple(video or ()))
 
@@ -124,6 +129,7 @@ def info(
     ),
     device: Device = "auto",
     dtype: Dtype = "auto",
+    quantize: Quantized = None,
     context: Annotated[int, typer.Option(help="Positions the memory figure counts for.")] = 2048,
     json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
     offline: Offline = False,
@@ -131,20 +137,34 @@ def info(
     """Parts, exact sizes, memory it will need, what is missing; loads no weights."""
     from vita.cli.info import run_info
 
-    raise typer.Exit(run_info(model, device, dtype, context, as_json=json, offline=offline))
+    raise typer.Exit(run_info(model, device, dtype, quantize, context, as_json=json, offline=offline))
 
 
 @app.command()
 def verify(
     folder: Annotated[Path, typer.Argument(help="A checkpoint with its reference numbers.")],
     dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16: what the format costs.")] = "float32",
+    quantize: Annotated[str | None, typer.Option(help="int8: what rounding the decoder costs.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "cpu",
     json: Annotated[bool, typer.Option("--json", help="One JSON object a row.")] = False,
 ) -> None:
     """Hold a checkpoint against reference numbers, stage by stage."""
     from vita.cli.verify import run_verify
 
-    raise typer.Exit(run_verify(folder, dtype, device, as_json=json))
+    raise typer.Exit(run_verify(folder, dtype, device, quantize, as_json=json))
+
+
+@app.command()
+def convert(
+    model: Annotated[str, typer.Argument(help="Checkpoint folder or hub id.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write; must not exist.")],
+    quantize: Annotated[str, typer.Option(help="int8: the decoder's linear layers in eight bits.")] = "int8",
+    offline: Offline = False,
+) -> None:
+    """Write a checkpoint anew, quantized, so that it loads memory-mapped with nothing left to round."""
+    from vita.cli.convert import run_convert
+
+    raise typer.Exit(run_convert(model, out, quantize, offline=offline))
 
 
 @app.command()

@@ -31,6 +31,7 @@ class Ask:
     base: str | None
     device: str
     dtype: str
+    quantize: str | None
     json: bool
     stream: bool
     params: SamplingParams
@@ -54,8 +55,8 @@ def run_ask(flags: Ask) -> None:
     """
     messages = build_messages(flags)
     model = load_model(
-        flags.model, base=flags.base, device=flags.device, dtype=flags.dtype, offline=flags.offline,
-        verbose=flags.verbose,
+        flags.model, base=flags.base, device=flags.device, dtype=flags.dtype, quantize=flags.quantize,
+        offline=flags.offline, verbose=flags.verbose,
     )  # fmt: skip
     events = model.stream(messages, flags.params, options=MediaOptions(reference=flags.reference))
     if flags.json:

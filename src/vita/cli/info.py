@@ -9,10 +9,11 @@ from vita.errors import CheckpointError
 
 
 def run_info(
-    model: str | None, device_name: str, dtype_name: str, context: int, *, as_json: bool, offline: bool
-) -> int:
+    model: str | None, device_name: str, dtype_name: str, quantize: str | None, context: int, *, as_json: bool,
+    offline: bool,
+) -> int:  # fmt: skip
     """Print the facts; 2 if the checkpoint is incomplete."""
-    facts = collect(model, device_name, dtype_name, context, offline)
+    facts = collect(model, device_name, dtype_name, quantize, context, offline)
     if as_json:
         print(json.dumps(facts, ensure_ascii=False))
     else:
@@ -21,13 +22,15 @@ def run_info(
     return 2 if facts["problem"] else 0
 
 
-def collect(model: str | None, device_name: str, dtype_name: str, context: int, offline: bool) -> dict[str, Any]:
+def collect(
+    model: str | None, device_name: str, dtype_name: str, quantize: str | None, context: int, offline: bool
+) -> dict[str, Any]:
     """Everything as plain data.
 
     Raises:
         CheckpointError: the folder is no checkpoint at all.
     """
-    from vita.engine.device import available_memory, choose_device, choose_dtype, predict_memory
+    from vita.engine.device import available_memory, choose_device, choose_dtype, choose_quantize, predict_memory
     from vita.layers.linear import choose_route
     from vita.prompt.tokenizer import Tokenizer
     from vita.weights.find import open_checkpoint
@@ -44,6 +47,7 @@ def collect(model: str | None, device_name: str, dtype_name: str, context: int, 
     counts = parameter_counts(config, tokenizer.size)
     device = choose_device(device_name)
     dtype, why = choose_dtype(dtype_name, config, sum(counts.values()), device)
+    scheme = checkpoint.quantized or choose_quantize(quantize)
     route, route_why = choose_route(device, dtype)
     stored = sorted({str(e.dtype).removeprefix("torch.") for e in checkpoint.store.entries.values()})
     return {
@@ -57,7 +61,8 @@ def collect(model: str | None, device_name: str, dtype_name: str, context: int, 
         "dtype_reason": why,
         "device": str(device),
         "linears": f"{route}: {route_why}",
-        "memory": predict_memory(config, tokenizer.size, dtype, context),
+        "quantized": scheme,
+        "memory": predict_memory(config, tokenizer.size, dtype, context, scheme),
         "memory_context": context,
         "available": available_memory(device),
         "context": config.context,
@@ -83,7 +88,7 @@ def describe(facts: dict[str, Any]) -> list[str]:
         "",
         f"stored      {facts['stored_bytes'] / 1e9:.3f} GB as {', '.join(facts['stored_dtypes'])}",
         f"runs        in {facts['dtype']} on {facts['device']} ({facts['dtype_reason']})",
-        f"linears     {facts['linears']}",
+        f"linears     {facts['linears']}" + (f"; the decoder's in {facts['quantized']}" if facts["quantized"] else ""),
         f"memory      about {need / 1e9:.2f} GB at a context of {facts['memory_context']:,}; "
         f"{facts['available'] / 1e9:.2f} GB are available",
         f"context     {facts['context']:,} tokens",

@@ -11,8 +11,9 @@ if TYPE_CHECKING:
 
 
 def load_model(
-    model: str | None, *, base: str | None, device: str, dtype: str, offline: bool, verbose: bool = False
-) -> Vita:
+    model: str | None, *, base: str | None, device: str, dtype: str, offline: bool, quantize: str | None = None,
+    verbose: bool = False,
+) -> Vita:  # fmt: skip
     """`vita.load` for the command line: progress on a terminal, silence in a pipe.
 
     Raises:
@@ -23,7 +24,7 @@ def load_model(
         _hide_download_bars()
         from vita.api import load
 
-        return load(model, base=base, device=device, dtype=dtype, offline=offline)
+        return load(model, base=base, device=device, dtype=dtype, quantize=quantize, offline=offline)
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -36,7 +37,7 @@ def load_model(
         def show(part: str, done: int, total: int) -> None:
             bars.update(task, description=f"the {part}", completed=done, total=total)
 
-        loaded = load(model, base=base, device=device, dtype=dtype, offline=offline, progress=show)
+        loaded = load(model, base=base, device=device, dtype=dtype, quantize=quantize, offline=offline, progress=show)
         bars.update(task, visible=False)
     return loaded
 

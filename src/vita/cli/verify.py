@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 
-def run_verify(folder: Path, dtype: str, device: str, *, as_json: bool) -> int:
+def run_verify(folder: Path, dtype: str, device: str, quantize: str | None, *, as_json: bool) -> int:
     """Print rows as they come; 0 only if none failed.
 
     Raises:
@@ -16,7 +16,7 @@ def run_verify(folder: Path, dtype: str, device: str, *, as_json: bool) -> int:
     from vita.verify import run
 
     counts = {"pass": 0, "fail": 0, "skipped": 0}
-    for row in run(folder, dtype=dtype, device=device):
+    for row in run(folder, dtype=dtype, device=device, quantize=quantize):
         if not as_json and not any(counts.values()):
             print(f"{'stage':22} {'case':18} {'difference':>12} {'tolerance':>10}  result")
         counts[row.status] += 1

@@ -13,7 +13,8 @@ import torch
 from vita.config import VitaConfig
 from vita.decoder.kv_cache import KVCache
 from vita.errors import RequestError, ResourceError
-from vita.weights.load import parameter_counts
+from vita.layers.quantized import Quantize
+from vita.weights.load import build_part, parameter_counts
 
 DTYPES = {
     "float32": torch.float32, "fp32": torch.float32,
@@ -70,9 +71,27 @@ def choose_dtype(name: str, config: VitaConfig, parameters: int, device: torch.d
     return stored, "the checkpoint's own"
 
 
-def predict_memory(config: VitaConfig, vocab_size: int, dtype: torch.dtype, context: int) -> dict[str, int]:
+def choose_quantize(name: str | None) -> Quantize | None:
+    """None or a scheme this engine has.
+
+    Raises:
+        RequestError: another one.
+    """
+    if name in (None, "none"):
+        return None
+    if name != "int8":
+        raise RequestError(f"unknown scheme {name!r}", where="--quantize", fix="use int8")
+    return "int8"
+
+
+def predict_memory(
+    config: VitaConfig, vocab_size: int, dtype: torch.dtype, context: int, quantize: Quantize | None = None
+) -> dict[str, int]:
     """Bytes the model will take: each part's weights, the cache at a context, workspace and the process."""
     parts = {p: n * dtype.itemsize for p, n in parameter_counts(config, vocab_size).items()}
+    if quantize:
+        decoder = build_part("decoder", config, vocab_size, quantize).state_dict().values()
+        parts["decoder"] = sum(t.numel() * (1 if t.dtype == torch.int8 else dtype.itemsize) for t in decoder)
     weights = sum(parts.values())
     parts["kv cache"] = context * KVCache.bytes_per_position(config.decoder, dtype)
     parts["workspace"] = int(WORKSPACE * weights)

@@ -21,7 +21,7 @@ from vita.decoder.sampling import Sampler, check_params
 from vita.encoders.audio import AudioEncoder
 from vita.encoders.project import AudioAdapter, Projector
 from vita.encoders.vision import VisionEncoder
-from vita.engine.device import check_memory, choose_device, choose_dtype, predict_memory
+from vita.engine.device import check_memory, choose_device, choose_dtype, choose_quantize, predict_memory
 from vita.engine.generate import Cancelled, Token, decode, prefill
 from vita.engine.metrics import Stopwatch, gpu_utilisation, peak_memory
 from vita.engine.prepare import Prepared, Preparer
@@ -57,6 +57,7 @@ class Engine:
         checkpoint: an opened folder.
         device: `auto`, `cpu`, `cuda[:n]` or `mps`.
         dtype: `auto`, `float32`, `float16` or `bfloat16`.
+        quantize: `int8` rounds the decoder's linear layers while loading.
         progress: told about every tensor loaded.
 
     Raises:
@@ -65,8 +66,9 @@ class Engine:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, *, device: str = "auto", dtype: str = "auto", progress: Progress | None = None
-    ) -> None:
+        self, checkpoint: Checkpoint, *, device: str = "auto", dtype: str = "auto", quantize: str | None = None,
+        progress: Progress | None = None,
+    ) -> None:  # fmt: skip
         self.checkpoint = checkpoint
         self.config = checkpoint.config
         self.tokenizer = Tokenizer.load(checkpoint.folder)
@@ -74,12 +76,15 @@ class Engine:
         self.parameters = parameter_counts(self.config, self.tokenizer.size)
         total = sum(self.parameters.values())
         self.dtype, self.dtype_reason = choose_dtype(dtype, self.config, total, self.device)
+        self.quantize = checkpoint.quantized or choose_quantize(quantize)
         check_tensors(checkpoint, self.tokenizer.size)
         context = min(MEMORY_CONTEXT, self.config.context)
-        need = predict_memory(self.config, self.tokenizer.size, self.dtype, context)
+        need = predict_memory(self.config, self.tokenizer.size, self.dtype, context, self.quantize)
         check_memory(sum(need.values()), self.device)
         route, reason = choose_route(self.device, self.dtype)
         log.info("%s on %s (%s); %s linears: %s", self.dtype, self.device, self.dtype_reason, route, reason)
+        if self.quantize:
+            log.info("the decoder's linear layers are in %s", self.quantize)
         self.prepare = Preparer(self.config, self.tokenizer)
         self.stop_ids = frozenset(
             {*self.config.generation.eos_ids, self.tokenizer.im_end, self.tokenizer.token_id(IM_START)}
@@ -95,7 +100,7 @@ class Engine:
         with self._loading:
             if name not in self._parts:
                 self._parts[name] = load_part(
-                    name, self.checkpoint, self.tokenizer.size, self.dtype, self.device, self._progress
+                    name, self.checkpoint, self.tokenizer.size, self.dtype, self.device, self._progress, self.quantize
                 )
             return self._parts[name]
 
@@ -211,13 +216,15 @@ class Engine:
         seconds = watch.seconds
         steps = max(0, len(tokens) - 1)
         cache_bytes = KVCache.bytes_per_position(self.config.decoder, self.dtype)
-        table = self.tokenizer.size * self.config.decoder.hidden_size  # one row of it is read, not all
-        weights = self.parameters["decoder"] - (0 if self.config.decoder.tie_word_embeddings else table)
+        decoder = self.decoder
+        weights = sum(t.nbytes for t in decoder.state_dict().values())
+        if decoder.head.weight is not decoder.embed.weight:
+            weights -= decoder.embed.weight.nbytes  # one row of it is read, not all
         timings = Timings(
             media=seconds.get("media", 0.0), preprocess=seconds.get("preprocess", 0.0), load=seconds.get("load", 0.0),
             vision=seconds.get("vision", 0.0), audio=seconds.get("audio", 0.0), prefill=seconds.get("prefill", 0.0),
             decode=seconds.get("decode", 0.0), first_token=watch.first_token, total=watch.total, decode_tokens=steps,
-            bytes_per_token=weights * self.dtype.itemsize + cache_bytes * (prepared.length + steps // 2),
+            bytes_per_token=weights + cache_bytes * (prepared.length + steps // 2),
             peak_memory=peak_memory(self.device), device=str(self.device),
             gpu_utilisation=gpu_utilisation(self.device),
         )  # fmt: skip

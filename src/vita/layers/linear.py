@@ -10,13 +10,21 @@ A single row (decoding) keeps the native kernel, which is bound by memory and go
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 Route = Literal["native", "upcast"]
+
+
+@runtime_checkable
+class Routed(Protocol):
+    """A layer that multiplies, and can be told how."""
+
+    route: Route
+
 
 # Up to this many rows the native half-precision kernel (a matrix-vector loop) wins on CPUs without bf16 GEMM.
 NATIVE_ROWS = 4
@@ -71,7 +79,7 @@ def choose_route(device: torch.device, dtype: torch.dtype) -> tuple[Route, str]:
 
 
 def set_route(module: nn.Module, route: Route) -> None:
-    """Give every linear layer inside `module` the same route."""
+    """Give every layer inside `module` that has one the same route."""
     for layer in module.modules():
-        if isinstance(layer, Linear):
+        if isinstance(layer, Routed):
             layer.route = route

@@ -13,14 +13,15 @@ from vita.engine.engine import Engine
 from vita.engine.metrics import Stopwatch
 from vita.engine.prepare import Prepared, audio_rows
 from vita.prompt.template import ids_of_reference_prompt
+from vita.verify.quantized import compare_quantized
 from vita.verify.rows import Reference, Row, compare_ids, count_unequal
 
 
 def verify_case(
     engine: Engine, name: str, case: dict[str, Any], pixels: dict[str, Tensor], banks: dict[str, Tensor],
-    numbers: Reference,
+    numbers: Reference, plain: Engine | None = None,
 ) -> Iterator[Row]:  # fmt: skip
-    """Rows of one case of model.json."""
+    """Rows of one case of model.json; `plain` is the engine unrounded, where this one is quantized."""
     sounds = [banks[m] for m in case["media"] if m in banks]
     pictures = [pixels[m] for m in case["media"] if m in pixels]
     ids = ids_of_reference_prompt(case["prompt"], engine.tokenizer, audio=bool(sounds))
@@ -45,6 +46,8 @@ def verify_case(
     last = torch.stack([s[0, -1] for s in states])  # [layers + 1, H]
     yield numbers.compare("hidden states", name, f"hidden_lastpos_{name}", last)
     yield _either(numbers, "logits", name, f"logits_last_{name}", engine.decoder.logits(states[-1])[0, -1])
+    if plain is not None:
+        yield from compare_quantized(name, plain.decoder, engine.decoder, fused, ids)
     steps = len(case["greedy_ids"])
     yield compare_ids(name, "cached", greedy(engine, fused, steps, cached=True), case, numbers.near_tie)
     yield compare_ids(name, "not cached", greedy(engine, fused, steps, cached=False), case, numbers.near_tie)

@@ -43,10 +43,10 @@ class Row:
 class Reference:
     """The files of one set, and the mark that the working dtype is held to."""
 
-    def __init__(self, folder: Path, dtype: torch.dtype) -> None:
+    def __init__(self, folder: Path, dtype: torch.dtype, *, quantized: bool = False) -> None:
         self.folder = folder
-        exact = dtype == torch.float32
-        half = BFLOAT16_MARK if dtype == torch.bfloat16 else FLOAT16_MARK
+        exact = dtype == torch.float32 and not quantized
+        half = BFLOAT16_MARK if dtype == torch.bfloat16 or quantized else FLOAT16_MARK
         self.mark = FLOAT32_MARK if exact else half
         self.near_tie = 0.0 if exact else half / 2  # logits may be off by as much as the mark
 

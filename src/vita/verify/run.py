@@ -34,13 +34,14 @@ class Inputs:
     filterbanks: dict[str, Tensor]  # float32 [T, 80]
 
 
-def run(folder: Path, *, dtype: str = "float32", device: str = "cpu") -> Iterator[Row]:
+def run(folder: Path, *, dtype: str = "float32", device: str = "cpu", quantize: str | None = None) -> Iterator[Row]:
     """Every comparison the set allows, as rows, as they are made.
 
     Args:
         folder: laid out like the sets of the reference goldens; its `model/model.json` names checkpoint and inputs.
         dtype: the working dtype; half precision is held to wider marks.
         device: where to compute.
+        quantize: round the decoder; held to the widest marks, and against the decoder unrounded.
 
     Raises:
         RequestError: the folder has no model/model.json. CheckpointError: the checkpoint it names is unusable.
@@ -52,8 +53,10 @@ def run(folder: Path, *, dtype: str = "float32", device: str = "cpu") -> Iterato
             fix="pass a folder that holds a checkpoint and its reference numbers",
         )  # fmt: skip
     reference = json.loads(description.read_text(encoding="utf-8"))
-    engine = Engine(open_checkpoint(folder / reference["inputs"]["checkpoint"]), device=device, dtype=dtype)
-    numbers = Reference(folder, engine.dtype)
+    checkpoint = open_checkpoint(folder / reference["inputs"]["checkpoint"])
+    engine = Engine(checkpoint, device=device, dtype=dtype, quantize=quantize)
+    plain = Engine(checkpoint, device=device, dtype=dtype) if quantize else None
+    numbers = Reference(folder, engine.dtype, quantized=quantize is not None)
     inputs = read_inputs(folder, reference["inputs"], engine)
     yield from verify_media(inputs, reference, numbers)
     with torch.inference_mode():
@@ -61,7 +64,7 @@ def run(folder: Path, *, dtype: str = "float32", device: str = "cpu") -> Iterato
             yield from verify_vision(engine, inputs.pixels["image"][:1], numbers)
         yield from verify_audio(engine, inputs.filterbanks, numbers)
         for name, case in reference["cases"].items():
-            yield from verify_case(engine, name, case, inputs.pixels, inputs.filterbanks, numbers)
+            yield from verify_case(engine, name, case, inputs.pixels, inputs.filterbanks, numbers, plain)
     yield from verify_tables(folder, engine)
 
 

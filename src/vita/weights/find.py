@@ -16,6 +16,7 @@ from torch import Tensor
 from vita import config as configs
 from vita.config import VitaConfig
 from vita.errors import CheckpointError, DownloadError
+from vita.layers.quantized import Quantize
 from vita.weights import hub
 from vita.weights.store import TensorStore, list_tensors, read_json
 
@@ -37,6 +38,8 @@ class Checkpoint:
     store: TensorStore
     cmvn: tuple[Tensor, Tensor] | None  # mean and inverse deviation, float32 [80], for checkpoints without tensors
     untrained: tuple[str, ...] = ()
+    quantized: Quantize | None = None  # how the decoder's linear layers are stored (our key `vita_quantization`)
+    side_folders: tuple[Path, ...] = ()  # where the vision and audio configuration was found
 
 
 def resolve_folder(name: str | Path | None, *, offline: bool = False) -> Path:
@@ -87,7 +90,8 @@ def _open_main(folder: Path, config: dict[str, Any], generation: dict[str, Any] 
     cmvn_file = audio / "global_cmvn"
     cmvn = _read_cmvn(cmvn_file) if cmvn_file.is_file() else None
     store = TensorStore(list_tensors(folder))
-    return Checkpoint(folder, parsed, store, cmvn, tuple(config.get("vita_untrained", ())))
+    untrained = tuple(config.get("vita_untrained", ()))
+    return Checkpoint(folder, parsed, store, cmvn, untrained, _quantization(config, where), (vision, audio))
 
 
 def _open_serving(folder: Path, config: dict[str, Any], generation: dict[str, Any] | None) -> Checkpoint:
@@ -97,7 +101,8 @@ def _open_serving(folder: Path, config: dict[str, Any], generation: dict[str, An
     cmvn = None
     if "cmvn_means" in features and "cmvn_istds" in features:
         cmvn = (torch.tensor(features["cmvn_means"]), torch.tensor(features["cmvn_istds"]))
-    return Checkpoint(folder, parsed, TensorStore(list_tensors(folder)), cmvn)
+    quantized = _quantization(config, folder / "config.json")
+    return Checkpoint(folder, parsed, TensorStore(list_tensors(folder)), cmvn, quantized=quantized)
 
 
 def _find_side_folder(folder: Path, config: dict[str, Any], key: str, needed: str, offline: bool) -> Path:
@@ -127,6 +132,15 @@ def _find_side_folder(folder: Path, config: dict[str, Any], key: str, needed: st
         f"the folder {last!r} that config.json names as {key} (with {needed}) is neither inside the checkpoint nor "
         "beside it", where=folder, fix=f"put it into {folder.name}/",
     )  # fmt: skip
+
+
+def _quantization(config: dict[str, Any], where: Path) -> Quantize | None:
+    found = config.get("vita_quantization")
+    if found is None:
+        return None
+    if found != "int8":
+        raise CheckpointError(f"vita_quantization {found!r} is not supported", where=where, fix="convert it to int8")
+    return "int8"
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:

@@ -19,17 +19,24 @@ from vita.encoders.project import AudioAdapter, Projector
 from vita.encoders.vision import VisionEncoder
 from vita.errors import CheckpointError
 from vita.layers.linear import choose_route, set_route
+from vita.layers.quantized import Quantize, make_int8, quantize_rows
 from vita.weights.find import Checkpoint
 from vita.weights.names import IGNORED, PARTS, checkpoint_name
 
 Progress = Callable[[str, int, int], None]  # part, tensors done, tensors in all
 
 
-def build_part(part: str, config: VitaConfig, vocab_size: int) -> nn.Module:
-    """One part of the model on the meta device: names and shapes, no memory."""
+def build_part(part: str, config: VitaConfig, vocab_size: int, quantize: Quantize | None = None) -> nn.Module:
+    """One part of the model on the meta device: names and shapes, no memory.
+
+    Only the decoder is ever quantized: encoders and projectors keep their precision.
+    """
     with torch.device("meta"):
         if part == "decoder":
-            return Decoder(config.decoder, vocab_size)
+            decoder = Decoder(config.decoder, vocab_size)
+            if quantize:
+                make_int8(decoder)
+            return decoder
         if part == "vision":
             return VisionEncoder(config.vision)
         if part == "projector":
@@ -61,7 +68,8 @@ def check_tensors(checkpoint: Checkpoint, vocab_size: int) -> None:
     misshaped: list[str] = []
     expected: set[str] = set()
     for part in PARTS:
-        for ours, parameter in build_part(part, checkpoint.config, vocab_size).state_dict().items():
+        module = build_part(part, checkpoint.config, vocab_size, checkpoint.quantized)
+        for ours, parameter in module.state_dict().items():
             name = checkpoint_name(part, ours)
             expected.add(name)
             if name not in found:
@@ -69,10 +77,12 @@ def check_tensors(checkpoint: Checkpoint, vocab_size: int) -> None:
                     missing.append(name)
             elif not _shape_fits(found[name].shape, tuple(parameter.shape), _is_vocabulary(part, ours)):
                 misshaped.append(f"{name} {list(found[name].shape)} instead of {list(parameter.shape)}")
+            elif found[name].dtype.is_floating_point != parameter.dtype.is_floating_point:
+                misshaped.append(f"{name} {found[name].dtype} instead of {parameter.dtype}")
     unexpected = [n for n in found if n not in expected and not IGNORED.fullmatch(n)]
     problems = [
         f"{len(names)} {kind} ({'; '.join(names)})"
-        for kind, names in (("missing", missing), ("of another shape", misshaped), ("unexpected", unexpected))
+        for kind, names in (("missing", missing), ("of another shape or type", misshaped), ("unexpected", unexpected))
         if names
     ]
     if problems:
@@ -84,7 +94,7 @@ def check_tensors(checkpoint: Checkpoint, vocab_size: int) -> None:
 
 def load_part(
     part: str, checkpoint: Checkpoint, vocab_size: int, dtype: torch.dtype, device: torch.device,
-    progress: Progress | None = None,
+    progress: Progress | None = None, quantize: Quantize | None = None,
 ) -> nn.Module:  # fmt: skip
     """One part with its weights, in evaluation mode.
 
@@ -95,20 +105,27 @@ def load_part(
         dtype: of the floating-point weights; the audio statistics stay float32.
         device: where they go.
         progress: called after every tensor.
+        quantize: round the decoder's linear layers while they are read, if the checkpoint does not bring them so.
     """
-    module = build_part(part, checkpoint.config, vocab_size)
+    module = build_part(part, checkpoint.config, vocab_size, checkpoint.quantized or quantize)
     wanted = module.state_dict()
     state: dict[str, Tensor] = {}
     for done, ours in enumerate(wanted, start=1):
+        if ours in state:  # a scale that came with its weights
+            continue
         tensor = _read(checkpoint, part, ours)
         if _is_vocabulary(part, ours):
             tensor = tensor[:vocab_size]
-        keep = torch.float32 if ours.startswith("cmvn_") else dtype
+        if wanted[ours].dtype == torch.int8 and tensor.is_floating_point():
+            tensor, scale = quantize_rows(tensor)
+            state[ours.removesuffix("weight") + "scale"] = scale.to(device=device, dtype=dtype)
+        keep = torch.float32 if ours.startswith("cmvn_") else dtype if tensor.is_floating_point() else tensor.dtype
         state[ours] = tensor.to(device=device, dtype=keep)
         if progress is not None:
             progress(part, done, len(wanted))
     module.load_state_dict(state, strict=True, assign=True)
-    if part == "decoder" and checkpoint.config.decoder.tie_word_embeddings and isinstance(module, Decoder):
+    tied = checkpoint.config.decoder.tie_word_embeddings and not (checkpoint.quantized or quantize)
+    if part == "decoder" and tied and isinstance(module, Decoder):
         module.head.weight = module.embed.weight
     set_route(module, choose_route(device, dtype)[0])
     return module.eval().requires_grad_(False)
@@ -134,7 +151,7 @@ def _has_other_source(checkpoint: Checkpoint, part: str, ours: str) -> bool:
 
 
 def _is_vocabulary(part: str, ours: str) -> bool:
-    return part == "decoder" and ours in ("embed.weight", "head.weight")
+    return part == "decoder" and ours in ("embed.weight", "head.weight", "head.scale")
 
 
 def _shape_fits(found: tuple[int, ...], wanted: tuple[int, ...], vocabulary: bool) -> bool:

@@ -6,6 +6,7 @@ base is mapped, so no second copy of the model ever exists.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -28,6 +29,8 @@ def merge_lora(base: Checkpoint, folder: Path) -> Checkpoint:
     Raises:
         CheckpointError: not a LoRA folder, of a kind that is not supported, or it adapts what the base has not.
     """
+    if base.quantized:
+        raise CheckpointError("is quantized, and an adapter is merged into whole weights", where=base.folder)
     settings = read_json(folder / "adapter_config.json")
     if settings.get("peft_type", "LORA") != "LORA" or settings.get("use_dora"):
         raise CheckpointError("only plain LoRA adapters are supported", where=folder / "adapter_config.json")
@@ -57,7 +60,7 @@ def merge_lora(base: Checkpoint, folder: Path) -> Checkpoint:
         if tuple(tensor.shape) != base.store.entries[name].shape:
             raise CheckpointError(f"its tensor {name!r} has another shape than the base's", where=folder)
     store = TensorStore(base.store.entries, edit)
-    return Checkpoint(base.folder, base.config, store, base.cmvn, base.untrained)
+    return replace(base, store=store)
 
 
 def _scale(settings: dict[str, object], folder: Path) -> float:

@@ -1,0 +1,38 @@
+"""`vita convert`: a checkpoint written anew, quantized."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+
+def run_convert(model: str, out: Path, quantize: str, *, offline: bool) -> int:
+    """Write it, with a progress bar on a terminal.
+
+    Raises:
+        VitaError: the checkpoint is unusable, the folder is taken, or the disk too full.
+    """
+    from vita.engine.device import choose_quantize
+    from vita.errors import RequestError
+    from vita.prompt.tokenizer import Tokenizer
+    from vita.weights.convert import convert
+    from vita.weights.find import open_checkpoint
+    from vita.weights.load import check_tensors
+
+    scheme = choose_quantize(quantize)
+    if scheme is None:
+        raise RequestError("names no scheme", where="--quantize", fix="use int8")
+    checkpoint = open_checkpoint(model, offline=offline)
+    check_tensors(checkpoint, Tokenizer.load(checkpoint.folder).size)
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import Progress
+
+        with Progress(console=Console(stderr=True), transient=True) as bars:
+            task = bars.add_task("converting", total=None)
+            convert(checkpoint, out, scheme, lambda part, done, total: bars.update(task, completed=done, total=total))
+    else:
+        convert(checkpoint, out, scheme)
+    size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
+    print(f"{out}: {size / 1e9:.2f} GB, {scheme}")
+    return 0

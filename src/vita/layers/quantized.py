@@ -1,0 +1,100 @@
+"""A linear layer whose weights are stored in eight bits.
+
+Owns the product with int8 weights and one scale per output channel, and the rounding that makes them. Does not know
+which layers of which model are stored so: that is `weights.load`'s choice.
+
+Decoding reads every weight once a token, so half the bytes is half the time: few rows go through PyTorch's fused
+kernel, which reads int8 and multiplies in the working dtype. It reads the weights anew for every row; many rows
+(prefill, batches) are therefore multiplied by blocks of weights widened once, as in `layers.linear`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from vita.layers.linear import Route
+
+Quantize = Literal["int8"]
+FUSED_ROWS = 4  # rows up to which the fused kernel wins (docs/benchmarks.md)
+WIDE_BLOCK = 4 << 20  # weights widened at a time
+LARGEST = 127
+
+
+class Int8Linear(nn.Module):
+    """`x · (W · scale)ᵀ + b` with W int8 `[out, in]` and one scale an output channel."""
+
+    weight: Tensor
+    scale: Tensor
+    route: Route = "native"
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        self.register_buffer("weight", torch.zeros(out_features, in_features, dtype=torch.int8))
+        self.register_buffer("scale", torch.ones(out_features, dtype=torch.bfloat16))
+        self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., in_features]` to `[..., out_features]`, in the input's dtype."""
+        rows = x.reshape(-1, self.in_features)
+        if x.device.type == "cpu" and rows.shape[0] <= FUSED_ROWS:
+            out = torch._weight_int8pack_mm(rows.contiguous(), self.weight, self.scale.to(rows.dtype))
+        else:
+            out = self._widened(rows)
+        if self.bias is not None:
+            out = out + self.bias
+        return out.reshape(*x.shape[:-1], self.out_features)
+
+    def _widened(self, rows: Tensor) -> Tensor:
+        """`[n, in]` to `[n, out]`, a block of output channels at a time."""
+        dtype = torch.float32 if self.route == "upcast" else rows.dtype
+        wide = rows.to(dtype)
+        out = torch.empty(rows.shape[0], self.out_features, dtype=rows.dtype, device=rows.device)
+        step = max(1, WIDE_BLOCK // self.in_features)
+        for start in range(0, self.out_features, step):
+            part = slice(start, start + step)
+            product = wide @ self.weight[part].to(dtype).t()  # whole numbers up to 127 are exact in every dtype
+            out[:, part] = product * self.scale[part].to(dtype)
+        return out
+
+
+def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights rounded to eight bits, each output channel by its own largest value.
+
+    Args:
+        weight: `[out, in]`, any float dtype, possibly a view of a mapped file.
+
+    Returns:
+        int8 `[out, in]` and bfloat16 scales `[out]`. The scale is rounded before the weights are divided by it, so
+        that its own rounding costs nothing.
+    """
+    whole = torch.empty(weight.shape, dtype=torch.int8)
+    scale = torch.empty(weight.shape[0], dtype=torch.bfloat16)
+    step = max(1, WIDE_BLOCK // weight.shape[1])
+    for start in range(0, weight.shape[0], step):  # block by block, so that no float32 copy of the whole exists
+        block = weight[start : start + step].float()
+        largest = block.abs().amax(dim=1)
+        unit = torch.where(largest > 0, largest / LARGEST, torch.ones_like(largest)).bfloat16()
+        scale[start : start + step] = unit
+        rounded = (block / unit.float()[:, None]).round_().clamp_(-LARGEST, LARGEST)
+        whole[start : start + step] = rounded.to(torch.int8)
+    return whole, scale
+
+
+def make_int8(module: nn.Module) -> list[str]:
+    """Replace every linear layer inside by an `Int8Linear` of its size; returns their paths.
+
+    Meant for modules on the meta device, before their weights are filled in.
+    """
+    paths = [path for path, layer in module.named_modules() if isinstance(layer, nn.Linear)]
+    for path in paths:
+        layer = module.get_submodule(path)
+        assert isinstance(layer, nn.Linear)
+        parent, _, name = path.rpartition(".")
+        with torch.device(layer.weight.device):
+            made = Int8Linear(layer.in_features, layer.out_features, layer.bias is not None)
+        setattr(module.get_submodule(parent), name, made)
+    return paths

@@ -1,0 +1,138 @@
+"""Eight-bit weights: small error, the same answers from a converted folder as rounded on load, and it says so."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.checkpoints import AUDIO, VISION, copy_mini, edit_json, read_tensors, write_single
+from torch import nn
+
+import vita
+from vita.errors import CheckpointError, RequestError, ResourceError
+from vita.layers.linear import Linear
+from vita.layers.quantized import FUSED_ROWS, Int8Linear, make_int8, quantize_rows
+from vita.types import SamplingParams
+from vita.verify import run
+from vita.weights.convert import convert
+from vita.weights.find import open_checkpoint
+
+PARAMS = SamplingParams(max_tokens=12)
+
+
+def layer_of(weight: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype) -> Int8Linear:
+    layer = Int8Linear(weight.shape[1], weight.shape[0], bias is not None)
+    layer.weight, layer.scale = quantize_rows(weight)
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.to(dtype), requires_grad=False)
+    return layer
+
+
+@given(st.integers(0, 2**31), st.sampled_from([1e-4, 0.02, 1.0, 30.0]))
+def test_rounding_is_off_by_half_a_step_at_most(seed: int, size: float) -> None:
+    weight = torch.randn(9, 33, generator=torch.Generator().manual_seed(seed)) * size
+    weight[3] = 0
+    whole, scale = quantize_rows(weight)
+    assert whole.dtype == torch.int8 and whole.abs().max() <= 127 and (whole[3] == 0).all()
+    step = scale.float()[:, None]
+    off = (whole.float() * step - weight).abs()
+    # The scale is itself rounded (by 1 in 256 at most), which can clip the largest value of a row by that much.
+    assert (off <= step * 0.5 + weight.abs() / 256 + 1e-12).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("rows", [1, FUSED_ROWS, FUSED_ROWS + 1, 70])
+def test_both_kernels_multiply_what_is_stored(dtype: torch.dtype, rows: int) -> None:
+    torch.manual_seed(0)
+    layer = layer_of(torch.randn(96, 160) * 0.05, torch.randn(96), dtype)
+    x = torch.randn(2, rows, 160).to(dtype)
+    exact = x.float() @ (layer.weight.float() * layer.scale.float()[:, None]).t() + layer.bias.float()  # type: ignore[union-attr]
+    tolerance = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.01}[dtype]
+    torch.testing.assert_close(layer(x).float(), exact, atol=tolerance, rtol=tolerance)
+    layer.route = "upcast"
+    torch.testing.assert_close(layer(x).float(), exact, atol=tolerance, rtol=tolerance)
+
+
+def test_every_linear_inside_is_replaced() -> None:
+    with torch.device("meta"):
+        net = nn.Sequential(Linear(4, 8), nn.Sequential(Linear(8, 2, bias=False)))
+    assert make_int8(net) == ["0", "1.0"]
+    kinds = [type(m) for m in net.modules() if not isinstance(m, nn.Sequential)]
+    assert kinds == [Int8Linear, Int8Linear] and net[0].weight.is_meta
+
+
+class TestModels:
+    def test_answers_stay_near(self, mini: Path) -> None:
+        rows = list(run(mini, quantize="int8"))
+        assert not [r for r in rows if r.status == "fail"], [r for r in rows if r.status == "fail"]
+        assert {"logit KL", "top-1 changed", "perplexity change"} <= {r.stage for r in rows}
+        assert max(r.difference or 0 for r in rows if r.stage == "logit KL") > 0, "something was rounded"
+
+    @pytest.mark.parametrize("layout", ["main", "single file", "tied"])
+    def test_a_converted_folder_answers_as_rounding_on_load(self, mini: Path, tmp_path: Path, layout: str) -> None:
+        folder = copy_mini(mini, tmp_path)
+        tensors = read_tensors(folder)
+        if layout == "tied":
+            edit_json(folder / "config.json", lambda c: c.update(tie_word_embeddings=True))
+            del tensors["lm_head.weight"]
+        if layout != "main":
+            write_single(folder, tensors)
+        asked = vita.user("Hello", image=torch.zeros(40, 60, 3).byte().numpy())
+        loaded = vita.load(folder, quantize="int8", device="cpu")
+        expected = vita.Result.collect(loaded.stream(asked, PARAMS))
+        convert(open_checkpoint(folder), tmp_path / "out", "int8")
+        shutil.rmtree(folder)
+        shutil.rmtree(tmp_path / VISION)
+        converted = vita.load(tmp_path / "out", device="cpu")
+        assert converted.engine.quantize == "int8"
+        assert vita.Result.collect(converted.stream(asked, PARAMS)).token_ids == expected.token_ids
+        assert json.loads((tmp_path / "out" / "config.json").read_text())["vita_quantization"] == "int8"
+        assert (tmp_path / "out" / AUDIO / "train.yaml").is_file()
+        layers = converted.engine.decoder.layers
+        assert isinstance(layers[0].mlp.up, Int8Linear) and isinstance(converted.engine.decoder.head, Int8Linear)
+        assert not any(isinstance(m, Int8Linear) for m in converted.engine.part("vision").modules())
+
+    def test_fewer_bytes_are_read_a_token(self, mini: Path) -> None:
+        whole, rounded = (vita.load(mini / "mini_ckpt", device="cpu", quantize=q) for q in (None, "int8"))
+        read = [m.ask("Hello", params=PARAMS).timings.bytes_per_token for m in (whole, rounded)]
+        assert read[1] < 0.5 * read[0]
+
+    def test_what_cannot_be_converted_is_refused(
+        self, mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        checkpoint = open_checkpoint(mini / "mini_ckpt")
+        with pytest.raises(RequestError, match="unknown scheme 'int3'; use int8"):
+            vita.load(mini / "mini_ckpt", quantize="int3")
+        (tmp_path / "taken").mkdir()
+        with pytest.raises(RequestError, match="is there already; name a folder that does not exist"):
+            convert(checkpoint, tmp_path / "taken", "int8")
+        convert(checkpoint, tmp_path / "out", "int8")
+        with pytest.raises(RequestError, match="is quantized already"):
+            convert(open_checkpoint(tmp_path / "out"), tmp_path / "again", "int8")
+        edit_json(tmp_path / "out" / "config.json", lambda c: c.update(vita_quantization="int2"))
+        with pytest.raises(CheckpointError, match="vita_quantization 'int2' is not supported"):
+            open_checkpoint(tmp_path / "out")
+        edit_json(tmp_path / "out" / "config.json", lambda c: c.pop("vita_quantization"))
+        with pytest.raises(CheckpointError, match=r"of another shape or type \(.*torch.int8 instead of torch.float32"):
+            vita.load(tmp_path / "out")
+        usage = shutil._ntuple_diskusage(100, 90, 10)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+        with pytest.raises(ResourceError, match="are free; free some"):
+            convert(checkpoint, tmp_path / "full", "int8")
+        assert not list(tmp_path.glob("full*"))
+
+    def test_nothing_is_left_of_a_conversion_that_failed(
+        self, mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("vita.weights.convert._write_shards", fail)
+        with pytest.raises(KeyboardInterrupt):
+            convert(open_checkpoint(mini / "mini_ckpt"), tmp_path / "out", "int8")
+        assert not list(tmp_path.iterdir())
