@@ -58,6 +58,19 @@ def test_both_kernels_multiply_what_is_stored(dtype: torch.dtype, rows: int) -> 
     torch.testing.assert_close(layer(x).float(), exact, atol=tolerance, rtol=tolerance)
 
 
+@pytest.mark.parametrize("offset", [0, 1, 8])
+@pytest.mark.parametrize("channels", [1001, 1002, 1003, 3])
+def test_weights_of_a_mapped_file_may_lie_anywhere(offset: int, channels: int) -> None:
+    """The kernel of PyTorch 2.13 kills the process here; a tensor of a mapped file lies on any byte."""
+    memory = torch.zeros(channels * 64 + 64 + offset, dtype=torch.int8)
+    start = -memory.data_ptr() % 64 + offset
+    layer = Int8Linear(64, channels, bias=False)
+    whole, layer.scale = quantize_rows(torch.randn(channels, 64))
+    layer.weight = memory[start : start + channels * 64].view(channels, 64).copy_(whole)
+    x = torch.randn(1, 64)
+    torch.testing.assert_close(layer(x), (x @ whole.float().t()) * layer.scale.float(), atol=1e-4, rtol=1e-4)
+
+
 def test_every_linear_inside_is_replaced() -> None:
     with torch.device("meta"):
         net = nn.Sequential(Linear(4, 8), nn.Sequential(Linear(8, 2, bias=False)))

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from vita.layers.linear import Route
 
 Quantize = Literal["int8"]
-FUSED_ROWS = 4  # rows up to which the fused kernel wins (docs/benchmarks.md)
+FUSED_ROWS = 8  # rows up to which the fused kernel wins (docs/benchmarks.md)
 WIDE_BLOCK = 4 << 20  # weights widened at a time
 LARGEST = 127
+KERNEL_CHANNELS = 4  # output channels the fused kernel does together
 
 
 class Int8Linear(nn.Module):
@@ -41,12 +42,26 @@ class Int8Linear(nn.Module):
         """`[..., in_features]` to `[..., out_features]`, in the input's dtype."""
         rows = x.reshape(-1, self.in_features)
         if x.device.type == "cpu" and rows.shape[0] <= FUSED_ROWS:
-            out = torch._weight_int8pack_mm(rows.contiguous(), self.weight, self.scale.to(rows.dtype))
+            out = self._fused(rows.contiguous())
         else:
             out = self._widened(rows)
         if self.bias is not None:
             out = out + self.bias
         return out.reshape(*x.shape[:-1], self.out_features)
+
+    def _fused(self, rows: Tensor) -> Tensor:
+        """`[n, in]` to `[n, out]` by the kernel that reads int8.
+
+        It crashes on a count of channels that is no multiple of four where the weights do not lie on a 16-byte
+        border (PyTorch 2.13), as they may in a mapped file; the last few channels are widened instead.
+        """
+        whole = self.out_features // KERNEL_CHANNELS * KERNEL_CHANNELS
+        scale = self.scale.to(rows.dtype)
+        out = torch._weight_int8pack_mm(rows, self.weight[:whole], scale[:whole])
+        if whole == self.out_features:
+            return out
+        rest = rows @ self.weight[whole:].to(rows.dtype).t() * scale[whole:]
+        return torch.cat([out, rest], dim=1)
 
     def _widened(self, rows: Tensor) -> Tensor:
         """`[n, in]` to `[n, out]`, a block of output channels at a time."""
