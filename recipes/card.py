@@ -12,6 +12,7 @@ from typing import Any
 
 from recipes.evaluate import TITLES
 
+PLACES_ADDED = 77_184  # pictures into the shipped run
 CARD = Path("src/vita/default/README.md")
 
 HEAD = """\
@@ -48,7 +49,8 @@ FOOT = """
 from easy to hard with a label for the character, shape and colour under every patch; then pictures with questions,
 with the decoder; then wide pictures cut into tiles. Sums and numbers have no held-out pairs. The vision encoder's first
 weights already see patches as a whitened cosine transform and look at their neighbours (`recipes/model.py`): without
-that and the easy pages, reading does not start.
+that and the easy pages, reading does not start. This run was not one piece: after {places:,} pictures the label for a
+letter's place in its text was added, and later its budget was raised; a run from nothing has both from the start.
 
 To do it again: `sudo apt-get install` the fonts of `recipes/data/fonts.txt`, then
 
@@ -116,6 +118,7 @@ def main() -> None:
         "megabytes": weights.stat().st_size / 1e6,
         "minutes": minutes,
         "pictures": state["progress"]["index"],
+        "places": PLACES_ADDED,
         "command": f"python -m recipes.train --minutes {minutes:.0f}",
     }
     evaluation = json.loads((options.run / "eval.json").read_text(encoding="utf-8"))
