@@ -158,6 +158,7 @@ class Usage:
     image_tokens: int = 0
     audio_tokens: int = 0
     completion_tokens: int = 0
+    reused_tokens: int = 0  # of the prompt, kept from an earlier answer of this conversation
     tiles: int = 0
     pictures: int = 0
     audio_seconds: float = 0.0

@@ -19,9 +19,10 @@ def timing_rows(done: Done, ceiling: float | None) -> list[tuple[str, str, str]]
         ceiling: the machine's memory bandwidth in GB/s, if known.
     """
     t, u = done.timings, done.usage
+    reused = f", {u.reused_tokens} of them kept from before" if u.reused_tokens else ""
     rows = [
         ("decode media", t.media, ""),
-        ("preprocess", t.preprocess, f"{u.prompt_tokens} tokens of prompt"),
+        ("preprocess", t.preprocess, f"{u.prompt_tokens} tokens of prompt{reused}"),
         ("load encoders", t.load, ""),
         ("vision", t.vision, f"{u.tiles} tiles, {u.image_tokens} tokens" if u.tiles else ""),
         ("audio", t.audio, f"{u.audio_seconds:.1f} s, {u.audio_tokens} tokens" if u.audio_tokens else ""),

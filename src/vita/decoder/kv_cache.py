@@ -39,6 +39,24 @@ class KVCache:
         values[:, :, self.length : end] = v
         return keys[:, :, :end], values[:, :, :end]
 
+    @property
+    def nbytes(self) -> int:
+        """Memory it holds, filled or not."""
+        return self.keys.nbytes + self.values.nbytes
+
+    def grown(self, capacity: int) -> KVCache:
+        """This cache if it has room for so many positions, else a copy that has."""
+        if capacity <= self.capacity:
+            return self
+        layers, batch, heads, _, width = self.keys.shape
+        other = object.__new__(KVCache)
+        shape = (layers, batch, heads, capacity, width)
+        other.keys, other.values = self.keys.new_empty(shape), self.values.new_empty(shape)
+        other.keys[:, :, :, : self.length] = self.keys[:, :, :, : self.length]
+        other.values[:, :, :, : self.length] = self.values[:, :, :, : self.length]
+        other.capacity, other.length = capacity, self.length
+        return other
+
     def reset(self, length: int = 0) -> None:
         """Forget everything after the first `length` positions."""
         self.length = length

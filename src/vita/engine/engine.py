@@ -24,7 +24,8 @@ from vita.encoders.vision import VisionEncoder
 from vita.engine.device import check_memory, choose_device, choose_dtype, choose_quantize, predict_memory
 from vita.engine.generate import Cancelled, Token, decode, prefill
 from vita.engine.metrics import Stopwatch, gpu_utilisation, peak_memory
-from vita.engine.prepare import Prepared, Preparer
+from vita.engine.prefix import PrefixStore, Unit, filled, rows_of, units_of
+from vita.engine.prepare import Prepared, Preparer, audio_rows, without_first
 from vita.errors import RequestError
 from vita.fusion import fuse
 from vita.layers.linear import choose_route
@@ -89,6 +90,7 @@ class Engine:
         self.stop_ids = frozenset(
             {*self.config.generation.eos_ids, self.tokenizer.im_end, self.tokenizer.token_id(IM_START)}
         )
+        self.prefixes = PrefixStore()
         self._progress = progress
         self._parts: dict[str, nn.Module] = {}
         self._loading = threading.Lock()
@@ -142,9 +144,11 @@ class Engine:
         reason: FinishReason = "length"
         room = self.config.decoder.max_positions - prepared.length
         limit = min(params.max_tokens, room)
+        units = self._units(prepared, watch)
+        cache, shared = self._begin(units, prepared.length + limit)
+        reused = cache.length
         try:
-            embeds = self.embed(prepared, watch, cancelled)
-            cache = self._cache(prepared.length + limit)
+            embeds = self.embed(without_first(prepared, shared), watch, cancelled)
             with watch.stage("prefill"):
                 logits = prefill(self.decoder, embeds, cache, self._turn, cancelled)
             steps = decode(self.decoder, logits, cache, sampler, self.stop_ids, limit, self._turn, cancelled, watch)
@@ -158,10 +162,12 @@ class Engine:
                     break
         except Cancelled:
             reason = "cancelled"
+        finally:
+            self._rest_cache(units, tokens, cache)
         rest = text.flush()
         if rest:
             yield TextDelta(rest)
-        yield self._done(prepared, tokens, reason, text, watch)
+        yield self._done(prepared, tokens, reason, text, watch, reused)
 
     @torch.inference_mode()
     def embed(self, prepared: Prepared, watch: Stopwatch, cancelled: Callable[[], bool] = lambda: False) -> Tensor:
@@ -199,8 +205,25 @@ class Engine:
                 rows.append(out[0, : token_count(frames) + self.config.audio.prompt_tokens])
         return torch.cat(rows)
 
-    def _cache(self, capacity: int) -> KVCache:
-        return KVCache(self.config.decoder, capacity, dtype=self.dtype, device=self.device)
+    def _units(self, prepared: Prepared, watch: Stopwatch) -> list[Unit]:
+        rows = [audio_rows(windows, self.config) for windows in prepared.filterbanks]
+        with watch.stage("preprocess"):
+            return units_of(
+                prepared.ids, prepared.pixels, prepared.filterbanks, self.config.vision.tokens_per_tile, rows
+            )
+
+    def _begin(self, units: list[Unit], capacity: int) -> tuple[KVCache, int]:
+        """A cache with room for the request, holding as much of the prompt as was computed before; and how much."""
+        found, shared = self.prefixes.take(units)
+        if found is not None:
+            return found.grown(capacity), shared
+        return KVCache(self.config.decoder, capacity, dtype=self.dtype, device=self.device), 0
+
+    def _rest_cache(self, units: list[Unit], tokens: list[Token], cache: KVCache) -> None:
+        """Keep what was computed: prompt and tokens that were fed back, however the answer ended."""
+        kept = filled([*units, *(Unit(token.id) for token in tokens)], cache.length)
+        cache.reset(rows_of(kept))
+        self.prefixes.put(kept, cache)
 
     def _check_trained(self, prepared: Prepared) -> None:
         """An encoder whose weights were never trained would make the model invent; refuse instead."""
@@ -211,8 +234,9 @@ class Engine:
             )  # fmt: skip
 
     def _done(
-        self, prepared: Prepared, tokens: list[Token], reason: FinishReason, text: Detokenizer, watch: Stopwatch
-    ) -> Done:
+        self, prepared: Prepared, tokens: list[Token], reason: FinishReason, text: Detokenizer, watch: Stopwatch,
+        reused: int,
+    ) -> Done:  # fmt: skip
         seconds = watch.seconds
         steps = max(0, len(tokens) - 1)
         cache_bytes = KVCache.bytes_per_position(self.config.decoder, self.dtype)
@@ -231,6 +255,7 @@ class Engine:
         usage = Usage(
             prompt_tokens=prepared.length, text_tokens=prepared.length - prepared.image_tokens - prepared.audio_tokens,
             image_tokens=prepared.image_tokens, audio_tokens=prepared.audio_tokens, completion_tokens=len(tokens),
+            reused_tokens=reused,
             tiles=0 if prepared.pixels is None else prepared.pixels.shape[0], pictures=prepared.pictures,
             audio_seconds=prepared.audio_seconds, dropped_messages=prepared.dropped,
         )  # fmt: skip

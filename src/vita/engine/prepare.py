@@ -6,7 +6,7 @@ Owns reading the media of a request, counting their tokens, fitting the conversa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -190,6 +190,15 @@ class Preparer:
 def audio_rows(windows: Sequence[Tensor], config: VitaConfig) -> int:
     """Decoder rows one sound takes (spec sections 5.4 and 7)."""
     return sum(token_count(w.shape[0]) + config.audio.prompt_tokens for w in windows)
+
+
+def without_first(prepared: Prepared, count: int) -> Prepared:
+    """The request without its first `count` ids, and without the media that stood among them."""
+    gone = prepared.ids[:count]
+    tiles = sum(token == IMAGE_SLOT for token in gone)
+    sounds = sum(token == AUDIO_SLOT for token in gone)
+    pixels = None if prepared.pixels is None or tiles == len(prepared.pixels) else prepared.pixels[tiles:]
+    return replace(prepared, ids=prepared.ids[count:], pixels=pixels, filterbanks=prepared.filterbanks[sounds:])
 
 
 def split_system(messages: Sequence[Message]) -> tuple[str | None, list[Message]]:

@@ -1,0 +1,140 @@
+"""Conversations that were answered before: their key/value caches, so that no turn is prefilled twice.
+
+Owns the resting caches and finding the longest common beginning of a new prompt and an old one. A picture or sound is
+known by a digest of what the encoder would see, so the same picture in another file is the same. Does not compute.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from vita.decoder.kv_cache import KVCache
+from vita.fusion import AUDIO_SLOT, IMAGE_SLOT
+
+MOST_CACHES = 4
+MOST_BYTES = 512 << 20
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A piece of a prompt that is reused whole or not at all: a token, a tile, a sound."""
+
+    key: int | bytes
+    rows: int = 1
+
+
+@dataclass
+class Resting:
+    """A cache nobody uses at the moment, and what its positions stand for."""
+
+    units: list[Unit]
+    cache: KVCache
+
+
+def digest(*tensors: Tensor) -> bytes:
+    """A name for what an encoder is about to see."""
+    state = hashlib.blake2b(digest_size=16)
+    for tensor in tensors:
+        state.update(str(tuple(tensor.shape)).encode())
+        state.update(tensor.contiguous().numpy())
+    return state.digest()
+
+
+def units_of(
+    ids: Sequence[int], pixels: Tensor | None, sounds: Sequence[Sequence[Tensor]], tile_rows: int,
+    sound_rows: Sequence[int],
+) -> list[Unit]:  # fmt: skip
+    """A prompt as units.
+
+    Args:
+        ids: token ids with slots.
+        pixels: float32 `[tiles, 3, S, S]` on the CPU, all slots' tiles in order.
+        sounds: each sound's windows of filterbank, on the CPU.
+        tile_rows: decoder rows of a tile.
+        sound_rows: decoder rows of each sound.
+    """
+    tiles = iter(() if pixels is None else pixels)
+    heard = iter(zip(sounds, sound_rows, strict=True))
+    units = []
+    for token in ids:
+        if token == IMAGE_SLOT:
+            units.append(Unit(digest(next(tiles)), tile_rows))
+        elif token == AUDIO_SLOT:
+            windows, rows = next(heard)
+            units.append(Unit(digest(*windows), rows))
+        else:
+            units.append(Unit(token))
+    return units
+
+
+def rows_of(units: Sequence[Unit]) -> int:
+    """Positions that units take."""
+    return sum(unit.rows for unit in units)
+
+
+def filled(units: Sequence[Unit], rows: int) -> list[Unit]:
+    """The units that lie whole within the first `rows` positions."""
+    kept = []
+    for unit in units:
+        rows -= unit.rows
+        if rows < 0:
+            break
+        kept.append(unit)
+    return kept
+
+
+class PrefixStore:
+    """Resting caches, the most recently used first. Safe to use from several threads."""
+
+    def __init__(self, most_caches: int = MOST_CACHES, most_bytes: int = MOST_BYTES) -> None:
+        self.most_caches, self.most_bytes = most_caches, most_bytes
+        self._resting: list[Resting] = []
+        self._lock = threading.Lock()
+
+    def take(self, units: Sequence[Unit]) -> tuple[KVCache | None, int]:
+        """The cache that shares the longest beginning with a prompt, cut to it, and how many units that is.
+
+        The last unit is never shared, since its logits are wanted. The cache belongs to the caller from now on.
+        """
+        with self._lock:
+            best, shared = None, 0
+            for resting in self._resting:
+                same = _common(resting.units, units[:-1])
+                if same > shared:
+                    best, shared = resting, same
+            if best is None:
+                return None, 0
+            self._resting.remove(best)
+        best.cache.reset(rows_of(units[:shared]))
+        return best.cache, shared
+
+    def put(self, units: list[Unit], cache: KVCache) -> None:
+        """Let a cache rest; `units` are all its filled positions. The oldest make room."""
+        if cache.nbytes > self.most_bytes or not units:
+            return
+        with self._lock:
+            self._resting.insert(0, Resting(units, cache))
+            while len(self._resting) > self.most_caches or self._bytes() > self.most_bytes:
+                self._resting.pop()
+
+    def clear(self) -> None:
+        """Forget every conversation."""
+        with self._lock:
+            self._resting.clear()
+
+    def _bytes(self) -> int:
+        return sum(r.cache.nbytes for r in self._resting)
+
+
+def _common(old: Sequence[Unit], new: Sequence[Unit]) -> int:
+    count = 0
+    for a, b in zip(old, new, strict=False):
+        if a != b:
+            break
+        count += 1
+    return count
