@@ -41,7 +41,7 @@ def digest(*tensors: Tensor) -> bytes:
     state = hashlib.blake2b(digest_size=16)
     for tensor in tensors:
         state.update(str(tuple(tensor.shape)).encode())
-        state.update(tensor.contiguous().numpy())
+        state.update(tensor.contiguous().numpy().tobytes())
     return state.digest()
 
 
