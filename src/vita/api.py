@@ -8,9 +8,12 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from vita.engine.engine import Engine
+from vita.errors import RequestError
+from vita.media.load import kept
 from vita.types import (
     Audio,
     Event,
@@ -19,6 +22,7 @@ from vita.types import (
     Result,
     SamplingParams,
     Source,
+    Text,
     TextDelta,
     Video,
     assistant,
@@ -57,7 +61,7 @@ def load(
     """
     if base is not None:
         if model is None:
-            raise ValueError("base needs model, the LoRA folder")
+            raise RequestError("needs a model, the LoRA folder", where="base", fix="pass --model with the adapter")
         checkpoint = merge_lora(open_checkpoint(base, offline=offline), Path(model))
     else:
         checkpoint = open_checkpoint(model, offline=offline)
@@ -156,6 +160,16 @@ class Vita:
         return Chat(self, system_text, options)
 
 
+def _kept(message: Message, options: MediaOptions) -> Message:
+    """The message with its media as they can be read again in every later turn."""
+    parts = [
+        p if isinstance(p, Text) or isinstance(p.source, (list, tuple))
+        else replace(p, source=kept(p.source, options, type(p).__name__.lower()))
+        for p in message.parts
+    ]  # fmt: skip
+    return Message(message.role, tuple(parts))
+
+
 class Chat:
     """A conversation: each `send` adds a turn, each finished answer too."""
 
@@ -170,6 +184,7 @@ class Chat:
     ) -> Iterator[Event]:
         """Stream the answer to a user turn. A turn that fails leaves the conversation as it was."""
         pieces: list[str] = []
+        message = _kept(message, self.options or MediaOptions())
         conversation = [*self._system, *self.turns, message]
         for event in self.model.stream(conversation, params, options=self.options, cancelled=cancelled):
             if isinstance(event, TextDelta):

@@ -192,6 +192,25 @@ class TestAsk:
         )
         assert b"Traceback" not in done.stderr and b"rror" not in done.stderr
 
+    def test_a_full_disk_is_one_sentence(self) -> None:
+        full = Path("/dev/full")
+        if not full.exists():
+            pytest.skip("SKIPPED LOUDLY: this system has no /dev/full")
+        command = [sys.executable, "-c", "from vita.cli import main; main()", "ask", "Hello", "--model", MINI]
+        with full.open("wb") as disk:
+            done = subprocess.run(
+                [*command, "--max-tokens", "3"], stdout=disk, stderr=subprocess.PIPE, env=ENV, timeout=99, check=False
+            )
+        assert done.returncode == 2 and b"no space is left" in done.stderr and b"Traceback" not in done.stderr
+
+    def test_a_clip_from_stdin_is_seen_and_heard(self, files: Path) -> None:
+        flags = ["--model", MINI, "--video", "-", "--audio-from-video", "--max-tokens", "3"]
+        assert_sentence(run("ask", *flags, stdin=(files / "good.mp4").read_bytes()), "has no sound in it")
+
+    def test_bytes_that_are_no_text_are_read_as_well_as_can_be(self) -> None:
+        done = run("ask", "-", "--model", MINI, "--max-tokens", "3", "--json", stdin=b"Hello \xff\n")
+        assert done.returncode == 0, done.stderr
+
     @pytest.mark.parametrize("moment", ["starting", "loading", "answering"])
     def test_ctrl_c_leaves_quietly(self, moment: str) -> None:
         command = [sys.executable, "-c", "from vita.cli import main; main()", "ask", "Hello", "--model", MINI,
@@ -238,6 +257,8 @@ MISTAKES: dict[str, tuple[Callable[[Path], list[str]], tuple[str, ...]]] = {
     "dtype": (lambda f: ["ask", "x", "--dtype", "int3"], ("unknown dtype 'int3'",)),
     "quantize": (lambda f: ["ask", "x", "--quantize", "int3"], ("unknown scheme 'int3'; use int8",)),
     "device": (lambda f: ["ask", "x", "--device", "abacus"], ("unknown device 'abacus'",)),
+    "seed": (lambda f: ["ask", "x", "--seed", str(2**70)], ("seed",)),
+    "base alone": (lambda f: ["ask", "x", "--base", MINI], ("base: needs a model, the LoRA folder",)),
     "flag": (lambda f: ["ask", "x", "--colour", "red"], ("--colour", "See 'vita ask --help'")),
     "hub offline": (lambda f: ["ask", "x", "--model", "nobody/nothing", "--offline"], ("nobody/nothing", "offline")),
     "model missing": (lambda f: ["ask", "x", "--model", str(f / "none")], ("no such folder",)),
@@ -253,7 +274,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], list[str]], tuple[str, ...]]] = {
 def test_every_mistake_is_one_sentence(files: Path, name: str) -> None:
     arguments, said = MISTAKES[name]
     flags = arguments(files)
-    if flags[0] == "ask" and "--model" not in flags:
+    if flags[0] == "ask" and "--model" not in flags and "--base" not in flags:
         flags += ["--model", MINI]
     assert_sentence(run(*flags), *said)
 

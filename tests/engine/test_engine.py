@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +207,32 @@ def test_chat_remembers_and_forgets(mini_model: vita.Vita) -> None:
         Result.collect(chat.send(vita.user("And?"), SHORT)).token_ids
         == collect(mini_model, vita.user("And?")).token_ids
     )
+
+
+def test_a_full_context_says_so(mini: Path) -> None:
+    model = vita.load(mini / "mini_ckpt", dtype="float32", device="cpu")
+    model.engine.config = replace(model.engine.config, max_length=220)
+    model.engine.prepare.config = model.engine.config
+    result = model.ask("Hello", params=SamplingParams(max_tokens=500))
+    if result.finish_reason == "length":
+        assert result.usage.prompt_tokens + result.usage.completion_tokens == 220
+        assert "context of 220 tokens is full" in result.notes[0]
+    talk = [vita.user("Hi"), vita.assistant("Hello."), vita.user("abc " * 5)]
+    assert Result.collect(model.stream(talk, SHORT)).usage.dropped_messages == 2, "old turns leave room for an answer"
+
+
+def test_chat_may_be_shown_a_file_that_can_be_read_once(mini_model: vita.Vita) -> None:
+    import io
+
+    from PIL import Image as Pillow
+
+    file = io.BytesIO()
+    Pillow.fromarray(PICTURE).save(file, "PNG")
+    file.seek(0)
+    chat = mini_model.chat()
+    Result.collect(chat.send(vita.user("What?", image=file), SHORT))
+    second = Result.collect(chat.send(vita.user("And?"), SHORT))
+    assert second.usage.pictures == 1
 
 
 class TestAsync:

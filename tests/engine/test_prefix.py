@@ -98,6 +98,15 @@ def test_a_cancelled_answer_leaves_a_usable_beginning(model: vita.Vita) -> None:
     assert model.ask("Hello", cancelled=lambda: True).finish_reason == "cancelled"
 
 
+def test_another_conversation_does_not_cost_this_one_its_memory(model: vita.Vita) -> None:
+    first = vita.user("Hello", image=PICTURE)
+    said = ask(model, first)
+    for k in range(3):
+        ask(model, vita.user(f"Something else {k}", image=OTHER))
+    warm = ask(model, first, vita.assistant(said.text), vita.user("And then?"))
+    assert warm.timings.vision == 0 and warm.usage.reused_tokens > said.usage.prompt_tokens - 5
+
+
 def cache(rows: int, capacity: int = 8) -> KVCache:
     made = KVCache(CONFIG, capacity, dtype=torch.float32, device=torch.device("cpu"))
     made.length = rows
@@ -109,28 +118,40 @@ class TestStore:
         store = PrefixStore()
         store.put([Unit(k) for k in (1, 2)], cache(2))
         store.put([Unit(k) for k in (1, 2, 3, 4)], cache(4))
-        found, shared = store.take([Unit(k) for k in (1, 2, 3, 9)])
+        found, shared = store.take([Unit(k) for k in (1, 2, 3, 9)], 8)
         assert found is not None and (found.length, shared) == (3, 3)
-        assert store.take([Unit(k) for k in (1, 2, 3, 9)])[1] == 2
-        assert store.take([Unit(1), Unit(2)]) == (None, 0)
+        assert store.take([Unit(k) for k in (1, 2, 3, 9)], 8)[1] == 2
+        assert store.take([Unit(1), Unit(2)], 8) == (None, 0)
 
     def test_the_last_unit_is_always_computed(self) -> None:
         store = PrefixStore()
         store.put([Unit(1), Unit(b"tile", 4)], cache(5))
-        assert store.take([Unit(1), Unit(b"tile", 4)])[1] == 1
+        assert store.take([Unit(1), Unit(b"tile", 4)], 8)[1] == 1
+
+    def test_a_common_beginning_is_copied_and_a_conversation_handed_over(self) -> None:
+        store = PrefixStore()
+        long = cache(8)
+        long.keys.normal_()
+        store.put([Unit(k) for k in range(8)], long)
+        begun, shared = store.take([Unit(0), Unit(1), Unit(99)], 5)
+        assert begun is not None and begun is not long and (begun.length, begun.capacity, shared) == (2, 5, 2)
+        torch.testing.assert_close(begun.keys[:, :, :, :2], long.keys[:, :, :, :2])
+        assert long.length == 8
+        gone_on, shared = store.take([Unit(k) for k in (*range(7), 99)], 8)
+        assert gone_on is long and shared == 7 and store.take([Unit(0), Unit(1)], 8) == (None, 0)
 
     def test_count_and_memory_are_bounded(self) -> None:
         one = cache(1).nbytes
         store = PrefixStore(most_caches=2, most_bytes=10 * one)
         for k in range(5):
             store.put([Unit(k), Unit(9)], cache(2))
-        assert [store.take([Unit(k), Unit(8)])[1] for k in range(5)] == [0, 0, 0, 1, 1]
+        assert [store.take([Unit(k), Unit(8)], 8)[1] for k in range(5)] == [0, 0, 0, 1, 1]
         tight = PrefixStore(most_caches=9, most_bytes=2 * one)
         for k in range(3):
             tight.put([Unit(k), Unit(9)], cache(2))
-        assert [tight.take([Unit(k), Unit(8)])[1] for k in range(3)] == [0, 1, 1]
+        assert [tight.take([Unit(k), Unit(8)], 8)[1] for k in range(3)] == [0, 1, 1]
         tight.put([Unit(1), Unit(2)], cache(2, capacity=100))
-        assert tight.take([Unit(1), Unit(3)]) == (None, 0), "one that is larger than the bound is not kept"
+        assert tight.take([Unit(1), Unit(3)], 8) == (None, 0), "one that is larger than the bound is not kept"
 
     @given(st.lists(st.integers(1, 5), max_size=12), st.integers(0, 40))
     def test_filled_units_lie_whole_within(self, rows: list[int], length: int) -> None:
@@ -143,8 +164,8 @@ class TestStore:
         small = cache(3)
         small.keys.normal_()
         small.values.normal_()
-        large = small.grown(20)
-        assert large.capacity == 20 and large.length == 3 and small.grown(8) is small
+        large = small.copied(3, 20)
+        assert large.capacity == 20 and large.length == 3
         torch.testing.assert_close(large.keys[:, :, :, :3], small.keys[:, :, :, :3])
         torch.testing.assert_close(large.values[:, :, :, :3], small.values[:, :, :, :3])
 

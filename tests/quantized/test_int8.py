@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,12 @@ def test_both_kernels_multiply_what_is_stored(dtype: torch.dtype, rows: int) -> 
     torch.testing.assert_close(layer(x).float(), exact, atol=tolerance, rtol=tolerance)
 
 
+def test_large_sums_stay_within_float16() -> None:
+    weight, x = torch.full((8, 4096), 0.01), torch.full((20, 4096), 1.0, dtype=torch.float16)
+    layer = layer_of(weight, None, torch.float16)
+    torch.testing.assert_close(layer(x).float(), torch.full((20, 8), 40.96), atol=0.3, rtol=0.01)
+
+
 @pytest.mark.parametrize("offset", [0, 1, 8])
 @pytest.mark.parametrize("channels", [1001, 1002, 1003, 3])
 def test_weights_of_a_mapped_file_may_lie_anywhere(offset: int, channels: int) -> None:
@@ -109,6 +116,19 @@ class TestModels:
         layers = converted.engine.decoder.layers
         assert isinstance(layers[0].mlp.up, Int8Linear) and isinstance(converted.engine.decoder.head, Int8Linear)
         assert not any(isinstance(m, Int8Linear) for m in converted.engine.part("vision").modules())
+
+    def test_a_folder_converted_from_the_hubs_cache_stands_alone(self, mini: Path, tmp_path: Path) -> None:
+        folder = copy_mini(mini, tmp_path)
+        edit_json(folder / "config.json", lambda c: c.update(mm_vision_tower="/nowhere/" + VISION))
+        checkpoint = open_checkpoint(folder)
+        snapshot = Path(shutil.move(tmp_path / VISION, tmp_path / "abc123"))  # a snapshot's folder has another name
+        sides = ((VISION, snapshot), *checkpoint.side_folders[1:])
+        convert(replace(checkpoint, side_folders=sides), tmp_path / "elsewhere" / "out", "int8")
+        assert open_checkpoint(tmp_path / "elsewhere" / "out", offline=True).config.vision.image_size == 112
+
+    def test_verifying_without_rounding_keeps_the_exact_marks(self, mini: Path) -> None:
+        marks = {r.tolerance for r in run(mini, quantize="none") if r.stage == "logits"}
+        assert marks == {1e-4}
 
     def test_fewer_bytes_are_read_a_token(self, mini: Path) -> None:
         whole, rounded = (vita.load(mini / "mini_ckpt", device="cpu", quantize=q) for q in (None, "int8"))

@@ -179,6 +179,9 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a shard missing": (lambda f: first_shard(f).unlink(), "1 of 2 weight files are missing: model-00001-of-00002"),
     "a shard truncated": (lambda f: truncate(first_shard(f), 0.6), r"is truncated: \d+ of \d+ bytes are there"),
+    "a shard with more": (
+        lambda f: first_shard(f).write_bytes(first_shard(f).read_bytes() + b"xyz"), "has 3 bytes too many",
+    ),
     "a shard emptied": (lambda f: first_shard(f).write_bytes(b""), "is not a whole safetensors file"),
     "a shard of noise": (lambda f: first_shard(f).write_bytes(b"\xff" * 2000), "is not a whole safetensors file"),
     "a header of noise": (
@@ -287,6 +290,22 @@ class TestLora:
                 model.stream(vita.user(QUESTION, image=PICTURE, audio=SOUND), SamplingParams(max_tokens=6))
             ).token_ids
         )
+
+    def test_modules_trained_whole_stand_among_the_adapters_tensors(self, folder: Path) -> None:
+        out = self.adapter(folder)
+        tensors = read_tensors(out)
+        tensors["base_model.model.model.norm.weight"] = torch.full((48,), 3.0)
+        tensors["base_model.model.model.layers.0.mlp.down_proj.modules_to_save.weight"] = torch.ones(48, 96)
+        save_file(tensors, out / "adapter_model.safetensors")
+        decoder = vita.load(out, base=folder, dtype="float32", device="cpu").engine.decoder
+        assert (decoder.norm.weight == 3).all() and (decoder.layers[0].mlp.down.weight == 1).all()
+        save_file(tensors | {"base_model.model.x.lora_embedding_A": torch.ones(2)}, out / "adapter_model.safetensors")
+        with pytest.raises(CheckpointError, match="lora_embedding_A', a kind of adapter"):
+            vita.load(out, base=folder)
+
+    def test_settings_that_would_change_the_sum_are_refused(self, folder: Path) -> None:
+        with pytest.raises(CheckpointError, match="rank_pattern is not supported"):
+            vita.load(self.adapter(folder, rank_pattern={"q_proj": 64}), base=folder)
 
     def test_what_cannot_be_merged_is_refused(self, folder: Path) -> None:
         out = self.adapter(folder, use_dora=True)

@@ -81,8 +81,12 @@ def build_messages(flags: Ask) -> list[Message]:
         raise RequestError("only one of the question and the media can be read from standard input", where="-")
     question = flags.question
     if question == "-":
-        question = sys.stdin.read().strip()
-    videos = [Video(v, flags.fps, flags.max_frames, flags.start, flags.end) for v in flags.videos]
+        question = sys.stdin.buffer.read().decode(errors="replace").strip()
+    if question is not None:  # an argument may hold bytes that are no UTF-8
+        question = question.encode(errors="replace").decode()
+    # Read once: with --audio-from-video the clip is both seen and heard.
+    sources = [sys.stdin.buffer.read() if v == "-" else v for v in flags.videos]
+    videos = [Video(v, flags.fps, flags.max_frames, flags.start, flags.end) for v in sources]
     audios = [Audio(a) for a in flags.audios]
     if flags.audio_from_video:
         if not videos:
@@ -120,7 +124,7 @@ def explain(done: Done) -> None:
         sys.stderr.write(f"vita: note: {note}\n")
     if done.state == "noise":
         sys.stderr.write("vita: note: the model took the sound for noise or for speech not meant for it.\n")
-    if done.finish_reason == "length":
+    if done.finish_reason == "length" and not any("context" in note for note in done.notes):
         sys.stderr.write("vita: note: the answer was cut off; --max-tokens sets the limit.\n")
 
 

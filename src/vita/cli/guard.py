@@ -70,10 +70,10 @@ def say(sentence: str, code: int) -> int:
 
 
 def _leave(code: int) -> NoReturn:
-    """Exit without a late complaint about a closed pipe."""
+    """Exit without a late complaint about a closed pipe or a full disk."""
     try:
         sys.stdout.flush()
         sys.stderr.flush()
-    except BrokenPipeError:
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)

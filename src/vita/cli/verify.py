@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 
@@ -21,7 +22,9 @@ def run_verify(folder: Path, dtype: str, device: str, quantize: str | None, *, a
             print(f"{'stage':22} {'case':18} {'difference':>12} {'tolerance':>10}  result")
         counts[row.status] += 1
         if as_json:
-            print(json.dumps(dataclasses.asdict(row) | {"status": row.status}))
+            finite = row.difference is None or math.isfinite(row.difference)
+            shown = dataclasses.asdict(row) | {"difference": row.difference if finite else None, "status": row.status}
+            print(json.dumps(shown))
             continue
         difference = "" if row.difference is None else f"{row.difference:.3g}"
         note = f" ({row.note})" if row.note else ""

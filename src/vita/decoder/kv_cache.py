@@ -44,17 +44,15 @@ class KVCache:
         """Memory it holds, filled or not."""
         return self.keys.nbytes + self.values.nbytes
 
-    def grown(self, capacity: int) -> KVCache:
-        """This cache if it has room for so many positions, else a copy that has."""
-        if capacity <= self.capacity:
-            return self
+    def copied(self, length: int, capacity: int) -> KVCache:
+        """A cache of its own with the first `length` positions of this one and room for `capacity`."""
         layers, batch, heads, _, width = self.keys.shape
         other = object.__new__(KVCache)
         shape = (layers, batch, heads, capacity, width)
         other.keys, other.values = self.keys.new_empty(shape), self.values.new_empty(shape)
-        other.keys[:, :, :, : self.length] = self.keys[:, :, :, : self.length]
-        other.values[:, :, :, : self.length] = self.values[:, :, :, : self.length]
-        other.capacity, other.length = capacity, self.length
+        other.keys[:, :, :, :length] = self.keys[:, :, :, :length]
+        other.values[:, :, :, :length] = self.values[:, :, :, :length]
+        other.capacity, other.length = capacity, length
         return other
 
     def reset(self, length: int = 0) -> None:

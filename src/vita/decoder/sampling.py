@@ -26,6 +26,7 @@ def check_params(params: SamplingParams) -> None:
         ("top_k", params.top_k, params.top_k >= 0, "0 (no limit) or more"),
         ("min_p", params.min_p, 0.0 <= params.min_p <= 1.0, "between 0 and 1"),
         ("repetition_penalty", penalty, 0.01 <= penalty <= 100.0, "between 0.01 and 100"),
+        ("seed", params.seed, params.seed is None or -(2**63) <= params.seed < 2**63, "a whole number of 64 bits"),
         ("logprobs", params.logprobs, 0 <= params.logprobs <= 100, "between 0 and 100"),
     ]
     for name, value, fine, allowed in rules:
@@ -73,7 +74,7 @@ class Sampler:
 
     def _draw(self, scores: Tensor) -> int:
         p = self.params
-        scores = scores / p.temperature
+        scores = (scores - scores.max()) / p.temperature  # the largest is 0, so that a tiny temperature is greedy
         if p.top_k and p.top_k < scores.numel():
             scores = scores.masked_fill(scores < scores.topk(p.top_k).values[-1], -torch.inf)
         probs = scores.softmax(-1)

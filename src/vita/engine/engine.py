@@ -48,6 +48,7 @@ from vita.weights.load import Progress, check_tensors, load_part, parameter_coun
 
 log = logging.getLogger("vita")
 TILE_BATCH = 4  # tiles that go through the ViT together: enough to fill a machine, little enough to cancel between
+CONTEXT_FULL = "The answer ends here because the model's context of {} tokens is full; start over or ask for less."
 MEMORY_CONTEXT = 2048  # positions assumed when asking whether a model fits
 
 
@@ -142,8 +143,7 @@ class Engine:
         text = Detokenizer(self.tokenizer, params.stop)
         tokens: list[Token] = []
         reason: FinishReason = "length"
-        room = self.config.decoder.max_positions - prepared.length
-        limit = min(params.max_tokens, room)
+        limit = min(params.max_tokens, self.config.context - prepared.length)
         units = self._units(prepared, watch)
         cache, shared = self._begin(units, prepared.length + limit)
         reused = cache.length
@@ -214,9 +214,9 @@ class Engine:
 
     def _begin(self, units: list[Unit], capacity: int) -> tuple[KVCache, int]:
         """A cache with room for the request, holding as much of the prompt as was computed before; and how much."""
-        found, shared = self.prefixes.take(units)
+        found, shared = self.prefixes.take(units, capacity)
         if found is not None:
-            return found.grown(capacity), shared
+            return found, shared
         return KVCache(self.config.decoder, capacity, dtype=self.dtype, device=self.device), 0
 
     def _rest_cache(self, units: list[Unit], tokens: list[Token], cache: KVCache) -> None:
@@ -261,7 +261,10 @@ class Engine:
         )  # fmt: skip
         logprobs = tuple(self._logprob(t) for t in tokens if t.logprob is not None)
         ids = tuple(t.id for t in tokens)
-        return Done(reason, text.state, usage, timings, ids, logprobs, prepared.notes)
+        notes = prepared.notes
+        if reason == "length" and prepared.length + len(tokens) >= self.config.context:
+            notes += (CONTEXT_FULL.format(self.config.context),)
+        return Done(reason, text.state, usage, timings, ids, logprobs, notes)
 
     def _logprob(self, token: Token) -> TokenLogprob:
         def name(i: int) -> str:

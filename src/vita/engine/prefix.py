@@ -18,6 +18,7 @@ from vita.fusion import AUDIO_SLOT, IMAGE_SLOT
 
 MOST_CACHES = 4
 MOST_BYTES = 512 << 20
+GOES_ON = 0.9  # share of a cache that a prompt must want for the cache to be handed over
 
 
 @dataclass(frozen=True)
@@ -94,12 +95,17 @@ class PrefixStore:
     def __init__(self, most_caches: int = MOST_CACHES, most_bytes: int = MOST_BYTES) -> None:
         self.most_caches, self.most_bytes = most_caches, most_bytes
         self._resting: list[Resting] = []
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # an abandoned stream may be finalised, and put back, inside `take`
 
-    def take(self, units: Sequence[Unit]) -> tuple[KVCache | None, int]:
-        """The cache that shares the longest beginning with a prompt, cut to it, and how many units that is.
+    def take(self, units: Sequence[Unit], capacity: int) -> tuple[KVCache | None, int]:
+        """A cache that holds the longest beginning known of a prompt, and how many units that is.
 
-        The last unit is never shared, since its logits are wanted. The cache belongs to the caller from now on.
+        The last unit is never shared, since its logits are wanted. A conversation that goes on gets its own cache
+        back; one that only begins alike (the system text, the same picture) gets a copy of that beginning.
+
+        Args:
+            units: the prompt.
+            capacity: positions the request may need.
         """
         with self._lock:
             best, shared = None, 0
@@ -109,9 +115,12 @@ class PrefixStore:
                     best, shared = resting, same
             if best is None:
                 return None, 0
+            rows = rows_of(units[:shared])
+            if rows < GOES_ON * best.cache.length:
+                return best.cache.copied(rows, capacity), shared
             self._resting.remove(best)
-        best.cache.reset(rows_of(units[:shared]))
-        return best.cache, shared
+        best.cache.reset(rows)
+        return best.cache if capacity <= best.cache.capacity else best.cache.copied(rows, capacity), shared
 
     def put(self, units: list[Unit], cache: KVCache) -> None:
         """Let a cache rest; `units` are all its filled positions. The oldest make room."""

@@ -25,6 +25,7 @@ from vita.types import Audio, Image, MediaOptions, Message, Text, Video
 
 FRAMES_PER_ENCODER_FRAME = 4
 FRAMES_PER_TOKEN = 8
+ANSWER_ROOM = 512  # positions that old turns give up for the answer
 
 
 @dataclass
@@ -152,15 +153,16 @@ class Preparer:
         return self.tokenizer.backend.token_to_id(mark) is not None or len(self.tokenizer.encode(mark)) == 1
 
     def _fit(self, turns: list[TurnMedia], system: str | None) -> tuple[list[TurnMedia], list[int]]:
-        """Drop the oldest turns until the rest fits."""
-        limit = min(self.config.context, self.config.decoder.max_positions - 1)
+        """Drop the oldest turns until the rest fits with room for an answer; a lone turn may fill the context."""
+        limit = self.config.context - 1
+        roomy = limit - min(ANSWER_ROOM, self.config.context // 8)
         kept = list(turns)
         while True:
             ids = render([m.turn for m in kept], self.tokenizer, system=system)
             length = self._pack(kept, ids, dropped=0).length
-            if length <= limit:
-                return kept, ids
             follow = next((i for i, m in enumerate(kept[1:], start=1) if m.turn.role == "user"), None)
+            if length <= (limit if follow is None else roomy):
+                return kept, ids
             if follow is None:
                 raise RequestError(
                     f"the question takes {length} tokens and the model's context is {limit}",

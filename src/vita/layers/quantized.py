@@ -71,8 +71,8 @@ class Int8Linear(nn.Module):
         step = max(1, WIDE_BLOCK // self.in_features)
         for start in range(0, self.out_features, step):
             part = slice(start, start + step)
-            product = wide @ self.weight[part].to(dtype).t()  # whole numbers up to 127 are exact in every dtype
-            out[:, part] = product * self.scale[part].to(dtype)
+            # Scaled before the product: after it, the sum of whole numbers can leave float16's range.
+            out[:, part] = wide @ (self.weight[part].to(dtype) * self.scale[part].to(dtype)[:, None]).t()
         return out
 
 

@@ -77,6 +77,20 @@ def read_source(source: Source, options: MediaOptions, kind: str) -> Loaded:
     raise MediaError(f"cannot be read as a {kind}", where=name, fix="pass a path, a URL, bytes or an array")
 
 
+def kept(source: Source, options: MediaOptions, kind: str) -> Source:
+    """A source that can be read again in a later turn: what can be read only once, or may change, becomes bytes.
+
+    Raises:
+        MediaError: as `read_source`.
+    """
+    once = hasattr(source, "read")
+    if isinstance(source, str):
+        once = source == "-" or source[:8].lower().startswith(("http://", "https://"))
+    if isinstance(source, (str, Path)) and not once:
+        once = Path(source).is_fifo()
+    return read_source(source, options, kind).data if once else source
+
+
 def _name(source: Source) -> str:
     """A short name; an open file says its own."""
     if isinstance(source, memoryview):

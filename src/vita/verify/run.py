@@ -55,8 +55,9 @@ def run(folder: Path, *, dtype: str = "float32", device: str = "cpu", quantize: 
     reference = json.loads(description.read_text(encoding="utf-8"))
     checkpoint = open_checkpoint(folder / reference["inputs"]["checkpoint"])
     engine = Engine(checkpoint, device=device, dtype=dtype, quantize=quantize)
-    plain = Engine(checkpoint, device=device, dtype=dtype) if quantize else None
-    numbers = Reference(folder, engine.dtype, quantized=quantize is not None)
+    # A checkpoint that is stored rounded has no unrounded twin to be held against.
+    plain = Engine(checkpoint, device=device, dtype=dtype) if engine.quantize and not checkpoint.quantized else None
+    numbers = Reference(folder, engine.dtype, quantized=engine.quantize is not None)
     inputs = read_inputs(folder, reference["inputs"], engine)
     yield from verify_media(inputs, reference, numbers)
     with torch.inference_mode():

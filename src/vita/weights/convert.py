@@ -42,7 +42,12 @@ def convert(checkpoint: Checkpoint, out: Path, quantize: Quantize, progress: Pro
         raise RequestError("is quantized already", where=checkpoint.folder)
     if out.exists():
         raise RequestError("is there already", where=out, fix="name a folder that does not exist")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResourceError(
+            f"cannot be made ({error.strerror})", where=out.parent, fix="name another folder"
+        ) from error
     need = sum(e.bytes for e in checkpoint.store.entries.values()) * 6 // 10
     free = shutil.disk_usage(out.parent).free
     if need > free:
@@ -51,7 +56,10 @@ def convert(checkpoint: Checkpoint, out: Path, quantize: Quantize, progress: Pro
         )
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
+    try:
+        partial.mkdir()
+    except OSError as error:
+        raise ResourceError(f"cannot be written to ({error.strerror})", where=out.parent) from error
     try:
         _copy_small_files(checkpoint, partial, quantize)
         _write_shards(checkpoint, partial, quantize, progress)
@@ -112,7 +120,7 @@ def _write_shards(checkpoint: Checkpoint, out: Path, quantize: Quantize, progres
 
 def _copy_small_files(checkpoint: Checkpoint, out: Path, quantize: Quantize) -> None:
     places = [(checkpoint.folder, out)]
-    places += [(folder, out / folder.name) for folder in checkpoint.side_folders]
+    places += [(folder, out / name) for name, folder in checkpoint.side_folders]
     if checkpoint.config.layout == "serving":
         places.append((checkpoint.folder / "feature_extractor", out / "feature_extractor"))
     for source, target in places:

@@ -39,7 +39,7 @@ class Checkpoint:
     cmvn: tuple[Tensor, Tensor] | None  # mean and inverse deviation, float32 [80], for checkpoints without tensors
     untrained: tuple[str, ...] = ()
     quantized: Quantize | None = None  # how the decoder's linear layers are stored (our key `vita_quantization`)
-    side_folders: tuple[Path, ...] = ()  # where the vision and audio configuration was found
+    side_folders: tuple[tuple[str, Path], ...] = ()  # name in config.json and place of the vision and audio folder
 
 
 def resolve_folder(name: str | Path | None, *, offline: bool = False) -> Path:
@@ -91,7 +91,11 @@ def _open_main(folder: Path, config: dict[str, Any], generation: dict[str, Any] 
     cmvn = _read_cmvn(cmvn_file) if cmvn_file.is_file() else None
     store = TensorStore(list_tensors(folder))
     untrained = tuple(config.get("vita_untrained", ()))
-    return Checkpoint(folder, parsed, store, cmvn, untrained, _quantization(config, where), (vision, audio))
+    sides = tuple(
+        (PureWindowsPath(config[key]).name, place)
+        for key, place in (("mm_vision_tower", vision), ("mm_audio_encoder", audio))
+    )
+    return Checkpoint(folder, parsed, store, cmvn, untrained, _quantization(config, where), sides)
 
 
 def _open_serving(folder: Path, config: dict[str, Any], generation: dict[str, Any] | None) -> Checkpoint:

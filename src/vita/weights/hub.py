@@ -35,6 +35,7 @@ def fetch(repo: str, *, weights: bool = True, offline: bool = False) -> Path:
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
+        HFValidationError,
         LocalEntryNotFoundError,
         OfflineModeIsEnabled,
         RepositoryNotFoundError,
@@ -57,6 +58,8 @@ def fetch(repo: str, *, weights: bool = True, offline: bool = False) -> Path:
         ) from error  # fmt: skip
     except HfHubHTTPError as error:
         raise DownloadError(f"the hub answered with an error ({error.response.status_code})", where=repo) from error
+    except HFValidationError as error:
+        raise DownloadError("is no valid name on the hub", where=repo, fix="check the spelling") from error
     except OSError as error:
         if error.errno == 28:
             raise ResourceError(

@@ -139,6 +139,8 @@ def _read(checkpoint: Checkpoint, part: str, ours: str) -> Tensor:
         return checkpoint.cmvn[0 if ours == "cmvn_mean" else 1]
     if ours == "head.weight" and checkpoint.config.decoder.tie_word_embeddings:
         return checkpoint.store.get(checkpoint_name("decoder", "embed.weight"))
+    if ours.endswith("num_batches_tracked"):
+        return torch.tensor(0)  # a counter of training, read by nobody
     raise CheckpointError(f"the tensor {name!r} is missing", where=checkpoint.folder)
 
 

@@ -34,12 +34,19 @@ def merge_lora(base: Checkpoint, folder: Path) -> Checkpoint:
     settings = read_json(folder / "adapter_config.json")
     if settings.get("peft_type", "LORA") != "LORA" or settings.get("use_dora"):
         raise CheckpointError("only plain LoRA adapters are supported", where=folder / "adapter_config.json")
+    for key in ("rank_pattern", "alpha_pattern", "fan_in_fan_out"):
+        if settings.get(key):
+            raise CheckpointError(f"{key} is not supported", where=folder / "adapter_config.json")
     tensors = _read_tensors(folder, ("adapter_model.safetensors", "adapter_model.bin"))
     if tensors is None:
         raise CheckpointError("holds no adapter_model.safetensors", where=folder)
     pairs = _pair(tensors, folder)
     whole = {_strip(n): t for n, t in (_read_tensors(folder, NON_LORA) or {}).items()}
-    whole |= {_strip(n).replace(".modules_to_save", ""): t for n, t in tensors.items() if ".modules_to_save." in n}
+    # Modules that were trained whole and biases stand among the adapter's tensors, with or without an infix.
+    whole |= {_strip(n).replace(".modules_to_save", ""): t for n, t in tensors.items() if "lora_" not in n}
+    unused = [n for n in tensors if "lora_" in n and ".lora_A." not in n and ".lora_B." not in n]
+    if unused:
+        raise CheckpointError(f"holds {unused[0]!r}, a kind of adapter that is not supported", where=folder)
     strange = [n for n in [*pairs, *whole] if n not in base.store]
     if strange:
         raise CheckpointError(f"adapts {strange[0]!r}, which the base does not have", where=folder)

@@ -65,12 +65,15 @@ class TensorStore:
 
     def get(self, name: str) -> Tensor:
         """The tensor on the CPU, a view of the memory-mapped file unless an edit replaced it."""
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
 
         entry = self.entries[name]
-        if entry.file not in self._open:
-            self._open[entry.file] = safe_open(entry.file, framework="pt", device="cpu").__enter__()
-        tensor: Tensor = self._open[entry.file].get_tensor(name)
+        try:
+            if entry.file not in self._open:
+                self._open[entry.file] = safe_open(entry.file, framework="pt", device="cpu").__enter__()
+            tensor: Tensor = self._open[entry.file].get_tensor(name)
+        except SafetensorError as error:
+            raise CheckpointError(f"is damaged ({error})", where=entry.file, fix="download it again") from error
         return tensor if self.edit is None else self.edit(name, tensor)
 
 
@@ -112,13 +115,16 @@ def read_header(file: Path) -> dict[str, Entry]:
     Raises:
         CheckpointError: truncated, damaged or not a safetensors file.
     """
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        prefix = stream.read(8)
-        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-        if not 2 <= length <= min(MAX_HEADER, max(0, size - 8)):
-            raise CheckpointError("is not a whole safetensors file", where=file, fix="download it again")
-        raw = stream.read(length)
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            prefix = stream.read(8)
+            length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+            if not 2 <= length <= min(MAX_HEADER, max(0, size - 8)):
+                raise CheckpointError("is not a whole safetensors file", where=file, fix="download it again")
+            raw = stream.read(length)
+    except OSError as error:
+        raise CheckpointError(f"cannot be read ({error.strerror})", where=file) from error
     try:
         header = json.loads(raw)
         header.pop("__metadata__", None)
@@ -128,6 +134,8 @@ def read_header(file: Path) -> dict[str, Entry]:
     needed = 8 + length + max((end for _, _, end in spans.values()), default=0)
     if size < needed:
         raise CheckpointError(f"is truncated: {size} of {needed} bytes are there", where=file, fix="download it again")
+    if size > needed:
+        raise CheckpointError(f"has {size - needed} bytes too many", where=file, fix="download it again")
     unknown = sorted({d for d, _, _ in spans.values() if d not in DTYPES})
     if unknown:
         raise CheckpointError(f"holds tensors of the unknown type {unknown[0]}", where=file)
