@@ -18,7 +18,7 @@ CARD = Path("src/vita/default/README.md")
 HEAD = """\
 # The embedded model
 
-A checkpoint of VITA's architecture at about a thousandth of the released size, in the released on-disk layout:
+A checkpoint of VITA's architecture at less than a thousandth of the released size, in the released on-disk layout:
 {millions:.2f} million parameters, {megabytes:.1f} MB in bfloat16. It ships with the package so that `./demo.sh` and
 every test of behaviour run on a model that means something, with no download. It was trained from nothing by
 `recipes/`, on pictures that the recipe draws itself; no weights and no pictures of anybody else are in it.
@@ -28,9 +28,11 @@ every test of behaviour run on a model that means something, with no download. I
 bar charts, numbers, small sums, clocks. Larger or longer pictures are tiled like any other. About everything else it
 was trained to say that it can only describe simple pictures.
 
-**What it does not.** It does not listen, and it was not taught video: `config.json` says so under `vita_untrained`, and
-the engine refuses sound rather than let it invent. It knows no photographs, no faces, no facts about the world. Its
-mistakes are those of a small reader: look-alike letters, long invented words, values of bars between two marks.
+**What it does not.** It does not listen: `config.json` says so under `vita_untrained`, and the engine refuses sound
+rather than let it invent. It was not taught video: frames are seen, and described as if they were pictures. It knows
+no photographs, no faces, no facts about the world. Charts, clocks and counting are hardly learned yet, and its mistakes
+in reading are look-alike letters and lost ones. A question worded very unlike those it was taught may be taken for
+another.
 """
 
 TABLE = """

@@ -66,7 +66,7 @@ class Answerer:
     @torch.inference_mode()
     def see(self, pictures: Sequence[np.ndarray]) -> list[Tensor]:
         """The decoder rows of each picture, `[tiles, 64, H]`."""
-        stacks = [torch.from_numpy(tiles_of(picture)) for picture in pictures]
+        stacks = [torch.tensor(tiles_of(picture)) for picture in pictures]
         counts = [len(stack) for stack in stacks]
         if not counts:
             return []

