@@ -20,7 +20,7 @@ def test_widened_blocks_are_the_exact_product(dtype: torch.dtype, shape: tuple[i
     exact = nn.functional.linear(x.float(), weight.float(), None if bias is None else bias.float()).to(dtype)
     mine = upcast_linear(x, weight, bias)
     assert mine.dtype == dtype and mine.shape == (2, rows, out)
-    torch.testing.assert_close(mine, exact, atol=0.0, rtol=0.01)
+    torch.testing.assert_close(mine, exact, atol=0.02, rtol=0.01)  # sums of size 40, in another order
 
 
 def test_routes_agree_and_are_set_for_every_layer_inside() -> None:

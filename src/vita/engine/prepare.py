@@ -165,7 +165,7 @@ class Preparer:
                 return kept, ids
             if follow is None:
                 raise RequestError(
-                    f"the question takes {length} tokens and the model's context is {limit}",
+                    f"the question takes {length} tokens and the model's context is {self.config.context}",
                     fix="shorten the text, or send fewer or smaller pictures and shorter sound",
                 )
             kept = kept[follow:]
