@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from vita.layers.linear import Linear, choose_route, set_route, upcast_linear
 
@@ -38,3 +41,21 @@ def test_float32_and_gpus_take_the_native_kernel() -> None:
     assert choose_route(torch.device("cuda"), torch.bfloat16)[0] == "native"
     route, reason = choose_route(torch.device("cpu"), torch.bfloat16)
     assert (route == "native") == bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and "CPU" in reason
+
+
+def test_a_slice_of_rows_does_not_copy_the_weights() -> None:
+    """The head sees the last position of a prompt: as a batch of one, PyTorch would copy a gigabyte of weights."""
+    layer, hidden = Linear(16, 400, bias=False).requires_grad_(False), torch.randn(1, 9, 16)
+    sizes: list[int] = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = func(*args, **(kwargs or {}))
+            if "clone" in str(func) or "copy" in str(func) or "bmm" in str(func):
+                sizes.append(max(a.numel() for a in args if isinstance(a, torch.Tensor)))
+            return out
+
+    with Watch(), torch.inference_mode():
+        out = layer(hidden[:, -1:])
+    assert out.shape == (1, 1, 400) and max(sizes, default=0) < layer.weight.numel()
+    torch.testing.assert_close(out[0], hidden[0, -1:] @ layer.weight.t())

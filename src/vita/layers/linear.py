@@ -39,9 +39,11 @@ class Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """`[..., in_features]` to `[..., out_features]`, in the input's dtype."""
-        if self.route == "native" or input.numel() <= NATIVE_ROWS * self.in_features:
-            return functional.linear(input, self.weight, self.bias)
-        return upcast_linear(input, self.weight, self.bias)
+        if self.route == "upcast" and input.numel() > NATIVE_ROWS * self.in_features:
+            return upcast_linear(input, self.weight, self.bias)
+        # Always as rows: PyTorch multiplies a slice such as [:, -1:] as a batch, and copies all weights for that.
+        rows = input.reshape(-1, self.in_features)
+        return functional.linear(rows, self.weight, self.bias).view(*input.shape[:-1], self.out_features)
 
 
 def upcast_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
