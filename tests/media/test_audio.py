@@ -181,3 +181,16 @@ def test_errors_say_what_and_where(tmp_path: Path) -> None:
 def test_garbage_gives_only_media_errors(body: bytes, head: bytes) -> None:
     with contextlib.suppress(MediaError):
         load_audio(Audio(head + body))
+
+
+def test_three_hours_of_sound_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
+    file, size = tmp_path / "long.wav", 3 * 3600 * 8000
+    with io.BytesIO() as short:
+        soundfile.write(short, np.zeros(8), 8000, format="WAV", subtype="PCM_U8")
+        header = bytearray(short.getvalue()[:44])
+    header[4:8], header[40:44] = (36 + size).to_bytes(4, "little"), size.to_bytes(4, "little")
+    with file.open("wb") as stream:  # a sparse file: 86 MB that take no room
+        stream.write(header)
+        stream.truncate(44 + size)
+    with pytest.raises(MediaError, match=r"long\.wav: lasts 180 minutes, longer than the limit of 60 minutes"):
+        load_audio(Audio(file), MediaOptions(), 16000)
