@@ -11,11 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from recipes.model import Learner
+from vita.prompt.tokenizer import Tokenizer
+from vita.weights.find import open_checkpoint
+from vita.weights.load import load_part
 
 FILE = "state.pt"
+HEADS = Path(__file__).parent / "dense_heads.safetensors"  # of the shipped model; the checkpoint has no place for them
 
 
 @dataclass
@@ -58,6 +63,20 @@ def restore(state: dict[str, Any], model: Learner, optimizer: torch.optim.Optimi
     optimizer.load_state_dict(state["optimizer"])
     torch.set_rng_state(state["torch_rng"])
     return Progress(**state["progress"])
+
+
+def read_shipped(folder: Path) -> dict[str, Tensor]:
+    """What an exported checkpoint and the heads kept beside the recipe hold, by the learner's names.
+
+    Lets a run go on from the shipped model: `--weights src/vita/default`.
+    """
+    checkpoint = open_checkpoint(folder, offline=True)
+    size = Tokenizer.load(folder).size
+    weights: dict[str, Tensor] = dict(load_file(HEADS))
+    for part in ("vision", "projector", "decoder"):
+        loaded = load_part(part, checkpoint, size, torch.float32, torch.device("cpu")).state_dict()
+        weights |= {f"{part}.{name}": tensor for name, tensor in loaded.items()}
+    return {name: tensor.float() for name, tensor in weights.items()}
 
 
 def load_weights(model: Learner, weights: dict[str, Tensor]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from recipes.checkpoint import FILE, Progress, load_weights, read_state, restore, save_state
+from recipes.checkpoint import FILE, Progress, load_weights, read_shipped, read_state, restore, save_state
 from recipes.feed import Batch, Feed, build_batch
 from recipes.model import Learner, sizes
 from recipes.pack import Packer
@@ -80,6 +80,14 @@ class Log:
         return rate
 
 
+def first_weights(source: Path) -> dict[str, torch.Tensor]:
+    """Of a run's state, or of an exported checkpoint's folder."""
+    if source.is_dir():
+        return read_shipped(source)
+    state: dict[str, dict[str, torch.Tensor]] = torch.load(source, map_location="cpu", weights_only=True)
+    return state["model"]
+
+
 class Run:
     """One training run in a folder."""
 
@@ -99,7 +107,7 @@ class Run:
         self.optimizer = make_optimizer(self.model)
         self.progress = Progress(phase=options.start)
         if options.weights is not None:
-            load_weights(self.model, torch.load(options.weights, map_location="cpu", weights_only=True)["model"])
+            load_weights(self.model, first_weights(options.weights))
         if options.resume and (options.out / FILE).exists():
             self.progress = restore(read_state(options.out), self.model, self.optimizer)
         self.feed = Feed(folder, self.phases, options.batch, options.seed, worker=options.worker)
@@ -191,7 +199,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="stop after so many steps")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--tiny", action="store_true", help="the tests' size: learns colours in under a minute")
-    parser.add_argument("--weights", type=Path, help="a state.pt to take the first weights from")
+    parser.add_argument("--weights", type=Path, help="a state.pt or a checkpoint folder to begin from")
     parser.add_argument("--start", type=int, default=0, help="number of the phase to begin with")
     parser.add_argument("--resume", action="store_true", help="go on from the folder's state")
     run = Run(Options(**vars(parser.parse_args())))

@@ -89,3 +89,16 @@ def test_weights_of_another_model_are_refused(run: Run) -> None:
     load_weights(run.model, weights)
     with pytest.raises(ValueError, match=r"decoder\.norm\.weight"):
         load_weights(run.model, {k: v for k, v in weights.items() if k != "decoder.norm.weight"})
+
+
+def test_a_run_can_go_on_from_the_shipped_model(tmp_path: Path) -> None:
+    from recipes.checkpoint import read_shipped
+    from recipes.model import Learner, sizes
+
+    from vita.weights.find import DEFAULT
+
+    model = Learner(sizes("small", Tokenizer.load(DEFAULT).size))
+    load_weights(model, read_shipped(DEFAULT))
+    answerer = Answerer.load(DEFAULT)
+    torch.testing.assert_close(model.decoder.norm.weight, answerer.decoder.norm.weight)
+    assert model.dense.weight.abs().sum() > 0
