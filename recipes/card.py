@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from recipes.evaluate import TITLES
+from recipes.score import Line, markdown
 
 PLACES_ADDED = 77_184  # pictures into the shipped run
 CARD = Path("src/vita/default/README.md")
@@ -80,15 +82,8 @@ def missed(evaluation: dict[str, Any]) -> str:
 
 def table(part: dict[str, Any], title: str) -> str:
     """One table of the card."""
-    out = [f"### {title}", "", "| | right | 95 % interval | asked | exact | blind | mark |", "|" + "---|" * 7]
-    for row in part["rows"]:
-        low, high = row["interval"]
-        mark = "" if row["mark"] is None else f"{row['mark']} %"
-        out.append(
-            f"| {row['name']} | {row['share']:.1f} % | {low:.0f} to {high:.0f} | {row['of']} | "
-            f"{100 * row['exact'] / row['questions']:.0f} % | {100 * row['blind'] / row['of']:.0f} % | {mark} |"
-        )
-    return "\n".join(out) + "\n"
+    names = [field.name for field in fields(Line)]
+    return markdown(title, [Line(**{name: row[name] for name in names}) for row in part["rows"]])
 
 
 def card(evaluation: dict[str, Any], facts: dict[str, Any]) -> str:

@@ -65,18 +65,23 @@ def restore(state: dict[str, Any], model: Learner, optimizer: torch.optim.Optimi
     return Progress(**state["progress"])
 
 
+def read_seeing(folder: Path) -> dict[str, dict[str, Tensor]]:
+    """The parts of an exported checkpoint that see and answer, in float32."""
+    checkpoint = open_checkpoint(folder, offline=True)
+    size, cpu = Tokenizer.load(folder).size, torch.device("cpu")
+    parts = ("vision", "projector", "decoder")
+    return {part: load_part(part, checkpoint, size, torch.float32, cpu).state_dict() for part in parts}
+
+
 def read_shipped(folder: Path) -> dict[str, Tensor]:
     """What an exported checkpoint and the heads kept beside the recipe hold, by the learner's names.
 
     Lets a run go on from the shipped model: `--weights src/vita/default`.
     """
-    checkpoint = open_checkpoint(folder, offline=True)
-    size = Tokenizer.load(folder).size
-    weights: dict[str, Tensor] = dict(load_file(HEADS))
-    for part in ("vision", "projector", "decoder"):
-        loaded = load_part(part, checkpoint, size, torch.float32, torch.device("cpu")).state_dict()
-        weights |= {f"{part}.{name}": tensor for name, tensor in loaded.items()}
-    return {name: tensor.float() for name, tensor in weights.items()}
+    weights = {name: tensor.float() for name, tensor in load_file(HEADS).items()}
+    for part, tensors in read_seeing(folder).items():
+        weights |= {f"{part}.{name}": tensor for name, tensor in tensors.items()}
+    return weights
 
 
 def load_weights(model: Learner, weights: dict[str, Tensor]) -> None:

@@ -96,13 +96,23 @@ class Packer:
         dialogues = [[qa] for qa in asked]
         if len(asked) > 1 and rng.random() < TWO_TURNS:
             dialogues = [asked[:2], *dialogues[2:]]
+        said = [
+            [
+                (self.question(qa.question, tiles, follow_up=turn > 0), self.answer(qa.answer))
+                for turn, qa in enumerate(d)
+            ]
+            for d in dialogues
+        ]
+        return self.lay_out(said, tiles)
+
+    def lay_out(self, dialogues: Sequence[Sequence[tuple[list[int], list[int]]]], tiles: int) -> Row:
+        """One row: the prefix, then each dialogue (ids asked and ids to say, turn by turn) as a segment of its own."""
         ids = self.prefix(tiles)
         start = len(ids)
         segment, position, taught = [0] * start, list(range(start)), [False] * start
         for number, dialogue in enumerate(dialogues, start=1):
             length = 0
-            for turn, qa in enumerate(dialogue):
-                ask, say = self.question(qa.question, tiles, follow_up=turn > 0), self.answer(qa.answer)
+            for ask, say in dialogue:
                 ids += ask + say
                 taught += [False] * len(ask) + [True] * len(say)
                 length += len(ask) + len(say)

@@ -76,6 +76,12 @@ def make_optimizer(model: Learner) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), fused=True)
 
 
+def half(device: torch.device) -> torch.autocast:
+    """Products in bfloat16 (weights stay float32) where the device has instructions for it."""
+    fast = device.type != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return torch.autocast(device.type, torch.bfloat16, enabled=fast)
+
+
 def apply(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, rate: float) -> float:
     """Backward, clip, step; returns the gradient's norm before clipping."""
     optimizer.zero_grad(set_to_none=True)
@@ -83,6 +89,6 @@ def apply(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, rate
     trained = [p for p in model.parameters() if p.grad is not None]
     norm = nn.utils.clip_grad_norm_(trained, CLIP)
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("factor", 1.0)
     optimizer.step()
     return float(norm)

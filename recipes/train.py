@@ -20,7 +20,7 @@ from recipes.model import Learner, sizes
 from recipes.pack import Packer
 from recipes.plots import draw_curves
 from recipes.schedule import CURRICULUM, TINY, ActiveClock, Phase, learning_rate, next_phase
-from recipes.steps import apply, losses, make_optimizer
+from recipes.steps import apply, half, losses, make_optimizer
 from recipes.tokenizer import build_tokenizer
 from vita.prompt.tokenizer import Tokenizer
 
@@ -131,7 +131,7 @@ class Run:
             if share >= 1 or self.progress.step == self.options.steps:
                 return
             phase = self.phases[batch.phase]
-            with self.half():
+            with half(self.device):
                 loss, measured = losses(self.model, batch, phase.dense, self.device)
             rate = learning_rate(self.options.rate, self.progress.step, share, self.options.warm_up)
             measured["norm"] = apply(self.model, self.optimizer, loss, rate)
@@ -148,11 +148,6 @@ class Run:
                 checked = now
                 self.check(batch.phase, share)
                 clock.skip()
-
-    def half(self) -> torch.autocast:
-        """Products in bfloat16 (weights stay float32) where the device has instructions for it."""
-        fast = self.device.type != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=fast)
 
     def _advance(self, batch: Batch, clock: ActiveClock) -> None:
         """Count the step, and choose the phase that the feed draws from next."""
@@ -177,7 +172,7 @@ class Run:
             batch = build_batch(
                 self.packer, self.phases, number, k * self.options.batch, self.options.batch, 77, "heldout"
             )
-            with self.half():
+            with half(self.device):
                 measured = losses(self.model, batch, 1.0, self.device)[1]
             for key, value in measured.items():
                 totals[key] = totals.get(key, 0.0) + value / count

@@ -108,18 +108,9 @@ class SpeechPacker:
             tiles: of the picture.
         """
         packer = self.packer
-        ids = packer.prefix(tiles)
-        start = len(ids)
-        segment, position, taught = [0] * start, list(range(start)), [False] * start
         asked = [(self.heard(said.typed, tokens, tiles), packer.answer_marked(said.answer))]
         asked += [(packer.question(qa.question, tiles), packer.answer(qa.answer)) for qa in said.beside]
-        for number, (ask, answer) in enumerate(asked, start=1):
-            ids = ids + ask + answer
-            length = len(ask) + len(answer)
-            taught += [False] * len(ask) + [True] * len(answer)
-            segment += [number] * length
-            position += range(start, start + length)
-        return Row(np.array(ids), np.array(segment), np.array(position), np.array(taught), tiles)
+        return packer.lay_out([[turn] for turn in asked], tiles)
 
     def heard(self, typed: str, tokens: int, tiles: int) -> list[int]:
         """A user turn that ends with a sound, up to the open assistant header."""

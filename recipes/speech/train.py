@@ -20,25 +20,25 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset
 
-from recipes.checkpoint import FILE, Progress, read_state, restore, save_state
+from recipes.checkpoint import FILE, Progress, read_seeing, read_state, restore, save_state
 from recipes.export import TOKENIZER_FILES
 from recipes.model import PARTS, Learner, sizes
 from recipes.pack import Packer
 from recipes.schedule import ActiveClock, learning_rate
 from recipes.speech.rows import LETTERS, SpeechBatch, SpeechPacker, bank_of, build_speech_batch, draw, statistics
-from recipes.steps import CLIP, answer_loss
+from recipes.steps import answer_loss, apply, half
 from recipes.tiles import normalise
 from recipes.train import Log
 from vita.media.filterbank import token_count
 from vita.prompt.tokenizer import Tokenizer
-from vita.weights.find import DEFAULT, open_checkpoint
-from vita.weights.load import load_part
+from vita.weights.find import DEFAULT
 
 HEARING_UNTIL = 0.4  # share of the budget with CTC alone
 CTC_BESIDE = 0.3  # its weight once answers are taught
 DECODER_RATE = 0.25  # of the others': it already knows how to answer
 LOG_SECONDS, SAVE_SECONDS, CHECK_SECONDS = 20.0, 180.0, 300.0
 STATISTICS_FROM = 200  # sounds
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,8 @@ class Listener(Learner):
 
 def load_seeing(model: Listener, folder: Path) -> None:
     """Vision, projector and decoder of an exported checkpoint."""
-    checkpoint = open_checkpoint(folder, offline=True)
-    size = Tokenizer.load(folder).size
-    for part in ("vision", "projector", "decoder"):
-        loaded = load_part(part, checkpoint, size, torch.float32, torch.device("cpu"))
-        getattr(model, part).load_state_dict(loaded.state_dict())
+    for part, weights in read_seeing(folder).items():
+        getattr(model, part).load_state_dict(weights)
 
 
 def losses(model: Listener, batch: SpeechBatch) -> tuple[Tensor, dict[str, float]]:
@@ -168,10 +165,6 @@ class Run:
             yield from DataLoader(stream, batch_size=None, num_workers=1, prefetch_factor=6)
         yield from stream
 
-    def half(self) -> torch.autocast:
-        """Products in bfloat16 where the CPU has instructions for it."""
-        return torch.autocast("cpu", torch.bfloat16, enabled=bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))
-
     def train(self) -> Listener:
         """Until the budget is spent."""
         clock = ActiveClock(self.options.minutes, self.progress.spent)
@@ -200,16 +193,10 @@ class Run:
         return self.model
 
     def _step(self, batch: SpeechBatch, share: float) -> None:
-        with self.half():
+        with half(CPU):
             loss, measured = losses(self.model, batch)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        trained = [p for p in self.model.parameters() if p.grad is not None]
-        measured["norm"] = float(nn.utils.clip_grad_norm_(trained, CLIP))
         rate = learning_rate(self.options.rate, self.progress.step, share, self.options.warm_up)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["factor"]
-        self.optimizer.step()
+        measured["norm"] = apply(self.model, self.optimizer, loss, rate)
         self.log.add(measured, self.options.batch)
 
     @torch.inference_mode()
@@ -219,7 +206,7 @@ class Run:
         totals: dict[str, float] = {}
         for k in range(3):
             batch = build_speech_batch(packer, k * 16, 16, 77, bool(self.answers.value), "heldout")
-            with self.half():
+            with half(CPU):
                 measured = losses(self.model, batch)[1]
             totals = {key: totals.get(key, 0.0) + value / 3 for key, value in measured.items()}
         self.log.write("heldout", {"share": round(share, 4), **totals})
