@@ -6,21 +6,24 @@ Owns the file format of `state.pt`. Does not know how the state is reached.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from recipes.model import Learner
+from recipes.model import PARTS, Learner
 from vita.prompt.tokenizer import Tokenizer
 from vita.weights.find import open_checkpoint
 from vita.weights.load import load_part
 
 FILE = "state.pt"
-HEADS = Path(__file__).parent / "dense_heads.safetensors"  # of the shipped model; the checkpoint has no place for them
+HEADS = Path(__file__).parent / "heads.safetensors"  # of the shipped model; the checkpoint has no place for them
+HEARING = ("audio", "adapter")
+LEARNT_BY = ("dense.", "ctc.")
 
 
 @dataclass
@@ -65,32 +68,73 @@ def restore(state: dict[str, Any], model: Learner, optimizer: torch.optim.Optimi
     return Progress(**state["progress"])
 
 
-def read_seeing(folder: Path) -> dict[str, dict[str, Tensor]]:
-    """The parts of an exported checkpoint that see and answer, in float32."""
-    checkpoint = open_checkpoint(folder, offline=True)
-    size, cpu = Tokenizer.load(folder).size, torch.device("cpu")
-    parts = ("vision", "projector", "decoder")
-    return {part: load_part(part, checkpoint, size, torch.float32, cpu).state_dict() for part in parts}
+_OUTPUTS = ("attn.o.weight", "mlp.down.weight")  # of a decoder's block: zeros make it pass its input on
+
+
+def grow(weights: dict[str, Tensor], layers: int, kv_rows: int) -> dict[str, Tensor]:
+    """The same decoder with more blocks and more key/value heads: it answers exactly as before.
+
+    New blocks are copies of the one before them with silent outputs, in the deeper half; key/value heads are repeated.
+
+    Args:
+        weights: by the learner's names.
+        layers: blocks wanted.
+        kv_rows: key/value heads wanted, times their width.
+    """
+    pattern = re.compile(r"decoder\.layers\.(\d+)\.(.+)")
+    old: dict[int, dict[str, Tensor]] = {}
+    grown = {}
+    for name, tensor in weights.items():
+        if found := pattern.match(name):
+            old.setdefault(int(found[1]), {})[found[2]] = tensor
+        else:
+            grown[name] = tensor
+    new = layers - len(old)
+    at = 0
+    for index, block in sorted(old.items()):
+        for name, tensor in block.items():
+            repeats = kv_rows // tensor.shape[0] if name.startswith(("attn.k.", "attn.v.")) else 1
+            block[name] = tensor.repeat(repeats, *(1 for _ in tensor.shape[1:]))
+        copies = 1 + int(len(old) - 2 - new < index <= len(old) - 2)
+        for copy in range(copies):
+            for name, tensor in block.items():
+                silent = copy > 0 and name in _OUTPUTS
+                grown[f"decoder.layers.{at}.{name}"] = torch.zeros_like(tensor) if silent else tensor
+            at += 1
+    return grown
 
 
 def read_shipped(folder: Path) -> dict[str, Tensor]:
-    """What an exported checkpoint and the heads kept beside the recipe hold, by the learner's names.
+    """An exported checkpoint and the heads kept beside the recipe, in float32 by the learner's names.
 
-    Lets a run go on from the shipped model: `--weights src/vita/default`.
+    Lets a run go on from the shipped model. Audio parts that were never trained are left out.
     """
+    checkpoint = open_checkpoint(folder, offline=True)
+    size, cpu = Tokenizer.load(folder).size, torch.device("cpu")
     weights = {name: tensor.float() for name, tensor in load_file(HEADS).items()}
-    for part, tensors in read_seeing(folder).items():
+    for part in PARTS:
+        if part in HEARING and "audio" in checkpoint.untrained:
+            continue
+        tensors = load_part(part, checkpoint, size, torch.float32, cpu).state_dict()
         weights |= {f"{part}.{name}": tensor for name, tensor in tensors.items()}
     return weights
 
 
+def save_heads(model: Learner, path: Path) -> None:
+    """The heads that only training needs, in bfloat16."""
+    heads = {n: t.detach().bfloat16().contiguous() for n, t in model.state_dict().items() if n.startswith(LEARNT_BY)}
+    save_file(heads, path)
+
+
 def load_weights(model: Learner, weights: dict[str, Tensor]) -> None:
-    """Fills the model; only the audio parts, which some runs do not have, may stay as they are.
+    """Fills the model; only what hears, which some runs do not have, may stay as it is.
 
     Raises:
         ValueError: other weights are missing, or some are unknown.
     """
+    blocks = model.decoder.layers
+    weights = grow(weights, len(blocks), model.size.decoder.num_kv_heads * model.size.decoder.head_dim)
     missing, unknown = model.load_state_dict(weights, strict=False)
-    missing = [name for name in missing if not name.startswith(("audio.", "adapter."))]
+    missing = [name for name in missing if not name.startswith(("audio.", "adapter.", "ctc."))]
     if missing or unknown:
         raise ValueError(f"missing {missing}, unknown {unknown}")

@@ -16,12 +16,15 @@ import torch
 from torch import Tensor
 
 from recipes.pack import TYPED_MARK, Packer
+from recipes.speech.rows import SpeechPacker, bank_of
 from recipes.tiles import normalise, tiles_of
 from vita.decoder.kv_cache import KVCache
 from vita.decoder.qwen2 import Decoder
-from vita.encoders.project import Projector
+from vita.encoders.audio import AudioEncoder
+from vita.encoders.project import AudioAdapter, Projector
 from vita.encoders.vision import VisionEncoder
 from vita.fusion import fuse
+from vita.media.filterbank import token_count
 from vita.prompt.tokenizer import Tokenizer
 from vita.weights.find import open_checkpoint
 from vita.weights.load import check_tensors, load_part
@@ -32,21 +35,25 @@ TILES_AT_ONCE = 16
 
 @dataclass(frozen=True)
 class Asked:
-    """A question, the number of the picture it is about (None: no picture), and what was said before."""
+    """A question, the number of the picture or clip it is about (None: of none), and what was said before."""
 
     question: str
     picture: int | None
     before: tuple[tuple[str, str], ...] = ()  # questions and answers
+    sound: int | None = None  # the number of the sound that comes after the question, which may be empty
+    video: bool = False  # the picture is a clip
 
 
 @dataclass(frozen=True)
 class Answerer:
-    """The parts that answer typed questions about pictures."""
+    """The parts that answer typed and spoken questions about pictures and clips."""
 
     vision: VisionEncoder
     projector: Projector
     decoder: Decoder
     packer: Packer
+    audio: AudioEncoder
+    adapter: AudioAdapter
 
     @classmethod
     def load(cls, folder: Path) -> Answerer:
@@ -60,13 +67,13 @@ class Answerer:
 
         return cls(
             cast(VisionEncoder, part("vision")), cast(Projector, part("projector")), cast(Decoder, part("decoder")),
-            Packer(tokenizer),
+            Packer(tokenizer), cast(AudioEncoder, part("audio")), cast(AudioAdapter, part("adapter")),
         )  # fmt: skip
 
     @torch.inference_mode()
     def see(self, pictures: Sequence[np.ndarray]) -> list[Tensor]:
-        """The decoder rows of each picture, `[tiles, 64, H]`."""
-        stacks = [torch.tensor(tiles_of(picture)) for picture in pictures]
+        """The decoder rows of each picture or clip (uint8 `[n, S, S, 3]`), `[tiles or frames, 64, H]`."""
+        stacks = [torch.tensor(picture if picture.ndim == 4 else tiles_of(picture)) for picture in pictures]
         counts = [len(stack) for stack in stacks]
         if not counts:
             return []
@@ -75,9 +82,21 @@ class Answerer:
         return list(rows.split(counts))
 
     @torch.inference_mode()
-    def answer(self, asked: Sequence[Asked], seen: Sequence[Tensor], batch: int = 64) -> list[str]:
-        """One answer for each question, the mark and the end cut off."""
-        prompts = [self._prompt(one, seen) for one in asked]
+    def hear(self, sounds: Sequence[np.ndarray]) -> list[Tensor]:
+        """The decoder rows of each sound (float32 samples at 16 kHz), `[tokens, H]`."""
+        rows = []
+        for samples in sounds:
+            bank = bank_of(samples)
+            encoded, mask = self.audio(bank[None], torch.tensor([len(bank)]))
+            rows.append(self.adapter(encoded, mask)[0][0, : token_count(len(bank))])
+        return rows
+
+    @torch.inference_mode()
+    def answer(
+        self, asked: Sequence[Asked], seen: Sequence[Tensor], heard: Sequence[Tensor] = (), batch: int = 64
+    ) -> list[str]:
+        """One answer for each question, the end and the mark of typed questions cut off."""
+        prompts = [self._prompt(one, seen, heard) for one in asked]
         order = sorted(range(len(asked)), key=lambda k: len(prompts[k]))
         answers = [""] * len(asked)
         for start in range(0, len(order), batch):
@@ -86,19 +105,26 @@ class Answerer:
                 answers[k] = self.packer.tokenizer.decode(ids).removeprefix(TYPED_MARK)
         return answers
 
-    def _prompt(self, one: Asked, seen: Sequence[Tensor]) -> Tensor:
+    def _prompt(self, one: Asked, seen: Sequence[Tensor], heard: Sequence[Tensor]) -> Tensor:
         """Embedding rows of the whole prompt, `[n, H]`."""
         rows = seen[one.picture] if one.picture is not None else None
         tiles = 0 if rows is None else len(rows)
-        ids = self.packer.prefix(tiles)
+        ids = self.packer.prefix(tiles, video=one.video)
+        if one.sound is not None:
+            spoken = heard[one.sound]
+            ids = ids + SpeechPacker(self.packer).heard(one.question, len(spoken), tiles)
+            return self._fused(ids, rows, spoken)
         turns = [*one.before, (one.question, "")]
         for turn, (question, said) in enumerate(turns):
             ids = ids + self.packer.question(question, tiles, follow_up=turn > 0)
             if turn < len(turns) - 1:
                 ids += self.packer.answer(said)
-        # `fuse` takes one slot a picture row.
+        return self._fused(ids, rows, None)
+
+    def _fused(self, ids: list[int], rows: Tensor | None, spoken: Tensor | None) -> Tensor:
+        # `fuse` takes one slot a row.
         flat = [] if rows is None else list(rows.reshape(-1, 1, rows.shape[-1]))
-        return fuse(ids, self.decoder.embed.weight, flat, [])
+        return fuse(ids, self.decoder.embed.weight, flat, [] if spoken is None else list(spoken[:, None]))
 
     def _decode(self, prompts: list[Tensor]) -> list[list[int]]:
         """Greedy ids of each prompt up to its end, all padded on the left to one length."""

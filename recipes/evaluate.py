@@ -1,7 +1,7 @@
 """Held-out evaluation of an exported checkpoint: `python -m recipes.evaluate runs/first/export --out runs/first`.
 
 Owns the choice of held-out pictures and the report's files. Does not know how answers are scored or decoded.
-Held out are words, fonts, combinations of colours and phrasings.
+Held out are words, fonts, combinations of colours, phrasings and speakers.
 """
 
 from __future__ import annotations
@@ -21,17 +21,24 @@ from PIL import Image
 from recipes.data import QA, Stage, render_sample
 from recipes.decode import Answerer, Asked
 from recipes.score import Blind, Line, lines, markdown, score
+from recipes.senses import listen, shown_wrong, watch
+from vita.weights.find import open_checkpoint
 
 SEED = 2024
 SHOWN = 40  # wrong answers kept for reading
-TITLES: dict[Stage, str] = {"mix": "Held-out pictures", "tiles": "Held-out wide and tall pictures, cut into tiles"}
+TITLES = {
+    "mix": "Held-out pictures",
+    "tiles": "Held-out wide and tall pictures, cut into tiles",
+    "sounds": "Held-out voices and sounds",
+    "clips": "Held-out clips",
+}
 
 
 @dataclass(frozen=True)
 class Part:
     """The result on one kind of held-out data."""
 
-    stage: Stage
+    name: str  # of TITLES
     rows: list[Line]
     wrong: list[tuple[str, str, str]]  # question, answer, truth
     seconds: float
@@ -49,8 +56,13 @@ def draw(stage: Stage, count: int) -> tuple[list[np.ndarray], list[QA], list[Ask
             here = len(pictures)
             pictures.append(sample.picture)
         questions += sample.qa
-        asked += [Asked(qa.question, here) for qa in sample.qa]
+        asked += [Asked(qa.question, here, before_of(qa)) for qa in sample.qa]
     return pictures, questions, asked
+
+
+def before_of(qa: QA) -> tuple[tuple[str, str], ...]:
+    """The turn before, as it was answered rightly."""
+    return () if qa.after is None else ((qa.after.question, qa.after.answer),)
 
 
 def training_questions(stage: Stage, count: int) -> list[QA]:
@@ -69,7 +81,21 @@ def evaluate(answerer: Answerer, stage: Stage, count: int) -> Part:
         for qa, answer, points in zip(questions, answers, scored, strict=True)
         if points.right < points.of
     ]
-    return Part(stage, lines(scored), wrong[:: max(1, len(wrong) // SHOWN)], time.monotonic() - start)
+    return Part(stage, lines(scored), shown_wrong(wrong, SHOWN), time.monotonic() - start)
+
+
+def evaluate_sounds(answerer: Answerer, pictures: int, sounds: int) -> Part:
+    """Hearing: spoken questions about `pictures` samples, and so many sentences and noises."""
+    start = time.monotonic()
+    rows, wrong = listen(answerer, SEED, pictures, sounds)
+    return Part("sounds", rows, shown_wrong(wrong, SHOWN), time.monotonic() - start)
+
+
+def evaluate_clips(answerer: Answerer, count: int) -> Part:
+    """Everything about `count` clips."""
+    start = time.monotonic()
+    rows, wrong = watch(answerer, SEED, count)
+    return Part("clips", rows, shown_wrong(wrong, SHOWN), time.monotonic() - start)
 
 
 def describe(answerer: Answerer, files: Sequence[Path]) -> list[tuple[str, str, str]]:
@@ -83,11 +109,11 @@ def describe(answerer: Answerer, files: Sequence[Path]) -> list[tuple[str, str, 
 
 def report(parts: Sequence[Part], described: Sequence[tuple[str, str, str]]) -> str:
     """The whole report as Markdown."""
-    text = "\n".join(markdown(TITLES[part.stage], part.rows) for part in parts)
+    text = "\n".join(markdown(TITLES[part.name], part.rows) for part in parts)
     if described:
         text += "\n### Pictures of ours\n\n" + "".join(f"- {f}: {q} *{a}*\n" for f, q, a in described)
     for part in parts:
-        text += f"\n### Some wrong answers ({part.stage})\n\n"
+        text += f"\n### Some wrong answers ({part.name})\n\n"
         text += "".join(f"- {q} *{a}* (truth: {t})\n" for q, a, t in part.wrong)
     return text
 
@@ -96,7 +122,7 @@ def as_json(parts: Sequence[Part], described: Sequence[tuple[str, str, str]]) ->
     """The same for programs."""
     return {
         "parts": {
-            part.stage: {
+            part.name: {
                 "seconds": round(part.seconds, 1),
                 "rows": [{**asdict(row), "share": row.share, "interval": row.interval} for row in part.rows],
             }
@@ -112,12 +138,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for eval.md and eval.json")
     parser.add_argument("--pictures", type=int, default=260, help="held-out pictures of the mix")
     parser.add_argument("--wide", type=int, default=50, help="held-out pictures to be tiled")
+    parser.add_argument("--spoken", type=int, default=70, help="held-out pictures asked about aloud")
+    parser.add_argument("--sounds", type=int, default=100, help="held-out sentences to repeat, and sounds to ignore")
+    parser.add_argument("--clips", type=int, default=60, help="held-out clips")
     parser.add_argument("--describe", type=Path, nargs="*", default=[], help="pictures to describe")
     options = parser.parse_args()
     torch.set_grad_enabled(False)
     answerer = Answerer.load(options.checkpoint)
     wanted: list[tuple[Stage, int]] = [("mix", options.pictures), ("tiles", options.wide)]
     parts = [evaluate(answerer, stage, count) for stage, count in wanted if count]
+    if options.spoken and "audio" not in open_checkpoint(options.checkpoint, offline=True).untrained:
+        parts.append(evaluate_sounds(answerer, options.spoken, options.sounds))
+    if options.clips:
+        parts.append(evaluate_clips(answerer, options.clips))
     described = describe(answerer, options.describe)
     options.out.mkdir(parents=True, exist_ok=True)
     text = report(parts, described)

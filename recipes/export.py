@@ -17,7 +17,7 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
-from recipes.checkpoint import FILE, load_weights
+from recipes.checkpoint import FILE, load_weights, save_heads
 from recipes.model import PARTS, Learner, Sizes, sizes
 from recipes.tiles import MAX_TILES
 from vita.config import AudioConfig, DecoderConfig, ImagePreprocess, VisionConfig
@@ -168,6 +168,11 @@ def load_run(run: Path) -> tuple[Learner, Path]:
     return model, tokenizer
 
 
+def hears(model: Learner) -> bool:
+    """Whether sounds were taught: only then were their statistics taken."""
+    return bool(model.audio.cmvn_mean.any())
+
+
 def _json(path: Path, content: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -177,10 +182,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="folder of the run")
     parser.add_argument("out", type=Path, help="folder to write")
+    parser.add_argument("--heads", type=Path, help="also keep the heads that a further run starts from")
     options = parser.parse_args()
     torch.manual_seed(0)  # of what no run has trained
     model, tokenizer = load_run(options.run)
-    export(model, tokenizer, options.out)
+    export(model, tokenizer, options.out, () if hears(model) else ("audio",))
+    if options.heads:
+        save_heads(model, options.heads)
     print(f"{sum(f.stat().st_size for f in options.out.rglob('*') if f.is_file()) / 1e6:.1f} MB in {options.out}")
 
 

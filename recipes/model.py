@@ -1,6 +1,7 @@
-"""The embedded model in training: the engine's own modules, their first weights, and the heads that teach reading.
+"""The embedded model in training: the engine's own modules, their first weights, and the heads that teach reading
+and hearing.
 
-Owns sizes, initialisation and the dense heads. Does not know about data, schedules or files.
+Owns sizes, initialisation and those heads. Does not know about data, schedules or files.
 
 The first weights already do what every reader learns first: a patch is seen through its whitened cosine transform,
 and the first blocks' heads look at the patches beside, above and below (positions are odd harmonics, for which such
@@ -10,6 +11,7 @@ heads are exact). Without this, reading with plain 14x14 patches starts late or 
 from __future__ import annotations
 
 import math
+import string
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +25,9 @@ from vita.decoder.qwen2 import Decoder
 from vita.encoders.audio import AudioEncoder
 from vita.encoders.project import AudioAdapter, Projector
 from vita.encoders.vision import VisionBlock, VisionEncoder
+from vita.media.filterbank import token_count
 
+LETTERS = string.ascii_lowercase + " '"  # what the audio encoder writes down in training; 0 is blank
 PARTS = ("vision", "projector", "decoder", "audio", "adapter")
 DENSE = (len(CHARS) + 1, len(SHAPES) + 1, len(COLORS) + 1, PLACES + 1)  # character, shape, colour, place; 0: nothing
 PLACE = 3  # of the kinds: which letter of the text, so that the decoder can find the next one
@@ -48,19 +52,19 @@ class Sizes:
 
 def sizes(preset: str, vocab_size: int) -> Sizes:
     """`small` sees, `hearing` is the same with ears, `tiny` and `tiny-hearing` are the tests'."""
-    width, mlp, layers, heads, text, inter, blocks = {
-        "small": (192, 576, 6, 6, 192, 512, 4),
-        "tiny": (64, 128, 2, 4, 64, 128, 2),
+    width, mlp, layers, heads, text, inter, blocks, shared = {
+        "small": (192, 576, 6, 6, 192, 512, 6, 3),
+        "tiny": (64, 128, 2, 4, 64, 128, 2, 1),
     }[preset.removesuffix("-hearing").replace("hearing", "small")]
     ears, linear, depth = {"hearing": (144, 576, 5), "tiny-hearing": (64, 128, 2)}.get(preset, (64, 128, 2))
     vision = VisionConfig(width, mlp, layers, heads, 224, 14, 1e-6, "layer_norm", True, False, "gelu")
-    decoder = DecoderConfig(text, inter, blocks, heads, 1, vocab_size, max_positions=4096)
+    decoder = DecoderConfig(text, inter, blocks, heads, shared, vocab_size, max_positions=4096)
     audio = AudioConfig(dim=ears, num_heads=4, linear_units=linear, num_layers=depth, dynamic_chunks=False)
     return Sizes(vision, decoder, audio)
 
 
 class Learner(nn.Module):
-    """All parts of the checkpoint plus the dense heads."""
+    """All parts of the checkpoint plus the heads that label patches and write down sounds."""
 
     def __init__(self, size: Sizes) -> None:
         super().__init__()
@@ -72,6 +76,7 @@ class Learner(nn.Module):
         self.audio = AudioEncoder(size.audio)
         self.adapter = AudioAdapter(size.audio, width)
         self.dense = nn.Linear(size.vision.hidden_size, sum(DENSE))
+        self.ctc = nn.Linear(size.audio.dim, len(LETTERS) + 1)
         initialise(self)
 
     def use_fast_attention(self) -> None:
@@ -89,6 +94,28 @@ class Learner(nn.Module):
     def rows(self, patches: Tensor) -> Tensor:
         """What the decoder sees of each tile: `[tiles, (G/2)^2, H]`."""
         return self.projector(self.vision.select(patches))
+
+    def hear(self, banks: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Encoder frames `[sounds, T', E]` and their mask, of filterbanks `[sounds, T, 80]`."""
+        return self.audio(banks, frames)
+
+    def heard(self, encoded: Tensor, mask: Tensor, frames: Tensor) -> Tensor:
+        """Decoder rows of all sounds, one after the other: `[tokens, H]`."""
+        rows, _ = self.adapter(encoded, mask)
+        return torch.cat([row[: token_count(int(n))] for row, n in zip(rows, frames, strict=True)])
+
+    def ctc_loss(self, encoded: Tensor, mask: Tensor, letters: Tensor, spelled: Tensor) -> Tensor:
+        """Connectionist temporal classification over the sounds that say something.
+
+        Args:
+            encoded: `[sounds, T', E]`.
+            mask: bool `[sounds, T']`.
+            letters: int64, positions in `LETTERS` plus one, sound after sound.
+            spelled: int64 `[sounds]`, letters of each; 0 where nothing is to be written.
+        """
+        said = spelled > 0
+        logs = self.ctc(encoded[said]).float().log_softmax(-1).transpose(0, 1)  # [T', sounds, letters + 1]
+        return functional.ctc_loss(logs, letters, mask[said].sum(1), spelled[said], blank=0, zero_infinity=True)
 
     def dense_loss(self, patches: Tensor, labels: Tensor) -> tuple[Tensor, list[float]]:
         """Which character, shape, colour and place in the text lie under each patch.

@@ -22,7 +22,10 @@ from vita.prompt.tokenizer import Tokenizer
 
 TYPED_MARK = "☜"
 TWO_TURNS = 0.15  # of the rows hold one segment of two turns
-MOST_QUESTIONS = 5
+MOST_QUESTIONS = 8
+# Most of a short answer is a matter of form, and one word of it the truth: its tokens weigh more than a caption's.
+WEIGHTY = 36.0  # tokens; an answer's tokens weigh so many times their share of it, between 1 and
+HEAVIEST = 3.0
 ROWS_PER_TILE = 64
 IGNORE = -100
 
@@ -34,7 +37,7 @@ class Row:
     ids: np.ndarray  # int64 [n]
     segment: np.ndarray  # int64 [n]: 0 for the prefix
     position: np.ndarray  # int64 [n]
-    taught: np.ndarray  # bool [n]: tokens that the model must say
+    taught: np.ndarray  # float32 [n]: weight of the tokens that the model must say, 0 of the others
     tiles: int
 
 
@@ -46,10 +49,11 @@ class RowBatch:
     segment: Tensor
     position: Tensor
     target: Tensor  # int64 [rows, n]: the next token where it is taught, else IGNORE
+    weight: Tensor  # float32 [rows, n]: of the target
 
     def to(self, device: torch.device) -> RowBatch:
         """The same on another device."""
-        return RowBatch(*(t.to(device) for t in (self.ids, self.segment, self.position, self.target)))
+        return RowBatch(*(t.to(device) for t in (self.ids, self.segment, self.position, self.target, self.weight)))
 
 
 class Packer:
@@ -59,9 +63,9 @@ class Packer:
         self.tokenizer = tokenizer
         self._start, self._end = tokenizer.im_start, tokenizer.im_end
 
-    def prefix(self, tiles: int) -> list[int]:
-        """Everything before the first question, up to and with the picture's rows."""
-        text = SYSTEM["image" if tiles else "lang"]
+    def prefix(self, tiles: int, *, video: bool = False) -> list[int]:
+        """Everything before the first question, up to and with the rows of the picture's tiles or clip's frames."""
+        text = SYSTEM["video" if video else "image" if tiles else "lang"]
         encode = self.tokenizer.encode
         ids = [self._start, *encode(f"system\n{text}"), self._end, *encode("\n"), self._start]
         return [*ids, *encode("user\n"), *([IMAGE_SLOT] * (ROWS_PER_TILE * tiles))] if tiles else ids
@@ -89,36 +93,43 @@ class Packer:
         return [*self.tokenizer.encode(text), self._end]
 
     def row(self, questions: Sequence[QA], tiles: int, rng: Random) -> Row:
-        """One row of at most five questions in random order; some rows begin with a dialogue of two turns."""
+        """One row of at most eight questions in random order; some rows begin with a dialogue of two turns."""
         asked = list(questions)
         rng.shuffle(asked)
         asked = asked[:MOST_QUESTIONS]
-        dialogues = [[qa] for qa in asked]
-        if len(asked) > 1 and rng.random() < TWO_TURNS:
-            dialogues = [asked[:2], *dialogues[2:]]
-        said = [
-            [
-                (self.question(qa.question, tiles, follow_up=turn > 0), self.answer(qa.answer))
-                for turn, qa in enumerate(d)
-            ]
-            for d in dialogues
-        ]
-        return self.lay_out(said, tiles)
+        dialogues = [[qa] if qa.after is None else [qa.after, qa] for qa in asked]
+        if len(asked) > 1 and asked[1].after is None and rng.random() < TWO_TURNS:
+            dialogues = [[*dialogues[0], asked[1]], *dialogues[2:]]
+        return self.lay_out([self.dialogue(d, tiles) for d in dialogues], tiles)
 
-    def lay_out(self, dialogues: Sequence[Sequence[tuple[list[int], list[int]]]], tiles: int) -> Row:
+    def dialogue(self, turns: Sequence[QA], tiles: int) -> list[tuple[list[int], list[int]]]:
+        """What is asked and said, turn by turn."""
+        return [
+            (self.question(qa.question, tiles, follow_up=turn > 0), self.answer(qa.answer))
+            for turn, qa in enumerate(turns)
+        ]
+
+    def lay_out(
+        self, dialogues: Sequence[Sequence[tuple[list[int], list[int]]]], tiles: int, *, video: bool = False
+    ) -> Row:
         """One row: the prefix, then each dialogue (ids asked and ids to say, turn by turn) as a segment of its own."""
-        ids = self.prefix(tiles)
+        ids = self.prefix(tiles, video=video)
         start = len(ids)
-        segment, position, taught = [0] * start, list(range(start)), [False] * start
+        segment, position, taught = [0] * start, list(range(start)), [0.0] * start
         for number, dialogue in enumerate(dialogues, start=1):
             length = 0
             for ask, say in dialogue:
                 ids += ask + say
-                taught += [False] * len(ask) + [True] * len(say)
+                taught += [0.0] * len(ask) + [weight_of(len(say))] * len(say)
                 length += len(ask) + len(say)
             segment += [number] * length
             position += range(start, start + length)
-        return Row(np.array(ids), np.array(segment), np.array(position), np.array(taught), tiles)
+        return Row(np.array(ids), np.array(segment), np.array(position), np.array(taught, np.float32), tiles)
+
+
+def weight_of(tokens: int) -> float:
+    """What each token of an answer of this length weighs."""
+    return min(HEAVIEST, max(1.0, WEIGHTY / tokens))
 
 
 def collate(rows: Sequence[Row]) -> RowBatch:
@@ -126,18 +137,19 @@ def collate(rows: Sequence[Row]) -> RowBatch:
     longest = max(len(row.ids) for row in rows)
 
     def stack(values: list[np.ndarray], fill: int) -> Tensor:
-        out = np.full((len(values), longest), fill, dtype=np.int64)
+        out = np.full((len(values), longest), fill, dtype=values[0].dtype)
         for line, value in zip(out, values, strict=True):
             line[: len(value)] = value
         return torch.from_numpy(out)
 
     # Every taught token follows one of its own segment, so the target is simply the next id.
-    targets = [np.append(np.where(row.taught[1:], row.ids[1:], IGNORE), IGNORE) for row in rows]
+    targets = [np.append(np.where(row.taught[1:] > 0, row.ids[1:], IGNORE), IGNORE) for row in rows]
     return RowBatch(
         ids=stack([row.ids for row in rows], 0),
         segment=stack([row.segment for row in rows], -1),
         position=stack([row.position for row in rows], 0),
         target=stack(targets, IGNORE),
+        weight=stack([np.append(row.taught[1:], np.float32(0)) for row in rows], 0),
     )
 
 

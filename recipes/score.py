@@ -42,6 +42,7 @@ ROWS: tuple[tuple[str, int | None, tuple[str, ...]], ...] = (
     ("outside its world: honest", 90, ("outside",)),
     ("not in the picture, no picture: honest", None, ("absent", "no_picture", "nothing")),
     ("about itself", None, ("who", "able", "hello")),
+    ("follow-up about the answer before", None, ("turn",)),
 )
 
 
@@ -66,7 +67,7 @@ class Line:
     of: int
     exact: int
     questions: int
-    blind: int
+    blind: int | None  # None: no answer can be given without listening
 
     @property
     def share(self) -> float:
@@ -175,6 +176,10 @@ def lines(scored: Sequence[Scored]) -> list[Line]:
     return made
 
 
+def _share(part: int | None, of: int) -> str:
+    return "" if part is None else f"{100 * part / of:.1f} %"
+
+
 def markdown(title: str, rows: Sequence[Line]) -> str:
     """A Markdown table."""
     out = [
@@ -185,6 +190,6 @@ def markdown(title: str, rows: Sequence[Line]) -> str:
         low, high = row.interval
         out.append(
             f"| {row.name} | {row.share:.1f} % | {low:.0f} to {high:.0f} | {row.of} | "
-            f"{100 * row.exact / row.questions:.1f} % | {100 * row.blind / row.of:.1f} % | {row.mark or ''} |"
+            f"{100 * row.exact / row.questions:.1f} % | {_share(row.blind, row.of)} | {row.mark or ''} |"
         )
     return "\n".join(out) + "\n"

@@ -16,7 +16,7 @@ from recipes.tiles import normalise
 from vita.fusion import AUDIO_SLOT, IMAGE_SLOT
 
 CLIP = 1.0
-UNTRAINED = ("audio.", "adapter.")
+UNTRAINED = ("audio.", "adapter.", "ctc.")
 
 
 def losses(model: Learner, batch: Batch, dense: float, device: torch.device) -> tuple[Tensor, dict[str, float]]:
@@ -44,7 +44,7 @@ def losses(model: Learner, batch: Batch, dense: float, device: torch.device) -> 
 
 
 def answer_loss(model: Learner, rows: RowBatch, seen: Tensor, heard: Tensor | None = None) -> tuple[Tensor, float]:
-    """Cross-entropy of the taught tokens, and the share of them right.
+    """Weighted cross-entropy of the taught tokens, and the share of them right.
 
     Args:
         model: the learner.
@@ -61,7 +61,9 @@ def answer_loss(model: Learner, rows: RowBatch, seen: Tensor, heard: Tensor | No
     logits = model.decoder.logits(hidden[taught])
     target = rows.target[taught]
     share = (logits.argmax(-1) == target).float().mean().item()
-    return functional.cross_entropy(logits.float(), target), share
+    weight = rows.weight[taught]
+    each = functional.cross_entropy(logits.float(), target, reduction="none")
+    return (each * weight).sum() / weight.sum(), share
 
 
 def make_optimizer(model: Learner) -> torch.optim.AdamW:

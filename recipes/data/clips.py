@@ -1,4 +1,4 @@
-"""Clips of four to eight frames by number: what moves where, what changes colour, which word or shape comes when.
+"""Clips of four to sixteen frames by number: what moves where, what changes colour, which word or shape comes when.
 
 Owns the drawing of frames and the truth about them. A clip is drawn on one background, frame after frame.
 """
@@ -49,12 +49,17 @@ def render_clip(index: int, split: Split, seed: int) -> Clip:
 
 
 def _shapes(rng: Random, split: Split, ground: Ground, kind: str) -> tuple[list[np.ndarray], list[QA]] | None:
-    count = rng.randint(4, 8)
+    count = _length(rng)
     if kind == "move":
         return _move(rng, split, ground, count)
     if kind == "change":
         return _change(rng, split, ground, count)
     return _appear(rng, split, ground, count)
+
+
+def _length(rng: Random) -> int:
+    """Frames: mostly few, since each costs as much as a picture."""
+    return rng.randint(4, 8) if rng.random() < 0.85 else rng.randint(9, 16)
 
 
 def _pick(rng: Random, split: Split, ground: Ground, taken: list[Drawn]) -> tuple[str, str, Rgb] | None:
@@ -153,7 +158,7 @@ def _words(here: Studio, rng: Random, split: Split, ground: Ground) -> tuple[lis
     one, other = (here.words.phrase(rng, split, 1, capitals=face.caps_only) for _ in range(2))
     if one == other or max(len(one), len(other)) > 9:
         return None
-    count = rng.randint(4, 8)
+    count = _length(rng)
     turn = rng.randint(1, count - 1)
     stills = []
     for word in (one, other):

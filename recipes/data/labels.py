@@ -36,12 +36,14 @@ class QA:
     """One question about a picture.
 
     `key` is what an exact scorer looks for in the answer; several values that must all be there are joined by "|".
+    `after` is the question that comes before it in the same conversation, if it needs one.
     """
 
     question: str
     answer: str
     kind: str
     key: str
+    after: QA | None = None
 
 
 @dataclass

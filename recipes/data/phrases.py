@@ -9,6 +9,7 @@ from random import Random
 from typing import NamedTuple
 
 from recipes.data.labels import Split
+from recipes.data.more_phrases import beyond, dressed, extra
 
 
 class Asked(NamedTuple):
@@ -346,12 +347,16 @@ FILLERS = (
 def ask(rng: Random, split: Split, kind: str, **blanks: str) -> str:
     """A question of this kind; now and then typed carelessly."""
     asked = QUESTIONS[kind]
-    pool = asked.heldout if split == "heldout" and rng.random() < 0.35 else asked.train
+    unseen = split == "heldout" and rng.random() < 0.35
     side = 1 if split == "heldout" else 0
     if kind == "outside":
         blanks = {"place": rng.choice(_PLACES[side]), "topic": rng.choice(_TOPICS[side])}
-    template = rng.choice(pool)
+    template = rng.choice(asked.heldout if unseen else (*asked.train, *extra(kind)))
     question = template.format(**blanks)
+    if kind == "outside" and not unseen and rng.random() < 0.7:
+        question = beyond(rng)
+    if not unseen and rng.random() < 0.1:
+        question = dressed(rng, question)
     if "'" not in template and rng.random() < 0.1:
         question = question[0].lower() + question[1:] if rng.random() < 0.6 else question
         question = question[:-1] if question[-1] in ".?" and rng.random() < 0.6 else question

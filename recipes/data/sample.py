@@ -21,7 +21,7 @@ from recipes.data.word_questions import word_questions
 __all__ = ["QA", "Sample", "render_sample"]
 
 SCENES = ("words", "shapes", "charts", "figures", "nothing", "talk")
-SHARES = (50, 24, 11, 9, 2, 4)  # of a hundred pictures of the mix
+SHARES = (40, 27, 18, 9, 2, 4)  # of a hundred pictures of the mix
 
 
 def render_sample(index: int, split: Split, stage: Stage, seed: int) -> Sample:

@@ -15,6 +15,7 @@ from recipes.data.labels import QA, SIDE, Split
 from recipes.data.phrases import answer, ask, quoted
 from recipes.data.shapes import listed
 from recipes.data.studio import Studio
+from recipes.data.turns import chart_turns
 
 _LONGEST_LABEL = {2: 7, 3: 5, 4: 4, 5: 3}
 _MARGIN = 8
@@ -50,7 +51,7 @@ def draw_chart(studio: Studio, rng: Random, split: Split) -> tuple[Canvas, list[
         if pen and inks and ground.name not in ("colorful", "gradient"):
             break
     face = rng.choice(rng.choice(studio.letters.book.groups(split, False)))
-    style = _Style(face, rng.uniform(16, 21), pen, rng.random() < 0.75, rng.uniform(0.15, 0.5))
+    style = _Style(face, rng.uniform(17, 24), pen, rng.random() < 0.75, rng.uniform(0.15, 0.5))
     bars = _bars(studio, rng, split, inks)
     canvas = Canvas(ground.picture, dense=True)
     if rng.random() < 0.7 or len(max((b.label for b in bars), key=len)) > 5:
@@ -154,14 +155,28 @@ def _questions(rng: Random, split: Split, bars: list[Bar], ground: Ground, value
         ),
         ground.qa(rng, split),
     ]  # fmt: skip
-    for bar in rng.sample(bars, 2) if valued else ():
+    for bar in rng.sample(bars, min(3, len(bars))) if valued else ():
         said = answer("value", text=quoted(bar.label), count=bar.value)
         rest.append(QA(ask(rng, split, "value", label=bar.label), said, "value", str(bar.value)))
     rng.shuffle(rest)
     parts = [f"{quoted(b.label)} is {b.value}" if valued else quoted(b.label) for b in bars]
     caption = answer("caption_chart", count=count, list=listed(parts))
     made = QA(ask(rng, split, "caption"), caption, "caption_chart", "|".join([f"{count} bars", *parts]))
-    return [made, *rest[:5]]
+    return [made, *rest[:7], *(_turns(rng, split, rest, bars, valued) if rng.random() < 0.5 else ())]
+
+
+def _turns(rng: Random, split: Split, asked: list[QA], bars: list[Bar], valued: bool) -> list[QA]:
+    """A second question about the largest or smallest bar, or about the other end."""
+    ends = {q.kind: q for q in asked if q.kind in ("largest", "smallest")}
+    told = {}
+    for kind, other in (("largest", "smallest"), ("smallest", "largest")):
+        bar = next(b for b in bars if quoted(b.label) == ends[kind].key)
+        text = quoted(bar.label)
+        told[ends[kind].key] = {
+            other: (ends[other].answer, ends[other].key),
+            "color": (answer("bar_color", text=text, color=bar.color), bar.color),
+        } | ({"value": (answer("value", text=text, count=bar.value), str(bar.value))} if valued else {})
+    return chart_turns(rng, split, [*ends.values()], told)
 
 
 def _compare(rng: Random, split: Split, bars: list[Bar]) -> QA:

@@ -14,6 +14,7 @@ from recipes.data.labels import COLORS, QA, SHAPES, SIDE, Split
 from recipes.data.phrases import answer, ask
 from recipes.data.shapes import at, listed, pick_shape, place_name, plural, shape_mask
 from recipes.data.studio import Studio
+from recipes.data.turns import follow
 
 _CELLS = (0.2, 0.5, 0.8)
 _RELATIONS = (("left of", "right of"), ("above", "below"))
@@ -93,8 +94,39 @@ def shape_questions(rng: Random, split: Split, items: list[Item], ground: Ground
     for make in (_color_of, _which, _where, _shape_at, _relation, _bigger):
         made = make(rng, split, items)
         rest += [made] if made else []
+    for make in (_count_kind, _count_color, _exists, _where, _relation, _relation):  # what is hard, asked again
+        made = make(rng, split, items)
+        rest += [made] if made and all(made.question != qa.question for qa in rest) else []
     rng.shuffle(rest)
-    return [_caption(rng, split, items, ground), *rest[: rng.randint(4, 6)]]
+    made = [_caption(rng, split, items, ground), *rest[: rng.randint(6, 8)]]
+    return [*made, *(_turns(rng, split, items) if rng.random() < 0.5 else ())]
+
+
+def _turns(rng: Random, split: Split, items: list[Item]) -> list[QA]:
+    """A second question about the shape that the first one named."""
+    item = rng.choice(items)
+    name = _name_of(item, items)
+    if name is None:
+        return []
+    color = ("color", answer("shape_color", thing=item.kind, color=item.color), item.color)
+    place = ("place", answer("where", thing=name, at=at(item.place)), at(item.place))
+    shape = ("shape", answer("which_shape", color=item.color, a_thing=article(item.kind)), item.kind)
+    there = QA(
+        ask(rng, split, "shape_at", at=at(item.place)),
+        answer("shape_at", a_thing=article(item.name), at=at(item.place)), "shape_at", item.name,
+    )  # fmt: skip
+    choices = [(there, color), (there, shape)]
+    if _single(items, lambda i: i.color).count(item):
+        which = QA(ask(rng, split, "which_shape", color=item.color), shape[1], "which_shape", item.kind)
+        choices.append((which, place))
+    if name == item.kind:
+        where = QA(ask(rng, split, "where", thing=name), place[1], "where", place[2])
+        choices += [
+            (where, color),
+            (QA(ask(rng, split, "shape_color", thing=name), color[1], "shape_color", item.color), place),
+        ]
+    before, (asked, said, key) = rng.choice(choices)
+    return [follow(rng, split, asked, before, said, key)]
 
 
 def _caption(rng: Random, split: Split, items: list[Item], ground: Ground) -> QA:

@@ -8,6 +8,7 @@ from recipes.data.labels import COLORS, QA, Split
 from recipes.data.phrases import answer, ask, quoted
 from recipes.data.scene_words import WordPicture, icon_phrase
 from recipes.data.shapes import at, place_name
+from recipes.data.turns import word_turns
 from recipes.data.words import WordBook
 
 _SIZES = (("small", 0.0, 0.12), ("medium", 0.17, 0.3), ("large", 0.38, 9.0))  # of the picture's height, gaps between
@@ -33,7 +34,8 @@ def word_questions(rng: Random, split: Split, scene: WordPicture, words: WordBoo
     rest += _spelling(rng, split, scene)
     rng.shuffle(rest)
     read = QA(ask(rng, split, "read"), answer("read", text=quoted(scene.text)), _read_kind(scene), quoted(scene.text))
-    return [word_caption(rng, split, scene), read, *rest[: rng.randint(3, 4)]]
+    made = [word_caption(rng, split, scene), read, *rest[: rng.randint(4, 5)]]
+    return [*made, *(word_turns(rng, split, made) if rng.random() < 0.5 else ())]
 
 
 def _read_kind(scene: WordPicture) -> str:

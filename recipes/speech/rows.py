@@ -1,12 +1,11 @@
-"""Batches of sounds with what should be heard and answered.
+"""Batches of sounds and clips with what should be heard, seen and answered.
 
-Owns the mix of spoken questions, sentences to repeat and things that get no answer, and how they stand in a row
-beside typed questions about the same picture. Does not know about losses or weights.
+Owns the mix of spoken questions, sentences to repeat, things that get no answer and clips, and how they stand in a
+row beside typed questions about the same picture. Does not know about losses or weights.
 """
 
 from __future__ import annotations
 
-import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
@@ -16,6 +15,8 @@ import torch
 from torch import Tensor
 
 from recipes.data import QA, Split, render_sample
+from recipes.data.clips import render_clip
+from recipes.model import LETTERS
 from recipes.pack import Packer, Row, RowBatch, collate
 from recipes.speech.sample import Utterance, render_utterance, say
 from recipes.speech.texts import ask_to_repeat, question, sentence_to_repeat, spoken
@@ -24,23 +25,42 @@ from vita.config import FilterbankConfig
 from vita.fusion import AUDIO_SLOT
 from vita.media.filterbank import filterbank, pad_to_minimum, token_count
 
-LETTERS = string.ascii_lowercase + " '"  # what CTC writes; 0 is blank
 LONGEST = 16000 * 7  # samples; a longer sound is cut by the drawing of another one
 NO_ANSWER = "☟"
 SPOKEN_MARK = "☞"
-TYPED_BESIDE = 2  # typed questions that keep the decoder's older skills in every row with a picture
-WITH_PICTURE = 0.6  # of the answering phase
+TYPED_BESIDE = 4  # typed questions that keep the decoder's older skills in every row with a picture
+CLIPS, PICTURES = 0.17, 0.48  # shares of the answering phase; the rest is sound alone
+SPOKEN_OF_CLIP = 0.4  # of the clips come with a spoken question
 
 
 @dataclass(frozen=True)
 class Said:
-    """A sound, the typed words that come with it, the answer after the mark, and the picture it is about."""
+    """A sound, the typed words that come with it, the answer after the mark, and what is seen.
 
-    sound: Utterance
+    Attributes:
+        sound: None for a clip with typed questions only.
+        typed: with the sound.
+        answer: to the sound.
+        picture: uint8 `[height, width, 3]`, or the frames of a clip `[n, S, S, 3]`.
+        beside: typed questions about the same picture or clip.
+    """
+
+    sound: Utterance | None
     typed: str
     answer: str
     picture: np.ndarray | None
     beside: tuple[QA, ...] = ()
+
+    @property
+    def video(self) -> bool:
+        """Whether a clip is seen."""
+        return self.picture is not None and self.picture.ndim == 4
+
+    def tiles(self) -> np.ndarray:
+        """uint8 `[tiles or frames, S, S, 3]`."""
+        if self.picture is None:
+            return np.zeros((0, 224, 224, 3), np.uint8)
+        return self.picture if self.video else tiles_of(self.picture)
 
 
 @dataclass(frozen=True)
@@ -52,8 +72,9 @@ class SpeechBatch:
         frames: int64 `[sounds]`.
         letters: int64 `[all letters]`, what CTC should write, sound after sound.
         spelled: int64 `[sounds]`, how many letters of each; 0 where nothing should be written.
-        tiles: uint8 `[tiles, S, S, 3]` of the rows in order.
-        rows: one for each sound, or None while only hearing is taught.
+        tiles: uint8 `[tiles, S, S, 3]`, frames that stand still only once.
+        shown: int64, the tiles that the rows take, in order.
+        rows: one for each sample, or None while only hearing is taught.
         next_index: the first sample number after this batch.
     """
 
@@ -62,6 +83,7 @@ class SpeechBatch:
     letters: Tensor
     spelled: Tensor
     tiles: Tensor
+    shown: Tensor
     rows: RowBatch | None
     next_index: int
 
@@ -77,7 +99,10 @@ def draw(index: int, split: Split, seed: int, answers: bool) -> Said:
     if not answers:
         text = sentence_to_repeat(rng, split) if rng.random() < 0.45 else question(rng, split)
         return Said(say(text, split, rng), "", "", None)
-    if rng.random() < WITH_PICTURE:
+    lot = rng.random()
+    if lot < CLIPS:
+        return _clip(index, split, seed, rng)
+    if lot < CLIPS + PICTURES:
         sample = render_sample(index, split, "mix", seed + 1)
         asked = [qa for qa in sample.qa if spoken(qa)]
         if asked:
@@ -93,6 +118,17 @@ def draw(index: int, split: Split, seed: int, answers: bool) -> Said:
     return Said(sound, "", NO_ANSWER, picture)
 
 
+def _clip(index: int, split: Split, seed: int, rng: Random) -> Said:
+    """A clip with all its questions, one of them spoken now and then."""
+    clip = render_clip(index, split, seed)
+    asked = [qa for qa in clip.qa if spoken(qa)]
+    if rng.random() >= SPOKEN_OF_CLIP or not asked:
+        return Said(None, "", "", clip.frames, tuple(clip.qa))
+    qa = rng.choice(asked)
+    rest = tuple(q for q in clip.qa if q is not qa)
+    return Said(say(qa.question, split, rng), "", SPOKEN_MARK + qa.answer, clip.frames, rest)
+
+
 class SpeechPacker:
     """Rows with sounds, in the engine's own prompt."""
 
@@ -100,7 +136,7 @@ class SpeechPacker:
         self.packer = packer
 
     def row(self, said: Said, tokens: int, tiles: int) -> Row:
-        """The sound's segment first, then typed questions about the same picture.
+        """The sound's segment first, if there is one, then typed questions about the same picture.
 
         Args:
             said: what is said.
@@ -108,9 +144,9 @@ class SpeechPacker:
             tiles: of the picture.
         """
         packer = self.packer
-        asked = [(self.heard(said.typed, tokens, tiles), packer.answer_marked(said.answer))]
-        asked += [(packer.question(qa.question, tiles), packer.answer(qa.answer)) for qa in said.beside]
-        return packer.lay_out([[turn] for turn in asked], tiles)
+        heard = [(self.heard(said.typed, tokens, tiles), packer.answer_marked(said.answer))] if said.sound else []
+        typed = [packer.dialogue([qa] if qa.after is None else [qa.after, qa], tiles) for qa in said.beside]
+        return packer.lay_out([heard, *typed] if heard else typed, tiles, video=said.video)
 
     def heard(self, typed: str, tokens: int, tiles: int) -> list[int]:
         """A user turn that ends with a sound, up to the open assistant header."""
@@ -125,22 +161,28 @@ def build_speech_batch(
 ) -> SpeechBatch:
     """The batch that begins with sample `first`."""
     everything = [draw(index, split, seed, answers) for index in range(first, first + size)]
-    banks = [bank_of(said.sound.samples) for said in everything]
+    sounds = [said.sound for said in everything if said.sound is not None]
+    banks = [bank_of(sound.samples) for sound in sounds]
     frames = torch.tensor([len(bank) for bank in banks])
-    spelled = [spell(said.sound.text) if said.sound.kind in ("question", "repeat") else [] for said in everything]
+    spelled = [spell(sound.text) if sound.kind in ("question", "repeat") else [] for sound in sounds]
     tiles: list[np.ndarray] = []
+    shown: list[int] = []
     rows: list[Row] = []
-    for said, bank in zip(everything, banks, strict=True):
-        cut = None if said.picture is None else tiles_of(said.picture)
-        if answers:
-            tiles += [] if cut is None else [cut]
-            rows.append(packer.row(said, token_count(len(bank)), 0 if cut is None else len(cut)))
+    tokens = iter(frames.tolist())
+    for said in everything if answers else ():
+        cut = said.tiles()
+        for k, tile in enumerate(cut):
+            if not (k and np.array_equal(tile, cut[k - 1])):
+                tiles.append(tile)
+            shown.append(len(tiles) - 1)
+        rows.append(packer.row(said, token_count(next(tokens)) if said.sound else 0, len(cut)))
     return SpeechBatch(
-        banks=torch.nn.utils.rnn.pad_sequence(banks, batch_first=True),
+        banks=torch.nn.utils.rnn.pad_sequence(banks, batch_first=True) if banks else torch.zeros(0, 8, 80),
         frames=frames,
         letters=torch.tensor([letter for letters in spelled for letter in letters], dtype=torch.long),
-        spelled=torch.tensor([len(letters) for letters in spelled]),
-        tiles=torch.from_numpy(np.concatenate(tiles)) if tiles else torch.zeros(0, 224, 224, 3, dtype=torch.uint8),
+        spelled=torch.tensor([len(letters) for letters in spelled], dtype=torch.long),
+        tiles=torch.from_numpy(np.stack(tiles)) if tiles else torch.zeros(0, 224, 224, 3, dtype=torch.uint8),
+        shown=torch.tensor(shown, dtype=torch.long),
         rows=collate(rows) if rows else None,
         next_index=first + size,
     )

@@ -37,7 +37,7 @@ _OTHERS_HELD_OUT = (
 
 def spoken(qa: QA) -> bool:
     """Whether a question about a picture can be asked aloud."""
-    return not QUOTED.search(qa.question) and bool(re.fullmatch(r"[A-Za-z ,.?!'-]+", qa.question))
+    return qa.after is None and not QUOTED.search(qa.question) and bool(re.fullmatch(r"[A-Za-z ,.?!'-]+", qa.question))
 
 
 def question(rng: Random, split: Split) -> str:

@@ -1,7 +1,8 @@
-"""Teaches a model that sees to hear: `python -m recipes.speech.train --minutes 60 --out runs/speech`.
+"""Teaches a model that sees to hear and to watch: `python -m recipes.speech.train --minutes 60 --out runs/speech`.
 
-Owns the run: first the encoder alone writes down what is said (CTC), then the adapter and the decoder answer it, with
-the vision part frozen. Starts from the shipped checkpoint. A killed run goes on with `--resume`.
+Owns the run: first the encoder alone writes down what is said (CTC), then the adapter and the decoder answer it, and
+questions about clips, with the vision part frozen. Starts from the shipped checkpoint. A killed run goes on with
+`--resume`.
 """
 
 from __future__ import annotations
@@ -16,26 +17,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from recipes.checkpoint import FILE, Progress, read_seeing, read_state, restore, save_state
-from recipes.export import TOKENIZER_FILES
+from recipes.checkpoint import FILE, Progress, load_weights, read_shipped, read_state, restore, save_state
+from recipes.export import TOKENIZER_FILES, hears
 from recipes.model import PARTS, Learner, sizes
 from recipes.pack import Packer
 from recipes.schedule import ActiveClock, learning_rate
-from recipes.speech.rows import LETTERS, SpeechBatch, SpeechPacker, bank_of, build_speech_batch, draw, statistics
+from recipes.speech.rows import SpeechBatch, SpeechPacker, bank_of, build_speech_batch, draw, statistics
 from recipes.steps import answer_loss, apply, half
 from recipes.tiles import normalise
 from recipes.train import Log
-from vita.media.filterbank import token_count
 from vita.prompt.tokenizer import Tokenizer
 from vita.weights.find import DEFAULT
 
 HEARING_UNTIL = 0.4  # share of the budget with CTC alone
 CTC_BESIDE = 0.3  # its weight once answers are taught
-DECODER_RATE = 0.25  # of the others': it already knows how to answer
+DECODER_RATE = 0.4  # of the others': it already knows how to answer
 LOG_SECONDS, SAVE_SECONDS, CHECK_SECONDS = 20.0, 180.0, 300.0
 STATISTICS_FROM = 200  # sounds
 CPU = torch.device("cpu")
@@ -59,47 +58,18 @@ class Options:
     warm_up: int = 200
 
 
-class Listener(Learner):
-    """The learner with a head that writes down what the audio encoder hears."""
-
-    def __init__(self, preset: str, vocabulary: int) -> None:
-        super().__init__(sizes(preset, vocabulary))
-        self.ctc = nn.Linear(self.size.audio.dim, len(LETTERS) + 1)
-
-    def hear(self, banks: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """Encoder frames `[sounds, T', E]` and their mask."""
-        return self.audio(banks, frames)
-
-    def ctc_loss(self, encoded: Tensor, mask: Tensor, batch: SpeechBatch) -> Tensor:
-        """Connectionist temporal classification over the sounds that say something."""
-        said = batch.spelled > 0
-        logs = self.ctc(encoded[said]).float().log_softmax(-1).transpose(0, 1)  # [T', sounds, letters + 1]
-        return functional.ctc_loss(
-            logs, batch.letters, mask[said].sum(1), batch.spelled[said], blank=0, zero_infinity=True
-        )
-
-    def tokens(self, encoded: Tensor, mask: Tensor, frames: Tensor) -> Tensor:
-        """Decoder rows of all sounds, one after the other: `[tokens, H]`."""
-        rows, _ = self.adapter(encoded, mask)
-        return torch.cat([row[: token_count(int(n))] for row, n in zip(rows, frames, strict=True)])
-
-
-def load_seeing(model: Listener, folder: Path) -> None:
-    """Vision, projector and decoder of an exported checkpoint."""
-    for part, weights in read_seeing(folder).items():
-        getattr(model, part).load_state_dict(weights)
-
-
-def losses(model: Listener, batch: SpeechBatch) -> tuple[Tensor, dict[str, float]]:
+def losses(model: Learner, batch: SpeechBatch) -> tuple[Tensor, dict[str, float]]:
     """CTC alone, or with the answers once the batch has rows."""
     encoded, mask = model.hear(batch.banks, batch.frames)
-    ctc = model.ctc_loss(encoded, mask, batch)
+    ctc = model.ctc_loss(encoded, mask, batch.letters, batch.spelled)
     measured = {"ctc": ctc.item()}
     if batch.rows is None:
         return ctc, measured
-    with torch.no_grad():
-        seen = model.rows(model.patches(normalise(batch.tiles))) if len(batch.tiles) else encoded.new_zeros(0)
-    part, share = answer_loss(model, batch.rows, seen, model.tokens(encoded, mask, batch.frames))
+    seen = encoded.new_zeros(0)
+    if len(batch.tiles):
+        with torch.no_grad():
+            seen = model.rows(model.patches(normalise(batch.tiles)))[batch.shown]
+    part, share = answer_loss(model, batch.rows, seen, model.heard(encoded, mask, batch.frames))
     return part + CTC_BESIDE * ctc, measured | {"answer": part.item(), "token": share}
 
 
@@ -127,9 +97,10 @@ class Run:
         for name in TOKENIZER_FILES:
             shutil.copyfile(options.start / name, self.folder / name)
         torch.manual_seed(options.seed)
-        self.model = Listener(options.preset, Tokenizer.load(self.folder).size)
-        load_seeing(self.model, options.start)
-        self._measure()
+        self.model = Learner(sizes(options.preset, Tokenizer.load(self.folder).size))
+        load_weights(self.model, read_shipped(options.start))
+        if not hears(self.model):
+            self._measure()
         self.model.use_fast_attention()
         self.optimizer = self._optimizer()
         self.progress = Progress()
@@ -140,7 +111,8 @@ class Run:
 
     def _measure(self) -> None:
         """The statistics that normalise every filterbank."""
-        banks = [bank_of(draw(k, "train", 0, answers=False).sound.samples) for k in range(STATISTICS_FROM)]
+        sounds = [draw(k, "train", 0, answers=False).sound for k in range(STATISTICS_FROM)]
+        banks = [bank_of(sound.samples) for sound in sounds if sound is not None]
         self.model.audio.cmvn_mean.data, self.model.audio.cmvn_istd.data = statistics(banks)
 
     def _optimizer(self) -> torch.optim.AdamW:
@@ -165,7 +137,7 @@ class Run:
             yield from DataLoader(stream, batch_size=None, num_workers=1, prefetch_factor=6)
         yield from stream
 
-    def train(self) -> Listener:
+    def train(self) -> Learner:
         """Until the budget is spent."""
         clock = ActiveClock(self.options.minutes, self.progress.spent)
         self.answers.value = int(self.progress.spent / clock.budget >= self.options.hearing_until)

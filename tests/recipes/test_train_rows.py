@@ -58,7 +58,7 @@ def test_a_second_turn_is_the_engines(packer: Packer) -> None:
 
 def test_only_marks_answers_and_ends_are_taught(packer: Packer) -> None:
     row = packer.row(ASKED, 1, Random(3))
-    said = packer.tokenizer.decode(row.ids[row.taught].tolist())
+    said = packer.tokenizer.decode(row.ids[row.taught > 0].tolist())
     assert sorted(said.split("<|im_end|>")[:-1]) == sorted("☜" + qa.answer for qa in ASKED)
     batch = collate([row, packer.row(ASKED[:1], 0, Random(0))])
     taught = batch.target != IGNORE

@@ -1,0 +1,90 @@
+"""Second questions hang on the first, and every phrasing of a kind asks for the same."""
+
+from __future__ import annotations
+
+import re
+from random import Random
+
+import pytest
+from recipes.data import QA, Sample, render_sample
+from recipes.data.more_phrases import MORE, beyond, dressed
+from recipes.data.phrases import QUESTIONS, ask
+from recipes.data.turns import TURN
+from recipes.pack import Packer, weight_of
+from recipes.tokenizer import build_tokenizer, whole_pieces
+
+from vita.prompt.template import Slots, Turn, render
+from vita.prompt.tokenizer import Tokenizer
+
+COUNT = 150
+
+
+@pytest.fixture(scope="module")
+def samples() -> list[Sample]:
+    return [render_sample(k, "train", "mix", 21) for k in range(COUNT)]
+
+
+def test_a_second_question_names_nothing_and_its_answer_does(samples: list[Sample]) -> None:
+    turns = [qa for s in samples for qa in s.qa if qa.kind == TURN]
+    assert len(turns) > COUNT // 6
+    for qa in turns:
+        assert qa.after is not None and qa.after.after is None
+        assert not re.search(r"'|circle|square|star|ring|heart|cross|bar [A-Z]", qa.question)
+        assert qa.key in qa.answer or qa.key in ("yes", "no")
+
+
+def test_second_questions_of_shapes_are_about_the_shape_just_named(samples: list[Sample]) -> None:
+    pairs = [(qa.after, qa) for s in samples for qa in s.qa if qa.after and qa.after.kind in ("where", "shape_color")]
+    assert pairs
+    for before, qa in pairs:
+        thing = re.match(r"The (.+?) is", before.answer)
+        assert thing and thing[1] in qa.answer, (before.answer, qa.answer)
+
+
+def test_a_row_of_two_turns_is_the_engines_conversation(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    build_tokenizer(folder)
+    tokenizer = Tokenizer.load(folder)
+    first = QA("What is the word?", "It says 'A'.", "read1", "'A'")
+    row = Packer(tokenizer).row([QA("Where is it?", "The text is at the top.", TURN, "at the top", first)], 1, Random(0))
+    said = [Turn("user", (Slots("image"), first.question)), Turn("assistant", ("☜" + first.answer,)),
+            Turn("user", ("Where is it?",))]  # fmt: skip
+    wanted = render(said, tokenizer)
+    wide = [i for token in wanted for i in [token] * (64 if token == -200 else 1)]
+    assert row.ids.tolist()[: len(wide)] == wide
+    taught = [t for t, weight in zip(row.ids, row.taught, strict=True) if weight]
+    assert tokenizer.decode(taught).count("☜") == 2, "both answers are taught"
+
+
+def test_tokens_of_short_answers_weigh_more() -> None:
+    assert weight_of(5) == weight_of(12) == 3 and weight_of(24) == 1.5 and weight_of(90) == 1
+
+
+@pytest.mark.parametrize("kind", MORE)
+def test_further_phrasings_are_new_and_have_the_same_blanks(kind: str) -> None:
+    asked = QUESTIONS[kind]
+    blanks = {frozenset(re.findall(r"\{\w+\}", t)) for t in asked.train}
+    for phrase in MORE[kind].split("|"):
+        assert phrase not in asked.train + asked.heldout
+        assert frozenset(re.findall(r"\{\w+\}", phrase)) in blanks, phrase
+
+
+def test_nearly_every_word_of_the_further_phrasings_is_a_piece() -> None:
+    pieces = {p.strip() for p in whole_pieces()} | {"I", "A"}
+    words = [w for text in MORE.values() for w in re.findall("[A-Za-z]+", re.sub(r"\{\w+\}|'\w\b", " ", text))]
+    assert sum(w in pieces for w in words) / len(words) > 0.98
+
+
+def test_questions_beyond_its_world_are_many_and_none_is_held_out() -> None:
+    rng = Random(3)
+    asked = {beyond(rng) for _ in range(600)}
+    assert len(asked) > 550 and not asked & set(QUESTIONS["outside"].heldout)
+    assert all(q[0].isupper() and "{" not in q for q in asked)
+
+
+def test_words_before_and_after_leave_the_question_whole() -> None:
+    for k in range(60):
+        rng = Random(k)
+        asked = ask(rng, "train", "where", thing="star")
+        bare = asked.rstrip(".?!").lower()
+        assert bare in dressed(rng, asked).lower() + " "
