@@ -46,7 +46,8 @@ def test_a_row_of_two_turns_is_the_engines_conversation(tmp_path_factory: pytest
     build_tokenizer(folder)
     tokenizer = Tokenizer.load(folder)
     first = QA("What is the word?", "It says 'A'.", "read1", "'A'")
-    row = Packer(tokenizer).row([QA("Where is it?", "The text is at the top.", TURN, "at the top", first)], 1, Random(0))
+    second = QA("Where is it?", "The text is at the top.", TURN, "at the top", first)
+    row = Packer(tokenizer).row([second], 1, Random(0))
     said = [Turn("user", (Slots("image"), first.question)), Turn("assistant", ("☜" + first.answer,)),
             Turn("user", ("Where is it?",))]  # fmt: skip
     wanted = render(said, tokenizer)
