@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Sets itself up and answers a question about a picture. Flags pass through to video_audio_demo.py.
+# Sets itself up and answers a question about a picture. Flags pass through to video_audio_demo.py; a picture or a
+# video without a question is described.
 set -eu
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$ROOT/scripts/env.sh"
@@ -10,4 +11,9 @@ if [ $# -eq 0 ]; then
     printf 'picture:  %s\nquestion: %s\n\n' "assets/vita_logo.png" "$question" >&2
     set -- --image_path "$picture" --question "$question"
 fi
+case " $* " in
+*" --question"* | *" --audio_path"* | *" --help"* | *" -h "*) ;;
+*" --video_path"*) set -- "$@" --question "Describe the video." ;;
+*" --image_path"*) set -- "$@" --question "Describe the image." ;;
+esac
 exec "$PYTHON" "$ROOT/video_audio_demo.py" "$@"

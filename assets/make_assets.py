@@ -1,19 +1,35 @@
-"""Draws the shipped wordmark: `python assets/make_assets.py` (needs fonts-lato, see recipes/data/fonts.txt).
+"""Makes the shipped samples: `python -m assets.make_assets` (needs fonts-lato and espeak-ng).
 
-What the embedded model is asked to say of it: the word 'VITA' in bold white letters on a dark blue background.
-The word never occurs in training.
+- `vita_logo.png`: the embedded model is asked to say of it: the word 'VITA' in bold white letters on a dark blue
+  background. The word never occurs in training.
+- `moving.mp4`: six seconds in which a red star moves to the right, above a blue square that stays.
+- `who_are_you.flac`, `what_does_it_say.flac`: a question about the model and one about a picture, spoken by voices
+  that were kept from training.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import soundfile
+import soxr
 from PIL import Image, ImageDraw, ImageFont
+from recipes.data.shapes import shape_mask
+from recipes.freeze import write_clip
+from recipes.speech.espeak import Voice, espeak
+from recipes.speech.room import RATE
 
+HERE = Path(__file__).parent
 SIZE = (1400, 385)  # the aspect of the seed's demo picture
 GROUND, INK = (16, 30, 84), (255, 255, 255)
 FONT = Path("/usr/share/fonts/truetype/lato/Lato-Black.ttf")
 TRACKING = 34  # pixels between letters
+SECONDS, FRAMES_A_SECOND = 6, 8
+SPOKEN = (
+    ("who_are_you", "Who are you?", Voice("en-us+Annie", rate=150)),
+    ("what_does_it_say", "What does the logo say?", Voice("en-us+adam", rate=150)),
+)
 
 
 def draw_logo() -> Image.Image:
@@ -31,9 +47,31 @@ def draw_logo() -> Image.Image:
     return picture
 
 
+def draw_clip() -> np.ndarray:
+    """Frames uint8 `[48, 224, 224, 3]`."""
+    frames = []
+    for at in np.linspace(0.17, 0.83, SECONDS * FRAMES_A_SECOND):
+        frame = Image.new("RGB", (224, 224), (245, 245, 240))
+        for kind, radius, x, y, ink in (("star", 30, at, 0.4, (214, 30, 38)), ("square", 18, 0.5, 0.86, (30, 70, 200))):
+            mask = shape_mask(kind, radius)
+            frame.paste(ink, (round(224 * x - mask.width / 2), round(224 * y - mask.height / 2)), mask)
+        frames.append(np.array(frame))
+    return np.stack(frames)
+
+
+def speak(text: str, voice: Voice) -> np.ndarray:
+    """Float32 samples at 16 kHz, with a little silence before and after."""
+    loud = espeak().speak(text, voice).astype(np.float32) / 32768
+    rest = np.zeros(RATE // 4, np.float32)
+    return np.concatenate([rest, soxr.resample(loud, espeak().rate, RATE).astype(np.float32), rest])
+
+
 def main() -> None:
-    """Writes the picture beside this file."""
-    draw_logo().quantize(32).save(Path(__file__).with_name("vita_logo.png"), optimize=True)
+    """Writes the samples beside this file."""
+    draw_logo().quantize(32).save(HERE / "vita_logo.png", optimize=True)
+    write_clip(HERE / "moving.mp4", draw_clip(), FRAMES_A_SECOND)
+    for name, text, voice in SPOKEN:
+        soundfile.write(HERE / f"{name}.flac", speak(text, voice), RATE)
 
 
 if __name__ == "__main__":

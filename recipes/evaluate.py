@@ -22,6 +22,7 @@ from recipes.data import QA, Stage, render_sample
 from recipes.decode import Answerer, Asked
 from recipes.score import Blind, Line, lines, markdown, score
 from recipes.senses import listen, shown_wrong, watch
+from recipes.speech.espeak import MissingSpeechEngine
 from vita.weights.find import open_checkpoint
 
 SEED = 2024
@@ -148,7 +149,10 @@ def main() -> None:
     wanted: list[tuple[Stage, int]] = [("mix", options.pictures), ("tiles", options.wide)]
     parts = [evaluate(answerer, stage, count) for stage, count in wanted if count]
     if options.spoken and "audio" not in open_checkpoint(options.checkpoint, offline=True).untrained:
-        parts.append(evaluate_sounds(answerer, options.spoken, options.sounds))
+        try:
+            parts.append(evaluate_sounds(answerer, options.spoken, options.sounds))
+        except MissingSpeechEngine as missing:
+            print(f"SKIPPED: hearing. {missing}")
     if options.clips:
         parts.append(evaluate_clips(answerer, options.clips))
     described = describe(answerer, options.describe)

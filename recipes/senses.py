@@ -94,7 +94,7 @@ def _repeated(answerer: Answerer, seed: int, count: int) -> tuple[Line, Wrong]:
     truths, voices = [], []
     for index in range(count):
         rng = Random(f"{seed}/repeat/{index}")
-        truths.append(sentence_to_repeat(rng, "heldout"))
+        truths.append(sentence_to_repeat(rng))
         voices.append(say(truths[-1], "heldout", rng, "repeat").samples)
     asked = [Asked(REPEAT_HELD_OUT[0], None, sound=k) for k in range(count)]
     said = [a.removeprefix(SPOKEN_MARK) for a in answerer.answer(asked, [], answerer.hear(voices))]

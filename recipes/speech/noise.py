@@ -49,7 +49,7 @@ def babble(rng: Random, dice: np.random.Generator, split: Split) -> np.ndarray:
     """Four to seven people at once."""
     voices = []
     for _ in range(rng.randint(4, 7)):
-        text = " ".join(sentence_to_repeat(rng, split) for _ in range(2)) + " " + not_for_the_model(rng, split)
+        text = " ".join(sentence_to_repeat(rng) for _ in range(2)) + " " + not_for_the_model(rng, split)
         voices.append(hear(espeak().speak(text, pick_voice(rng, split)), espeak().rate, dice, hard=0.3))
     length = int(RATE * rng.uniform(1.2, 4.0))
     total = np.zeros(length, np.float32)

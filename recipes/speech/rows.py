@@ -97,7 +97,7 @@ def draw(index: int, split: Split, seed: int, answers: bool) -> Said:
     """Number `index` of the mix: heard only, or to be answered."""
     rng = Random(f"{seed}/{split}/said/{index}/{answers}")
     if not answers:
-        text = sentence_to_repeat(rng, split) if rng.random() < 0.45 else question(rng, split)
+        text = sentence_to_repeat(rng) if rng.random() < 0.45 else question(rng, split)
         return Said(say(text, split, rng), "", "", None)
     lot = rng.random()
     if lot < CLIPS:

@@ -51,7 +51,7 @@ def render_utterance(index: int, split: Split, seed: int) -> Utterance:
     rng = Random(f"{seed}/{split}/sound/{index}")
     kind = rng.choices(KINDS, SHARES)[0]
     if kind == "repeat":
-        return say(sentence_to_repeat(rng, split), split, rng, kind)
+        return say(sentence_to_repeat(rng), split, rng, kind)
     if kind == "others":
         return say(not_for_the_model(rng, split), split, rng, kind)
     dice = np.random.default_rng(rng.getrandbits(63))

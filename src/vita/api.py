@@ -193,6 +193,18 @@ class Chat:
                 self.turns += [message, assistant("".join(pieces))]
             yield event
 
+    def ask(
+        self,
+        question: str | None = None,
+        *,
+        images: Iterable[Source] = (),
+        videos: Iterable[Source | Video] = (),
+        audios: Iterable[Source | Audio] = (),
+        params: SamplingParams | None = None,
+    ) -> Result:
+        """The next turn and its whole answer; arguments and errors as in `Vita.ask`."""
+        return Result.collect(self.send(user(question, images=images, videos=videos, audios=audios), params))
+
     def reset(self) -> None:
         """Forget every turn."""
         self.turns.clear()

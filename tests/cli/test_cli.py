@@ -343,6 +343,22 @@ class TestOtherCommands:
         assert facts["memory"]["decoder"] < json.loads(run("info", MINI, "--json").stdout)["memory"]["decoder"]
         assert_sentence(run("convert", MINI, out), "is there already")
 
+    def test_bench_measures_every_stage_and_compares(self, tmp_path: Path) -> None:
+        done = run("bench", MINI, "--tokens", "4")
+        assert done.returncode == 0, done.stderr.decode()
+        report = json.loads(done.stdout.splitlines()[-1])
+        stages = {f["stage"] for f in report["figures"]}
+        assert {"load, warm", "vision, 5 tiles", "speech, 10 s", "prefill, 5 tiles", "decode, 5 tiles"} <= stages
+        assert all(f["seconds"] > 0 for f in report["figures"]) and all(v > 0 for v in report["ceilings"].values())
+        file = tmp_path / "before.txt"
+        file.write_bytes(done.stdout)
+        again = run("bench", MINI, "--tokens", "4", "--compare", str(file)).stdout.decode()
+        assert sum(line.count("x ") + line.endswith("x") for line in again.splitlines()) >= len(stages)
+        assert_sentence(run("bench", MINI, "--compare", "nowhere.txt"), "cannot be read")
+
+    def test_eval_is_for_the_embedded_world(self) -> None:
+        assert_sentence(run("eval", MINI), "small world")
+
     def test_doctor_runs(self) -> None:
         done = run("doctor")
         assert done.returncode == 0 and "PyTorch" in done.stdout.decode()

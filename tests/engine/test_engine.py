@@ -195,7 +195,7 @@ def test_long_sound_is_cut_into_windows_and_joined(mini_model: vita.Vita, monkey
 def test_chat_remembers_and_forgets(mini_model: vita.Vita) -> None:
     chat = mini_model.chat()
     first = Result.collect(chat.send(vita.user("Hello", image=PICTURE), SHORT))
-    second = Result.collect(chat.send(vita.user("And?"), SHORT))
+    second = chat.ask("And?", params=SHORT)
     assert [m.role for m in chat.turns] == ["user", "assistant"] * 2
     whole = [vita.user("Hello", image=PICTURE), vita.assistant(first.text), vita.user("And?")]
     assert second.token_ids == Result.collect(mini_model.stream(whole, SHORT)).token_ids

@@ -122,7 +122,7 @@ class TestSounds:
         """Eight short sentences of one voice each, forty steps: the loss per letter falls to a fraction."""
         torch.manual_seed(0)
         rng = Random(1)
-        texts = [sentence_to_repeat(rng, "train") for _ in range(8)]
+        texts = [sentence_to_repeat(rng) for _ in range(8)]
         sounds = [espeak().speak(t, pick_voice(rng, "train")).astype(np.float32) / 32768 for t in texts]
         banks = [bank_of(s[:: max(1, espeak().rate // RATE)]) for s in sounds]
         encoder = AudioEncoder(AudioConfig(dim=64, num_heads=4, linear_units=128, num_layers=2, dynamic_chunks=False))

@@ -155,6 +155,37 @@ def verify(
 
 
 @app.command()
+def bench(
+    model: Annotated[str | None, typer.Argument(help="Checkpoint folder or hub id; default: the embedded model.")] = (
+        None
+    ),
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    quantize: Quantized = None,
+    tokens: Annotated[int, typer.Option(min=2, help="New tokens of the demo request.")] = 256,
+    cold: Annotated[bool, typer.Option("--cold", help="Also load with the files dropped from memory.")] = False,
+    compare: Annotated[Path | None, typer.Option(help="Output of an earlier run; prints ratios to it.")] = None,
+    offline: Offline = False,
+) -> None:
+    """Every stage's time and rate against what this machine can do; the last line is JSON."""
+    from vita.cli.bench import run_bench
+
+    raise typer.Exit(run_bench(model, device, dtype, quantize, tokens, compare, cold=cold, offline=offline))
+
+
+@app.command("eval")
+def evaluate(
+    model: Annotated[str, typer.Argument(help="default, or an exported folder of the recipe.")] = "default",
+    pictures: Annotated[int, typer.Option(min=10, help="Held-out pictures; more make the intervals narrower.")] = 420,
+    out: Annotated[Path, typer.Option(help="Folder for eval.md and eval.json.")] = Path("runs/eval"),
+) -> None:
+    """Measure the embedded model's table again, on held-out pictures, sounds and clips (needs the repository)."""
+    from vita.cli.evaluate import run_eval
+
+    raise typer.Exit(run_eval(model, pictures, out))
+
+
+@app.command()
 def convert(
     model: Annotated[str, typer.Argument(help="Checkpoint folder or hub id.")],
     out: Annotated[Path, typer.Argument(help="Folder to write; must not exist.")],

@@ -21,6 +21,7 @@ from vita.decoder.sampling import Sampler, check_params
 from vita.encoders.audio import AudioEncoder
 from vita.encoders.project import AudioAdapter, Projector
 from vita.encoders.vision import VisionEncoder
+from vita.engine.costs import weight_bytes
 from vita.engine.device import check_memory, choose_device, choose_dtype, choose_quantize, predict_memory
 from vita.engine.generate import Cancelled, Token, decode, prefill
 from vita.engine.metrics import Stopwatch, gpu_utilisation, peak_memory
@@ -96,7 +97,7 @@ class Engine:
         self._parts: dict[str, nn.Module] = {}
         self._loading = threading.Lock()
         self._turn = threading.Lock()
-        self.part("decoder")
+        self._weight_bytes = weight_bytes(self.decoder)
 
     def part(self, name: str) -> nn.Module:
         """A part of the model, loaded when first asked for."""
@@ -240,15 +241,11 @@ class Engine:
         seconds = watch.seconds
         steps = max(0, len(tokens) - 1)
         cache_bytes = KVCache.bytes_per_position(self.config.decoder, self.dtype)
-        decoder = self.decoder
-        weights = sum(t.nbytes for t in decoder.state_dict().values())
-        if decoder.head.weight is not decoder.embed.weight:
-            weights -= decoder.embed.weight.nbytes  # one row of it is read, not all
         timings = Timings(
             media=seconds.get("media", 0.0), preprocess=seconds.get("preprocess", 0.0), load=seconds.get("load", 0.0),
             vision=seconds.get("vision", 0.0), audio=seconds.get("audio", 0.0), prefill=seconds.get("prefill", 0.0),
             decode=seconds.get("decode", 0.0), first_token=watch.first_token, total=watch.total, decode_tokens=steps,
-            bytes_per_token=weights + cache_bytes * (prepared.length + steps // 2),
+            bytes_per_token=self._weight_bytes + cache_bytes * (prepared.length + steps // 2),
             peak_memory=peak_memory(self.device), device=str(self.device),
             gpu_utilisation=gpu_utilisation(self.device),
         )  # fmt: skip

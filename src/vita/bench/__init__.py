@@ -1,0 +1,1 @@
+"""How near each stage comes to what the machine can do."""

@@ -1,0 +1,250 @@
+"""The stages of a request measured one by one on any checkpoint.
+
+Owns the workload and the figures. Random weights at the released sizes give the real speed: values do not matter.
+Does not know how figures are shown or compared.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from vita.bench.ceilings import best_seconds, ceilings, synchronize
+from vita.decoder.kv_cache import KVCache
+from vita.decoder.sampling import Sampler
+from vita.encoders.audio import AudioEncoder
+from vita.encoders.project import AudioAdapter, Projector
+from vita.encoders.vision import VisionEncoder
+from vita.engine.costs import audio_flops, prefill_flops, vision_flops, weight_bytes
+from vita.engine.engine import TILE_BATCH, Engine
+from vita.engine.generate import decode, prefill
+from vita.engine.metrics import Stopwatch, peak_memory
+from vita.fusion import IMAGE_SLOT, fuse
+from vita.prompt.template import Slots, Turn, render
+from vita.types import SamplingParams
+from vita.weights.find import DEFAULT, Checkpoint
+
+QUESTION = "Describe this images."
+DEMO_TILES, ONE_TILE, VIDEO_FRAMES = 5, 1, 16
+SPEECH_SECONDS = 10
+START_TOKENS = 30
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured stage.
+
+    Attributes:
+        stage: its name.
+        seconds: it took.
+        rate: what was reached, in `unit`.
+        ceiling: the most that is possible, in the same unit; None where there is no such thing.
+        what: the amount of work, for people.
+    """
+
+    stage: str
+    seconds: float
+    rate: float | None = None
+    unit: str = ""
+    ceiling: float | None = None
+    what: str = ""
+
+    @property
+    def share(self) -> float | None:
+        """Of the ceiling, in per cent."""
+        return 100 * self.rate / self.ceiling if self.rate is not None and self.ceiling else None
+
+
+@dataclass
+class Report:
+    """All figures of one run, and where they were taken."""
+
+    model: str
+    device: str
+    dtype: str
+    quantize: str | None
+    machine: str
+    threads: int
+    torch: str
+    ceilings: dict[str, float]
+    figures: list[Figure] = field(default_factory=list)
+    peak_gb: float = 0.0
+
+    def as_json(self) -> dict[str, object]:
+        """For programs, and for `--compare`."""
+        return asdict(self)
+
+
+def bench(
+    checkpoint: Checkpoint, *, device: str, dtype: str, quantize: str | None, tokens: int, cold: bool,
+    tell: Callable[[str], None],
+) -> Report:  # fmt: skip
+    """Measure every stage.
+
+    Args:
+        checkpoint: opened.
+        device, dtype, quantize: as in `Engine`.
+        tokens: new tokens of the demo request.
+        cold: also load with the files dropped from the page cache, which takes a disk's time.
+        tell: called with the name of what is measured next.
+
+    Raises:
+        VitaError: the checkpoint or the machine is not up to it.
+    """
+    loads = []
+    if cold:
+        tell("load, cold")
+        _forget(checkpoint.folder)
+        loads.append(Figure("load, cold", _timed(lambda: _touch(_engine(checkpoint, device, dtype, quantize)))))
+    tell("load")
+    start = time.perf_counter()
+    engine = _engine(checkpoint, device, dtype, quantize)
+    loads.append(Figure("load, warm", time.perf_counter() - start, what="names and shapes checked, decoder ready"))
+    tell("ceilings")
+    report = Report(
+        checkpoint.folder.name, str(engine.device), str(engine.dtype).removeprefix("torch."), engine.quantize,
+        _machine(engine.device), torch.get_num_threads(), torch.__version__,
+        ceilings(engine.device, engine.dtype), loads,
+    )  # fmt: skip
+    for name, measure in _stages(engine, tokens, report.ceilings):
+        tell(name)
+        report.figures += measure()
+    tell("process start")
+    report.figures.append(process_start())
+    report.peak_gb = peak_memory(engine.device) / 1e9
+    return report
+
+
+def _stages(engine: Engine, tokens: int, top: dict[str, float]) -> Iterator[tuple[str, Callable[[], list[Figure]]]]:
+    yield "vision, 5 tiles", lambda: [_vision(engine, DEMO_TILES, top["gemm"])]
+    yield "vision, 1 tile", lambda: [_vision(engine, ONE_TILE, top["gemm"])]
+    yield "video, 16 frames", lambda: [_vision(engine, VIDEO_FRAMES, top["gemm"], "video, 16 frames")]
+    yield "speech, 10 s", lambda: [_speech(engine, top["gemm"])]
+    yield "demo request", lambda: _request(engine, DEMO_TILES, tokens, top)
+    yield "one tile", lambda: _request(engine, ONE_TILE, min(tokens, 16), top)
+
+
+def _engine(checkpoint: Checkpoint, device: str, dtype: str, quantize: str | None) -> Engine:
+    return Engine(checkpoint, device=device, dtype=dtype, quantize=quantize)
+
+
+@torch.inference_mode()
+def _vision(engine: Engine, tiles: int, gemm: float, name: str = "") -> Figure:
+    vision, projector = cast(VisionEncoder, engine.part("vision")), cast(Projector, engine.part("projector"))
+    size = engine.config.vision.image_size
+    pixels = torch.randn(tiles, 3, size, size).to(engine.device)
+
+    def run() -> list[Tensor]:
+        return [projector(vision(batch)) for batch in pixels.split(TILE_BATCH)]
+
+    seconds = best_seconds(run, engine.device, 2)
+    rate = vision_flops(engine.config, tiles) / seconds / 1e12
+    rows = tiles * engine.config.vision.tokens_per_tile
+    stage = name or f"vision, {tiles} tile{'s' if tiles > 1 else ''}"
+    return Figure(stage, seconds, rate, "TFLOP/s", gemm, f"{rows:,} tokens")
+
+
+@torch.inference_mode()
+def _speech(engine: Engine, gemm: float) -> Figure:
+    encoder, adapter = cast(AudioEncoder, engine.part("audio")), cast(AudioAdapter, engine.part("adapter"))
+    frames = SPEECH_SECONDS * 100
+    bank = torch.randn(1, frames, engine.config.audio.input_dim).to(engine.device)
+    lengths = torch.tensor([frames], device=engine.device)
+    seconds = best_seconds(lambda: adapter(*encoder(bank, lengths)), engine.device, 2)
+    rate = audio_flops(engine.config, frames) / seconds / 1e12
+    return Figure("speech, 10 s", seconds, rate, "TFLOP/s", gemm, f"{SPEECH_SECONDS * 25 // 2} tokens")
+
+
+def _request(engine: Engine, tiles: int, tokens: int, top: dict[str, float]) -> list[Figure]:
+    """Prefill and decode of a prompt with so many tiles; vision was measured already and is not repeated."""
+    config, decoder, turn = engine.config, engine.decoder, contextlib.nullcontext()
+    ids = render([Turn("user", (Slots("image", tiles), QUESTION))], engine.tokenizer)
+    rows = torch.randn(config.vision.tokens_per_tile, config.decoder.hidden_size)
+    images = [rows.to(engine.device, engine.dtype) * 0.02] * sum(i == IMAGE_SLOT for i in ids)
+    embeds = fuse(ids, decoder.embed.weight, images, [])
+    length = len(embeds)
+    tokens = min(tokens, config.context - length)
+    cache = KVCache(config.decoder, length + tokens, dtype=engine.dtype, device=engine.device)
+    prefill(decoder, embeds[:32], cache, turn, lambda: False)  # warm
+    cache.reset()
+    synchronize(engine.device)
+    start = time.perf_counter()
+    logits = prefill(decoder, embeds, cache, turn, lambda: False)
+    synchronize(engine.device)
+    seconds = time.perf_counter() - start
+    rate = prefill_flops(config, engine.tokenizer.size, length) / seconds / 1e12
+    label = f"{tiles} tile{'s' if tiles > 1 else ''}"
+    out = [Figure(f"prefill, {label}", seconds, rate, "TFLOP/s", top["gemm"], f"{length:,} positions")]
+    watch = Stopwatch(engine.device)
+    sampler = Sampler(SamplingParams(), 1.0, engine.device)
+    made = sum(1 for _ in decode(decoder, logits, cache, sampler, frozenset(), tokens, turn, lambda: False, watch))
+    spent = watch.seconds["decode"]
+    step = weight_bytes(decoder) + KVCache.bytes_per_position(config.decoder, engine.dtype) * (length + made // 2)
+    speed = (made - 1) / spent
+    out.append(
+        Figure(f"decode, {label}", spent, step * speed / 1e9, "GB/s", top["read"], f"{made} tokens, {speed:.2f}/s")
+    )
+    return out
+
+
+def process_start() -> Figure:
+    """From the start of a process to the last token of a 30-token answer of the embedded model about a picture."""
+    from PIL import Image
+
+    with tempfile.TemporaryDirectory() as folder:
+        picture = Path(folder) / "picture.png"
+        Image.new("RGB", (224, 224), (16, 30, 84)).save(picture)
+        code = (
+            "import sys, vita; m = vita.load(sys.argv[1]); m.engine.stop_ids = frozenset();"
+            f"m.ask({QUESTION!r}, images=[sys.argv[2]], params=vita.SamplingParams(max_tokens={START_TOKENS}))"
+        )
+        seconds = _timed(lambda: subprocess.run([sys.executable, "-c", code, DEFAULT, picture], check=True))
+    return Figure("process start", seconds, what=f"embedded model, to the last of {START_TOKENS} tokens")
+
+
+def _timed(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def _touch(engine: Engine) -> None:
+    """Read every weight once, so that a mapped file has really been loaded."""
+    for tensor in engine.decoder.state_dict().values():
+        tensor.reshape(-1)[:: 4096 // tensor.element_size()].sum()
+    synchronize(engine.device)
+
+
+def _forget(folder: Path) -> None:
+    """Ask the system to drop a checkpoint's files from the page cache."""
+    if not hasattr(os, "posix_fadvise"):
+        return
+    for file in folder.rglob("*.safetensors"):
+        handle = os.open(file, os.O_RDONLY)
+        try:
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(handle)
+
+
+def _machine(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

@@ -1,0 +1,46 @@
+"""`vita eval`: the embedded model's table measured again.
+
+Owns the way from the command to the recipe, which draws the held-out data and lies in the repository, not in the
+package. Does not know what is asked.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+TILE = 224  # pixels of the pictures the recipe draws
+REPOSITORY = Path(__file__).parents[3]
+
+
+def run_eval(model: str, pictures: int, out: Path) -> int:
+    """Run the recipe's evaluation in a process of its own and show its table.
+
+    Raises:
+        VitaError: no checkpoint, or no repository around this package.
+    """
+    from vita.errors import RequestError
+    from vita.weights.find import DEFAULT, open_checkpoint
+
+    checkpoint = open_checkpoint(DEFAULT if model == "default" else model, offline=True)
+    if checkpoint.config.vision.image_size != TILE:
+        raise RequestError(
+            "the table is made of the embedded model's small world, and this checkpoint is another model",
+            where=str(model), fix="use vita verify, or vita eval default",
+        )  # fmt: skip
+    if not (REPOSITORY / "recipes" / "evaluate.py").is_file():
+        raise RequestError(
+            "vita eval draws its pictures with the recipe, which is in the repository and not in the package",
+            fix="clone the repository and run it there",
+        )
+    command = [
+        sys.executable,
+        "-m",
+        "recipes.evaluate",
+        str(checkpoint.folder.absolute()),
+        "--out",
+        str(out.absolute()),
+    ]
+    command += ["--pictures", str(pictures), "--wide", str(max(1, pictures // 7))]
+    return subprocess.run(command, cwd=REPOSITORY, check=False).returncode
