@@ -1,6 +1,7 @@
 """The model card: `python -m recipes.card runs/first` writes src/vita/default/README.md from the evaluation.
 
-Owns the card's words. The figures come from `eval.json` and the training log; nothing in the table is typed by hand.
+Owns the card's words. The figures come from `eval.json` and the runs' states; nothing in the tables is typed by hand.
+`history.json` keeps what is known of the runs whose states are gone.
 """
 
 from __future__ import annotations
@@ -11,11 +12,16 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from recipes.checkpoint import LEARNT_BY
 from recipes.evaluate import TITLES
 from recipes.score import Line, markdown
 
-PLACES_ADDED = 77_184  # pictures into the shipped run
 CARD = Path("src/vita/default/README.md")
+HISTORY = Path(__file__).parent / "history.json"
+TAUGHT = {
+    "small": ("python -m recipes.train", "pictures"),
+    "hearing": ("python -m recipes.speech.train", "sounds and clips"),
+}  # by preset: the command, what its samples are
 
 HEAD = """\
 # The embedded model
@@ -23,25 +29,27 @@ HEAD = """\
 A checkpoint of VITA's architecture at less than a thousandth of the released size, in the released on-disk layout:
 {millions:.2f} million parameters, {megabytes:.1f} MB in bfloat16. It ships with the package so that `./demo.sh` and
 every test of behaviour run on a model that means something, with no download. It was trained from nothing by
-`recipes/`, on pictures that the recipe draws itself; no weights and no pictures of anybody else are in it.
+`recipes/`, on pictures, clips and voices that the recipe makes itself; no weights and no data of anybody else are in
+it.
 
-**What it does.** Typed English questions about simple pictures: one to three words in many fonts, colours and sizes
-(read them, say colour, size, place, background), one to six coloured shapes (which, colour, count, place, relations),
-bar charts, numbers, small sums, clocks. Larger or longer pictures are tiled like any other. About everything else it
-was trained to say that it can only describe simple pictures.
+**What it does.** English questions, typed or spoken, about simple pictures: one to three words in many fonts, colours
+and sizes (read them, say colour, size, place, background), one to six coloured shapes (which, colour, count, place,
+relations), bar charts, numbers, small sums, clocks; and a second question about the answer before. Larger or longer
+pictures are tiled like any other. Short clips: what moves where, what changes its colour, which word or shape comes
+first and last. It writes down short spoken sentences of everyday words, and gives no answer to noise, music, babble
+and talk between others. About everything else it was trained to say that it can only describe simple pictures.
 
-**What it does not.** It does not listen: `config.json` says so under `vita_untrained`, and the engine refuses sound
-rather than let it invent. It was not taught video: frames are seen, and described as if they were pictures. It knows
-no photographs, no faces, no facts about the world. Charts, clocks and counting are hardly learned yet, and its mistakes
-in reading are look-alike letters and lost ones. A question worded very unlike those it was taught may be taken for
-another.
+**What it does not.** It knows no photographs, no faces, no facts about the world. It has heard only eSpeak NG's voices,
+never a person's: how well it understands you is not measured. It writes down only words it was taught. It answers in
+text; it does not speak. {weak} Its mistakes in reading are look-alike letters and lost ones. A question worded very
+unlike those it was taught may be taken for another.
 """
 
 TABLE = """
 ## How well
 
-Held out are a tenth of the words, 13 font designs, combinations of colours, and phrasings of every question; greedy
-answers. "Right" counts the fact asked for, "exact" the whole sentence, "blind" the commonest answer of the kind given
+Held out are a tenth of the words, 13 font designs, combinations of colours, phrasings of every question, and 14 of 76
+speakers; greedy answers. "Right" counts the fact asked for, "exact" the whole sentence, "blind" the commonest answer of the kind given
 without looking. Captions score every attribute they should name. Intervals are Wilson's at 95 %.
 
 """
@@ -49,25 +57,23 @@ without looking. Captions score every attribute they should name. Intervals are 
 FOOT = """
 ## How it was trained
 
-`{command}`: {minutes:.0f} active minutes on two cores, {pictures:,} pictures, in this order: full pages of letters
-from easy to hard with a label for the character, shape and colour under every patch; then pictures with questions,
-with the decoder; then wide pictures cut into tiles. Sums and numbers have no held-out pairs. The vision encoder's first
-weights already see patches as a whitened cosine transform and look at their neighbours (`recipes/model.py`): without
-that and the easy pages, reading does not start. This run was not one piece: after {places:,} pictures the label for a
-letter's place in its text was added, and later its budget was raised; a run from nothing has both from the start.
+On two CPU cores, one run after another, each going on from the one before:
 
-To do it again: `sudo apt-get install` the fonts of `recipes/data/fonts.txt`, then
+{runs}
 
-```
-python -m recipes.train --minutes {minutes:.0f} --out runs/first
-python -m recipes.export runs/first runs/first/export
-python -m recipes.evaluate runs/first/export --out runs/first --describe assets/vita_logo.png
-python -m recipes.card runs/first
-```
+Pictures: first full pages of letters from easy to hard, with a label for the character, shape and colour under every
+patch and for the letter's place in its text (added after 77,184 pictures of the first run); then pictures with
+questions, with the decoder; then wide pictures cut into tiles. Sounds: first the audio encoder alone writes down what
+is said (CTC), then it and the decoder answer, with the vision part frozen; clips are taught beside it. Sums and numbers
+have no held-out pairs. The vision encoder's first weights already see patches as a whitened cosine transform and look
+at their neighbours (`recipes/model.py`): without that and the easy pages, reading does not start. The decoder grew from
+four blocks to six after the first run, without changing an answer (`recipes/checkpoint.py`).
+
+To do it again, see `recipes/README.md`; `vita eval default` measures the table anew.
 
 ## Licence
 
-Weights, recipe and pictures are ours, under Apache-2.0 like the code.
+Weights, recipe, pictures and sounds are ours, under Apache-2.0 like the code.
 """
 
 
@@ -86,40 +92,62 @@ def table(part: dict[str, Any], title: str) -> str:
     return markdown(title, [Line(**{name: row[name] for name in names}) for row in part["rows"]])
 
 
-def card(evaluation: dict[str, Any], facts: dict[str, Any]) -> str:
+def runs_table(history: list[dict[str, Any]]) -> str:
+    """What was run, for how long, on how much."""
+    rows = [f"| `{run['command']}` | {run['minutes']:.0f} | {run['samples']:,} {run['what']} |" for run in history]
+    return "\n".join(["| command | active minutes | samples |", "|---|---|---|", *rows])
+
+
+def weak(evaluation: dict[str, Any]) -> str:
+    """What it is worst at, in words."""
+    rows = {row["name"]: row["share"] for part in evaluation["parts"].values() for row in part["rows"]}
+    said = {"chart: value": "the values of charts", "clock": "clocks", "sums": "sums", "three words": "three words"}
+    poor = [words for name, words in said.items() if rows.get(name, 100.0) < 50]
+    return f"Under half of its answers are right about {', '.join(poor)}." if poor else ""
+
+
+def card(evaluation: dict[str, Any], facts: dict[str, Any], history: list[dict[str, Any]]) -> str:
     """The whole card.
 
     Args:
         evaluation: what `recipes.evaluate` wrote.
-        facts: millions, megabytes, minutes, pictures and command of the run.
+        facts: millions of parameters and megabytes of the checkpoint.
+        history: the runs.
     """
-    tables = "\n".join(table(evaluation["parts"][stage], TITLES[stage]) for stage in evaluation["parts"])
-    return HEAD.format(**facts) + TABLE + tables + missed(evaluation) + FOOT.format(**facts)
+    tables = "\n".join(table(evaluation["parts"][part], TITLES[part]) for part in evaluation["parts"])
+    head = HEAD.format(**facts, weak=weak(evaluation)).replace("  ", " ")
+    return head + TABLE + tables + missed(evaluation) + FOOT.format(runs=runs_table(history))
+
+
+def entry(state: dict[str, Any]) -> dict[str, Any]:
+    """The line of a run in the history."""
+    command, what = TAUGHT[state["preset"]]
+    minutes = state["progress"]["spent"] / 60
+    return {"command": command, "minutes": round(minutes, 1), "samples": state["progress"]["index"], "what": what}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path, help="folder of the run, with eval.json and export/")
+    parser.add_argument("runs", type=Path, nargs="+", help="folders of the runs in order, the last with export/")
     parser.add_argument("--out", type=Path, default=CARD)
     options = parser.parse_args()
     from recipes.checkpoint import read_state
     from recipes.export import load_run
 
-    state = read_state(options.run)
-    model, _ = load_run(options.run)
-    shipped = [p for name, p in model.named_parameters() if not name.startswith("dense.")]
-    weights = options.run / "export" / "model.safetensors"
-    minutes = state["progress"]["spent"] / 60
+    history: list[dict[str, Any]] = json.loads(HISTORY.read_text(encoding="utf-8"))
+    for run in options.runs:
+        made = entry(read_state(run))
+        history += [made] if made not in history else []
+    HISTORY.write_text(json.dumps(history, indent=1) + "\n", encoding="utf-8")
+    last = options.runs[-1]
+    model, _ = load_run(last)
+    shipped = [p for name, p in model.named_parameters() if not name.startswith(LEARNT_BY)]
     facts = {
         "millions": sum(p.numel() for p in shipped) / 1e6,
-        "megabytes": weights.stat().st_size / 1e6,
-        "minutes": minutes,
-        "pictures": state["progress"]["index"],
-        "places": PLACES_ADDED,
-        "command": f"python -m recipes.train --minutes {minutes:.0f}",
+        "megabytes": (last / "export" / "model.safetensors").stat().st_size / 1e6,
     }
-    evaluation = json.loads((options.run / "eval.json").read_text(encoding="utf-8"))
-    options.out.write_text(card(evaluation, facts), encoding="utf-8")
+    evaluation = json.loads((last / "eval.json").read_text(encoding="utf-8"))
+    options.out.write_text(card(evaluation, facts, history), encoding="utf-8")
     print(f"wrote {options.out}")
 
 
