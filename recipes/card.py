@@ -49,8 +49,8 @@ TABLE = """
 ## How well
 
 Held out are a tenth of the words, 13 font designs, combinations of colours, phrasings of every question, and 14 of 76
-speakers; greedy answers. "Right" counts the fact asked for, "exact" the whole sentence, "blind" the commonest answer of the kind given
-without looking. Captions score every attribute they should name. Intervals are Wilson's at 95 %.
+speakers; greedy answers. "Right" counts the fact asked for, "exact" the whole sentence, "blind" the commonest answer of
+the kind given without looking. Captions score every attribute they should name. Intervals are Wilson's at 95 %.
 
 """
 

@@ -16,6 +16,10 @@ from recipes.data.words import WordBook
 
 SHADE = re.compile(r"(?:dark|light) $")
 YES_NO = frozenset(("icon", "bold", "capitals", "is_text_color", "says", "exists", "compare", "relation"))
+CONCLUDED = frozenset(
+    ("count_kind", "count_color", "exists", "relation", "compare", "largest", "smallest", "sum", "says",
+     "count_letters", "turn")
+)  # fmt: skip
 # Row of the table, its mark in per cent on a CPU (None: no mark), the kinds it gathers.
 ROWS: tuple[tuple[str, int | None, tuple[str, ...]], ...] = (
     ("colour (text, shape, bar)", 92, ("text_color", "shape_color", "bar_color")),
@@ -95,15 +99,21 @@ def holds(answer: str, key: str) -> bool:
     """Whether the answer says `key`: whole words, in the same case, and no shade that the key does not name."""
     if key in ("yes", "no"):
         return re.match(rf"{key}\b", answer, re.IGNORECASE) is not None or (
-            key == "no" and " no " in answer and "There" in answer
+            key == "no" and " no " in answer and "there" in answer.lower()
         )
     edge = r"(?<!\w){}(?!\w)"
     return any(not SHADE.search(answer[: m.start()]) for m in re.finditer(edge.format(re.escape(key)), answer))
 
 
+def conclusion(qa: QA, answer: str) -> str:
+    """What is judged: where the true answer says what is seen before it concludes, only what stands after the colon."""
+    return answer.rpartition(": ")[2] if qa.kind in CONCLUDED and ": " in qa.answer else answer
+
+
 def points(qa: QA, answer: str) -> tuple[int, int]:
     """Points won and to be won."""
     parts = qa.key.split("|")
+    answer = conclusion(qa, answer)
     won = sum(holds(answer, part) for part in parts)
     if qa.kind.startswith("caption"):
         return won, len(parts)

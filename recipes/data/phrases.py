@@ -1,6 +1,7 @@
 """Every sentence of the recipe: what may be asked, and the one form in which each kind is answered.
 
-Questions vary, answers do not. The last list of each kind is asked on the held-out split only.
+Questions vary, answers do not: kinds that need several looks say what they see before they conclude. The last list of
+each kind is asked on the held-out split only.
 """
 
 from __future__ import annotations
@@ -290,15 +291,16 @@ ANSWERS: dict[str, str] = {
     "count_word": "There is 1 word.",
     "first_letter": "The first letter is {text}.",
     "last_letter": "The last letter is {text}.",
-    "count_letters": "The word has {count} letters.",
+    "count_letters": "It says {text}: the word has {count} letters.",
     "bold_yes": "Yes, the text is bold.",
     "bold_no": "No, the text is not bold.",
     "capitals_yes": "Yes, all letters are capitals.",
     "capitals_no": "No, not all letters are capitals.",
     "is_text_color_yes": "Yes, the text is {color}.",
     "is_text_color_no": "No, the text is {color}.",
-    "says_yes": "Yes, it says {text}.",
-    "says_no": "No, it says {text}.",
+    "says_yes": "It says {text}: yes.",
+    "says_no": "It says {text}: no.",
+    "seen": "I see {list}: {verdict}",
     "count_many": "There are {count} {things}.",
     "count_one": "There is 1 {thing}.",
     "count_none": "There are no {things}.",
@@ -308,6 +310,7 @@ ANSWERS: dict[str, str] = {
     "where": "The {thing} is {at}.",
     "exists_yes": "Yes, there is {a_thing}.",
     "exists_no": "No, there is no {thing}.",
+    "relation": "The {one} is {there} and the {other} is {elsewhere}: {verdict}",
     "relation_yes": "Yes, the {one} is {relation} the {other}.",
     "relation_no": "No, the {one} is not {relation} the {other}.",
     "bigger": "The {thing} is bigger.",
@@ -316,10 +319,11 @@ ANSWERS: dict[str, str] = {
     "smallest": "The smallest bar is {text}.",
     "value": "The value of {text} is {count}.",
     "bar_color": "The bar {text} is {color}.",
+    "listed": "{list}: {verdict}",
     "compare_yes": "Yes, {one} is larger than {other}.",
     "compare_no": "No, {one} is not larger than {other}.",
     "number": "The number is {text}.",
-    "sum": "The result is {count}.",
+    "sum": "It says {text}: the result is {count}.",
     "time": "The time is {text}.",
     "no_text": "There is no text in the image.",
     "no_shapes": "There are no shapes in the image.",
@@ -366,6 +370,11 @@ def ask(rng: Random, split: Split, kind: str, **blanks: str) -> str:
 def answer(kind: str, **blanks: object) -> str:
     """The one answer of this kind."""
     return ANSWERS[kind].format(**blanks)
+
+
+def concluded(kind: str, verdict: str, **blanks: object) -> str:
+    """What is seen, and after a colon what follows: a small model that looks aloud first is right more often."""
+    return answer(kind, verdict=verdict[0].lower() + verdict[1:], **blanks)
 
 
 def quoted(text: str) -> str:

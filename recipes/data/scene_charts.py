@@ -12,7 +12,7 @@ from recipes.data.colors import Rgb
 from recipes.data.fonts import Face
 from recipes.data.grounds import Ground, pick_ink
 from recipes.data.labels import QA, SIDE, Split
-from recipes.data.phrases import answer, ask, quoted
+from recipes.data.phrases import answer, ask, concluded, quoted
 from recipes.data.shapes import listed
 from recipes.data.studio import Studio
 from recipes.data.turns import chart_turns
@@ -141,14 +141,17 @@ def _questions(rng: Random, split: Split, bars: list[Bar], ground: Ground, value
     largest, smallest = max(bars, key=lambda b: b.value), min(bars, key=lambda b: b.value)
     shown = rng.choice(bars)
     count = str(len(bars))
+    parts = [f"{quoted(b.label)} is {b.value}" if valued else quoted(b.label) for b in bars]
     rest = [
         QA(ask(rng, split, "bars"), answer("bars", count=count), "bars", count),
-        QA(ask(rng, split, "largest"), answer("largest", text=quoted(largest.label)), "largest", quoted(largest.label)),
-        QA(
-            ask(rng, split, "smallest"), answer("smallest", text=quoted(smallest.label)), "smallest",
-            quoted(smallest.label),
+        *(
+            QA(
+                ask(rng, split, kind),
+                concluded("listed", answer(kind, text=quoted(bar.label)), list=listed(parts)), kind, quoted(bar.label),
+            )
+            for kind, bar in (("largest", largest), ("smallest", smallest))
         ),
-        _compare(rng, split, bars),
+        _compare(rng, split, bars, valued),
         QA(
             ask(rng, split, "bar_color", label=shown.label),
             answer("bar_color", text=quoted(shown.label), color=shown.color), "bar_color", shown.color,
@@ -159,7 +162,6 @@ def _questions(rng: Random, split: Split, bars: list[Bar], ground: Ground, value
         said = answer("value", text=quoted(bar.label), count=bar.value)
         rest.append(QA(ask(rng, split, "value", label=bar.label), said, "value", str(bar.value)))
     rng.shuffle(rest)
-    parts = [f"{quoted(b.label)} is {b.value}" if valued else quoted(b.label) for b in bars]
     caption = answer("caption_chart", count=count, list=listed(parts))
     made = QA(ask(rng, split, "caption"), caption, "caption_chart", "|".join([f"{count} bars", *parts]))
     return [made, *rest[:7], *(_turns(rng, split, rest, bars, valued) if rng.random() < 0.5 else ())]
@@ -179,7 +181,7 @@ def _turns(rng: Random, split: Split, asked: list[QA], bars: list[Bar], valued: 
     return chart_turns(rng, split, [*ends.values()], told)
 
 
-def _compare(rng: Random, split: Split, bars: list[Bar]) -> QA:
+def _compare(rng: Random, split: Split, bars: list[Bar], valued: bool) -> QA:
     """Whether one bar is larger than another; both answers alike."""
     high = max(b.value for b in bars)
     pairs = [(a, b) for a in bars for b in bars if a.value - b.value >= max(1.0, 0.1 * high)]
@@ -188,4 +190,6 @@ def _compare(rng: Random, split: Split, bars: list[Bar]) -> QA:
     one, other = (large, small) if truth else (small, large)
     side = "yes" if truth else "no"
     text = answer(f"compare_{side}", one=quoted(one.label), other=quoted(other.label))
+    if valued:
+        text = concluded("listed", text, list=listed([f"{quoted(b.label)} is {b.value}" for b in (one, other)]))
     return QA(ask(rng, split, "compare", one=one.label, other=other.label), text, "compare", side)

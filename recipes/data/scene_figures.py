@@ -37,7 +37,7 @@ def draw_figures(studio: Studio, rng: Random, split: Split) -> tuple[Canvas, lis
     text, result = _calculation(rng)
     asks = rng.random() < 0.3 and len(text) < 6
     _write(studio, rng, split, canvas, text + (" = ?" if asks else ""), ink)
-    made = QA(ask(rng, split, "sum"), answer("sum", count=result), "sum", str(result))
+    made = QA(ask(rng, split, "sum"), answer("sum", text=quoted(text), count=result), "sum", str(result))
     read = QA(ask(rng, split, "read"), answer("read", text=quoted(text)), "read_sum", quoted(text))
     asked = [_caption(rng, split, "caption_sum", text, ink[0], ground), made, *common]
     return canvas, asked if asks else [*asked, read]

@@ -11,7 +11,7 @@ from recipes.data.canvas import Canvas
 from recipes.data.colors import article
 from recipes.data.grounds import Ground, held_out_pair, pick_ink
 from recipes.data.labels import COLORS, QA, SHAPES, SIDE, Split
-from recipes.data.phrases import answer, ask
+from recipes.data.phrases import answer, ask, concluded
 from recipes.data.shapes import at, listed, pick_shape, place_name, plural, shape_mask
 from recipes.data.studio import Studio
 from recipes.data.turns import follow
@@ -145,6 +145,11 @@ def count_answer(count: int, thing: str) -> str:
     )
 
 
+def _seen(items: list[Item], verdict: str) -> str:
+    """All shapes in reading order, then what follows."""
+    return concluded("seen", verdict, list=listed([article(i.name) for i in items]))
+
+
 def _count_key(count: int) -> str:
     return str(count) if count else "no"
 
@@ -158,14 +163,14 @@ def _count_kind(rng: Random, split: Split, items: list[Item]) -> QA:
     kind = pick_shape(rng) if rng.random() < 0.12 else rng.choice([*counts])
     if len(counts) < len(items) and rng.random() < 0.6:
         kind = counts.most_common(1)[0][0]
-    text = count_answer(counts[kind], kind)
+    text = _seen(items, count_answer(counts[kind], kind))
     return QA(ask(rng, split, "count_kind", things=plural(kind)), text, "count_kind", _count_key(counts[kind]))
 
 
 def _count_color(rng: Random, split: Split, items: list[Item]) -> QA:
     counts = Counter(i.color for i in items)
     color = rng.choice(COLORS) if rng.random() < 0.12 else rng.choice([*counts])
-    text = count_answer(counts[color], f"{color} shape")
+    text = _seen(items, count_answer(counts[color], f"{color} shape"))
     return QA(ask(rng, split, "count_color", color=color), text, "count_color", _count_key(counts[color]))
 
 
@@ -206,7 +211,7 @@ def _exists(rng: Random, split: Split, items: list[Item]) -> QA:
     if rng.random() < 0.5:
         color, kind = rng.choice(sorted(present))
         thing = rng.choice((f"{color} {kind}", f"{color} {kind}", kind))
-        text = answer("exists_yes", a_thing=article(thing))
+        text = _seen(items, answer("exists_yes", a_thing=article(thing)))
         return QA(ask(rng, split, "exists", a_thing=article(thing)), text, "exists", "yes")
     colors, kinds = {i.color for i in items}, {i.kind for i in items}
     while True:
@@ -216,7 +221,8 @@ def _exists(rng: Random, split: Split, items: list[Item]) -> QA:
         if (color, kind) in present or not allowed(split, color, kind):
             continue
         thing = kind if kind not in kinds and rng.random() < 0.33 else f"{color} {kind}"
-        return QA(ask(rng, split, "exists", a_thing=article(thing)), answer("exists_no", thing=thing), "exists", "no")
+        text = _seen(items, answer("exists_no", thing=thing))
+        return QA(ask(rng, split, "exists", a_thing=article(thing)), text, "exists", "no")
 
 
 def _relation(rng: Random, split: Split, items: list[Item]) -> QA | None:
@@ -230,7 +236,8 @@ def _relation(rng: Random, split: Split, items: list[Item]) -> QA | None:
         truth = rng.random() < 0.5
         relation = _RELATIONS[axis][0 if (apart > 0) == truth else 1]
         one, other = _name_of(a, items), _name_of(b, items)
-        text = answer(f"relation_{'yes' if truth else 'no'}", one=one, other=other, relation=relation)
+        verdict = answer(f"relation_{'yes' if truth else 'no'}", one=one, other=other, relation=relation)
+        text = concluded("relation", verdict, one=one, there=at(a.place), other=other, elsewhere=at(b.place))
         question = ask(rng, split, "relation", one=str(one), other=str(other), relation=relation)
         return QA(question, text, "relation", "yes" if truth else "no")
     return None

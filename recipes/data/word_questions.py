@@ -129,5 +129,12 @@ def _spelling(rng: Random, split: Split, scene: WordPicture) -> list[QA]:
     ]
     if text.isalpha():
         count = str(len(text))
-        made.append(QA(ask(rng, split, "count_letters"), answer("count_letters", count=count), "count_letters", count))
+        made.append(
+            QA(
+                ask(rng, split, "count_letters"),
+                answer("count_letters", text=quoted(text), count=count),
+                "count_letters",
+                count,
+            )
+        )
     return [rng.choice(made)]

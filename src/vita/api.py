@@ -51,7 +51,7 @@ def load(
         base: if given, `model` is a LoRA folder that is merged into this checkpoint.
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
         dtype: "auto" (the checkpoint's own where the device does it well), "float32", "float16" or "bfloat16".
-        quantize: "int8" keeps the decoder's linear layers in eight bits: half the memory, about twice the speed.
+        quantize: "int8" or "int4" keeps the decoder's linear layers in so many bits: less memory, faster answers.
         offline: never touch the network.
         progress: called as `progress(part, done, total)` while tensors are read.
 

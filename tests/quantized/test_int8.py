@@ -16,8 +16,9 @@ from torch import nn
 
 import vita
 from vita.errors import CheckpointError, RequestError, ResourceError
+from vita.layers.int8 import FUSED_ROWS, Int8Linear, quantize_rows
 from vita.layers.linear import Linear
-from vita.layers.quantized import FUSED_ROWS, Int8Linear, make_int8, quantize_rows
+from vita.layers.quantized import make_quantized
 from vita.types import SamplingParams
 from vita.verify import run
 from vita.weights.convert import convert
@@ -81,7 +82,7 @@ def test_weights_of_a_mapped_file_may_lie_anywhere(offset: int, channels: int) -
 def test_every_linear_inside_is_replaced() -> None:
     with torch.device("meta"):
         net = nn.Sequential(Linear(4, 8), nn.Sequential(Linear(8, 2, bias=False)))
-    assert make_int8(net) == ["0", "1.0"]
+    assert make_quantized(net, "int8") == ["0", "1.0"]
     kinds = [type(m) for m in net.modules() if not isinstance(m, nn.Sequential)]
     assert kinds == [Int8Linear, Int8Linear] and net[0].weight.is_meta
 
@@ -139,7 +140,7 @@ class TestModels:
         self, mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         checkpoint = open_checkpoint(mini / "mini_ckpt")
-        with pytest.raises(RequestError, match="unknown scheme 'int3'; use int8"):
+        with pytest.raises(RequestError, match="unknown scheme 'int3'; use int8 or int4"):
             vita.load(mini / "mini_ckpt", quantize="int3")
         (tmp_path / "taken").mkdir()
         with pytest.raises(RequestError, match="is there already; name a folder that does not exist"):

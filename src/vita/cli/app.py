@@ -21,7 +21,7 @@ Model = Annotated[str | None, typer.Option(help="Checkpoint folder or hub id; de
 Base = Annotated[str | None, typer.Option(help="Base checkpoint, when --model is a LoRA folder.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")]
-Quantized = Annotated[str | None, typer.Option(help="int8: the decoder's linear layers in eight bits.")]
+Quantized = Annotated[str | None, typer.Option(help="int8 or int4: the decoder's linear layers in so many bits.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Never touch the network.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say which device, dtype and kernels were chosen.")]
 
@@ -144,7 +144,7 @@ def info(
 def verify(
     folder: Annotated[Path, typer.Argument(help="A checkpoint with its reference numbers.")],
     dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16: what the format costs.")] = "float32",
-    quantize: Annotated[str | None, typer.Option(help="int8: what rounding the decoder costs.")] = None,
+    quantize: Annotated[str | None, typer.Option(help="int8 or int4: what rounding the decoder costs.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "cpu",
     json: Annotated[bool, typer.Option("--json", help="One JSON object a row.")] = False,
 ) -> None:
@@ -189,7 +189,7 @@ def evaluate(
 def convert(
     model: Annotated[str, typer.Argument(help="Checkpoint folder or hub id.")],
     out: Annotated[Path, typer.Argument(help="Folder to write; must not exist.")],
-    quantize: Annotated[str, typer.Option(help="int8: the decoder's linear layers in eight bits.")] = "int8",
+    quantize: Annotated[str, typer.Option(help="int8 or int4: bits of the decoder's linear layers.")] = "int8",
     offline: Offline = False,
 ) -> None:
     """Write a checkpoint anew, quantized, so that it loads memory-mapped with nothing left to round."""

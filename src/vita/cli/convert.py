@@ -21,7 +21,7 @@ def run_convert(model: str, out: Path, quantize: str, *, offline: bool) -> int:
 
     scheme = choose_quantize(quantize)
     if scheme is None:
-        raise RequestError("names no scheme", where="--quantize", fix="use int8")
+        raise RequestError("names no scheme", where="--quantize", fix="use int8 or int4")
     checkpoint = open_checkpoint(model, offline=offline)
     check_tensors(checkpoint, Tokenizer.load(checkpoint.folder).size)
     if sys.stderr.isatty():

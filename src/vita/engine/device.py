@@ -13,7 +13,7 @@ import torch
 from vita.config import VitaConfig
 from vita.decoder.kv_cache import KVCache
 from vita.errors import RequestError, ResourceError
-from vita.layers.quantized import Quantize
+from vita.layers.quantized import SCHEMES, STORED, Quantize
 from vita.weights.load import build_part, parameter_counts
 
 DTYPES = {
@@ -79,9 +79,9 @@ def choose_quantize(name: str | None) -> Quantize | None:
     """
     if name in (None, "none"):
         return None
-    if name != "int8":
-        raise RequestError(f"unknown scheme {name!r}", where="--quantize", fix="use int8")
-    return "int8"
+    if name not in SCHEMES:
+        raise RequestError(f"unknown scheme {name!r}", where="--quantize", fix=f"use {' or '.join(SCHEMES)}")
+    return name
 
 
 def predict_memory(
@@ -91,7 +91,7 @@ def predict_memory(
     parts = {p: n * dtype.itemsize for p, n in parameter_counts(config, vocab_size).items()}
     if quantize:
         decoder = build_part("decoder", config, vocab_size, quantize).state_dict().values()
-        parts["decoder"] = sum(t.numel() * (1 if t.dtype == torch.int8 else dtype.itemsize) for t in decoder)
+        parts["decoder"] = sum(t.nbytes if t.dtype in STORED else t.numel() * dtype.itemsize for t in decoder)
     weights = sum(parts.values())
     parts["kv cache"] = context * KVCache.bytes_per_position(config.decoder, dtype)
     parts["workspace"] = int(WORKSPACE * weights)

@@ -60,7 +60,7 @@ class Engine:
         checkpoint: an opened folder.
         device: `auto`, `cpu`, `cuda[:n]` or `mps`.
         dtype: `auto`, `float32`, `float16` or `bfloat16`.
-        quantize: `int8` rounds the decoder's linear layers while loading.
+        quantize: `int8` or `int4` rounds the decoder's linear layers while loading.
         progress: told about every tensor loaded.
 
     Raises:

@@ -1,115 +1,43 @@
-"""A linear layer whose weights are stored in eight bits.
+"""Which layers are stored in few bits, by scheme.
 
-Owns the product with int8 weights and one scale per output channel, and the rounding that makes them. Does not know
-which layers of which model are stored so: that is `weights.load`'s choice.
-
-Decoding reads every weight once a token, so half the bytes is half the time: few rows go through PyTorch's fused
-kernel, which reads int8 and multiplies in the working dtype. It reads the weights anew for every row; many rows
-(prefill, batches) are therefore multiplied by blocks of weights widened once, as in `layers.linear`.
+Owns the choice. The formats, products and roundings are `layers.int8`'s and `layers.int4`'s.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from vita.layers.linear import Route
+from vita.kernels.build import GROUP
+from vita.layers.int4 import Int4Linear, quantize_groups
+from vita.layers.int8 import Int8Linear, quantize_rows
 
-Quantize = Literal["int8"]
-FUSED_ROWS = 8  # rows up to which the fused kernel wins (docs/benchmarks.md)
-WIDE_BLOCK = 4 << 20  # weights widened at a time
-LARGEST = 127
-KERNEL_CHANNELS = 4  # output channels the fused kernel does together
-
-
-class Int8Linear(nn.Module):
-    """`x · (W · scale)ᵀ + b` with W int8 `[out, in]` and one scale an output channel."""
-
-    weight: Tensor
-    scale: Tensor
-    route: Route = "native"
-
-    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
-        super().__init__()
-        self.in_features, self.out_features = in_features, out_features
-        self.register_buffer("weight", torch.zeros(out_features, in_features, dtype=torch.int8))
-        self.register_buffer("scale", torch.ones(out_features, dtype=torch.bfloat16))
-        self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[..., in_features]` to `[..., out_features]`, in the input's dtype."""
-        rows = x.reshape(-1, self.in_features)
-        if x.device.type == "cpu" and rows.shape[0] <= FUSED_ROWS:
-            out = self._fused(rows.contiguous())
-        else:
-            out = self._widened(rows)
-        if self.bias is not None:
-            out = out + self.bias
-        return out.reshape(*x.shape[:-1], self.out_features)
-
-    def _fused(self, rows: Tensor) -> Tensor:
-        """`[n, in]` to `[n, out]` by the kernel that reads int8.
-
-        It crashes on a count of channels that is no multiple of four where the weights do not lie on a 16-byte
-        border (PyTorch 2.13), as they may in a mapped file; the last few channels are widened instead.
-        """
-        whole = self.out_features // KERNEL_CHANNELS * KERNEL_CHANNELS
-        scale = self.scale.to(rows.dtype)
-        out = torch._weight_int8pack_mm(rows, self.weight[:whole], scale[:whole])
-        if whole == self.out_features:
-            return out
-        rest = rows @ self.weight[whole:].to(rows.dtype).t() * scale[whole:]
-        return torch.cat([out, rest], dim=1)
-
-    def _widened(self, rows: Tensor) -> Tensor:
-        """`[n, in]` to `[n, out]`, a block of output channels at a time."""
-        dtype = torch.float32 if self.route == "upcast" else rows.dtype
-        wide = rows.to(dtype)
-        out = torch.empty(rows.shape[0], self.out_features, dtype=rows.dtype, device=rows.device)
-        step = max(1, WIDE_BLOCK // self.in_features)
-        for start in range(0, self.out_features, step):
-            part = slice(start, start + step)
-            # Scaled before the product: after it, the sum of whole numbers can leave float16's range.
-            out[:, part] = wide @ (self.weight[part].to(dtype) * self.scale[part].to(dtype)[:, None]).t()
-        return out
+Quantize = Literal["int8", "int4"]
+SCHEMES: tuple[Quantize, ...] = get_args(Quantize)
+STORED = (torch.int8, torch.uint8)  # dtypes of rounded weights
+HEAD = "head"  # every answer's every token depends on it, and it is small beside the rest: never in four bits
 
 
-def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights rounded to eight bits, each output channel by its own largest value.
+def make_quantized(module: nn.Module, scheme: Quantize) -> list[str]:
+    """Replace every linear layer inside by one of the scheme and its size; returns their paths.
 
-    Args:
-        weight: `[out, in]`, any float dtype, possibly a view of a mapped file.
-
-    Returns:
-        int8 `[out, in]` and bfloat16 scales `[out]`. The scale is rounded before the weights are divided by it, so
-        that its own rounding costs nothing.
-    """
-    whole = torch.empty(weight.shape, dtype=torch.int8)
-    scale = torch.empty(weight.shape[0], dtype=torch.bfloat16)
-    step = max(1, WIDE_BLOCK // weight.shape[1])
-    for start in range(0, weight.shape[0], step):  # block by block, so that no float32 copy of the whole exists
-        block = weight[start : start + step].float()
-        largest = block.abs().amax(dim=1)
-        unit = torch.where(largest > 0, largest / LARGEST, torch.ones_like(largest)).bfloat16()
-        scale[start : start + step] = unit
-        rounded = (block / unit.float()[:, None]).round_().clamp_(-LARGEST, LARGEST)
-        whole[start : start + step] = rounded.to(torch.int8)
-    return whole, scale
-
-
-def make_int8(module: nn.Module) -> list[str]:
-    """Replace every linear layer inside by an `Int8Linear` of its size; returns their paths.
-
-    Meant for modules on the meta device, before their weights are filled in.
+    Meant for modules on the meta device, before their weights are filled in. With `int4`, the head and layers whose
+    width is no multiple of 64 are in eight bits.
     """
     paths = [path for path, layer in module.named_modules() if isinstance(layer, nn.Linear)]
     for path in paths:
         layer = module.get_submodule(path)
         assert isinstance(layer, nn.Linear)
         parent, _, name = path.rpartition(".")
+        fits = scheme == "int4" and name != HEAD and layer.in_features % GROUP == 0
         with torch.device(layer.weight.device):
-            made = Int8Linear(layer.in_features, layer.out_features, layer.bias is not None)
+            made = (Int4Linear if fits else Int8Linear)(layer.in_features, layer.out_features, layer.bias is not None)
         setattr(module.get_submodule(parent), name, made)
     return paths
+
+
+def round_weight(weight: Tensor, stored: torch.dtype) -> tuple[Tensor, Tensor]:
+    """A weight rounded to the format whose values are of this dtype, and its scales."""
+    return quantize_rows(weight) if stored == torch.int8 else quantize_groups(weight)

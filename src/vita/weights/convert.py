@@ -1,4 +1,4 @@
-"""A checkpoint written anew with its decoder in eight bits (`vita convert`).
+"""A checkpoint written anew with its decoder in eight or four bits (`vita convert`).
 
 Owns the copy: shards of quantized tensors that load memory-mapped, and beside them every small file the checkpoint
 needs. Reads and writes tensor by tensor, so that it fits any memory. Does not know how rounding is done.
@@ -11,11 +11,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from vita.errors import RequestError, ResourceError
-from vita.layers.quantized import Quantize, quantize_rows
+from vita.layers.quantized import STORED, Quantize, round_weight
 from vita.weights.find import Checkpoint
 from vita.weights.load import Progress, build_part
 from vita.weights.names import checkpoint_name
@@ -73,17 +72,17 @@ def _tensors(checkpoint: Checkpoint, quantize: Quantize) -> Iterator[tuple[str, 
     vocabulary = checkpoint.config.decoder.vocab_size
     module = build_part("decoder", checkpoint.config, vocabulary, quantize)
     rounded = {
-        checkpoint_name("decoder", ours) for ours, t in module.state_dict().items() if t.dtype == torch.int8
-    }  # fmt: skip
+        checkpoint_name("decoder", ours): t.dtype for ours, t in module.state_dict().items() if t.dtype in STORED
+    }
     for name in checkpoint.store:
         tensor = checkpoint.store.get(name)
         if name in rounded:
-            tensor, scale = quantize_rows(tensor)
+            tensor, scale = round_weight(tensor, rounded[name])
             yield name.removesuffix("weight") + "scale", scale
         yield name, tensor
-    missing = rounded - set(checkpoint.store)  # a head tied to the embedding
+    missing = set(rounded) - set(checkpoint.store)  # a head tied to the embedding
     for name in missing:
-        tensor, scale = quantize_rows(checkpoint.store.get(checkpoint_name("decoder", "embed.weight")))
+        tensor, scale = round_weight(checkpoint.store.get(checkpoint_name("decoder", "embed.weight")), rounded[name])
         yield name.removesuffix("weight") + "scale", scale
         yield name, tensor
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from torch import Tensor
 from vita import config as configs
 from vita.config import VitaConfig
 from vita.errors import CheckpointError, DownloadError
-from vita.layers.quantized import Quantize
+from vita.layers.quantized import SCHEMES, Quantize
 from vita.weights import hub
 from vita.weights.store import TensorStore, list_tensors, read_json
 
@@ -142,9 +142,11 @@ def _quantization(config: dict[str, Any], where: Path) -> Quantize | None:
     found = config.get("vita_quantization")
     if found is None:
         return None
-    if found != "int8":
-        raise CheckpointError(f"vita_quantization {found!r} is not supported", where=where, fix="convert it to int8")
-    return "int8"
+    if found not in SCHEMES:
+        raise CheckpointError(
+            f"vita_quantization {found!r} is not supported", where=where, fix=f"convert it to {' or '.join(SCHEMES)}"
+        )
+    return cast(Quantize, found)
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from vita.encoders.project import AudioAdapter, Projector
 from vita.encoders.vision import VisionEncoder
 from vita.errors import CheckpointError
 from vita.layers.linear import choose_route, set_route
-from vita.layers.quantized import Quantize, make_int8, quantize_rows
+from vita.layers.quantized import STORED, Quantize, make_quantized, round_weight
 from vita.weights.find import Checkpoint
 from vita.weights.names import IGNORED, PARTS, checkpoint_name
 
@@ -35,7 +35,7 @@ def build_part(part: str, config: VitaConfig, vocab_size: int, quantize: Quantiz
         if part == "decoder":
             decoder = Decoder(config.decoder, vocab_size)
             if quantize:
-                make_int8(decoder)
+                make_quantized(decoder, quantize)
             return decoder
         if part == "vision":
             return VisionEncoder(config.vision)
@@ -116,11 +116,10 @@ def load_part(
         tensor = _read(checkpoint, part, ours)
         if _is_vocabulary(part, ours):
             tensor = tensor[:vocab_size]
-        if wanted[ours].dtype == torch.int8 and tensor.is_floating_point():
-            tensor, scale = quantize_rows(tensor)
-            state[ours.removesuffix("weight") + "scale"] = scale.to(device=device, dtype=dtype)
-        keep = torch.float32 if ours.startswith("cmvn_") else dtype if tensor.is_floating_point() else tensor.dtype
-        state[ours] = tensor.to(device=device, dtype=keep)
+        if wanted[ours].dtype in STORED and tensor.is_floating_point():
+            tensor, scale = round_weight(tensor, wanted[ours].dtype)
+            state[ours.removesuffix("weight") + "scale"] = scale.to(device)
+        state[ours] = tensor.to(device=device, dtype=_kept(ours, tensor.dtype, dtype))
         if progress is not None:
             progress(part, done, len(wanted))
     module.load_state_dict(state, strict=True, assign=True)
@@ -129,6 +128,13 @@ def load_part(
         module.head.weight = module.embed.weight
     set_route(module, choose_route(device, dtype)[0])
     return module.eval().requires_grad_(False)
+
+
+def _kept(ours: str, stored: torch.dtype, dtype: torch.dtype) -> torch.dtype:
+    """In which dtype a tensor is held: rounded weights, their scales and the audio statistics as they are stored."""
+    if ours.startswith("cmvn_"):
+        return torch.float32
+    return stored if ours.endswith(".scale") or not stored.is_floating_point else dtype
 
 
 def _read(checkpoint: Checkpoint, part: str, ours: str) -> Tensor:

@@ -1,0 +1,118 @@
+"""Compiling our C once for this machine, and calling it.
+
+Owns the compiler's command, the cache of compiled files and the C interface. Without a compiler there is no kernel,
+and callers take PyTorch's own operations; `vita doctor` says so.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+log = logging.getLogger("vita")
+SOURCE = Path(__file__).with_name("int4.c")
+FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
+COMPILERS = ("cc", "gcc", "clang")
+GROUP = 64  # as in int4.c
+SECONDS = 60  # a compiler that takes longer hangs
+
+
+class Int4Kernel:
+    """The compiled functions, on contiguous CPU tensors."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._library = library
+
+    def product(self, x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+        """`x · wᵀ` with x rounded to eight bits: float32 `[rows, in]` to `[rows, out]`.
+
+        Args:
+            x: float32 `[rows, in]`.
+            weight: uint8 `[out, in / 2]`.
+            scale: bfloat16 `[out, in / 64]`.
+        """
+        rows, width = x.shape
+        whole = torch.empty(rows, width, dtype=torch.int8)
+        unit, shift = torch.empty(2, rows, width // GROUP).unbind(0)
+        out = torch.empty(rows, weight.shape[0])
+        call = self._library
+        call.vita_round_rows(_at(x), _at(whole), _at(unit), _at(shift), _size(rows), _size(width))
+        call.vita_int4_product(
+            _at(weight), _at(scale), _at(whole), _at(unit), _at(shift), _at(out),
+            _size(rows), _size(weight.shape[0]), _size(width),
+        )  # fmt: skip
+        return out
+
+    def widen(self, weight: Tensor, scale: Tensor, out: Tensor) -> None:
+        """Weights as bfloat16 into `out`, `[out, in]`."""
+        call = self._library.vita_int4_widen
+        call(_at(weight), _at(scale), _at(out), _size(out.shape[0]), _size(out.shape[1]))
+
+
+def _at(tensor: Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+def _size(value: int) -> ctypes.c_int64:
+    return ctypes.c_int64(value)
+
+
+@lru_cache(maxsize=1)
+def int4_kernel() -> Int4Kernel | None:
+    """The kernel, compiled at the first call on this machine; None where that is not possible."""
+    found, reason = compiled()
+    log.info("four-bit products: %s", reason)
+    return Int4Kernel(ctypes.CDLL(str(found))) if found else None
+
+
+def compiled() -> tuple[Path | None, str]:
+    """The compiled file and how it came about, or None and why not."""
+    compiler = next((path for name in COMPILERS if (path := shutil.which(name))), None)
+    if platform.system() == "Windows":
+        return None, "no kernel is built on Windows; PyTorch's operations are used"
+    if compiler is None:
+        return None, "no C compiler (cc, gcc, clang); PyTorch's operations are used, which are slower"
+    target = _cache() / f"int4-{_key(compiler)}.so"
+    if target.exists():
+        return target, f"compiled before, {target}"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            made = Path(folder) / "int4.so"
+            command = [compiler, *FLAGS, str(SOURCE), "-o", str(made), "-lm"]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+            if done.returncode:
+                return None, f"{compiler} failed: {done.stderr.strip().splitlines()[-1:]}"
+            made.replace(target)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return None, f"the kernel could not be built: {error}"
+    return target, f"compiled with {compiler}"
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vita" / "kernels"
+
+
+def _key(compiler: str) -> str:
+    """Another source, compiler or processor is another file."""
+    parts = [SOURCE.read_text(encoding="utf-8"), compiler, " ".join(FLAGS), platform.machine(), _processor()]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
