@@ -59,7 +59,7 @@ def _shapes(rng: Random, split: Split, ground: Ground, kind: str) -> tuple[list[
 
 def _length(rng: Random) -> int:
     """Frames: mostly few, since each costs as much as a picture."""
-    return rng.randint(4, 8) if rng.random() < 0.85 else rng.randint(9, 16)
+    return rng.randint(4, 8) if rng.random() < 0.9 else rng.randint(9, 16)
 
 
 def _pick(rng: Random, split: Split, ground: Ground, taken: list[Drawn]) -> tuple[str, str, Rgb] | None:

@@ -30,6 +30,7 @@ NO_ANSWER = "☟"
 SPOKEN_MARK = "☞"
 TYPED_BESIDE = 4  # typed questions that keep the decoder's older skills in every row with a picture
 CLIPS, PICTURES = 0.17, 0.48  # shares of the answering phase; the rest is sound alone
+TOGETHER = 4  # rows of like length that are padded to the longest of them
 SPOKEN_OF_CLIP = 0.4  # of the clips come with a spoken question
 
 
@@ -74,7 +75,7 @@ class SpeechBatch:
         spelled: int64 `[sounds]`, how many letters of each; 0 where nothing should be written.
         tiles: uint8 `[tiles, S, S, 3]`, frames that stand still only once.
         shown: int64, the tiles that the rows take, in order.
-        rows: one for each sample, or None while only hearing is taught.
+        rows: one for each sample, short ones apart from long ones; none while only hearing is taught.
         next_index: the first sample number after this batch.
     """
 
@@ -84,7 +85,7 @@ class SpeechBatch:
     spelled: Tensor
     tiles: Tensor
     shown: Tensor
-    rows: RowBatch | None
+    rows: tuple[RowBatch, ...]
     next_index: int
 
 
@@ -161,31 +162,37 @@ def build_speech_batch(
 ) -> SpeechBatch:
     """The batch that begins with sample `first`."""
     everything = [draw(index, split, seed, answers) for index in range(first, first + size)]
-    sounds = [said.sound for said in everything if said.sound is not None]
-    banks = [bank_of(sound.samples) for sound in sounds]
-    frames = torch.tensor([len(bank) for bank in banks])
+    heard = [(said, None if said.sound is None else bank_of(said.sound.samples)) for said in everything]
+    rows: list[Row] = []
+    if answers:
+        made = [(said, bank, _row(packer, said, bank)) for said, bank in heard]
+        made.sort(key=lambda one: len(one[2].ids))
+        heard, rows = [(said, bank) for said, bank, _ in made], [row for *_, row in made]
+    banks = [bank for _, bank in heard if bank is not None]
+    sounds = [said.sound for said, _ in heard if said.sound is not None]
     spelled = [spell(sound.text) if sound.kind in ("question", "repeat") else [] for sound in sounds]
     tiles: list[np.ndarray] = []
     shown: list[int] = []
-    rows: list[Row] = []
-    tokens = iter(frames.tolist())
-    for said in everything if answers else ():
+    for said, _ in heard if answers else ():
         cut = said.tiles()
         for k, tile in enumerate(cut):
             if not (k and np.array_equal(tile, cut[k - 1])):
                 tiles.append(tile)
             shown.append(len(tiles) - 1)
-        rows.append(packer.row(said, token_count(next(tokens)) if said.sound else 0, len(cut)))
     return SpeechBatch(
         banks=torch.nn.utils.rnn.pad_sequence(banks, batch_first=True) if banks else torch.zeros(0, 8, 80),
-        frames=frames,
+        frames=torch.tensor([len(bank) for bank in banks]),
         letters=torch.tensor([letter for letters in spelled for letter in letters], dtype=torch.long),
         spelled=torch.tensor([len(letters) for letters in spelled], dtype=torch.long),
         tiles=torch.from_numpy(np.stack(tiles)) if tiles else torch.zeros(0, 224, 224, 3, dtype=torch.uint8),
         shown=torch.tensor(shown, dtype=torch.long),
-        rows=collate(rows) if rows else None,
+        rows=tuple(collate(rows[k : k + TOGETHER]) for k in range(0, len(rows), TOGETHER)),
         next_index=first + size,
     )
+
+
+def _row(packer: SpeechPacker, said: Said, bank: Tensor | None) -> Row:
+    return packer.row(said, 0 if bank is None else token_count(len(bank)), len(said.tiles()))
 
 
 def bank_of(samples: np.ndarray) -> Tensor:

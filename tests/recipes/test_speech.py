@@ -111,11 +111,14 @@ class TestSounds:
     def test_batches_fit_together(self, packer: SpeechPacker, answers: bool) -> None:
         batch = build_speech_batch(packer, 0, 12, 1, answers)
         assert len(batch.letters) == batch.spelled.sum() and len(batch.banks) == len(batch.frames) <= 12
-        assert (batch.rows is not None) == answers
-        if batch.rows is not None:
-            slots = (batch.rows.ids == AUDIO_SLOT).sum(1).tolist()
+        assert bool(batch.rows) == answers
+        if batch.rows:
+            slots = [int(n) for rows in batch.rows for n in (rows.ids == AUDIO_SLOT).sum(1)]
+            lengths = [rows.ids.shape[1] for rows in batch.rows]
+            assert lengths == sorted(lengths), "short rows are not padded to long ones"
             assert [n for n in slots if n] == [token_count(int(n)) for n in batch.frames]
-            assert (batch.rows.ids == IMAGE_SLOT).sum() == ROWS_PER_TILE * len(batch.shown)
+            seen = sum(int((rows.ids == IMAGE_SLOT).sum()) for rows in batch.rows)
+            assert seen == ROWS_PER_TILE * len(batch.shown)
             assert batch.shown.unique().tolist() == list(range(len(batch.tiles)))
 
     def test_an_encoder_learns_to_write_down_a_few_words(self) -> None:
