@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from vita.bench.ceilings import best_seconds, ceilings, synchronize
-from vita.decoder.kv_cache import KVCache
+from vita.decoder.kv_cache import KVCache, Together
 from vita.decoder.sampling import Sampler
 from vita.encoders.audio import AudioEncoder
 from vita.encoders.project import AudioAdapter, Projector
@@ -40,6 +40,7 @@ QUESTION = "Describe this images."
 DEMO_TILES, ONE_TILE, VIDEO_FRAMES = 5, 1, 16
 SPEECH_SECONDS = 10
 START_TOKENS = 30
+BATCHES, BATCH_STEPS = (1, 4, 8, 16), 2
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,7 @@ def _stages(engine: Engine, tokens: int, top: dict[str, float]) -> Iterator[tupl
     yield "speech, 10 s", lambda: [_speech(engine, top["gemm"])]
     yield "demo request", lambda: _request(engine, DEMO_TILES, tokens, top)
     yield "one tile", lambda: _request(engine, ONE_TILE, min(tokens, 16), top)
+    yield "batches", lambda: _batches(engine)
 
 
 def _engine(checkpoint: Checkpoint, device: str, dtype: str, quantize: str | None) -> Engine:
@@ -189,13 +191,37 @@ def _request(engine: Engine, tiles: int, tokens: int, top: dict[str, float]) -> 
     out = [Figure(f"prefill, {label}", seconds, rate, "TFLOP/s", top["gemm"], f"{length:,} positions")]
     watch = Stopwatch(engine.device)
     sampler = Sampler(SamplingParams(), 1.0, engine.device)
-    made = sum(1 for _ in decode(decoder, logits, cache, sampler, frozenset(), tokens, turn, lambda: False, watch))
+    step = engine.batcher.step
+    made = sum(1 for _ in decode(step, logits, cache, sampler, frozenset(), tokens, lambda: False, watch))
+    engine.batcher.leave(cache)
     spent = watch.seconds["decode"]
-    step = weight_bytes(decoder) + KVCache.bytes_per_position(config.decoder, engine.dtype) * (length + made // 2)
+    read = weight_bytes(decoder) + KVCache.bytes_per_position(config.decoder, engine.dtype) * (length + made // 2)
     speed = (made - 1) / spent
     out.append(
-        Figure(f"decode, {label}", spent, step * speed / 1e9, "GB/s", top["read"], f"{made} tokens, {speed:.2f}/s")
+        Figure(f"decode, {label}", spent, read * speed / 1e9, "GB/s", top["read"], f"{made} tokens, {speed:.2f}/s")
     )
+    return out
+
+
+@torch.inference_mode()
+def _batches(engine: Engine) -> list[Figure]:
+    """Decode steps shared by several requests, each behind a prompt of one tile."""
+    decoder, length = engine.decoder, engine.config.vision.tokens_per_tile + 64
+    first = KVCache(engine.config.decoder, length + BATCH_STEPS + 2, dtype=engine.dtype, device=engine.device)
+    first.keys.normal_()
+    first.values.normal_()
+    out: list[Figure] = []
+    for rows in BATCHES:
+        caches = [first.copied(length, first.capacity) for _ in range(rows)]
+        tokens = torch.arange(rows, device=engine.device)
+
+        def step(caches: list[KVCache] = caches, tokens: Tensor = tokens) -> None:
+            decoder.logits(decoder(decoder.embed.weight[tokens][:, None], Together(caches)))
+
+        seconds = best_seconds(step, engine.device, BATCH_STEPS)
+        speed = rows / seconds
+        times = speed * out[0].seconds / BATCHES[0] if out else 1.0
+        out.append(Figure(f"batch {rows}", seconds, speed, "tokens/s", None, f"one step, {times:.1f}x of one request"))
     return out
 
 

@@ -5,10 +5,13 @@ Owns its memory and how much of it is filled. Does not know what the keys mean.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from vita.config import DecoderConfig
+from vita.layers.attention import Attend
 
 
 class KVCache:
@@ -39,6 +42,19 @@ class KVCache:
         values[:, :, self.length : end] = v
         return keys[:, :, :end], values[:, :, :end]
 
+    def attend(self, attend: Attend, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Extend one layer and attend to all of it: `[batch, heads, n, d]`."""
+        keys, values = self.write(layer, k, v)
+        return attend(q, keys, values, mask=mask, causal=mask is None and q.shape[2] > 1)
+
+    def positions(self, n: int, device: torch.device) -> Tensor:
+        """int64 `[1, n]`: where the next `n` rows stand."""
+        return torch.arange(self.length, self.length + n, device=device)[None]
+
+    def advance(self, n: int) -> None:
+        """`n` positions more are filled, in every layer."""
+        self.length += n
+
     @property
     def nbytes(self) -> int:
         """Memory it holds, filled or not."""
@@ -58,3 +74,29 @@ class KVCache:
     def reset(self, length: int = 0) -> None:
         """Forget everything after the first `length` positions."""
         self.length = length
+
+
+class Together:
+    """Caches of several requests, each of its own length, for one decode step of all.
+
+    Products with weights see all rows at once; attention sees each row with its own cache.
+    """
+
+    length = 0  # a step has one new position a row, so no mask is needed that would ask for it
+
+    def __init__(self, caches: Sequence[KVCache]) -> None:
+        self.caches = caches
+
+    def attend(self, attend: Attend, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """As `KVCache.attend`, row by row; `[batch, heads, 1, d]`."""
+        rows = zip(self.caches, q.split(1), k.split(1), v.split(1), strict=True)
+        return torch.cat([cache.attend(attend, layer, *row, None) for cache, *row in rows])
+
+    def positions(self, n: int, device: torch.device) -> Tensor:
+        """int64 `[batch, 1]`."""
+        return torch.tensor([[cache.length] for cache in self.caches], device=device)
+
+    def advance(self, n: int) -> None:
+        """One more position in each."""
+        for cache in self.caches:
+            cache.advance(n)

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vita.config import DecoderConfig
-from vita.decoder.kv_cache import KVCache
+from vita.decoder.kv_cache import KVCache, Together
 from vita.layers.attention import Attend, attend
 from vita.layers.linear import Linear
 from vita.layers.norm import RMSNorm
 
+Cache = KVCache | Together
 Rotary = tuple[Tensor, Tensor]  # cos and sin, each [batch or 1, 1, positions, d]
 
 
@@ -55,15 +56,16 @@ class DecoderAttention(nn.Module):
         self.v = Linear(config.hidden_size, self.kv_heads * self.head_dim)
         self.o = Linear(self.heads * self.head_dim, config.hidden_size, bias=False)
 
-    def forward(self, x: Tensor, angles: Rotary, cache: KVCache | None, layer: int, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, angles: Rotary, cache: Cache | None, layer: int, mask: Tensor | None) -> Tensor:
         """`[batch, n, H]` to the same shape, reading and extending layer `layer` of the cache."""
         batch, n, _ = x.shape
         q = rotate(self.q(x).view(batch, n, self.heads, self.head_dim).transpose(1, 2), angles)
         k = rotate(self.k(x).view(batch, n, self.kv_heads, self.head_dim).transpose(1, 2), angles)
         v = self.v(x).view(batch, n, self.kv_heads, self.head_dim).transpose(1, 2)
-        if cache is not None:
-            k, v = cache.write(layer, k, v)
-        out = self.attend(q, k, v, mask=mask, causal=mask is None and n > 1)  # [batch, heads, n, d]
+        if cache is None:
+            out = self.attend(q, k, v, mask=mask, causal=mask is None and n > 1)  # [batch, heads, n, d]
+        else:
+            out = cache.attend(self.attend, layer, q, k, v, mask)
         return self.o(out.transpose(1, 2).reshape(batch, n, -1))
 
 
@@ -91,7 +93,7 @@ class DecoderBlock(nn.Module):
         self.mlp_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = DecoderMLP(config)
 
-    def forward(self, x: Tensor, angles: Rotary, cache: KVCache | None, layer: int, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, angles: Rotary, cache: Cache | None, layer: int, mask: Tensor | None) -> Tensor:
         """`[batch, n, H]` to the same shape."""
         x = x + self.attn(self.attn_norm(x), angles, cache, layer, mask)
         return x + self.mlp(self.mlp_norm(x))
@@ -114,7 +116,7 @@ class Decoder(nn.Module):
         self.head = Linear(config.hidden_size, vocab_size, bias=False)
 
     def hidden_states(
-        self, embeds: Tensor, cache: KVCache | None = None, positions: Tensor | None = None, mask: Tensor | None = None
+        self, embeds: Tensor, cache: Cache | None = None, positions: Tensor | None = None, mask: Tensor | None = None
     ) -> Iterator[Tensor]:
         """The embeddings, each layer's output, the last one after the final norm; each `[batch, n, H]`.
 
@@ -127,7 +129,8 @@ class Decoder(nn.Module):
         past = 0 if cache is None else cache.length
         n = embeds.shape[1]
         if positions is None:
-            positions = torch.arange(past, past + n, device=embeds.device)[None]
+            device = embeds.device
+            positions = torch.arange(n, device=device)[None] if cache is None else cache.positions(n, device)
         if mask is None and past and n > 1:
             mask = causal_mask(n, past, embeds.device)
         angles = rotary(positions, self.config.head_dim, self.config.rope_theta, embeds.dtype)
@@ -136,11 +139,11 @@ class Decoder(nn.Module):
             yield x
             x = layer(x, angles, cache, index, mask)
         if cache is not None:
-            cache.length += n
+            cache.advance(n)
         yield self.norm(x)
 
     def forward(
-        self, embeds: Tensor, cache: KVCache | None = None, positions: Tensor | None = None, mask: Tensor | None = None
+        self, embeds: Tensor, cache: Cache | None = None, positions: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
         """Final hidden states `[batch, n, H]`; arguments as in `hidden_states`."""
         *_, last = self.hidden_states(embeds, cache, positions, mask)

@@ -1,7 +1,7 @@
 """The engine: one request in, a stream of events out.
 
 Owns the loaded parts of one model and the order of the stages. Parts of an absent modality are neither loaded nor
-run. Any number of threads may stream from one engine: requests take turns at the model, one step at a time.
+run. Any number of threads may stream from one engine: prefill and encoders take turns, decode steps are shared.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from vita.decoder.sampling import Sampler, check_params
 from vita.encoders.audio import AudioEncoder
 from vita.encoders.project import AudioAdapter, Projector
 from vita.encoders.vision import VisionEncoder
+from vita.engine.batch import Batcher
 from vita.engine.costs import weight_bytes
 from vita.engine.device import check_memory, choose_device, choose_dtype, choose_quantize, predict_memory
 from vita.engine.generate import Cancelled, Token, decode, prefill
@@ -97,6 +98,7 @@ class Engine:
         self._parts: dict[str, nn.Module] = {}
         self._loading = threading.Lock()
         self._turn = threading.Lock()
+        self.batcher = Batcher(self.decoder, self._turn)
         self._weight_bytes = weight_bytes(self.decoder)
 
     def part(self, name: str) -> nn.Module:
@@ -152,7 +154,7 @@ class Engine:
             embeds = self.embed(without_first(prepared, shared), watch, cancelled)
             with watch.stage("prefill"):
                 logits = prefill(self.decoder, embeds, cache, self._turn, cancelled)
-            steps = decode(self.decoder, logits, cache, sampler, self.stop_ids, limit, self._turn, cancelled, watch)
+            steps = decode(self.batcher.step, logits, cache, sampler, self.stop_ids, limit, cancelled, watch)
             for token in steps:
                 tokens.append(token)
                 piece = text.push(token.id)
@@ -164,6 +166,7 @@ class Engine:
         except Cancelled:
             reason = "cancelled"
         finally:
+            self.batcher.leave(cache)
             self._rest_cache(units, tokens, cache)
         rest = text.flush()
         if rest:

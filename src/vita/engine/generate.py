@@ -61,13 +61,17 @@ def prefill(
         return decoder.logits(hidden[:, -1:])[0, 0]
 
 
+Step = Callable[[int, KVCache], Tensor]  # feeds a token, extends the cache; logits [vocab] of the next
+
+
 def decode(
-    decoder: Decoder, logits: Tensor, cache: KVCache, sampler: Sampler, stop_ids: frozenset[int], max_tokens: int,
-    turn: AbstractContextManager[object], cancelled: Callable[[], bool], watch: Stopwatch,
+    step: Step, logits: Tensor, cache: KVCache, sampler: Sampler, stop_ids: frozenset[int], max_tokens: int,
+    cancelled: Callable[[], bool], watch: Stopwatch,
 ) -> Iterator[Token]:  # fmt: skip
     """Tokens one by one, the stop token included, until a stop id, the limit, or the cache is full.
 
     Args:
+        step: one step of the model, alone or in company.
         logits: `[vocab]` from prefill.
         cache: holding the prompt; extended in place.
     """
@@ -84,6 +88,5 @@ def decode(
             return
         if cancelled():
             raise Cancelled
-        with watch.stage("decode"), turn, torch.inference_mode():
-            row = decoder.embed.weight[token][None, None]  # [1, 1, H]
-            logits = decoder.logits(decoder(row, cache))[0, 0]
+        with watch.stage("decode"):
+            logits = step(token, cache)

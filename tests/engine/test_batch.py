@@ -1,0 +1,133 @@
+"""Requests that decode together get what they would get alone, and really share their steps."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch import Tensor
+
+import vita
+from vita.config import DecoderConfig
+from vita.decoder.kv_cache import KVCache, Together
+from vita.decoder.qwen2 import Decoder
+from vita.engine.batch import MOST_ROWS, Batcher
+from vita.types import Result, SamplingParams
+
+CONFIG = DecoderConfig(32, 64, 2, 4, 2, 50)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Decoder:
+    torch.manual_seed(5)
+    return Decoder(CONFIG, 50).eval().requires_grad_(False)
+
+
+def prompt(decoder: Decoder, length: int) -> KVCache:
+    cache = KVCache(CONFIG, length + 20, dtype=torch.float32, device=CPU)
+    decoder(torch.randn(1, length, 32, generator=torch.Generator().manual_seed(length)), cache)
+    return cache
+
+
+def greedy(step: object, cache: KVCache, token: int, count: int) -> list[int]:
+    out = []
+    for _ in range(count):
+        token = int(step(token, cache).argmax())  # type: ignore[operator]
+        out.append(token)
+    return out
+
+
+def test_a_step_together_is_each_step_alone(decoder: Decoder) -> None:
+    lengths = (1, 7, 12, 3)
+    alone, shared = ([prompt(decoder, n) for n in lengths] for _ in range(2))
+    rows = torch.randn(len(lengths), 1, 32)
+    for _ in range(3):
+        wanted = torch.cat([decoder(row[None], cache) for row, cache in zip(rows, alone, strict=True)])
+        got = decoder(rows, Together(shared))
+        torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
+        rows = wanted
+    assert [c.length for c in shared] == [c.length for c in alone] == [n + 3 for n in lengths]
+
+
+def test_requests_that_come_at_once_share_their_steps(decoder: Decoder) -> None:
+    batcher = Batcher(decoder, threading.Lock())
+    counts = [5, 9, 9, 7, 9, 3]
+    alone = [
+        greedy(Batcher(decoder, threading.Lock()).step, prompt(decoder, 4 + k), k, n) for k, n in enumerate(counts)
+    ]
+    begin = threading.Barrier(len(counts))
+
+    def ask(k: int) -> list[int]:
+        cache = prompt(decoder, 4 + k)
+        begin.wait()
+        try:
+            return greedy(batcher.step, cache, k, counts[k])
+        finally:
+            batcher.leave(cache)
+
+    def wait(*_: object) -> None:
+        time.sleep(0.01)
+
+    slow = decoder.head.register_forward_hook(wait)
+    try:
+        with ThreadPoolExecutor(len(counts)) as pool:
+            together = list(pool.map(ask, range(len(counts))))
+    finally:
+        slow.remove()
+    assert together == alone and batcher.largest >= 3
+
+
+def test_more_requests_than_rows_all_end(decoder: Decoder) -> None:
+    batcher, count = Batcher(decoder, threading.Lock()), MOST_ROWS + 5
+
+    def ask(k: int) -> list[int]:
+        cache = prompt(decoder, 3)
+        try:
+            return greedy(batcher.step, cache, 1, 4)
+        finally:
+            batcher.leave(cache)
+
+    with ThreadPoolExecutor(count) as pool:
+        answers = list(pool.map(ask, range(count)))
+    assert len({tuple(a) for a in answers}) == 1 and batcher.largest <= MOST_ROWS
+
+
+def test_a_request_that_pauses_holds_nobody_up(decoder: Decoder) -> None:
+    batcher = Batcher(decoder, threading.Lock())
+    sleeper, worker = prompt(decoder, 3), prompt(decoder, 5)
+    batcher.step(1, sleeper)  # and then its reader goes to lunch
+    done = threading.Thread(target=greedy, args=(batcher.step, worker, 1, 12))
+    done.start()
+    done.join(timeout=10)
+    assert not done.is_alive()
+
+
+def test_a_failed_step_reaches_those_who_wait_and_the_next_one_works(decoder: Decoder) -> None:
+    batcher, cache = Batcher(decoder, threading.Lock()), prompt(decoder, 3)
+
+    def fail(*_: object) -> Tensor:
+        raise RuntimeError("out of memory")
+
+    broken = decoder.head.register_forward_hook(fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        batcher.step(1, cache)
+    broken.remove()
+    assert batcher.step(1, cache).shape == (50,)
+
+
+def test_the_engines_answers_in_company_are_those_alone(mini_model: vita.Vita) -> None:
+    params = SamplingParams(max_tokens=16)
+    questions = ["Hello", "And?", "What is this?", "Why", "A longer question about nothing in particular."]
+    alone = [mini_model.ask(q, params=params).token_ids for q in questions]
+    begin = threading.Barrier(len(questions))
+
+    def ask(question: str) -> tuple[int, ...]:
+        begin.wait()
+        return Result.collect(mini_model.stream(vita.user(question), params)).token_ids
+
+    with ThreadPoolExecutor(len(questions)) as pool:
+        assert list(pool.map(ask, questions)) == alone
