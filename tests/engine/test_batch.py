@@ -15,6 +15,7 @@ from vita.config import DecoderConfig
 from vita.decoder.kv_cache import KVCache, Together
 from vita.decoder.qwen2 import Decoder
 from vita.engine.batch import MOST_ROWS, Batcher
+from vita.errors import ResourceError
 from vita.types import Result, SamplingParams
 
 CONFIG = DecoderConfig(32, 64, 2, 4, 2, 50)
@@ -131,3 +132,13 @@ def test_the_engines_answers_in_company_are_those_alone(mini_model: vita.Vita) -
 
     with ThreadPoolExecutor(len(questions)) as pool:
         assert list(pool.map(ask, questions)) == alone
+
+
+def test_a_request_that_no_memory_is_left_for_is_refused(
+    mini_model: vita.Vita, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vita.engine.engine.available_memory", lambda device: 10)
+    with pytest.raises(ResourceError, match="a request of .* positions needs .* are available; ask for fewer tokens"):
+        mini_model.ask("Something that was never asked before")
+    monkeypatch.undo()
+    assert mini_model.ask("Something that was never asked before").token_ids

@@ -23,12 +23,19 @@ from vita.encoders.project import AudioAdapter, Projector
 from vita.encoders.vision import VisionEncoder
 from vita.engine.batch import Batcher
 from vita.engine.costs import weight_bytes
-from vita.engine.device import check_memory, choose_device, choose_dtype, choose_quantize, predict_memory
+from vita.engine.device import (
+    available_memory,
+    check_memory,
+    choose_device,
+    choose_dtype,
+    choose_quantize,
+    predict_memory,
+)
 from vita.engine.generate import Cancelled, Token, decode, prefill
 from vita.engine.metrics import Stopwatch, gpu_utilisation, peak_memory
 from vita.engine.prefix import PrefixStore, Unit, filled, rows_of, units_of
 from vita.engine.prepare import Prepared, Preparer, audio_rows, without_first
-from vita.errors import RequestError
+from vita.errors import RequestError, ResourceError
 from vita.fusion import fuse
 from vita.layers.linear import choose_route
 from vita.media.filterbank import token_count
@@ -134,6 +141,7 @@ class Engine:
 
         Raises:
             RequestError: parameters or messages that cannot be used. MediaError: a file that cannot.
+            ResourceError: there is no memory for the request.
         """
         params = params or SamplingParams()
         check_params(params)
@@ -221,6 +229,15 @@ class Engine:
         found, shared = self.prefixes.take(units, capacity)
         if found is not None:
             return found, shared
+        need = capacity * KVCache.bytes_per_position(self.config.decoder, self.dtype)
+        if need > available_memory(self.device):
+            self.prefixes.clear()  # what rests is worth less than an answer
+        have = available_memory(self.device)
+        if need > have:
+            raise ResourceError(
+                f"a request of {capacity} positions needs {need / 1e9:.2f} GB and {have / 1e9:.2f} GB are available",
+                where=str(self.device), fix="ask for fewer tokens (--max-tokens), or wait until other requests end",
+            )  # fmt: skip
         return KVCache(self.config.decoder, capacity, dtype=self.dtype, device=self.device), 0
 
     def _rest_cache(self, units: list[Unit], tokens: list[Token], cache: KVCache) -> None:
