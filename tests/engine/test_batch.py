@@ -138,7 +138,7 @@ def test_a_request_that_no_memory_is_left_for_is_refused(
     mini_model: vita.Vita, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vita.engine.engine.available_memory", lambda device: 10)
-    with pytest.raises(ResourceError, match="a request of .* positions needs .* are available; ask for fewer tokens"):
+    with pytest.raises(ResourceError, match=r"a request of .* positions needs .* are available; ask for fewer tokens"):
         mini_model.ask("Something that was never asked before")
     monkeypatch.undo()
     assert mini_model.ask("Something that was never asked before").token_ids

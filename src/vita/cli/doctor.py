@@ -53,11 +53,22 @@ def machine() -> list[Finding]:
         Finding("PyTorch", str(torch.__version__)),
         Finding("CPU", f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"),
         bf16,
+        _kernel(),
         Finding("memory", f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB available"),
         Finding("memory read", f"{read_bandwidth():.1f} GB/s, the ceiling of decoding"),
         gpu,
         Finding("MPS", "there" if torch.backends.mps.is_available() else "none"),
     ]
+
+
+def _kernel() -> Finding:
+    """Whether four-bit products have their kernel here."""
+    from vita.kernels.build import compiled
+
+    found, reason = compiled()
+    return Finding(
+        "int4 kernel", reason, "" if found else "install a C compiler (gcc or clang) to make --quantize int4 fast"
+    )
 
 
 def packages() -> list[Finding]:

@@ -226,9 +226,14 @@ class Engine:
 
     def _begin(self, units: list[Unit], capacity: int) -> tuple[KVCache, int]:
         """A cache with room for the request, holding as much of the prompt as was computed before; and how much."""
+        self._admit(capacity)
         found, shared = self.prefixes.take(units, capacity)
         if found is not None:
             return found, shared
+        return KVCache(self.config.decoder, capacity, dtype=self.dtype, device=self.device), 0
+
+    def _admit(self, capacity: int) -> None:
+        """Whether there is memory for so many positions more, resting caches given up for them if need be."""
         need = capacity * KVCache.bytes_per_position(self.config.decoder, self.dtype)
         if need > available_memory(self.device):
             self.prefixes.clear()  # what rests is worth less than an answer
@@ -238,7 +243,6 @@ class Engine:
                 f"a request of {capacity} positions needs {need / 1e9:.2f} GB and {have / 1e9:.2f} GB are available",
                 where=str(self.device), fix="ask for fewer tokens (--max-tokens), or wait until other requests end",
             )  # fmt: skip
-        return KVCache(self.config.decoder, capacity, dtype=self.dtype, device=self.device), 0
 
     def _rest_cache(self, units: list[Unit], tokens: list[Token], cache: KVCache) -> None:
         """Keep what was computed: prompt and tokens that were fed back, however the answer ended."""
