@@ -71,6 +71,7 @@ def test_what_went_in_is_counted(mini_model: vita.Vita) -> None:
 
 
 def test_timings_add_up(mini_model: vita.Vita) -> None:
+    mini_model.engine.features.clear()
     result = collect(
         mini_model, vita.user("What?", image=PICTURE, audio=SOUND), SamplingParams(max_tokens=8, temperature=1, seed=5)
     )

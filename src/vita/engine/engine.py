@@ -31,9 +31,10 @@ from vita.engine.device import (
     choose_quantize,
     predict_memory,
 )
+from vita.engine.features import FeatureStore
 from vita.engine.generate import Cancelled, Token, decode, prefill
 from vita.engine.metrics import Stopwatch, gpu_utilisation, peak_memory
-from vita.engine.prefix import PrefixStore, Unit, filled, rows_of, units_of
+from vita.engine.prefix import PrefixStore, Unit, digest, filled, rows_of, units_of
 from vita.engine.prepare import Prepared, Preparer, audio_rows, without_first
 from vita.errors import RequestError, ResourceError
 from vita.fusion import fuse
@@ -101,6 +102,7 @@ class Engine:
             {*self.config.generation.eos_ids, self.tokenizer.im_end, self.tokenizer.token_id(IM_START)}
         )
         self.prefixes = PrefixStore()
+        self.features = FeatureStore()
         self._progress = progress
         self._parts: dict[str, nn.Module] = {}
         self._loading = threading.Lock()
@@ -187,9 +189,17 @@ class Engine:
         images: list[Tensor] = []
         audios: list[Tensor] = []
         if prepared.pixels is not None:
-            images = self._encode_pictures(prepared.pixels, watch, cancelled)
-        for windows in prepared.filterbanks:
-            audios.append(self._encode_sound(windows, watch, cancelled))
+            pixels = prepared.pixels
+            images = self.features.fill(
+                [digest(tile) for tile in pixels],
+                lambda places: self._encode_pictures(pixels[places], watch, cancelled),
+            )
+        if prepared.filterbanks:
+            sounds = prepared.filterbanks
+            audios = self.features.fill(
+                [digest(*windows) for windows in sounds],
+                lambda places: [self._encode_sound(sounds[k], watch, cancelled) for k in places],
+            )
         return fuse(prepared.ids, self.decoder.embed.weight, images, audios)
 
     def _encode_pictures(self, pixels: Tensor, watch: Stopwatch, cancelled: Callable[[], bool]) -> list[Tensor]:
@@ -200,7 +210,8 @@ class Engine:
             if cancelled():
                 raise Cancelled
             with watch.stage("vision"), self._turn:
-                rows += projector(vision(batch.to(self.device))).unbind(0)  # each [tokens, H]
+                made = projector(vision(batch.to(self.device)))
+                rows += [tile.clone() for tile in made]  # each [tokens, H], kept on its own
         return rows
 
     def _encode_sound(self, windows: Sequence[Tensor], watch: Stopwatch, cancelled: Callable[[], bool]) -> Tensor:
