@@ -90,7 +90,7 @@ class Together:
     def attend(self, attend: Attend, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """As `KVCache.attend`, row by row; `[batch, heads, 1, d]`."""
         rows = zip(self.caches, q.split(1), k.split(1), v.split(1), strict=True)
-        return torch.cat([cache.attend(attend, layer, *row, None) for cache, *row in rows])
+        return torch.cat([cache.attend(attend, layer, qi, ki, vi, None) for cache, qi, ki, vi in rows])
 
     def positions(self, n: int, device: torch.device) -> Tensor:
         """int64 `[batch, 1]`."""
