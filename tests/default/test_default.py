@@ -6,6 +6,8 @@ The pictures were frozen by `recipes/freeze.py` with words, fonts, colour pairs 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -126,3 +128,13 @@ def test_batched_answers_of_the_evaluation_are_the_engines(model: vita.Vita, ask
 def test_scoring_is_strict() -> None:
     assert holds("The text is red.", "red") and not holds("The text is dark red.", "red")
     assert not holds("It says 'VITAL'.", "'VITA'")
+
+
+def test_answering_starts_without_torchs_compiler() -> None:
+    """It takes longer to import than the whole answer takes; the figure itself is in docs/benchmarks.md."""
+    code = (
+        "import sys, vita; vita.load().ask('Hello.');"
+        "sys.exit([m for m in ('torch._dynamo', 'sympy', 'torch.distributed.fsdp') if m in sys.modules] or None)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
