@@ -41,6 +41,7 @@ def load(
     device: str = "auto",
     dtype: str = "auto",
     quantize: str | None = None,
+    fit: str | None = None,
     offline: bool = False,
     progress: Progress | None = None,
 ) -> Vita:
@@ -52,6 +53,7 @@ def load(
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
         dtype: "auto" (the checkpoint's own where the device does it well), "float32", "float16" or "bfloat16".
         quantize: "int8" or "int4" keeps the decoder's linear layers in so many bits: less memory, faster answers.
+        fit: a size such as "4GB", or "auto": takes the least rounded variant that fits it.
         offline: never touch the network.
         progress: called as `progress(part, done, total)` while tensors are read.
 
@@ -65,7 +67,7 @@ def load(
         checkpoint = merge_lora(open_checkpoint(base, offline=offline), Path(model))
     else:
         checkpoint = open_checkpoint(model, offline=offline)
-    return Vita(Engine(checkpoint, device=device, dtype=dtype, quantize=quantize, progress=progress))
+    return Vita(Engine(checkpoint, device=device, dtype=dtype, quantize=quantize, fit=fit, progress=progress))
 
 
 class Vita:

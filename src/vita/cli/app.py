@@ -22,6 +22,7 @@ Base = Annotated[str | None, typer.Option(help="Base checkpoint, when --model is
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")]
 Quantized = Annotated[str | None, typer.Option(help="int8 or int4: the decoder's linear layers in so many bits.")]
+Fit = Annotated[str | None, typer.Option(help="A size such as 4GB, or auto: take the least rounded variant that fits.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Never touch the network.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say which device, dtype and kernels were chosen.")]
 
@@ -57,6 +58,7 @@ def ask(
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantize: Quantized = None,
+    fit: Fit = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object with text, usage and timings.")] = False,
     stream: Annotated[bool, typer.Option(help="Print the answer while it is made.")] = True,
     max_tokens: Annotated[int, typer.Option(help="Most new tokens.")] = 1024,
@@ -89,8 +91,8 @@ def ask(
     run_ask(
         Ask(
             question, tuple(image or ()), tuple(video or ()), tuple(audio or ()), model, base, device, dtype,
-            quantize, json, stream, params, system, fps, max_frames, start, end, audio_from_video, reference, offline,
-            timings, verbose,
+            quantize, fit, json, stream, params, system, fps, max_frames, start, end, audio_from_video, reference,
+            offline, timings, verbose,
         )
     )  # fmt: skip
 
@@ -104,6 +106,7 @@ def chat(
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantize: Quantized = None,
+    fit: Fit = None,
     system: Annotated[str | None, typer.Option(help="Replaces the built-in system text.")] = None,
     max_tokens: Annotated[int, typer.Option(help="Most new tokens of one answer.")] = 1024,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
@@ -116,7 +119,7 @@ def chat(
     from vita.types import SamplingParams
 
     loaded = load_model(
-        model, base=base, device=device, dtype=dtype, quantize=quantize, offline=offline, verbose=verbose
+        model, base=base, device=device, dtype=dtype, quantize=quantize, fit=fit, offline=offline, verbose=verbose
     )
     params = SamplingParams(max_tokens=max_tokens, temperature=temperature)
     run_chat(loaded, params, system, tuple(image or ()), tuple(video or ()))

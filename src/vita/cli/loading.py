@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def load_model(
     model: str | None, *, base: str | None, device: str, dtype: str, offline: bool, quantize: str | None = None,
-    verbose: bool = False,
+    fit: str | None = None, verbose: bool = False,
 ) -> Vita:  # fmt: skip
     """`vita.load` for the command line: progress on a terminal, silence in a pipe.
 
@@ -24,7 +24,9 @@ def load_model(
         _hide_download_bars()
         from vita.api import load
 
-        return load(model, base=base, device=device, dtype=dtype, quantize=quantize, offline=offline)
+        loaded = load(model, base=base, device=device, dtype=dtype, quantize=quantize, fit=fit, offline=offline)
+        _say_what_fits(loaded, fit)
+        return loaded
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -37,9 +39,19 @@ def load_model(
         def show(part: str, done: int, total: int) -> None:
             bars.update(task, description=f"the {part}", completed=done, total=total)
 
-        loaded = load(model, base=base, device=device, dtype=dtype, quantize=quantize, offline=offline, progress=show)
+        loaded = load(
+            model, base=base, device=device, dtype=dtype, quantize=quantize, fit=fit, offline=offline, progress=show
+        )
         bars.update(task, visible=False)
+    _say_what_fits(loaded, fit)
     return loaded
+
+
+def _say_what_fits(model: Vita, fit: str | None) -> None:
+    if fit is not None:
+        engine = model.engine
+        taken = engine.quantize or str(engine.dtype).removeprefix("torch.")
+        print(f"vita: {taken} is the least rounded variant that fits {fit}", file=sys.stderr)
 
 
 def _hide_download_bars() -> None:

@@ -32,6 +32,7 @@ from vita.engine.device import (
     predict_memory,
 )
 from vita.engine.features import FeatureStore
+from vita.engine.fit import choose_fit, parse_size
 from vita.engine.generate import Cancelled, Token, decode, prefill
 from vita.engine.metrics import Stopwatch, gpu_utilisation, peak_memory
 from vita.engine.prefix import PrefixStore, Unit, digest, filled, rows_of, units_of
@@ -70,6 +71,7 @@ class Engine:
         device: `auto`, `cpu`, `cuda[:n]` or `mps`.
         dtype: `auto`, `float32`, `float16` or `bfloat16`.
         quantize: `int8` or `int4` rounds the decoder's linear layers while loading.
+        fit: a size such as "4GB", or "auto": the least rounded variant that fits is taken.
         progress: told about every tensor loaded.
 
     Raises:
@@ -79,7 +81,7 @@ class Engine:
 
     def __init__(
         self, checkpoint: Checkpoint, *, device: str = "auto", dtype: str = "auto", quantize: str | None = None,
-        progress: Progress | None = None,
+        fit: str | None = None, progress: Progress | None = None,
     ) -> None:  # fmt: skip
         self.checkpoint = checkpoint
         self.config = checkpoint.config
@@ -91,6 +93,13 @@ class Engine:
         self.quantize = checkpoint.quantized or choose_quantize(quantize)
         check_tensors(checkpoint, self.tokenizer.size)
         context = min(MEMORY_CONTEXT, self.config.context)
+        if fit is not None:
+            if quantize is not None:
+                raise RequestError("cannot go with --quantize", where="--fit", fix="leave one of them out")
+            limit = parse_size(fit, self.device)
+            self.quantize, _ = choose_fit(
+                self.config, self.tokenizer.size, self.dtype, limit, context, checkpoint.quantized
+            )
         need = predict_memory(self.config, self.tokenizer.size, self.dtype, context, self.quantize)
         check_memory(sum(need.values()), self.device)
         route, reason = choose_route(self.device, self.dtype)

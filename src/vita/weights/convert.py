@@ -77,7 +77,9 @@ def _tensors(checkpoint: Checkpoint, quantize: Quantize) -> Iterator[tuple[str, 
     for name in checkpoint.store:
         tensor = checkpoint.store.get(name)
         if name in rounded:
-            tensor, scale = round_weight(tensor, rounded[name])
+            whole = tensor
+            tensor, scale = round_weight(whole, rounded[name])
+            checkpoint.store.release(name, whole)
             yield name.removesuffix("weight") + "scale", scale
         yield name, tensor
     missing = set(rounded) - set(checkpoint.store)  # a head tied to the embedding

@@ -117,7 +117,9 @@ def load_part(
         if _is_vocabulary(part, ours):
             tensor = tensor[:vocab_size]
         if wanted[ours].dtype in STORED and tensor.is_floating_point():
-            tensor, scale = round_weight(tensor, wanted[ours].dtype)
+            whole = tensor
+            tensor, scale = round_weight(whole, wanted[ours].dtype)
+            _release(checkpoint, part, ours, whole)  # so that the peak stays near the rounded size
             state[ours.removesuffix("weight") + "scale"] = scale.to(device)
         state[ours] = tensor.to(device=device, dtype=_kept(ours, tensor.dtype, dtype))
         if progress is not None:
@@ -128,6 +130,12 @@ def load_part(
         module.head.weight = module.embed.weight
     set_route(module, choose_route(device, dtype)[0])
     return module.eval().requires_grad_(False)
+
+
+def _release(checkpoint: Checkpoint, part: str, ours: str, tensor: Tensor) -> None:
+    name = checkpoint_name(part, ours)
+    if name in checkpoint.store:
+        checkpoint.store.release(name, tensor)
 
 
 def _kept(ours: str, stored: torch.dtype, dtype: torch.dtype) -> torch.dtype:

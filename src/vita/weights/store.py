@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from vita.errors import CheckpointError
+from vita.weights.pages import drop_pages
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -75,6 +76,10 @@ class TensorStore:
         except SafetensorError as error:
             raise CheckpointError(f"is damaged ({error})", where=entry.file, fix="download it again") from error
         return tensor if self.edit is None else self.edit(name, tensor)
+
+    def release(self, name: str, tensor: Tensor) -> None:
+        """Give back the memory of a tensor of `get` that is not wanted again soon."""
+        drop_pages(tensor, self.entries[name].file)
 
 
 def list_tensors(folder: Path) -> dict[str, Entry]:

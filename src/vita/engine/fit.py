@@ -1,0 +1,57 @@
+"""Which variant of a model fits a given memory.
+
+Owns the order of preference: the least rounded one that fits. Does not load anything.
+"""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+from vita.config import VitaConfig
+from vita.engine.device import available_memory, predict_memory
+from vita.errors import RequestError, ResourceError
+from vita.layers.quantized import Quantize
+
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+PREFERRED: tuple[Quantize | None, ...] = (None, "int8", "int4")
+
+
+def parse_size(text: str, device: torch.device) -> int:
+    """Bytes of "4GB", "3.5 GiB", "800m" or "auto" (what is available on the device).
+
+    Raises:
+        RequestError: no size.
+    """
+    if text.strip().lower() == "auto":
+        return available_memory(device)
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?\s*", text.upper())
+    if not found or found[2] not in UNITS or float(found[1]) <= 0:
+        raise RequestError(f"{text!r} is no size", where="--fit", fix="use auto, or a size such as 4GB")
+    return int(float(found[1]) * UNITS[found[2]])
+
+
+def choose_fit(
+    config: VitaConfig, vocab_size: int, dtype: torch.dtype, limit: int, context: int, stored: Quantize | None
+) -> tuple[Quantize | None, int]:
+    """The scheme to take, and the bytes it is predicted to need.
+
+    Args:
+        config, vocab_size, dtype, context: as in `predict_memory`.
+        limit: bytes there may be.
+        stored: the checkpoint's own scheme, which leaves no choice.
+
+    Raises:
+        ResourceError: not even the smallest fits.
+    """
+    schemes = PREFERRED if stored is None else (stored,)
+    need = 0
+    for scheme in schemes:
+        need = sum(predict_memory(config, vocab_size, dtype, context, scheme).values())
+        if need <= limit:
+            return scheme, need
+    raise ResourceError(
+        f"the smallest variant ({schemes[-1] or 'as stored'}) needs about {need / 1e9:.1f} GB and "
+        f"{limit / 1e9:.1f} GB are allowed", where="--fit", fix="allow more, or take a smaller model",
+    )  # fmt: skip
