@@ -121,9 +121,15 @@ def read_shipped(folder: Path) -> dict[str, Tensor]:
 
 
 def save_heads(model: Learner, path: Path) -> None:
-    """The heads that only training needs, in bfloat16."""
-    heads = {n: t.detach().bfloat16().contiguous() for n, t in model.state_dict().items() if n.startswith(LEARNT_BY)}
+    """The heads that only training needs, in bfloat16; the one for sounds only if it was taught."""
+    wanted = LEARNT_BY if hears(model) else LEARNT_BY[:1]
+    heads = {n: t.detach().bfloat16().contiguous() for n, t in model.state_dict().items() if n.startswith(wanted)}
     save_file(heads, path)
+
+
+def hears(model: Learner) -> bool:
+    """Whether sounds were taught: only then were their statistics taken."""
+    return bool(model.audio.cmvn_mean.any())
 
 
 def load_weights(model: Learner, weights: dict[str, Tensor]) -> None:

@@ -17,7 +17,7 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
-from recipes.checkpoint import FILE, load_weights, save_heads
+from recipes.checkpoint import FILE, hears, load_weights, save_heads
 from recipes.model import PARTS, Learner, Sizes, sizes
 from recipes.tiles import MAX_TILES
 from vita.config import AudioConfig, DecoderConfig, ImagePreprocess, VisionConfig
@@ -166,11 +166,6 @@ def load_run(run: Path) -> tuple[Learner, Path]:
     model = Learner(sizes(state.get("preset", "small"), Tokenizer.load(tokenizer).size))
     load_weights(model, state["model"])
     return model, tokenizer
-
-
-def hears(model: Learner) -> bool:
-    """Whether sounds were taught: only then were their statistics taken."""
-    return bool(model.audio.cmvn_mean.any())
 
 
 def _json(path: Path, content: dict[str, Any]) -> None:

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from recipes.checkpoint import FILE, Progress, load_weights, read_shipped, read_state, restore, save_state
-from recipes.export import TOKENIZER_FILES, hears
+from recipes.checkpoint import FILE, Progress, hears, load_weights, read_shipped, read_state, restore, save_state
+from recipes.export import TOKENIZER_FILES
 from recipes.model import PARTS, Learner, sizes
 from recipes.pack import ROWS_PER_TILE, Packer, RowBatch
 from recipes.schedule import ActiveClock, learning_rate
