@@ -12,16 +12,15 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from recipes.checkpoint import LEARNT_BY
+from recipes.checkpoint import LEARNT_BY, hears
 from recipes.evaluate import TITLES
 from recipes.score import Line, markdown
 
 CARD = Path("src/vita/default/README.md")
 HISTORY = Path(__file__).parent / "history.json"
-TAUGHT = {
-    "small": ("python -m recipes.train", "pictures"),
-    "hearing": ("python -m recipes.speech.train", "sounds and clips"),
-}  # by preset: the command, what its samples are
+SAMPLES = {
+    "python -m recipes.train": "pictures", "python -m recipes.speech.train": "sounds and clips",
+}  # by command  # fmt: skip
 
 HEAD = """\
 # The embedded model
@@ -50,7 +49,8 @@ TABLE = """
 
 Held out are a tenth of the words, 13 font designs, combinations of colours, phrasings of every question, and 14 of 76
 speakers; greedy answers. "Right" counts the fact asked for, "exact" the whole sentence, "blind" the commonest answer of
-the kind given without looking. Captions score every attribute they should name. Intervals are Wilson's at 95 %.
+the kind given without looking. Second questions follow the model's own first answer, right or wrong. Captions score
+every attribute they should name. Intervals are Wilson's at 95 %.
 
 """
 
@@ -100,7 +100,7 @@ def runs_table(history: list[dict[str, Any]]) -> str:
 
 def weak(evaluation: dict[str, Any]) -> str:
     """What it is worst at, in words."""
-    rows = {row["name"]: row["share"] for part in evaluation["parts"].values() for row in part["rows"]}
+    rows = {row["name"]: row["share"] for row in evaluation["parts"]["mix"]["rows"]}
     said = {"chart: value": "the values of charts", "clock": "clocks", "sums": "sums", "three words": "three words"}
     poor = [words for name, words in said.items() if rows.get(name, 100.0) < 50]
     return f"Under half of its answers are right about {', '.join(poor)}." if poor else ""
@@ -119,11 +119,12 @@ def card(evaluation: dict[str, Any], facts: dict[str, Any], history: list[dict[s
     return head + TABLE + tables + missed(evaluation) + FOOT.format(runs=runs_table(history))
 
 
-def entry(state: dict[str, Any]) -> dict[str, Any]:
+def entry(run: Path, state: dict[str, Any]) -> dict[str, Any]:
     """The line of a run in the history."""
-    command, what = TAUGHT[state["preset"]]
-    minutes = state["progress"]["spent"] / 60
-    return {"command": command, "minutes": round(minutes, 1), "samples": state["progress"]["index"], "what": what}
+    command = state["command"]
+    minutes = round(state["progress"]["spent"] / 60, 1)
+    samples = state["progress"]["index"]
+    return {"run": run.name, "command": command, "minutes": minutes, "samples": samples, "what": SAMPLES[command]}
 
 
 def main() -> None:
@@ -136,8 +137,8 @@ def main() -> None:
 
     history: list[dict[str, Any]] = json.loads(HISTORY.read_text(encoding="utf-8"))
     for run in options.runs:
-        made = entry(read_state(run))
-        history += [made] if made not in history else []
+        made = entry(run, read_state(run))
+        history = [*(one for one in history if one["run"] != made["run"]), made]
     HISTORY.write_text(json.dumps(history, indent=1) + "\n", encoding="utf-8")
     last = options.runs[-1]
     model, _ = load_run(last)
@@ -147,6 +148,8 @@ def main() -> None:
         "megabytes": (last / "export" / "model.safetensors").stat().st_size / 1e6,
     }
     evaluation = json.loads((last / "eval.json").read_text(encoding="utf-8"))
+    if hears(model) and "sounds" not in evaluation["parts"]:
+        raise SystemExit("the model hears, and its hearing was not evaluated: install espeak-ng and evaluate again")
     options.out.write_text(card(evaluation, facts, history), encoding="utf-8")
     print(f"wrote {options.out}")
 

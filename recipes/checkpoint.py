@@ -37,13 +37,16 @@ class Progress:
     since: int = 0  # the step at which the phase began
 
 
-def save_state(folder: Path, model: Learner, optimizer: torch.optim.Optimizer, progress: Progress, preset: str) -> None:
-    """Writes beside the old state, then takes its place."""
+def save_state(
+    folder: Path, model: Learner, optimizer: torch.optim.Optimizer, progress: Progress, preset: str, command: str
+) -> None:
+    """Writes beside the old state, then takes its place; `command` is what made it."""
     state = {
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "progress": vars(progress),
         "preset": preset,
+        "command": command,
         "torch_rng": torch.get_rng_state(),
     }
     temporary = folder / f"{FILE}.tmp"
@@ -71,7 +74,7 @@ def restore(state: dict[str, Any], model: Learner, optimizer: torch.optim.Optimi
 _OUTPUTS = ("attn.o.weight", "mlp.down.weight")  # of a decoder's block: zeros make it pass its input on
 
 
-def grow(weights: dict[str, Tensor], layers: int, kv_rows: int) -> dict[str, Tensor]:
+def grow(weights: dict[str, Tensor], layers: int, kv_rows: int, width: int) -> dict[str, Tensor]:
     """The same decoder with more blocks and more key/value heads: it answers exactly as before.
 
     New blocks are copies of the one before them with silent outputs, in the deeper half; key/value heads are repeated.
@@ -80,6 +83,7 @@ def grow(weights: dict[str, Tensor], layers: int, kv_rows: int) -> dict[str, Ten
         weights: by the learner's names.
         layers: blocks wanted.
         kv_rows: key/value heads wanted, times their width.
+        width: of a head.
     """
     pattern = re.compile(r"decoder\.layers\.(\d+)\.(.+)")
     old: dict[int, dict[str, Tensor]] = {}
@@ -93,8 +97,8 @@ def grow(weights: dict[str, Tensor], layers: int, kv_rows: int) -> dict[str, Ten
     at = 0
     for index, block in sorted(old.items()):
         for name, tensor in block.items():
-            repeats = kv_rows // tensor.shape[0] if name.startswith(("attn.k.", "attn.v.")) else 1
-            block[name] = tensor.repeat(repeats, *(1 for _ in tensor.shape[1:]))
+            if name.startswith(("attn.k.", "attn.v.")):
+                block[name] = _repeat_heads(tensor, kv_rows, width)
         copies = 1 + int(len(old) - 2 - new < index <= len(old) - 2)
         for copy in range(copies):
             for name, tensor in block.items():
@@ -102,6 +106,14 @@ def grow(weights: dict[str, Tensor], layers: int, kv_rows: int) -> dict[str, Ten
                 grown[f"decoder.layers.{at}.{name}"] = torch.zeros_like(tensor) if silent else tensor
             at += 1
     return grown
+
+
+def _repeat_heads(tensor: Tensor, rows: int, width: int) -> Tensor:
+    """Each key/value head as often as needed, copies side by side: query heads share them in blocks."""
+    if rows % tensor.shape[0]:
+        raise ValueError(f"{tensor.shape[0] // width} key/value heads cannot become {rows // width}")
+    heads = tensor.view(tensor.shape[0] // width, width, *tensor.shape[1:])
+    return heads.repeat_interleave(rows // tensor.shape[0], 0).flatten(0, 1)
 
 
 def read_shipped(folder: Path) -> dict[str, Tensor]:
@@ -139,7 +151,8 @@ def load_weights(model: Learner, weights: dict[str, Tensor]) -> None:
         ValueError: other weights are missing, or some are unknown.
     """
     blocks = model.decoder.layers
-    weights = grow(weights, len(blocks), model.size.decoder.num_kv_heads * model.size.decoder.head_dim)
+    decoder = model.size.decoder
+    weights = grow(weights, len(blocks), decoder.num_kv_heads * decoder.head_dim, decoder.head_dim)
     missing, unknown = model.load_state_dict(weights, strict=False)
     missing = [name for name in missing if not name.startswith(("audio.", "adapter.", "ctc."))]
     if missing or unknown:

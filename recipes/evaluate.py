@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from recipes.data import QA, Stage, render_sample
+from recipes.data.studio import studio
 from recipes.decode import Answerer, Asked
 from recipes.score import Blind, Line, lines, markdown, score
 from recipes.senses import listen, shown_wrong, watch
@@ -62,8 +65,16 @@ def draw(stage: Stage, count: int) -> tuple[list[np.ndarray], list[QA], list[Ask
 
 
 def before_of(qa: QA) -> tuple[tuple[str, str], ...]:
-    """The turn before, as it was answered rightly."""
-    return () if qa.after is None else ((qa.after.question, qa.after.answer),)
+    """The turn before, not answered yet."""
+    return () if qa.after is None else ((qa.after.question, ""),)
+
+
+def with_own_answers(answerer: Answerer, asked: Sequence[Asked], seen: Sequence[Tensor]) -> list[Asked]:
+    """The same, each first turn answered by the model itself, right or wrong, as in a conversation."""
+    second = [k for k, one in enumerate(asked) if one.before]
+    firsts = [Asked(asked[k].before[0][0], asked[k].picture) for k in second]
+    said = dict(zip(second, answerer.answer(firsts, seen), strict=True)) if firsts else {}
+    return [replace(one, before=((one.before[0][0], said[k]),)) if k in said else one for k, one in enumerate(asked)]
 
 
 def training_questions(stage: Stage, count: int) -> list[QA]:
@@ -75,7 +86,8 @@ def evaluate(answerer: Answerer, stage: Stage, count: int) -> Part:
     """Asks everything about `count` held-out pictures of a stage."""
     start = time.monotonic()
     pictures, questions, asked = draw(stage, count)
-    answers = answerer.answer(asked, answerer.see(pictures))
+    seen = answerer.see(pictures)
+    answers = answerer.answer(with_own_answers(answerer, asked, seen), seen)
     scored = score(questions, answers, Blind(training_questions(stage, 2 * count)))
     wrong = [
         (qa.question, answer, qa.answer)
@@ -144,6 +156,8 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=60, help="held-out clips")
     parser.add_argument("--describe", type=Path, nargs="*", default=[], help="pictures to describe")
     options = parser.parse_args()
+    if advice := studio().letters.book.advise():
+        sys.exit(f"vita: the held-out pictures need the recipe's fonts: {advice}")
     torch.set_grad_enabled(False)
     answerer = Answerer.load(options.checkpoint)
     wanted: list[tuple[Stage, int]] = [("mix", options.pictures), ("tiles", options.wide)]

@@ -42,7 +42,9 @@ def pictures(out: Path) -> list[dict[str, Any]]:
                 name = f"{stage}{index:02}.webp"
                 Image.fromarray(sample.picture).save(out / name, quality=88, method=6)
             asked += [
-                {"picture": name, **_of(qa), "kind": fine_kind(qa, dictionary), "stage": stage} for qa in sample.qa
+                {"picture": name, **_of(qa), "kind": fine_kind(qa, dictionary), "stage": stage}
+                for qa in sample.qa
+                if qa.after is None  # a conversation's second question means nothing alone
             ]
     return asked
 

@@ -12,13 +12,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from recipes.data import QA
+from recipes.data.turns import turn_kinds
 from recipes.data.words import WordBook
 
 SHADE = re.compile(r"(?:dark|light) $")
 YES_NO = frozenset(("icon", "bold", "capitals", "is_text_color", "says", "exists", "compare", "relation"))
 CONCLUDED = frozenset(
     ("count_kind", "count_color", "exists", "relation", "compare", "largest", "smallest", "sum", "says",
-     "count_letters", "turn")
+     "count_letters", *turn_kinds())
 )  # fmt: skip
 # Row of the table, its mark in per cent on a CPU (None: no mark), the kinds it gathers.
 ROWS: tuple[tuple[str, int | None, tuple[str, ...]], ...] = (
@@ -46,7 +47,7 @@ ROWS: tuple[tuple[str, int | None, tuple[str, ...]], ...] = (
     ("outside its world: honest", 90, ("outside",)),
     ("not in the picture, no picture: honest", None, ("absent", "no_picture", "nothing")),
     ("about itself", None, ("who", "able", "hello")),
-    ("follow-up about the answer before", None, ("turn",)),
+    ("follow-up about the answer before", None, turn_kinds()),
 )
 
 
@@ -115,6 +116,8 @@ def points(qa: QA, answer: str) -> tuple[int, int]:
     parts = qa.key.split("|")
     answer = conclusion(qa, answer)
     won = sum(holds(answer, part) for part in parts)
+    if qa.kind in CONCLUDED and qa.key.startswith("'") and len(re.findall(r"'[^']+'", answer)) > 1:
+        won = 0  # to name them all is to choose none
     if qa.kind.startswith("caption"):
         return won, len(parts)
     return int(won == len(parts)), 1

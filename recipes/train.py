@@ -28,6 +28,7 @@ LOG_SECONDS = 20.0
 SAVE_SECONDS = 180.0
 CHECK_SECONDS = 300.0
 CHECK_SAMPLES = 48
+COMMAND = "python -m recipes.train"
 _SMOOTH = 0.05  # weight of a new value in the log's running means
 
 
@@ -88,6 +89,11 @@ def first_weights(source: Path) -> dict[str, torch.Tensor]:
     return state["model"]
 
 
+def with_ears(weights: dict[str, torch.Tensor]) -> bool:
+    """Whether the audio part among them was taught: only then were its statistics taken."""
+    return "audio.cmvn_mean" in weights and bool(weights["audio.cmvn_mean"].any())
+
+
 class Run:
     """One training run in a folder."""
 
@@ -100,14 +106,16 @@ class Run:
         self.tokenizer = Tokenizer.load(folder)
         self.packer = Packer(self.tokenizer)
         self.phases: tuple[Phase, ...] = TINY if options.tiny else CURRICULUM
-        self.preset = "tiny" if options.tiny else "small"
+        weights = {} if options.weights is None else first_weights(options.weights)
+        # Ears that the first weights bring along stay as they are.
+        self.preset = "tiny" if options.tiny else "hearing" if with_ears(weights) else "small"
         self.device = torch.device(options.device)
         torch.manual_seed(options.seed)
         self.model = Learner(sizes(self.preset, self.tokenizer.size)).to(self.device)
         self.optimizer = make_optimizer(self.model)
         self.progress = Progress(phase=options.start)
-        if options.weights is not None:
-            load_weights(self.model, first_weights(options.weights))
+        if weights:
+            load_weights(self.model, weights)
         if options.resume and (options.out / FILE).exists():
             self.progress = restore(read_state(options.out), self.model, self.optimizer)
         self.feed = Feed(folder, self.phases, options.batch, options.seed, worker=options.worker)
@@ -181,7 +189,7 @@ class Run:
 
     def save(self) -> None:
         """The run's state, atomically."""
-        save_state(self.options.out, self.model, self.optimizer, self.progress, self.preset)
+        save_state(self.options.out, self.model, self.optimizer, self.progress, self.preset, COMMAND)
 
 
 def main() -> None:

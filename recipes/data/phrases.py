@@ -6,11 +6,14 @@ each kind is asked on the held-out split only.
 
 from __future__ import annotations
 
+import re
+from functools import lru_cache
 from random import Random
 from typing import NamedTuple
 
 from recipes.data.labels import Split
 from recipes.data.more_phrases import beyond, dressed, extra
+from recipes.data.turns import held_out_turns
 
 
 class Asked(NamedTuple):
@@ -360,11 +363,23 @@ def ask(rng: Random, split: Split, kind: str, **blanks: str) -> str:
     if kind == "outside" and not unseen and rng.random() < 0.7:
         question = beyond(rng)
     if not unseen and rng.random() < 0.1:
-        question = dressed(rng, question)
+        dress = dressed(rng, question)
+        question = question if bare(dress) in _held_out() else dress
     if "'" not in template and rng.random() < 0.1:
         question = question[0].lower() + question[1:] if rng.random() < 0.6 else question
         question = question[:-1] if question[-1] in ".?" and rng.random() < 0.6 else question
     return question
+
+
+def bare(question: str) -> str:
+    """Without case and punctuation."""
+    return " ".join(re.findall(r"[a-z0-9']+", question.lower()))
+
+
+@lru_cache(maxsize=1)
+def _held_out() -> frozenset[str]:
+    """Phrasings, of second questions too, that training must not reach by putting words around another one."""
+    return frozenset(map(bare, (*(t for asked in QUESTIONS.values() for t in asked.heldout), *held_out_turns())))
 
 
 def answer(kind: str, **blanks: object) -> str:

@@ -10,7 +10,7 @@ from random import Random
 
 from recipes.data.labels import QA, Split
 
-TURN = "turn"  # the kind under which they are counted
+TURN = "turn_"  # begins the kind under which they are counted
 # For training, then after the bar: held out.
 _ASKED = {
     "color": "What color is it?/Which color is it?/And the color?/What is its color?/Which color does it have?/And "
@@ -45,7 +45,17 @@ def follow(rng: Random, split: Split, asked: str, before: QA, answer: str, key: 
     """A question of the table above, asked after `before`."""
     train, held = _ASKED[asked].split("|")
     pool = [held] if split == "heldout" and rng.random() < 0.35 else train.split("/")
-    return QA(rng.choice(pool), answer, TURN, key, after=before)
+    return QA(rng.choice(pool), answer, TURN + asked, key, after=before)
+
+
+def held_out_turns() -> list[str]:
+    """Phrasings that training never asks."""
+    return [text.partition("|")[2] for text in _ASKED.values()]
+
+
+def turn_kinds() -> tuple[str, ...]:
+    """Every kind of second question."""
+    return tuple(TURN + asked for asked in _ASKED)
 
 
 def word_turns(rng: Random, split: Split, qa: list[QA]) -> list[QA]:

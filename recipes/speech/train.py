@@ -39,6 +39,7 @@ DECODER_RATE = 0.4  # of the others': it already knows how to answer
 LOG_SECONDS, SAVE_SECONDS, CHECK_SECONDS = 20.0, 180.0, 300.0
 STATISTICS_FROM = 200  # sounds
 CPU = torch.device("cpu")
+COMMAND = "python -m recipes.speech.train"
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,7 @@ class Run:
 
     def save(self) -> None:
         """The run's state, atomically."""
-        save_state(self.options.out, self.model, self.optimizer, self.progress, self.options.preset)
+        save_state(self.options.out, self.model, self.optimizer, self.progress, self.options.preset, COMMAND)
 
 
 def main() -> None:

@@ -95,6 +95,25 @@ class TestKernel:
         kernel.widen(layer.weight, layer.scale, out)
         assert torch.equal(out, unpack(layer.weight, layer.scale))
 
+    def test_what_is_no_number_stays_none(self) -> None:
+        layer = layer_of(8, 2)
+        for bad in (float("nan"), float("inf")):
+            x = torch.ones(3, 2 * GROUP)
+            x[1, 70] = bad
+            out = layer(x)
+            assert torch.isnan(out[1]).all() and torch.isfinite(out[[0, 2]]).all()
+
+    def test_a_cached_file_of_another_system_is_built_anew(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        compiler = next(path for name in build.COMPILERS if (path := shutil.which(name)))
+        file = build._cache() / f"int4-{build._key(compiler)}.so"
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"another system's")
+        library, reason = compiled()
+        assert library is not None and "compiled with" in reason
+
     def test_zeros_and_large_values_are_harmless(self) -> None:
         layer = layer_of(8, 2)
         x = torch.zeros(2, 2 * GROUP)

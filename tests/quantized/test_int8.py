@@ -142,12 +142,16 @@ class TestModels:
         checkpoint = open_checkpoint(mini / "mini_ckpt")
         with pytest.raises(RequestError, match="unknown scheme 'int3'; use int8 or int4"):
             vita.load(mini / "mini_ckpt", quantize="int3")
+        with pytest.raises(RequestError, match="unknown scheme 'int3'"):
+            vita.load(fit="1GB", quantize="int3")
         (tmp_path / "taken").mkdir()
         with pytest.raises(RequestError, match="is there already; name a folder that does not exist"):
             convert(checkpoint, tmp_path / "taken", "int8")
         convert(checkpoint, tmp_path / "out", "int8")
         with pytest.raises(RequestError, match="is quantized already"):
             convert(open_checkpoint(tmp_path / "out"), tmp_path / "again", "int8")
+        with pytest.raises(RequestError, match="the checkpoint is stored in int8; leave it out"):
+            vita.load(tmp_path / "out", quantize="int4")
         edit_json(tmp_path / "out" / "config.json", lambda c: c.update(vita_quantization="int2"))
         with pytest.raises(CheckpointError, match="vita_quantization 'int2' is not supported"):
             open_checkpoint(tmp_path / "out")

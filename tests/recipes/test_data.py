@@ -19,6 +19,7 @@ from recipes.data.scene_figures import draw_figures
 from recipes.data.scene_words import draw_words
 from recipes.data.studio import Studio, studio
 from recipes.data.words import held_out_word
+from recipes.score import YES_NO
 
 COUNT = 500
 
@@ -142,7 +143,7 @@ def test_yes_and_no_are_alike() -> None:
     votes: dict[str, Counter[str]] = defaultdict(Counter)
     for k in range(1500):
         for qa in render_sample(k, "train", "mix", 12).qa:
-            if qa.after is None and qa.key in ("yes", "no") and qa.answer.startswith(("Yes", "No,")):
+            if qa.kind in YES_NO:
                 votes[qa.kind][qa.key] += 1
     assert set(votes) == {"says", "is_text_color", "bold", "capitals", "icon", "exists", "relation", "compare"}
     if len(studio().letters.book.families) < 20:

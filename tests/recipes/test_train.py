@@ -11,7 +11,7 @@ from recipes.checkpoint import FILE, load_weights, read_state
 from recipes.decode import Answerer, Asked
 from recipes.export import export, load_run
 from recipes.model import PARTS
-from recipes.train import Options, Run
+from recipes.train import Options, Run, with_ears
 
 from vita.prompt.tokenizer import Tokenizer
 from vita.weights.find import open_checkpoint
@@ -97,8 +97,9 @@ def test_a_run_can_go_on_from_the_shipped_model(tmp_path: Path) -> None:
 
     from vita.weights.find import DEFAULT
 
-    model = Learner(sizes("small", Tokenizer.load(DEFAULT).size))
-    load_weights(model, read_shipped(DEFAULT))
+    weights = read_shipped(DEFAULT)
+    model = Learner(sizes("hearing" if with_ears(weights) else "small", Tokenizer.load(DEFAULT).size))
+    load_weights(model, weights)
     answerer = Answerer.load(DEFAULT)
     torch.testing.assert_close(model.decoder.norm.weight, answerer.decoder.norm.weight)
     assert model.dense.weight.abs().sum() > 0

@@ -1,7 +1,7 @@
 """Continuous batching: requests that decode at the same time share every step's weights.
 
-Owns who steps with whom. There is no thread of its own: whichever request gets the turn first computes one step for
-all that wait, so a request joins or leaves between any two steps. Does not know about text or sampling.
+Owns who steps with whom. There is no thread of its own: one of the waiting requests leads and computes a step for all
+of them, so a request joins or leaves between any two steps. Does not know about text or sampling.
 """
 
 from __future__ import annotations
@@ -30,6 +30,11 @@ class _Ticket:
     logits: Tensor | None = None
     error: Exception | None = None
 
+    @property
+    def done(self) -> bool:
+        """Whether the step was computed, or failed."""
+        return self.logits is not None or self.error is not None
+
 
 class Batcher:
     """Decode steps for any number of threads.
@@ -44,8 +49,9 @@ class Batcher:
         self._changed = threading.Condition()
         self._waiting: list[_Ticket] = []
         self._expected: set[int] = set()  # caches of the requests that are likely to come back at once
+        self._leading = False  # somebody computes a step, or is about to
         self._seconds = 0.0  # the last step took
-        self.largest = 0  # rows that ever shared a step
+        self.steps = self.rows = 0  # so far
 
     def step(self, token: int, cache: KVCache) -> Tensor:
         """Feed one token of one request.
@@ -62,13 +68,30 @@ class Batcher:
             self._waiting.append(ticket)
             self._expected.add(id(cache))
             self._changed.notify_all()
-        while ticket.logits is None:
-            with self._turn:
-                if ticket.logits is None and ticket.error is None:
+        while self._must_lead(ticket):
+            try:
+                with self._turn:
                     self._compute(self._gather())
-            if ticket.error is not None:
-                raise ticket.error
+            finally:
+                with self._changed:
+                    self._leading = False
+                    self._changed.notify_all()
+        if ticket.error is not None:
+            raise ticket.error
+        assert ticket.logits is not None
         return ticket.logits
+
+    def _must_lead(self, ticket: _Ticket) -> bool:
+        """Wait until the ticket is served (False), or nobody leads and its owner has to (True).
+
+        Nobody waits for the turn itself but the leader: a request whose logits are ready goes on at once, and comes
+        back while the next leader gathers.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: ticket.done or not self._leading)
+            if not ticket.done:
+                self._leading = True
+            return not ticket.done
 
     def leave(self, cache: KVCache) -> None:
         """The request has ended; nobody waits for it any more."""
@@ -92,7 +115,7 @@ class Batcher:
     @torch.inference_mode()
     def _compute(self, batch: list[_Ticket]) -> None:
         start = time.perf_counter()
-        self.largest = max(self.largest, len(batch))
+        self.steps, self.rows = self.steps + 1, self.rows + len(batch)
         try:
             table = self._decoder.embed.weight
             rows = table[torch.tensor([ticket.token for ticket in batch], device=table.device)][:, None]  # [B, 1, H]
@@ -103,6 +126,10 @@ class Batcher:
             for ticket in batch:
                 ticket.error = error
             return
+        except BaseException:  # Ctrl-C in the thread that leads: the others must not wait for ever
+            for ticket in batch:
+                ticket.error = RuntimeError("the step was interrupted by another request's thread")
+            raise
         self._seconds = time.perf_counter() - start
         for ticket, row in zip(batch, logits, strict=True):
             ticket.logits = row

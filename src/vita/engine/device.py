@@ -102,7 +102,8 @@ def predict_memory(
 def available_memory(device: torch.device) -> int:
     """Bytes that can still be had on the device."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # PyTorch's own, to be reused
+        return int(torch.cuda.mem_get_info(device)[0]) + idle
     import psutil
 
     free = int(psutil.virtual_memory().available)
@@ -128,6 +129,11 @@ def _cgroup_room() -> int:
     limit, usage = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
     try:
         text = limit.read_text().strip()
-        return 1 << 62 if text == "max" else max(0, int(text) - int(usage.read_text()))
+        if text == "max":
+            return 1 << 62
+        # Pages of files count as used and are given up on demand; our own mapped weights are such pages.
+        stat = dict(line.split() for line in usage.with_name("memory.stat").read_text().splitlines())
+        cached = int(stat.get("active_file", 0)) + int(stat.get("inactive_file", 0))
+        return max(0, int(text) - int(usage.read_text()) + cached)
     except (OSError, ValueError):
         return 1 << 62

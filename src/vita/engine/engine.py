@@ -91,6 +91,11 @@ class Engine:
         total = sum(self.parameters.values())
         self.dtype, self.dtype_reason = choose_dtype(dtype, self.config, total, self.device)
         self.quantize = checkpoint.quantized or choose_quantize(quantize)
+        if quantize is not None and self.quantize != choose_quantize(quantize):
+            raise RequestError(
+                f"the checkpoint is stored in {self.quantize}", where=f"--quantize {quantize}",
+                fix="leave it out, or convert the unrounded checkpoint",
+            )  # fmt: skip
         check_tensors(checkpoint, self.tokenizer.size)
         context = min(MEMORY_CONTEXT, self.config.context)
         if fit is not None:
@@ -246,10 +251,10 @@ class Engine:
 
     def _begin(self, units: list[Unit], capacity: int) -> tuple[KVCache, int]:
         """A cache with room for the request, holding as much of the prompt as was computed before; and how much."""
-        self._admit(capacity)
         found, shared = self.prefixes.take(units, capacity)
         if found is not None:
             return found, shared
+        self._admit(capacity)
         return KVCache(self.config.decoder, capacity, dtype=self.dtype, device=self.device), 0
 
     def _admit(self, capacity: int) -> None:

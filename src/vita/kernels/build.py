@@ -6,6 +6,7 @@ and callers take PyTorch's own operations; `vita doctor` says so.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import logging
@@ -71,33 +72,42 @@ def _size(value: int) -> ctypes.c_int64:
 @lru_cache(maxsize=1)
 def int4_kernel() -> Int4Kernel | None:
     """The kernel, compiled at the first call on this machine; None where that is not possible."""
-    found, reason = compiled()
+    library, reason = compiled()
     log.info("four-bit products: %s", reason)
-    return Int4Kernel(ctypes.CDLL(str(found))) if found else None
+    return Int4Kernel(library) if library else None
 
 
-def compiled() -> tuple[Path | None, str]:
-    """The compiled file and how it came about, or None and why not."""
-    compiler = next((path for name in COMPILERS if (path := shutil.which(name))), None)
+def compiled() -> tuple[ctypes.CDLL | None, str]:
+    """The loaded library and where it comes from, or None and why not."""
     if platform.system() == "Windows":
-        return None, "no kernel is built on Windows; PyTorch's operations are used"
+        return None, "no kernel is built on Windows; PyTorch's operations are used, which are slower"
+    compiler = next((path for name in COMPILERS if (path := shutil.which(name))), None)
     if compiler is None:
         return None, "no C compiler (cc, gcc, clang); PyTorch's operations are used, which are slower"
-    target = _cache() / f"int4-{_key(compiler)}.so"
-    if target.exists():
-        return target, f"compiled before, {target}"
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            made = Path(folder) / "int4.so"
-            command = [compiler, *FLAGS, str(SOURCE), "-o", str(made), "-lm"]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
-            if done.returncode:
-                return None, f"{compiler} failed: {done.stderr.strip().splitlines()[-1:]}"
-            made.replace(target)
-    except (OSError, subprocess.TimeoutExpired) as error:
+        target = _cache() / f"int4-{_key(compiler)}.so"
+        if target.exists():
+            with contextlib.suppress(OSError):  # built for another system that shares this folder: built anew below
+                return ctypes.CDLL(str(target)), f"compiled before, {target}"
+        failure = _compile(compiler, target)
+        if failure:
+            return None, failure
+        return ctypes.CDLL(str(target)), f"compiled with {compiler}"
+    except (OSError, RuntimeError, subprocess.TimeoutExpired) as error:
         return None, f"the kernel could not be built: {error}"
-    return target, f"compiled with {compiler}"
+
+
+def _compile(compiler: str, target: Path) -> str:
+    """Build beside the target and move it there whole; what the compiler says if it fails."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        made = Path(folder) / "int4.so"
+        command = [compiler, *FLAGS, str(SOURCE), "-o", str(made), "-lm"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+        if done.returncode:
+            return f"{compiler} failed: {' '.join(done.stderr.strip().splitlines()[-1:])}"
+        made.replace(target)
+    return ""
 
 
 def _cache() -> Path:
@@ -106,7 +116,8 @@ def _cache() -> Path:
 
 def _key(compiler: str) -> str:
     """Another source, compiler or processor is another file."""
-    parts = [SOURCE.read_text(encoding="utf-8"), compiler, " ".join(FLAGS), platform.machine(), _processor()]
+    parts = [SOURCE.read_text(encoding="utf-8"), compiler, " ".join(FLAGS), platform.machine(), *platform.libc_ver()]
+    parts += [_processor(), str(Path(compiler).resolve())]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

@@ -35,8 +35,16 @@ void vita_round_rows(const float *x, int8_t *q, float *scale, float *shift, int6
     int64_t groups = rows * n_in / GROUP;
     for (int64_t g = 0; g < groups; g++) {
         const float *from = x + g * GROUP;
-        float largest = 0;
-        for (int j = 0; j < GROUP; j++) largest = fmaxf(largest, fabsf(from[j]));
+        float largest = 0, any = 0;
+        for (int j = 0; j < GROUP; j++) {
+            largest = fmaxf(largest, fabsf(from[j]));
+            any += from[j] * 0.0f; /* NaN if one of them is no number */
+        }
+        if (any != 0.0f) { /* a failure upstream stays visible: the whole sum is no number */
+            memset(q + g * GROUP, 0, GROUP);
+            scale[g] = shift[g] = NAN;
+            continue;
+        }
         float unit = largest / 127.0f, inverse = largest > 0 ? 127.0f / largest : 0;
         int32_t sum = 0;
         for (int j = 0; j < GROUP; j++) {
