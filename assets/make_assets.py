@@ -3,8 +3,7 @@
 - `vita_logo.png`: the embedded model is asked to say of it: the word 'VITA' in bold white letters on a dark blue
   background. The word never occurs in training.
 - `moving.mp4`: six seconds in which a red star moves to the right, above a blue square that stays.
-- `who_are_you.flac`, `what_does_it_say.flac`: a question about the model and one about a picture, spoken by voices
-  that were kept from training.
+- `what_can_you_do.flac`: that question, spoken by a voice that was kept from training.
 """
 
 from __future__ import annotations
@@ -26,10 +25,7 @@ GROUND, INK = (16, 30, 84), (255, 255, 255)
 FONT = Path("/usr/share/fonts/truetype/lato/Lato-Black.ttf")
 TRACKING = 34  # pixels between letters
 SECONDS, FRAMES_A_SECOND = 6, 8
-SPOKEN = (
-    ("who_are_you", "Who are you?", Voice("en-us+Annie", rate=150)),
-    ("what_does_it_say", "What does the logo say?", Voice("en-us+adam", rate=150)),
-)
+SPOKEN = (("what_can_you_do", "What can you do?", Voice("en-us+Annie", rate=150)),)
 
 
 def draw_logo() -> Image.Image:

@@ -40,8 +40,9 @@ and talk between others. About everything else it was trained to say that it can
 
 **What it does not.** It knows no photographs, no faces, no facts about the world. It has heard only eSpeak NG's voices,
 never a person's: how well it understands you is not measured. It writes down only words it was taught. It answers in
-text; it does not speak. {weak} Its mistakes in reading are look-alike letters and lost ones. A question worded very
-unlike those it was taught may be taken for another.
+text; it does not speak.
+{hearing}{weak}Its mistakes in reading are look-alike letters and lost ones. A question worded very unlike those it was
+taught may be taken for another.
 """
 
 TABLE = """
@@ -103,7 +104,19 @@ def weak(evaluation: dict[str, Any]) -> str:
     rows = {row["name"]: row["share"] for row in evaluation["parts"]["mix"]["rows"]}
     said = {"chart: value": "the values of charts", "clock": "clocks", "sums": "sums", "three words": "three words"}
     poor = [words for name, words in said.items() if rows.get(name, 100.0) < 50]
-    return f"Under half of its answers are right about {', '.join(poor)}." if poor else ""
+    return f"Under half of its answers are right about {', '.join(poor)}.\n" if poor else ""
+
+
+def hearing(evaluation: dict[str, Any]) -> str:
+    """How far it can be spoken to, in words."""
+    sounds = evaluation["parts"].get("sounds")
+    if sounds is None:
+        return ""
+    spoken, _, written, _ = (row["share"] for row in sounds["rows"])
+    return (
+        f"It answers {spoken:.0f} % of spoken questions rightly and writes {written:.0f} % of the words it hears;\n"
+        "a spoken question about a picture of several tiles it mostly takes for one about a clip.\n"
+    )
 
 
 def card(evaluation: dict[str, Any], facts: dict[str, Any], history: list[dict[str, Any]]) -> str:
@@ -115,7 +128,7 @@ def card(evaluation: dict[str, Any], facts: dict[str, Any], history: list[dict[s
         history: the runs.
     """
     tables = "\n".join(table(evaluation["parts"][part], TITLES[part]) for part in evaluation["parts"])
-    head = HEAD.format(**facts, weak=weak(evaluation)).replace("  ", " ")
+    head = HEAD.format(**facts, weak=weak(evaluation), hearing=hearing(evaluation))
     return head + TABLE + tables + missed(evaluation) + FOOT.format(runs=runs_table(history))
 
 

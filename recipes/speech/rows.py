@@ -30,6 +30,7 @@ NO_ANSWER = "☟"
 SPOKEN_MARK = "☞"
 TYPED_BESIDE = 4  # typed questions that keep the decoder's older skills in every row with a picture
 CLIPS, PICTURES = 0.17, 0.48  # shares of the answering phase; the rest is sound alone
+WIDE = 0.3  # of the pictures are cut into tiles
 TOGETHER = 4  # rows of like length that are padded to the longest of them
 SPOKEN_OF_CLIP = 0.4  # of the clips come with a spoken question
 
@@ -104,7 +105,8 @@ def draw(index: int, split: Split, seed: int, answers: bool) -> Said:
     if lot < CLIPS:
         return _clip(index, split, seed, rng)
     if lot < CLIPS + PICTURES:
-        sample = render_sample(index, split, "mix", seed + 1)
+        # Pictures in several tiles too: without them whatever has several is soon taken for a clip.
+        sample = render_sample(index, split, "tiles" if rng.random() < WIDE else "mix", seed + 1)
         asked = [qa for qa in sample.qa if spoken(qa)]
         if asked:
             qa = rng.choice(asked)

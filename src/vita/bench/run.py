@@ -7,6 +7,7 @@ Does not know how figures are shown or compared.
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import platform
 import subprocess
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import cast
@@ -28,6 +30,7 @@ from vita.encoders.audio import AudioEncoder
 from vita.encoders.project import AudioAdapter, Projector
 from vita.encoders.vision import VisionEncoder
 from vita.engine.costs import audio_flops, prefill_flops, vision_flops, weight_bytes
+from vita.engine.device import choose_device, choose_dtype
 from vita.engine.engine import TILE_BATCH, Engine
 from vita.engine.generate import decode, prefill
 from vita.engine.metrics import Stopwatch, peak_memory
@@ -35,6 +38,7 @@ from vita.fusion import IMAGE_SLOT, fuse
 from vita.prompt.template import Slots, Turn, render
 from vita.types import SamplingParams
 from vita.weights.find import DEFAULT, Checkpoint
+from vita.weights.load import parameter_counts
 
 QUESTION = "Describe this images."
 DEMO_TILES, ONE_TILE, VIDEO_FRAMES = 5, 1, 16
@@ -104,6 +108,9 @@ def bench(
     Raises:
         VitaError: the checkpoint or the machine is not up to it.
     """
+    tell("ceilings")
+    where, form = choose_device(device), _dtype_of(checkpoint, device, dtype)
+    top = measured_apart(where, form)
     loads = []
     if cold:
         tell("load, cold")
@@ -113,19 +120,34 @@ def bench(
     start = time.perf_counter()
     engine = _engine(checkpoint, device, dtype, quantize)
     loads.append(Figure("load, warm", time.perf_counter() - start, what="names and shapes checked, decoder ready"))
-    tell("ceilings")
     report = Report(
         checkpoint.folder.name, str(engine.device), str(engine.dtype).removeprefix("torch."), engine.quantize,
         _machine(engine.device), torch.get_num_threads(), torch.__version__,
-        ceilings(engine.device, engine.dtype), loads,
+        top, loads,
     )  # fmt: skip
     for name, measure in _stages(engine, tokens, report.ceilings):
         tell(name)
         report.figures += measure()
+    report.peak_gb = peak_memory(engine.device) / 1e9
     tell("process start")
     report.figures.append(process_start())
-    report.peak_gb = peak_memory(engine.device) / 1e9
     return report
+
+
+def measured_apart(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
+    """The ceilings, on a CPU in a process of its own: their gigabyte must not count as the model's."""
+    if device.type != "cpu":
+        top = ceilings(device, dtype)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        return top
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(ceilings, device, dtype).result()
+
+
+def _dtype_of(checkpoint: Checkpoint, device: str, dtype: str) -> torch.dtype:
+    total = sum(parameter_counts(checkpoint.config, checkpoint.config.decoder.vocab_size).values())
+    return choose_dtype(dtype, checkpoint.config, total, choose_device(device))[0]
 
 
 def _stages(engine: Engine, tokens: int, top: dict[str, float]) -> Iterator[tuple[str, Callable[[], list[Figure]]]]:
