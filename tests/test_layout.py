@@ -16,13 +16,14 @@ FILES = sorted(SOURCE.rglob("*.py"))
 ORDER = (
     ("errors", "types"),
     ("config",),
+    ("kernels",),
     ("layers",),
     ("media", "prompt", "encoders", "fusion"),
     ("decoder",),
     ("weights",),
     ("engine",),
     ("api",),
-    ("verify",),
+    ("verify", "bench"),
     ("cli",),
 )
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}

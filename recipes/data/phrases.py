@@ -247,25 +247,7 @@ _PLACES = (
     ["Peru", "Norway", "Madrid"],
 )
 _TOPICS = (
-    [
-        "cats",
-        "music",
-        "history",
-        "love",
-        "the",
-        "sea",
-        "physics",
-        "football",
-        "rice",
-        "soup",
-        "trains",
-        "space",
-        "money",
-        "a",
-        "dog",
-        "computers",
-        "war",
-    ],
+    "cats music history love the sea physics football rice soup trains space money a dog computers war".split(),
     ["bread", "chess", "whales"],
 )
 

@@ -96,7 +96,7 @@ def test_more_requests_than_rows_all_end(decoder: Decoder) -> None:
     with ThreadPoolExecutor(count) as pool:
         answers = list(pool.map(ask, range(count)))
     assert len({tuple(a) for a in answers}) == 1
-    assert batcher.rows == 4 * count and batcher.steps >= 8, "at most sixteen a step"
+    assert batcher.rows == 4 * count and batcher.steps >= batcher.rows / MOST_ROWS, "at most sixteen a step"
 
 
 def test_a_request_that_pauses_holds_nobody_up(decoder: Decoder) -> None:
