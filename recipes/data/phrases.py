@@ -247,9 +247,12 @@ _PLACES = (
     ["Peru", "Norway", "Madrid"],
 )
 _TOPICS = (
-    "cats music history love the sea physics football rice soup trains space money a dog computers war".split(),
+    [
+        "cats", "music", "history", "love", "the", "sea", "physics", "football", "rice", "soup", "trains", "space",
+        "money", "a", "dog", "computers", "war",
+    ],
     ["bread", "chess", "whales"],
-)
+)  # fmt: skip
 
 ANSWERS: dict[str, str] = {
     "caption_word": "The image shows the word {text} in {style} letters on {ground}.",
