@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,14 +135,14 @@ def read_shipped(folder: Path) -> dict[str, Tensor]:
 
 def save_heads(model: Learner, path: Path) -> None:
     """The heads that only training needs, in bfloat16; the one for sounds only if it was taught."""
-    wanted = LEARNT_BY if hears(model) else LEARNT_BY[:1]
+    wanted = LEARNT_BY if hears(model.state_dict()) else LEARNT_BY[:1]
     heads = {n: t.detach().bfloat16().contiguous() for n, t in model.state_dict().items() if n.startswith(wanted)}
     save_file(heads, path)
 
 
-def hears(model: Learner) -> bool:
-    """Whether sounds were taught: only then were their statistics taken."""
-    return bool(model.audio.cmvn_mean.any())
+def hears(weights: Mapping[str, Tensor]) -> bool:
+    """Whether sounds were taught to weights by the learner's names: only then were their statistics taken."""
+    return "audio.cmvn_mean" in weights and bool(weights["audio.cmvn_mean"].any())
 
 
 def load_weights(model: Learner, weights: dict[str, Tensor]) -> None:

@@ -181,7 +181,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(0)  # of what no run has trained
     model, tokenizer = load_run(options.run)
-    export(model, tokenizer, options.out, () if hears(model) else ("audio",))
+    export(model, tokenizer, options.out, () if hears(model.state_dict()) else ("audio",))
     if options.heads:
         save_heads(model, options.heads)
     print(f"{sum(f.stat().st_size for f in options.out.rglob('*') if f.is_file()) / 1e6:.1f} MB in {options.out}")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from recipes.checkpoint import FILE, Progress, load_weights, read_shipped, read_state, restore, save_state
+from recipes.checkpoint import FILE, Progress, hears, load_weights, read_shipped, read_state, restore, save_state
 from recipes.feed import Batch, Feed, build_batch
 from recipes.model import Learner, sizes
 from recipes.pack import Packer
@@ -89,11 +89,6 @@ def first_weights(source: Path) -> dict[str, torch.Tensor]:
     return state["model"]
 
 
-def with_ears(weights: dict[str, torch.Tensor]) -> bool:
-    """Whether the audio part among them was taught: only then were its statistics taken."""
-    return "audio.cmvn_mean" in weights and bool(weights["audio.cmvn_mean"].any())
-
-
 class Run:
     """One training run in a folder."""
 
@@ -108,7 +103,7 @@ class Run:
         self.phases: tuple[Phase, ...] = TINY if options.tiny else CURRICULUM
         weights = {} if options.weights is None else first_weights(options.weights)
         # Ears that the first weights bring along stay as they are.
-        self.preset = "tiny" if options.tiny else "hearing" if with_ears(weights) else "small"
+        self.preset = "tiny" if options.tiny else "hearing" if hears(weights) else "small"
         self.device = torch.device(options.device)
         torch.manual_seed(options.seed)
         self.model = Learner(sizes(self.preset, self.tokenizer.size)).to(self.device)

@@ -112,7 +112,7 @@ class Run:
         torch.manual_seed(options.seed)
         self.model = Learner(sizes(options.preset, Tokenizer.load(self.folder).size))
         load_weights(self.model, read_shipped(options.start))
-        if not hears(self.model):
+        if not hears(self.model.state_dict()):
             self._measure()
         self.model.use_fast_attention()
         self.optimizer = self._optimizer()

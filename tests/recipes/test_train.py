@@ -11,7 +11,7 @@ from recipes.checkpoint import FILE, load_weights, read_state
 from recipes.decode import Answerer, Asked
 from recipes.export import export, load_run
 from recipes.model import PARTS
-from recipes.train import Options, Run, with_ears
+from recipes.train import Options, Run
 
 from vita.prompt.tokenizer import Tokenizer
 from vita.weights.find import open_checkpoint
@@ -92,13 +92,13 @@ def test_weights_of_another_model_are_refused(run: Run) -> None:
 
 
 def test_a_run_can_go_on_from_the_shipped_model(tmp_path: Path) -> None:
-    from recipes.checkpoint import read_shipped
+    from recipes.checkpoint import hears, read_shipped
     from recipes.model import Learner, sizes
 
     from vita.weights.find import DEFAULT
 
     weights = read_shipped(DEFAULT)
-    model = Learner(sizes("hearing" if with_ears(weights) else "small", Tokenizer.load(DEFAULT).size))
+    model = Learner(sizes("hearing" if hears(weights) else "small", Tokenizer.load(DEFAULT).size))
     load_weights(model, weights)
     answerer = Answerer.load(DEFAULT)
     torch.testing.assert_close(model.decoder.norm.weight, answerer.decoder.norm.weight)

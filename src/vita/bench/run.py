@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -111,14 +112,15 @@ def bench(
     tell("ceilings")
     where, form = choose_device(device), _dtype_of(checkpoint, device, dtype)
     top = measured_apart(where, form)
+    open_engine = partial(Engine, checkpoint, device=device, dtype=dtype, quantize=quantize)
     loads = []
     if cold:
         tell("load, cold")
         _forget(checkpoint.folder)
-        loads.append(Figure("load, cold", _timed(lambda: _touch(_engine(checkpoint, device, dtype, quantize)))))
+        loads.append(Figure("load, cold", _timed(lambda: _touch(open_engine()))))
     tell("load")
     start = time.perf_counter()
-    engine = _engine(checkpoint, device, dtype, quantize)
+    engine = open_engine()
     loads.append(Figure("load, warm", time.perf_counter() - start, what="names and shapes checked, decoder ready"))
     report = Report(
         checkpoint.folder.name, str(engine.device), str(engine.dtype).removeprefix("torch."), engine.quantize,
@@ -158,10 +160,6 @@ def _stages(engine: Engine, tokens: int, top: dict[str, float]) -> Iterator[tupl
     yield "demo request", lambda: _request(engine, DEMO_TILES, tokens, top)
     yield "one tile", lambda: _request(engine, ONE_TILE, min(tokens, 16), top)
     yield "batches", lambda: _batches(engine)
-
-
-def _engine(checkpoint: Checkpoint, device: str, dtype: str, quantize: str | None) -> Engine:
-    return Engine(checkpoint, device=device, dtype=dtype, quantize=quantize)
 
 
 @torch.inference_mode()
