@@ -61,6 +61,24 @@ def allowed(split: Split, color: str, kind: str) -> bool:
     return split == "heldout" or not held_out_pair("shape", color, kind)
 
 
+def concluding_questions(rng: Random, split: Split, items: list[Item]) -> list[QA]:
+    """Those whose answers follow from what they say was seen."""
+    makes = (_count_kind, _count_color, _exists, _where, _relation, _which, _color_of)
+    made = [qa for make in (*makes, *makes[:5]) if (qa := make(rng, split, items))]
+    return [qa for qa in made if ": " in qa.answer]
+
+
+def imagined(rng: Random, split: Split) -> list[Item]:
+    """Shapes that could stand in a picture."""
+    count = rng.choices((1, 2, 3, 4, 5, 6), (6, 18, 22, 20, 18, 16))[0]
+    cells = rng.sample([(x, y) for y in _CELLS for x in _CELLS], count)
+    kinds = rng.sample(SHAPES, rng.choice((2, 2, 3, 4, 6)))
+    colors = rng.sample(COLORS, rng.choice((1, 2, 2, 3, 4, 6)))
+    pairs = [(k, c) for k in kinds for c in colors if allowed(split, c, k)] or [("star", "red")]
+    items = [Item(*rng.choice(pairs), x, y, 0.1) for x, y in cells]
+    return sorted(items, key=lambda i: (i.y, i.x))
+
+
 def _scatter(rng: Random, ground: Ground, split: Split) -> list[tuple[Item, tuple[int, int, int]]]:
     """Shapes in different ninths of the picture that do not touch."""
     count = rng.choices((1, 2, 3, 4, 5, 6), (18, 22, 22, 16, 12, 10))[0]
@@ -111,19 +129,20 @@ def _turns(rng: Random, split: Split, items: list[Item]) -> list[QA]:
     color = ("color", answer("shape_color", thing=item.kind, color=item.color), item.color)
     place = ("place", answer("where", thing=name, at=at(item.place)), at(item.place))
     shape = ("shape", answer("which_shape", color=item.color, a_thing=article(item.kind)), item.kind)
+    placed = (place[0], _found(items, place[1], places=True), place[2])
     there = QA(
         ask(rng, split, "shape_at", at=at(item.place)),
         answer("shape_at", a_thing=article(item.name), at=at(item.place)), "shape_at", item.name,
     )  # fmt: skip
     choices = [(there, color), (there, shape)]
     if _single(items, lambda i: i.color).count(item):
-        which = QA(ask(rng, split, "which_shape", color=item.color), shape[1], "which_shape", item.kind)
-        choices.append((which, place))
+        said = _found(items, shape[1])
+        choices.append((QA(ask(rng, split, "which_shape", color=item.color), said, "which_shape", item.kind), placed))
     if name == item.kind:
-        where = QA(ask(rng, split, "where", thing=name), place[1], "where", place[2])
+        said = _found(items, color[1])
         choices += [
-            (where, color),
-            (QA(ask(rng, split, "shape_color", thing=name), color[1], "shape_color", item.color), place),
+            (QA(ask(rng, split, "where", thing=name), placed[1], "where", place[2]), color),
+            (QA(ask(rng, split, "shape_color", thing=name), said, "shape_color", item.color), placed),
         ]
     before, (asked, said, key) = rng.choice(choices)
     return [follow(rng, split, asked, before, said, key)]
@@ -145,9 +164,15 @@ def count_answer(count: int, thing: str) -> str:
     )
 
 
-def _seen(items: list[Item], verdict: str) -> str:
+def _seen(items: list[Item], verdict: str, *, places: bool = False) -> str:
     """All shapes in reading order, then what follows."""
-    return concluded("seen", verdict, list=listed([article(i.name) for i in items]))
+    things = [f"{article(i.name)} {at(i.place)}" if places else article(i.name) for i in items]
+    return concluded("seen", verdict, list=listed(things))
+
+
+def _found(items: list[Item], verdict: str, *, places: bool = False) -> str:
+    """What follows; among several shapes only after all of them, since one is found by going through them."""
+    return _seen(items, verdict, places=places) if len(items) > 1 else verdict
 
 
 def _count_key(count: int) -> str:
@@ -179,7 +204,7 @@ def _color_of(rng: Random, split: Split, items: list[Item]) -> QA | None:
     if not single:
         return None
     item = rng.choice(single)
-    text = answer("shape_color", thing=item.kind, color=item.color)
+    text = _found(items, answer("shape_color", thing=item.kind, color=item.color))
     return QA(ask(rng, split, "shape_color", thing=item.kind), text, "shape_color", item.color)
 
 
@@ -188,7 +213,7 @@ def _which(rng: Random, split: Split, items: list[Item]) -> QA | None:
     if not single:
         return None
     item = rng.choice(single)
-    text = answer("which_shape", color=item.color, a_thing=article(item.kind))
+    text = _found(items, answer("which_shape", color=item.color, a_thing=article(item.kind)))
     return QA(ask(rng, split, "which_shape", color=item.color), text, "which_shape", item.kind)
 
 
@@ -196,7 +221,7 @@ def _where(rng: Random, split: Split, items: list[Item]) -> QA | None:
     item, thing = _mention(rng, items)
     if item is None:
         return None
-    text = answer("where", thing=thing, at=at(item.place))
+    text = _found(items, answer("where", thing=thing, at=at(item.place)), places=True)
     return QA(ask(rng, split, "where", thing=thing), text, "where", at(item.place))
 
 
@@ -237,7 +262,7 @@ def _relation(rng: Random, split: Split, items: list[Item]) -> QA | None:
         relation = _RELATIONS[axis][0 if (apart > 0) == truth else 1]
         one, other = _name_of(a, items), _name_of(b, items)
         verdict = answer(f"relation_{'yes' if truth else 'no'}", one=one, other=other, relation=relation)
-        text = concluded("relation", verdict, one=one, there=at(a.place), other=other, elsewhere=at(b.place))
+        text = _seen(items, verdict, places=True)
         question = ask(rng, split, "relation", one=str(one), other=str(other), relation=relation)
         return QA(question, text, "relation", "yes" if truth else "no")
     return None

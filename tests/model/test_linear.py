@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from vita.kernels.build import kernels
 from vita.layers.linear import Linear, choose_route, set_route, upcast_linear
 
 
@@ -59,3 +60,35 @@ def test_a_slice_of_rows_does_not_copy_the_weights() -> None:
         out = layer(hidden[:, -1:])
     assert out.shape == (1, 1, 400) and max(sizes, default=0) < layer.weight.numel()
     torch.testing.assert_close(out[0], hidden[0, -1:] @ layer.weight.t())
+
+
+@pytest.mark.parametrize("width", [128, 3584, 4097, 77], ids=["whole", "wide", "one over", "short"])
+@pytest.mark.parametrize("biased", [True, False])
+def test_one_row_of_bfloat16_is_the_exact_product(width: int, biased: bool) -> None:
+    torch.manual_seed(0)
+    if kernels() is None:
+        pytest.skip("NO COMPILER: the kernel for one row is not built here, PyTorch's product is used")
+    layer = Linear(width, 129, bias=biased).to(torch.bfloat16).requires_grad_(False)
+    if biased:
+        layer.bias.fill_(300.0)  # a large bias, as Qwen2's keys have, is added before the sum is rounded
+    x = torch.randn(1, 1, width, dtype=torch.bfloat16)
+    bias = None if layer.bias is None else layer.bias.float()
+    exact = nn.functional.linear(x.float(), layer.weight.float(), bias)
+    with torch.inference_mode():
+        mine = layer(x)
+    assert mine.shape == (1, 1, 129) and mine.dtype == torch.bfloat16
+    torch.testing.assert_close(mine.float(), exact, atol=1e-3, rtol=2**-8)
+
+
+def test_what_is_no_number_stays_so() -> None:
+    layer = Linear(256, 8, bias=False).to(torch.bfloat16).requires_grad_(False)
+    x = torch.zeros(1, 256, dtype=torch.bfloat16)
+    x[0, 100] = torch.nan
+    with torch.inference_mode():
+        assert bool(layer(x).isnan().all())
+
+
+def test_one_row_can_be_differentiated() -> None:
+    layer = Linear(32, 8).to(torch.bfloat16)
+    layer(torch.randn(1, 32, dtype=torch.bfloat16)).sum().backward()
+    assert layer.weight.grad is not None

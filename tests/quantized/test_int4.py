@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import vita
 from vita.kernels import build
-from vita.kernels.build import GROUP, compiled, int4_kernel
+from vita.kernels.build import GROUP, compiled, kernels
 from vita.layers import int4
 from vita.layers.int4 import KERNEL_ROWS, Int4Linear, quantize_groups, unpack
 from vita.layers.int8 import Int8Linear
@@ -40,7 +40,7 @@ def relative(a: torch.Tensor, b: torch.Tensor) -> float:
 
 @pytest.fixture
 def no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(int4, "int4_kernel", lambda: None)
+    monkeypatch.setattr(int4, "kernels", lambda: None)
 
 
 @given(st.integers(0, 2**31), st.sampled_from([1e-4, 0.02, 1.0, 300.0]))
@@ -72,27 +72,27 @@ class TestKernel:
     @settings(max_examples=40, deadline=None)
     def test_the_product_is_the_unpacked_one(self, out: int, groups: int, rows: int) -> None:
         layer = layer_of(out, groups, out)
-        kernel = int4_kernel()
+        kernel = kernels()
         assert kernel is not None
         x = torch.randn(rows, groups * GROUP, generator=torch.Generator().manual_seed(rows))
         wide = unpack(layer.weight, layer.scale).float()
-        got = kernel.product(x, layer.weight, layer.scale)
+        got = kernel.int4_product(x, layer.weight, layer.scale)
         assert ((got - x @ wide.t()).norm() <= NEAR * x.norm() * wide.norm() / (groups * GROUP) ** 0.5 * 2).item()
 
     def test_each_row_is_what_it_is_alone(self) -> None:
         layer, x = layer_of(33, 5), torch.randn(13, 5 * GROUP)
-        kernel = int4_kernel()
+        kernel = kernels()
         assert kernel is not None
-        together = kernel.product(x, layer.weight, layer.scale)
-        alone = torch.cat([kernel.product(row[None].contiguous(), layer.weight, layer.scale) for row in x])
+        together = kernel.int4_product(x, layer.weight, layer.scale)
+        alone = torch.cat([kernel.int4_product(row[None].contiguous(), layer.weight, layer.scale) for row in x])
         torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
 
     def test_widening_is_unpacking(self) -> None:
         layer = layer_of(40, 7)
-        kernel = int4_kernel()
+        kernel = kernels()
         assert kernel is not None
         out = torch.empty(40, 7 * GROUP, dtype=torch.bfloat16)
-        kernel.widen(layer.weight, layer.scale, out)
+        kernel.int4_widen(layer.weight, layer.scale, out)
         assert torch.equal(out, unpack(layer.weight, layer.scale))
 
     def test_what_is_no_number_stays_none(self) -> None:
@@ -140,11 +140,11 @@ def test_a_missing_compiler_is_said(monkeypatch: pytest.MonkeyPatch, caplog: pyt
     monkeypatch.setattr(shutil, "which", lambda name: None)
     found, reason = build.compiled()
     assert found is None and "no C compiler" in reason
-    int4_kernel.cache_clear()
+    kernels.cache_clear()
     with caplog.at_level(logging.INFO, "vita"):
-        assert int4_kernel() is None
+        assert kernels() is None
     assert "no C compiler" in caplog.text
-    int4_kernel.cache_clear()
+    kernels.cache_clear()
 
 
 def test_a_broken_compiler_is_no_crash(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -62,13 +62,11 @@ def machine() -> list[Finding]:
 
 
 def _kernel() -> Finding:
-    """Whether four-bit products have their kernel here."""
+    """Whether decoding has its own products here."""
     from vita.kernels.build import compiled
 
     found, reason = compiled()
-    return Finding(
-        "int4 kernel", reason, "" if found else "install a C compiler (gcc or clang) to make --quantize int4 fast"
-    )
+    return Finding("own kernels", reason, "" if found else "install a C compiler (gcc or clang) to answer faster")
 
 
 def packages() -> list[Finding]:

@@ -22,20 +22,27 @@ import torch
 from torch import Tensor
 
 log = logging.getLogger("vita")
-SOURCE = Path(__file__).with_name("int4.c")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("bf16.c", "int4.c"))
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
 COMPILERS = ("cc", "gcc", "clang")
 GROUP = 64  # as in int4.c
 SECONDS = 60  # a compiler that takes longer hangs
 
 
-class Int4Kernel:
+class Kernels:
     """The compiled functions, on contiguous CPU tensors."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
 
-    def product(self, x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+    def bf16_row(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """`x · wᵀ + b` of one row, summed in float32: bfloat16 `[1, in]`, `[out, in]` and `[out]` to `[1, out]`."""
+        out = torch.empty(1, weight.shape[0], dtype=torch.bfloat16)
+        call = self._library.vita_bf16_row
+        call(_at(weight), _at(x), _at(bias), _at(out), _size(weight.shape[0]), _size(weight.shape[1]))
+        return out
+
+    def int4_product(self, x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
         """`x · wᵀ` with x rounded to eight bits: float32 `[rows, in]` to `[rows, out]`.
 
         Args:
@@ -55,14 +62,14 @@ class Int4Kernel:
         )  # fmt: skip
         return out
 
-    def widen(self, weight: Tensor, scale: Tensor, out: Tensor) -> None:
+    def int4_widen(self, weight: Tensor, scale: Tensor, out: Tensor) -> None:
         """Weights as bfloat16 into `out`, `[out, in]`."""
         call = self._library.vita_int4_widen
         call(_at(weight), _at(scale), _at(out), _size(out.shape[0]), _size(out.shape[1]))
 
 
-def _at(tensor: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(tensor.data_ptr())
+def _at(tensor: Tensor | None) -> ctypes.c_void_p:
+    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 
 
 def _size(value: int) -> ctypes.c_int64:
@@ -70,22 +77,22 @@ def _size(value: int) -> ctypes.c_int64:
 
 
 @lru_cache(maxsize=1)
-def int4_kernel() -> Int4Kernel | None:
-    """The kernel, compiled at the first call on this machine; None where that is not possible."""
+def kernels() -> Kernels | None:
+    """The kernels, compiled at the first call on this machine; None where that is not possible."""
     library, reason = compiled()
-    log.info("four-bit products: %s", reason)
-    return Int4Kernel(library) if library else None
+    log.info("our own kernels: %s", reason)
+    return Kernels(library) if library else None
 
 
 def compiled() -> tuple[ctypes.CDLL | None, str]:
     """The loaded library and where it comes from, or None and why not."""
     if platform.system() == "Windows":
-        return None, "no kernel is built on Windows; PyTorch's operations are used, which are slower"
+        return None, "none are built on Windows; PyTorch's operations are used, which are slower"
     compiler = next((path for name in COMPILERS if (path := shutil.which(name))), None)
     if compiler is None:
         return None, "no C compiler (cc, gcc, clang); PyTorch's operations are used, which are slower"
     try:
-        target = _cache() / f"int4-{_key(compiler)}.so"
+        target = _cache() / f"kernels-{_key(compiler)}.so"
         if target.exists():
             with contextlib.suppress(OSError):  # built for another system that shares this folder: built anew below
                 return ctypes.CDLL(str(target)), f"compiled before, {target}"
@@ -94,15 +101,15 @@ def compiled() -> tuple[ctypes.CDLL | None, str]:
             return None, failure
         return ctypes.CDLL(str(target)), f"compiled with {compiler}"
     except (OSError, RuntimeError, subprocess.TimeoutExpired) as error:
-        return None, f"the kernel could not be built: {error}"
+        return None, f"they could not be built: {error}"
 
 
 def _compile(compiler: str, target: Path) -> str:
     """Build beside the target and move it there whole; what the compiler says if it fails."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        made = Path(folder) / "int4.so"
-        command = [compiler, *FLAGS, str(SOURCE), "-o", str(made), "-lm"]
+        made = Path(folder) / "kernels.so"
+        command = [compiler, *FLAGS, *map(str, SOURCES), "-o", str(made), "-lm"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
         if done.returncode:
             return f"{compiler} failed: {' '.join(done.stderr.strip().splitlines()[-1:])}"
@@ -116,8 +123,9 @@ def _cache() -> Path:
 
 def _key(compiler: str) -> str:
     """Another source, compiler or processor is another file."""
-    parts = [SOURCE.read_text(encoding="utf-8"), compiler, " ".join(FLAGS), platform.machine(), *platform.libc_ver()]
-    parts += [_processor(), str(Path(compiler).resolve())]
+    parts = [source.read_text(encoding="utf-8") for source in SOURCES]
+    parts += [compiler, str(Path(compiler).resolve()), " ".join(FLAGS), _processor()]
+    parts += [platform.machine(), *platform.libc_ver()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vita.kernels.build import GROUP, int4_kernel
+from vita.kernels.build import GROUP, kernels
 from vita.layers.linear import Route
 
 KERNEL_ROWS = 12  # rows up to which the kernel wins (docs/benchmarks.md)
@@ -44,9 +44,9 @@ class Int4Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`[..., in_features]` to `[..., out_features]`, in the input's dtype."""
         rows = x.reshape(-1, self.in_features)
-        kernel = int4_kernel() if x.device.type == "cpu" else None
-        if kernel is not None and rows.shape[0] <= KERNEL_ROWS:
-            out = kernel.product(rows.float().contiguous(), self.weight, self.scale).to(x.dtype)
+        own = kernels() if x.device.type == "cpu" else None
+        if own is not None and rows.shape[0] <= KERNEL_ROWS:
+            out = own.int4_product(rows.float().contiguous(), self.weight, self.scale).to(x.dtype)
         else:
             out = self._widened(rows)
         if self.bias is not None:
@@ -59,13 +59,13 @@ class Int4Linear(nn.Module):
         wide = rows.to(dtype)
         out = torch.empty(rows.shape[0], self.out_features, dtype=rows.dtype, device=rows.device)
         step = max(1, WIDE_BLOCK // self.in_features)
-        kernel = int4_kernel() if rows.device.type == "cpu" else None
-        room = torch.empty(step, self.in_features, dtype=torch.bfloat16) if kernel else None
+        own = kernels() if rows.device.type == "cpu" else None
+        room = torch.empty(step, self.in_features, dtype=torch.bfloat16) if own else None
         for start in range(0, self.out_features, step):
             weight, scale = self.weight[start : start + step], self.scale[start : start + step]
-            if kernel is not None and room is not None:
+            if own is not None and room is not None:
                 block = room[: len(weight)]
-                kernel.widen(weight, scale, block)
+                own.int4_widen(weight, scale, block)
             else:
                 block = unpack(weight, scale)
             out[:, start : start + step] = wide @ block.to(dtype).t()

@@ -5,7 +5,7 @@ Owns how `x · Wᵀ + b` is computed for a given device and dtype. Does not know
 PyTorch's half-precision GEMM on a CPU without bf16/fp16 instructions runs a plain scalar loop, about a hundred
 times slower than float32 (docs/benchmarks.md). There, many rows take the "upcast" route: weights stay in half
 precision in memory, and one block of them at a time is widened to float32 and multiplied by the fast kernel.
-A single row (decoding) keeps the native kernel, which is bound by memory and good everywhere.
+A single row of bfloat16 (decoding) goes through our own kernel, which is bound by memory everywhere.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from vita.kernels.build import kernels
 
 Route = Literal["native", "upcast"]
 
@@ -43,7 +45,17 @@ class Linear(nn.Linear):
             return upcast_linear(input, self.weight, self.bias)
         # Always as rows: PyTorch multiplies a slice such as [:, -1:] as a batch, and copies all weights for that.
         rows = input.reshape(-1, self.in_features)
-        return functional.linear(rows, self.weight, self.bias).view(*input.shape[:-1], self.out_features)
+        own = kernels() if self._is_single(rows) else None
+        if own is None:
+            out = functional.linear(rows, self.weight, self.bias)
+        else:
+            out = own.bf16_row(rows.contiguous(), self.weight, self.bias)
+        return out.view(*input.shape[:-1], self.out_features)
+
+    def _is_single(self, rows: Tensor) -> bool:
+        """Whether this is one row on a CPU, in bfloat16 and not to be differentiated."""
+        small = rows.shape[0] == 1 and rows.device.type == "cpu" and not torch.is_grad_enabled()
+        return small and rows.dtype == self.weight.dtype == torch.bfloat16 and self.weight.is_contiguous()
 
 
 def upcast_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
