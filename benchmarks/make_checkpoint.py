@@ -1,10 +1,11 @@
 """Write a random checkpoint at the released sizes, without ever holding it in memory.
 
-    python benchmarks/make_checkpoint.py OUT --tokenizer FOLDER
+    python benchmarks/make_checkpoint.py OUT --tokenizer FOLDER [--quantize int4]
 
-Speed does not depend on the values of the weights, so this folder (16.6 GB in bfloat16) is the workload of every
-benchmark at real size. Shapes come from the engine's own modules on the meta device, so they cannot drift apart.
-The tokenizer is any Qwen2.5 one; without `--tokenizer` a plain byte-level one with the same ids is made up.
+Speed does not depend on the values of the weights, so this folder (16.6 GB in bfloat16, 6.5 GB in int4) is the
+workload of every benchmark at real size. Shapes come from the engine's own modules on the meta device, so they cannot
+drift apart. The tokenizer is any Qwen2.5 one; without `--tokenizer` a plain byte-level one with the same ids is made
+up.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 import torch
 
 from vita.config import AudioConfig, DecoderConfig, VisionConfig, VitaConfig
+from vita.layers.quantized import SCHEMES, Quantize
 from vita.weights.load import build_part
 from vita.weights.names import PARTS, checkpoint_name
 
@@ -33,15 +35,24 @@ RELEASED = VitaConfig(
 )
 
 
-def tensors(config: VitaConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Checkpoint name and shape of every tensor."""
+Entry = tuple[str, tuple[int, ...], torch.dtype]
+STORED_AS = {torch.uint8: "U8", torch.int8: "I8", torch.bfloat16: "BF16"}
+
+
+def tensors(config: VitaConfig, quantize: Quantize | None) -> Iterator[Entry]:
+    """Checkpoint name, shape and stored dtype of every tensor."""
     for part in PARTS:
-        for ours, value in build_part(part, config, config.decoder.vocab_size).state_dict().items():
-            yield checkpoint_name(part, ours), tuple(value.shape)
+        for ours, value in build_part(part, config, config.decoder.vocab_size, quantize).state_dict().items():
+            stored = torch.bfloat16 if value.is_floating_point() else value.dtype
+            yield checkpoint_name(part, ours), tuple(value.shape), stored if stored in STORED_AS else torch.bfloat16
 
 
-def fill(name: str, count: int, noise: torch.Tensor, offset: int) -> bytes:
-    """Bytes of one tensor: ones for norms and scales, small noise for the rest, in bfloat16."""
+def fill(name: str, count: int, stored: torch.dtype, noise: torch.Tensor, offset: int) -> bytes:
+    """Bytes of one tensor: ones for norms, small noise for the rest; whole numbers at random, with a small scale."""
+    if stored != torch.bfloat16:
+        return fill("whole.values", -(-count // 2), torch.bfloat16, noise, offset)[:count]
+    if name.endswith(".scale"):
+        return bytes(torch.full((count,), 0.005, dtype=torch.bfloat16).view(torch.uint8).numpy())
     if ("norm" in name.rsplit(".", 2)[-2] and name.endswith("weight")) or name.endswith(("ls1", "ls2", "istd")):
         return bytes(torch.ones(count, dtype=torch.bfloat16).view(torch.uint8).numpy())
     start = offset % (BLOCK // 2)
@@ -50,46 +61,46 @@ def fill(name: str, count: int, noise: torch.Tensor, offset: int) -> bytes:
     return bytes(piece.repeat(repeats)[:count].view(torch.uint8).numpy())
 
 
-def write_shard(file: Path, shard: list[tuple[str, tuple[int, ...]]], noise: torch.Tensor) -> None:
+def write_shard(file: Path, shard: list[Entry], noise: torch.Tensor) -> None:
     """One safetensors file, tensor by tensor."""
     header: dict[str, dict[str, object]] = {}
     at = 0
-    for name, shape in shard:
-        size = 2 * int(torch.Size(shape).numel())
-        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [at, at + size]}
+    for name, shape, stored in shard:
+        size = stored.itemsize * int(torch.Size(shape).numel())
+        header[name] = {"dtype": STORED_AS[stored], "shape": list(shape), "data_offsets": [at, at + size]}
         at += size
     raw = json.dumps(header).encode()
-    raw += b" " * (-len(raw) % 64)
+    raw += b" " * (-(8 + len(raw)) % 64)  # so that tensors lie on cache lines
     with file.open("wb") as out:
         out.write(struct.pack("<Q", len(raw)) + raw)
-        for index, (name, shape) in enumerate(shard):
+        for index, (name, shape, stored) in enumerate(shard):
             count = int(torch.Size(shape).numel())
             for start in range(0, count, 256 << 20):
-                out.write(fill(name, min(count - start, 256 << 20), noise, index * 7919 + start))
+                out.write(fill(name, min(count - start, 256 << 20), stored, noise, index * 7919 + start))
 
 
-def write_weights(out: Path, config: VitaConfig) -> None:
+def write_weights(out: Path, config: VitaConfig, quantize: Quantize | None) -> None:
     """All shards and their index."""
     noise = (torch.randn(BLOCK, generator=torch.Generator().manual_seed(0)) * 0.02).to(torch.bfloat16)
-    shards: list[list[tuple[str, tuple[int, ...]]]] = [[]]
+    shards: list[list[Entry]] = [[]]
     size = 0
-    for name, shape in tensors(config):
-        bytes_ = 2 * int(torch.Size(shape).numel())
+    for name, shape, stored in tensors(config, quantize):
+        bytes_ = stored.itemsize * int(torch.Size(shape).numel())
         if size and size + bytes_ > SHARD_BYTES:
             shards.append([])
             size = 0
-        shards[-1].append((name, shape))
+        shards[-1].append((name, shape, stored))
         size += bytes_
     weight_map = {}
     for index, shard in enumerate(shards, start=1):
         file = out / f"model-{index:05}-of-{len(shards):05}.safetensors"
         write_shard(file, shard, noise)
-        weight_map.update({name: file.name for name, _ in shard})
+        weight_map.update({name: file.name for name, *_ in shard})
         print(f"{file.name}: {file.stat().st_size / 1e9:.2f} GB", flush=True)
     (out / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
 
 
-def write_configs(out: Path, config: VitaConfig) -> None:
+def write_configs(out: Path, config: VitaConfig, quantize: Quantize | None) -> None:
     """config.json, the vision and audio folders, as the released checkpoint lays them out."""
     d, v, a = config.decoder, config.vision, config.audio
     vision, audio = out / "InternViT-300M-448px", out / "audio-encoder"
@@ -105,6 +116,8 @@ def write_configs(out: Path, config: VitaConfig) -> None:
         "mm_hidden_size": 4 * v.hidden_size, "image_aspect_ratio": "square", "use_s2": False,
         "tokenizer_model_max_length": 9800,
     }  # fmt: skip
+    if quantize:
+        main["vita_quantization"] = quantize
     tower = {
         "hidden_size": v.hidden_size, "num_hidden_layers": v.num_layers, "num_attention_heads": v.num_heads,
         "intermediate_size": v.intermediate_size, "image_size": v.image_size, "patch_size": v.patch_size,
@@ -152,11 +165,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--tokenizer", type=Path, help="folder of a Qwen2.5 tokenizer.json")
+    parser.add_argument("--quantize", choices=SCHEMES, help="as `vita convert` would store it, values at random")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    write_configs(args.out, RELEASED)
+    write_configs(args.out, RELEASED, args.quantize)
     write_tokenizer(args.out, args.tokenizer)
-    write_weights(args.out, RELEASED)
+    write_weights(args.out, RELEASED, args.quantize)
 
 
 if __name__ == "__main__":

@@ -92,3 +92,17 @@ def test_one_row_can_be_differentiated() -> None:
     layer = Linear(32, 8).to(torch.bfloat16)
     layer(torch.randn(1, 32, dtype=torch.bfloat16)).sum().backward()
     assert layer.weight.grad is not None
+
+
+@pytest.mark.parametrize("activation", ["gelu", "relu"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_activation_inside_the_product_is_the_one_after_it(activation: Any, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    layer = Linear(96, 64).to(dtype).requires_grad_(False)
+    x = torch.randn(2, 9, 96).to(dtype) * 3
+    sums = nn.functional.linear(x.float(), layer.weight.float(), layer.bias.float())
+    exact = getattr(nn.functional, activation)(sums)
+    with torch.inference_mode():
+        mine = layer.activated(x, activation)
+    assert mine.dtype == dtype and mine.shape == (2, 9, 64)
+    torch.testing.assert_close(mine.float(), exact, atol=2e-3, rtol=2**-7)

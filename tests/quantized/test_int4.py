@@ -15,7 +15,7 @@ import vita
 from vita.kernels import build
 from vita.kernels.build import GROUP, compiled, kernels
 from vita.layers import int4
-from vita.layers.int4 import KERNEL_ROWS, Int4Linear, quantize_groups, unpack
+from vita.layers.int4 import Int4Linear, quantize_groups, unpack
 from vita.layers.int8 import Int8Linear
 from vita.layers.quantized import make_quantized
 from vita.types import SamplingParams
@@ -124,9 +124,9 @@ class TestKernel:
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
     def test_few_and_many_rows_agree(self, dtype: torch.dtype) -> None:
         layer = layer_of(48, 6)
-        x = torch.randn(KERNEL_ROWS + 8, 6 * GROUP).to(dtype)
+        x = torch.randn(Int4Linear.few + 8, 6 * GROUP).to(dtype)
         many = layer(x)
-        few = torch.cat([layer(part) for part in x.split(KERNEL_ROWS // 2)])
+        few = torch.cat([layer(part) for part in x.split(Int4Linear.few // 2)])
         assert many.dtype == dtype and relative(few.float(), many.float()) < 2 * NEAR
 
 

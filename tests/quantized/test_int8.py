@@ -16,7 +16,9 @@ from torch import nn
 
 import vita
 from vita.errors import CheckpointError, RequestError, ResourceError
-from vita.layers.int8 import FUSED_ROWS, Int8Linear, quantize_rows
+from vita.kernels.build import kernels
+from vita.layers import int8
+from vita.layers.int8 import Int8Linear, quantize_rows
 from vita.layers.linear import Linear
 from vita.layers.quantized import make_quantized
 from vita.types import SamplingParams
@@ -47,8 +49,17 @@ def test_rounding_is_off_by_half_a_step_at_most(seed: int, size: float) -> None:
     assert (off <= step * 0.5 + weight.abs() / 256 + 1e-12).all()
 
 
+@pytest.fixture(params=["own kernel", "PyTorch's"])
+def either_kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param != "own kernel":
+        monkeypatch.setattr(int8, "kernels", lambda: None)
+    elif kernels() is None:
+        pytest.skip("NO COMPILER: our own kernels are not built here")
+
+
+@pytest.mark.usefixtures("either_kernel")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("rows", [1, FUSED_ROWS, FUSED_ROWS + 1, 70])
+@pytest.mark.parametrize("rows", [1, 3, Int8Linear.few, Int8Linear.few + 1, 70])
 def test_both_kernels_multiply_what_is_stored(dtype: torch.dtype, rows: int) -> None:
     torch.manual_seed(0)
     layer = layer_of(torch.randn(96, 160) * 0.05, torch.randn(96), dtype)
@@ -66,6 +77,7 @@ def test_large_sums_stay_within_float16() -> None:
     torch.testing.assert_close(layer(x).float(), torch.full((20, 8), 40.96), atol=0.3, rtol=0.01)
 
 
+@pytest.mark.usefixtures("either_kernel")
 @pytest.mark.parametrize("offset", [0, 1, 8])
 @pytest.mark.parametrize("channels", [1001, 1002, 1003, 3])
 def test_weights_of_a_mapped_file_may_lie_anywhere(offset: int, channels: int) -> None:

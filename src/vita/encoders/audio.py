@@ -96,7 +96,7 @@ class WhaleBlock(nn.Module):
         if not before:
             x = self.norm1(x)
         normed = self.norm2(x) if before else x
-        x = x + self.w2(functional.relu(self.w1(normed)))
+        x = x + self.w2(self.w1.activated(normed, "relu"))
         return x if before else self.norm2(x)
 
 

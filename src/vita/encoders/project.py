@@ -6,6 +6,8 @@ Owns the vision projector and the audio adapter. Does not know what made their i
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -25,10 +27,10 @@ class Projector(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[tiles, tokens, 4C]` to `[tiles, tokens, H]`."""
-        x = self.linears[0](x)
-        for linear in list(self.linears)[1:]:
-            x = linear(functional.gelu(x))
-        return x
+        *first, last = cast(Iterable[Linear], self.linears)
+        for linear in first:
+            x = linear.activated(x, "gelu")
+        return last(x)
 
 
 class AudioAdapter(nn.Module):

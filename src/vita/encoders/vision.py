@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from vita.config import VisionConfig
 from vita.layers.attention import Attend, attend
-from vita.layers.linear import Linear
+from vita.layers.linear import Activation, Linear
 from vita.layers.norm import RMSNorm
 
 SHUFFLE_GAIN = 0.5  # the reference applies its shuffle factor as a gain too (spec section 4)
@@ -58,13 +58,11 @@ class VisionMLP(nn.Module):
         super().__init__()
         self.fc1 = Linear(config.hidden_size, config.intermediate_size)
         self.fc2 = Linear(config.intermediate_size, config.hidden_size)
-        self.relu = config.hidden_act == "relu"
+        self.activation: Activation = "relu" if config.hidden_act == "relu" else "gelu"
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., C]` to `[..., C]`."""
-        hidden = self.fc1(x)
-        hidden = functional.relu(hidden) if self.relu else functional.gelu(hidden)
-        return self.fc2(hidden)
+        return self.fc2(self.fc1.activated(x, self.activation))
 
 
 class VisionBlock(nn.Module):

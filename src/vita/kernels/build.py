@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 log = logging.getLogger("vita")
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("bf16.c", "int4.c"))
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("bf16.c", "int8.c", "int4.c"))
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
 COMPILERS = ("cc", "gcc", "clang")
 GROUP = 64  # as in int4.c
@@ -40,6 +40,21 @@ class Kernels:
         out = torch.empty(1, weight.shape[0], dtype=torch.bfloat16)
         call = self._library.vita_bf16_row
         call(_at(weight), _at(x), _at(bias), _at(out), _size(weight.shape[0]), _size(weight.shape[1]))
+        return out
+
+    def int8_product(self, x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+        """`x · (w · scale)ᵀ` with nothing rounded: float32 `[rows, in]` to `[rows, out]`.
+
+        Args:
+            x: float32 `[rows, in]`.
+            weight: int8 `[out, in]`.
+            scale: bfloat16 `[out]`.
+        """
+        out = torch.empty(x.shape[0], weight.shape[0])
+        call = self._library.vita_int8_product
+        call(
+            _at(weight), _at(scale), _at(x), _at(out), _size(x.shape[0]), _size(weight.shape[0]), _size(weight.shape[1])
+        )
         return out
 
     def int4_product(self, x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:

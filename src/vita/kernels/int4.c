@@ -16,8 +16,9 @@
 #define GROUP 64
 #define HALF (GROUP / 2)
 #define MOST_ROWS 8 /* of x at a time: their sums stay in registers */
+#define AHEAD 512   /* bytes asked for before they are needed */
 
-static float from_bf16(uint16_t value) {
+static inline float from_bf16(uint16_t value) {
     uint32_t bits = (uint32_t)value << 16;
     float out;
     memcpy(&out, &bits, 4);
@@ -30,31 +31,46 @@ static uint16_t to_bf16(float value) {
     return (uint16_t)((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
 }
 
-/* Rounds rows of x: int8 values, and for each group its scale and minus eight times its sum, scaled. */
+/* Rounds rows of x: int8 values, and for each group its scale and minus eight times its sum, scaled.
+ *
+ * Two groups a, b are stored as their first halves and then their second ones (a1 b1 a2 b2), since 64 bytes of weights
+ * hold both their low halves and both their high ones; a last group without a partner keeps its order. */
 void vita_round_rows(const float *x, int8_t *q, float *scale, float *shift, int64_t rows, int64_t n_in) {
-    int64_t groups = rows * n_in / GROUP;
-    for (int64_t g = 0; g < groups; g++) {
-        const float *from = x + g * GROUP;
+    const int64_t groups = n_in / GROUP;
+#pragma omp parallel for schedule(static) if (rows * n_in > 65536)
+    for (int64_t at = 0; at < rows * groups; at++) {
+        const int64_t g = at % groups, paired = (g ^ 1) < groups;
+        const float *from = x + at * GROUP;
+        int8_t *to = paired ? q + (at - (g & 1)) * GROUP + (g & 1) * HALF : q + at * GROUP;
+        const int64_t second = paired ? GROUP : HALF; /* from the first half to the second */
         float largest = 0, any = 0;
         for (int j = 0; j < GROUP; j++) {
-            largest = fmaxf(largest, fabsf(from[j]));
+            float size = fabsf(from[j]);
+            largest = size > largest ? size : largest;
             any += from[j] * 0.0f; /* NaN if one of them is no number */
         }
         if (any != 0.0f) { /* a failure upstream stays visible: the whole sum is no number */
-            memset(q + g * GROUP, 0, GROUP);
-            scale[g] = shift[g] = NAN;
+            memset(to, 0, HALF);
+            memset(to + second, 0, HALF);
+            scale[at] = shift[at] = NAN;
             continue;
         }
         float unit = largest / 127.0f, inverse = largest > 0 ? 127.0f / largest : 0;
         int32_t sum = 0;
         for (int j = 0; j < GROUP; j++) {
-            int32_t whole = (int32_t)lrintf(from[j] * inverse);
-            q[g * GROUP + j] = (int8_t)whole;
+            int32_t whole = (int32_t)rintf(from[j] * inverse);
+            to[j < HALF ? j : j - HALF + second] = (int8_t)whole;
             sum += whole;
         }
-        scale[g] = unit;
-        shift[g] = -8.0f * unit * (float)sum;
+        scale[at] = unit;
+        shift[at] = -8.0f * unit * (float)sum;
     }
+}
+
+/* Where the first (0) or second (1) half of group g lies in a rounded row. */
+static inline int64_t half_of(int64_t g, int64_t which, int64_t groups) {
+    if ((g ^ 1) >= groups) return g * GROUP + which * HALF;
+    return (g & ~(int64_t)1) * GROUP + (g & 1) * HALF + which * GROUP;
 }
 
 /* One weight row times `rows` rounded rows of x (a constant where this is inlined): unpacked once for all of them. */
@@ -63,26 +79,46 @@ static inline __attribute__((always_inline)) void dots(
     int64_t stride, int64_t n_in, const int rows) {
     const int64_t groups = n_in / GROUP;
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
-    const __m512i low = _mm512_set1_epi8(15);
-    __m512 total[MOST_ROWS];
+    const __m512i low = _mm512_set1_epi8(15), two = _mm512_set1_epi32(2);
+    const __m512i first = _mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi32(1), 1); /* 0 x 8, 1 x 8 */
+    __m512 total[MOST_ROWS], units[MOST_ROWS];
     for (int r = 0; r < rows; r++) total[r] = _mm512_setzero_ps();
-    for (int64_t g = 0; g < groups; g++) {
-        __m256i packed = _mm256_loadu_si256((const __m256i *)(w + g * HALF));
-        __m512i wide = _mm512_inserti64x4(_mm512_castsi256_si512(packed), _mm256_srli_epi16(packed, 4), 1);
-        __m512i values = _mm512_and_si512(wide, low);
-        float unit = from_bf16(w_scale[g]);
-        for (int r = 0; r < rows; r++) {
-            __m512i x = _mm512_loadu_si512((const void *)(q + r * n_in + g * GROUP));
-            __m512 sum = _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(_mm512_setzero_si512(), values, x));
-            total[r] = _mm512_fmadd_ps(sum, _mm512_set1_ps(unit * scale[r * groups + g]), total[r]);
-        }
-    }
-    for (int64_t g = 0; g < groups; g += 16) { /* the shifts, sixteen groups at a time */
-        __mmask16 here = groups - g >= 16 ? 0xFFFF : (__mmask16)((1 << (groups - g)) - 1);
-        __m512i halves = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(here, w_scale + g));
+    for (int64_t g = 0; g < groups; g += 16) { /* the scales and shifts of sixteen groups at once */
+        const int64_t here = groups - g < 16 ? groups - g : 16;
+        const __mmask16 mask = (__mmask16)((1u << here) - 1);
+        __m512i halves = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, w_scale + g));
         __m512 unit = _mm512_castsi512_ps(_mm512_slli_epi32(halves, 16));
         for (int r = 0; r < rows; r++) {
-            total[r] = _mm512_fmadd_ps(unit, _mm512_maskz_loadu_ps(here, shift + r * groups + g), total[r]);
+            total[r] = _mm512_fmadd_ps(unit, _mm512_maskz_loadu_ps(mask, shift + r * groups + g), total[r]);
+            units[r] = _mm512_mul_ps(unit, _mm512_maskz_loadu_ps(mask, scale + r * groups + g));
+        }
+        __m512i which = first;
+        int64_t k = 0;
+        for (; k + 2 <= here; k += 2) { /* two groups are 64 bytes */
+            const uint8_t *at = w + (g + k) * HALF;
+            _mm_prefetch((const char *)at + AHEAD, _MM_HINT_T0);
+            __m512i packed = _mm512_loadu_si512((const void *)at);
+            __m512i one = _mm512_and_si512(packed, low), other = _mm512_and_si512(_mm512_srli_epi16(packed, 4), low);
+            for (int r = 0; r < rows; r++) {
+                const int8_t *y = q + r * n_in + (g + k) * GROUP;
+                __m512i sum = _mm512_dpbusd_epi32(_mm512_setzero_si512(), one, _mm512_loadu_si512((const void *)y));
+                sum = _mm512_dpbusd_epi32(sum, other, _mm512_loadu_si512((const void *)(y + GROUP)));
+                __m512 factor = _mm512_permutexvar_ps(which, units[r]);
+                total[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), factor, total[r]);
+            }
+            which = _mm512_add_epi32(which, two);
+        }
+        if (k < here) { /* a last one without a partner: half as wide */
+            __m256i packed = _mm256_loadu_si256((const __m256i *)(w + (g + k) * HALF));
+            __m256i one = _mm256_and_si256(packed, _mm512_castsi512_si256(low));
+            __m256i other = _mm256_and_si256(_mm256_srli_epi16(packed, 4), _mm512_castsi512_si256(low));
+            for (int r = 0; r < rows; r++) {
+                const __m256i *y = (const __m256i *)(q + r * n_in + (g + k) * GROUP);
+                __m256i sum = _mm256_dpbusd_epi32(_mm256_setzero_si256(), one, _mm256_loadu_si256(y));
+                sum = _mm256_dpbusd_epi32(sum, other, _mm256_loadu_si256(y + 1));
+                __m512 wide = _mm512_maskz_cvtepi32_ps(0xFF, _mm512_castsi256_si512(sum));
+                total[r] = _mm512_fmadd_ps(wide, _mm512_permutexvar_ps(which, units[r]), total[r]);
+            }
         }
     }
     for (int r = 0; r < rows; r++) y[r * stride] = _mm512_reduce_add_ps(total[r]);
@@ -96,9 +132,9 @@ static inline __attribute__((always_inline)) void dots(
         __m256i first = _mm256_and_si256(packed, low), second = _mm256_and_si256(_mm256_srli_epi16(packed, 4), low);
         float unit = from_bf16(w_scale[g]);
         for (int r = 0; r < rows; r++) {
-            const __m256i *x = (const __m256i *)(q + r * n_in + g * GROUP);
-            __m256i a = _mm256_maddubs_epi16(first, _mm256_loadu_si256(x));
-            __m256i b = _mm256_maddubs_epi16(second, _mm256_loadu_si256(x + 1));
+            const int8_t *x = q + r * n_in;
+            __m256i a = _mm256_maddubs_epi16(first, _mm256_loadu_si256((const __m256i *)(x + half_of(g, 0, groups))));
+            __m256i b = _mm256_maddubs_epi16(second, _mm256_loadu_si256((const __m256i *)(x + half_of(g, 1, groups))));
             __m256 sum = _mm256_cvtepi32_ps(_mm256_madd_epi16(_mm256_add_epi16(a, b), ones));
             total[r] = _mm256_add_ps(total[r], _mm256_mul_ps(sum, _mm256_set1_ps(unit * scale[r * groups + g])));
             rest[r] += unit * shift[r * groups + g];
@@ -114,10 +150,10 @@ static inline __attribute__((always_inline)) void dots(
     float rest[MOST_ROWS] = {0};
     for (int64_t g = 0; g < groups; g++) {
         for (int r = 0; r < rows; r++) {
-            const int8_t *x = q + r * n_in + g * GROUP;
+            const int8_t *x = q + r * n_in + half_of(g, 0, groups), *y2 = q + r * n_in + half_of(g, 1, groups);
             int32_t sum = 0;
             for (int j = 0; j < HALF; j++) {
-                sum += (w[g * HALF + j] & 15) * x[j] + (w[g * HALF + j] >> 4) * x[j + HALF];
+                sum += (w[g * HALF + j] & 15) * x[j] + (w[g * HALF + j] >> 4) * y2[j];
             }
             rest[r] += from_bf16(w_scale[g]) * (scale[r * groups + g] * (float)sum + shift[r * groups + g]);
         }

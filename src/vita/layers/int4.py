@@ -3,73 +3,51 @@
 Owns the format, the product and the rounding. Does not know which layers of which model are stored so.
 
 A row of weights is cut into groups of 64; a group has one scale and values from -8 to 7. Decoding reads a quarter of
-the bytes: few rows go through our own kernel (`vita.kernels`), which multiplies whole numbers; many rows (prefill) are
-multiplied by blocks of weights widened once.
+the bytes: few rows go through our own kernel (`vita.kernels`), which multiplies whole numbers.
 """
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vita.kernels.build import GROUP, kernels
-from vita.layers.linear import Route
+from vita.layers.rounded import WIDE_BLOCK, RoundedLinear
 
-KERNEL_ROWS = 12  # rows up to which the kernel wins (docs/benchmarks.md)
-WIDE_BLOCK = 4 << 20  # weights widened at a time
 CANDIDATES = torch.linspace(0.70, 1.0, 13)  # shares of a group's largest value that are tried as its end
 HALF = GROUP // 2
 
 
-class Int4Linear(nn.Module):
+class Int4Linear(RoundedLinear):
     """`x · Wᵀ + b` with W in four bits.
 
     `weight` is uint8 `[out, in / 2]`: byte j of a group holds value j low and value j + 32 high, both plus eight;
     `scale` is bfloat16 `[out, in / 64]`.
     """
 
-    weight: Tensor
-    scale: Tensor
-    route: Route = "native"
+    few = 12
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
-        super().__init__()
+        super().__init__(in_features, out_features, bias)
         if in_features % GROUP:
             raise ValueError(f"{in_features} is no multiple of {GROUP}")
-        self.in_features, self.out_features = in_features, out_features
         self.register_buffer("weight", torch.zeros(out_features, in_features // 2, dtype=torch.uint8))
         self.register_buffer("scale", torch.ones(out_features, in_features // GROUP, dtype=torch.bfloat16))
-        self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`[..., in_features]` to `[..., out_features]`, in the input's dtype."""
-        rows = x.reshape(-1, self.in_features)
-        own = kernels() if x.device.type == "cpu" else None
-        if own is not None and rows.shape[0] <= KERNEL_ROWS:
-            out = own.int4_product(rows.float().contiguous(), self.weight, self.scale).to(x.dtype)
-        else:
-            out = self._widened(rows)
-        if self.bias is not None:
-            out = out + self.bias
-        return out.reshape(*x.shape[:-1], self.out_features)
+    def product(self, rows: Tensor) -> Tensor | None:
+        """Our own kernel."""
+        own = kernels()
+        return own.int4_product(rows.float(), self.weight, self.scale) if own else None
 
-    def _widened(self, rows: Tensor) -> Tensor:
-        """`[n, in]` to `[n, out]`, a block of output channels at a time."""
-        dtype = torch.float32 if self.route == "upcast" else rows.dtype
-        wide = rows.to(dtype)
-        out = torch.empty(rows.shape[0], self.out_features, dtype=rows.dtype, device=rows.device)
-        step = max(1, WIDE_BLOCK // self.in_features)
-        own = kernels() if rows.device.type == "cpu" else None
-        room = torch.empty(step, self.in_features, dtype=torch.bfloat16) if own else None
-        for start in range(0, self.out_features, step):
-            weight, scale = self.weight[start : start + step], self.scale[start : start + step]
-            if own is not None and room is not None:
-                block = room[: len(weight)]
-                own.int4_widen(weight, scale, block)
-            else:
-                block = unpack(weight, scale)
-            out[:, start : start + step] = wide @ block.to(dtype).t()
-        return out
+    def block(self, part: slice, dtype: torch.dtype) -> Tensor:
+        """Widened by our own kernel on a CPU that has it."""
+        weight, scale = self.weight[part], self.scale[part]
+        own = kernels() if weight.device.type == "cpu" else None
+        if own is None:
+            return unpack(weight, scale).to(dtype)
+        room = torch.empty(len(weight), self.in_features, dtype=torch.bfloat16)
+        own.int4_widen(weight, scale, room)
+        return room.to(dtype)
 
 
 def unpack(weight: Tensor, scale: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from torch.nn import functional
 from vita.kernels.build import kernels
 
 Route = Literal["native", "upcast"]
+Activation = Literal["gelu", "relu"]
 
 
 @runtime_checkable
@@ -50,6 +51,17 @@ class Linear(nn.Linear):
             out = functional.linear(rows, self.weight, self.bias)
         else:
             out = own.bf16_row(rows.contiguous(), self.weight, self.bias)
+        return out.view(*input.shape[:-1], self.out_features)
+
+    def activated(self, input: Tensor, activation: Activation) -> Tensor:
+        """As `forward`, then the activation: in one kernel, on sums not yet rounded, where there is one."""
+        plain = input.device.type != "cpu" or self.route != "native" or torch.is_grad_enabled()
+        if plain or self.weight.dtype != torch.bfloat16:
+            out = self(input)
+            return functional.gelu(out) if activation == "gelu" else functional.relu(out)
+        rows = input.reshape(-1, self.in_features)
+        form = "none" if activation == "gelu" else ""  # which GELU: the exact one
+        out = torch.ops.mkldnn._linear_pointwise(rows, self.weight, self.bias, activation, [], form)
         return out.view(*input.shape[:-1], self.out_features)
 
     def _is_single(self, rows: Tensor) -> bool:

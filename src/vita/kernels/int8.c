@@ -1,0 +1,73 @@
+/* Products of few rows with eight-bit weights on a CPU, plain C with OpenMP.
+ *
+ * A weight row has one scale. Weights are widened to float32 in registers and x is float32, so nothing is rounded.
+ */
+#include <stdint.h>
+#include <string.h>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#define AHEAD 1024   /* bytes asked for before they are needed */
+#define MOST_ROWS 8  /* of x at a time: their sums stay in registers */
+
+/* One weight row times `rows` rows of x (a constant where this is inlined). */
+static inline __attribute__((always_inline)) void dots(const int8_t *w, const float *x, float *sums, int64_t n_in,
+                                                       const int rows) {
+    int64_t j = 0;
+    for (int r = 0; r < rows; r++) sums[r] = 0;
+#if defined(__AVX512F__)
+    __m512 total[MOST_ROWS][2];
+    for (int r = 0; r < rows; r++) total[r][0] = total[r][1] = _mm512_setzero_ps();
+    for (; j + 64 <= n_in; j += 64) {
+        _mm_prefetch((const char *)(w + j) + AHEAD, _MM_HINT_T0);
+        for (int k = 0; k < 4; k++) {
+            __m512i whole = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(w + j + 16 * k)));
+            __m512 value = _mm512_cvtepi32_ps(whole);
+            for (int r = 0; r < rows; r++) {
+                __m512 y = _mm512_loadu_ps(x + r * n_in + j + 16 * k);
+                total[r][k & 1] = _mm512_fmadd_ps(value, y, total[r][k & 1]);
+            }
+        }
+    }
+    for (int r = 0; r < rows; r++) sums[r] = _mm512_reduce_add_ps(_mm512_add_ps(total[r][0], total[r][1]));
+#elif defined(__AVX2__) && defined(__FMA__)
+    __m256 total[MOST_ROWS];
+    for (int r = 0; r < rows; r++) total[r] = _mm256_setzero_ps();
+    for (; j + 8 <= n_in; j += 8) {
+        __m256 value = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(w + j))));
+        for (int r = 0; r < rows; r++) {
+            total[r] = _mm256_fmadd_ps(value, _mm256_loadu_ps(x + r * n_in + j), total[r]);
+        }
+    }
+    for (int r = 0; r < rows; r++) {
+        float lanes[8];
+        _mm256_storeu_ps(lanes, total[r]);
+        for (int k = 0; k < 8; k++) sums[r] += lanes[k];
+    }
+#endif
+    for (; j < n_in; j++)
+        for (int r = 0; r < rows; r++) sums[r] += (float)w[j] * x[r * n_in + j];
+}
+
+/* y [rows, n_out] = x (w scale)^T; a weight row is read from memory once for all rows of x. */
+void vita_int8_product(const int8_t *w, const uint16_t *w_scale, const float *x, float *y, int64_t rows, int64_t n_out,
+                       int64_t n_in) {
+#pragma omp parallel for schedule(static)
+    for (int64_t o = 0; o < n_out; o++) {
+        const int8_t *row = w + o * n_in;
+        uint32_t bits = (uint32_t)w_scale[o] << 16; /* bfloat16 */
+        float unit, sums[MOST_ROWS];
+        memcpy(&unit, &bits, 4);
+        for (int64_t r = 0; r < rows;) {
+            const float *from = x + r * n_in;
+            int64_t left = rows - r, taken;
+            if (left >= 8) { dots(row, from, sums, n_in, 8); taken = 8; }
+            else if (left >= 4) { dots(row, from, sums, n_in, 4); taken = 4; }
+            else if (left >= 2) { dots(row, from, sums, n_in, 2); taken = 2; }
+            else { dots(row, from, sums, n_in, 1); taken = 1; }
+            for (int64_t k = 0; k < taken; k++) y[(r + k) * n_out + o] = unit * sums[k];
+            r += taken;
+        }
+    }
+}

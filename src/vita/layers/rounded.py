@@ -1,0 +1,58 @@
+"""What linear layers with rounded weights have in common, whatever the number of bits.
+
+Owns the choice between few rows (decoding, which reads every weight once a token: a kernel that reads the rounded
+weights) and many (prefill: blocks of weights are widened once each and multiplied by the fast matrix product). The
+formats are `layers.int8`'s and `layers.int4`'s.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from vita.layers.linear import Route
+
+WIDE_BLOCK = 4 << 20  # weights widened at a time
+
+
+class RoundedLinear(nn.Module):
+    """`x · Wᵀ + b` with buffers `weight` and `scale` instead of W."""
+
+    weight: Tensor
+    scale: Tensor
+    few = 0  # rows up to which reading rounded weights wins (docs/benchmarks.md)
+    route: Route = "native"
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., in_features]` to `[..., out_features]`, in the input's dtype."""
+        rows = x.reshape(-1, self.in_features)
+        out = self.product(rows.contiguous()) if x.device.type == "cpu" and rows.shape[0] <= self.few else None
+        if out is None:
+            out = self._widened(rows)
+        if self.bias is not None:
+            out = out + self.bias
+        return out.to(x.dtype).reshape(*x.shape[:-1], self.out_features)
+
+    def product(self, rows: Tensor) -> Tensor | None:
+        """`[n, in]` to `[n, out]` in any float dtype, reading rounded weights; None if there is no kernel for it."""
+        raise NotImplementedError
+
+    def block(self, part: slice, dtype: torch.dtype) -> Tensor:
+        """Some output channels' weights, widened: `[channels, in]`. May be overwritten by the next call's."""
+        raise NotImplementedError
+
+    def _widened(self, rows: Tensor) -> Tensor:
+        """`[n, in]` to `[n, out]`, a block of output channels at a time."""
+        dtype = torch.float32 if self.route == "upcast" else rows.dtype
+        wide = rows.to(dtype)
+        out = torch.empty(rows.shape[0], self.out_features, dtype=rows.dtype, device=rows.device)
+        step = max(1, WIDE_BLOCK // self.in_features)
+        for start in range(0, self.out_features, step):
+            part = slice(start, min(start + step, self.out_features))
+            out[:, part] = wide @ self.block(part, dtype).t()
+        return out

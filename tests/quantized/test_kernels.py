@@ -1,0 +1,73 @@
+"""The C kernels on processors other than this one: every branch of the source gives the same products."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from vita.kernels import build
+from vita.kernels.build import GROUP, Kernels
+from vita.layers.int4 import quantize_groups, unpack
+from vita.layers.int8 import quantize_rows
+
+COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+X86 = platform.machine() in ("x86_64", "AMD64")
+BRANCHES = {
+    "this processor": ("-march=native",),
+    "AVX2": ("-mavx2", "-mfma"),
+    "plain C": (),
+}
+
+
+@pytest.fixture(scope="module", params=list(BRANCHES))
+def own(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Kernels:
+    if COMPILER is None:
+        pytest.skip("NO COMPILER: the kernels cannot be built here")
+    if request.param == "AVX2" and not (X86 and torch.cpu._is_avx2_supported()):
+        pytest.skip("NO AVX2: this processor cannot run that branch")
+    import ctypes
+
+    flags = ("-O2", *BRANCHES[request.param], "-fopenmp", "-fPIC", "-shared")
+    target = tmp_path_factory.mktemp("kernels") / "kernels.so"
+    patch = pytest.MonkeyPatch()
+    patch.setattr(build, "FLAGS", flags)
+    try:
+        assert build._compile(COMPILER, Path(target)) == ""
+    finally:
+        patch.undo()
+    return Kernels(ctypes.CDLL(str(target)))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 8, 13])
+@pytest.mark.parametrize("groups", [1, 2, 17, 33])
+def test_four_bits(own: Kernels, rows: int, groups: int) -> None:
+    torch.manual_seed(rows * 100 + groups)
+    packed, scale = quantize_groups(torch.randn(21, groups * GROUP))
+    wide, x = unpack(packed, scale), torch.randn(rows, groups * GROUP)
+    exact, mine = x @ wide.float().t(), own.int4_product(x, packed, scale)
+    assert float((mine - exact).norm() / exact.norm()) < 0.012, "x is rounded to eight bits"
+    room = torch.empty_like(wide)
+    own.int4_widen(packed, scale, room)
+    assert torch.equal(room, wide)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 8, 13])
+@pytest.mark.parametrize("width", [64, 200, 1027])
+def test_eight_bits(own: Kernels, rows: int, width: int) -> None:
+    torch.manual_seed(rows)
+    whole, scale = quantize_rows(torch.randn(21, width))
+    x = torch.randn(rows, width)
+    exact = x @ (whole.float() * scale.float()[:, None]).t()
+    torch.testing.assert_close(own.int8_product(x, whole, scale), exact, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("width", [64, 200, 1027, 3584])
+def test_one_row_of_bfloat16(own: Kernels, width: int) -> None:
+    torch.manual_seed(width)
+    x, weight, bias = torch.randn(1, width).bfloat16(), torch.randn(21, width).bfloat16(), torch.randn(21).bfloat16()
+    exact = x.float() @ weight.float().t() + bias.float()
+    torch.testing.assert_close(own.bf16_row(x, weight, bias).float(), exact, atol=2e-3, rtol=2**-7)
