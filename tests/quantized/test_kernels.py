@@ -55,19 +55,30 @@ def test_four_bits(own: Kernels, rows: int, groups: int) -> None:
     assert torch.equal(room, wide)
 
 
-@pytest.mark.parametrize("rows", [1, 2, 5, 8, 13])
-@pytest.mark.parametrize("width", [64, 200, 1027])
-def test_eight_bits(own: Kernels, rows: int, width: int) -> None:
+def moved(tensor: torch.Tensor, by: int) -> torch.Tensor:
+    """The same at an address that many bytes after a multiple of 64, as in a mapped file."""
+    memory = torch.zeros(tensor.nbytes + 128, dtype=torch.uint8)
+    start = -memory.data_ptr() % 64 + by
+    return memory[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape).copy_(tensor)
+
+
+@pytest.mark.parametrize("by", [0, 3, 8, 63])
+@pytest.mark.parametrize("rows", [1, 2, 5, 13])
+@pytest.mark.parametrize("width", [40, 64, 200, 1027])
+def test_eight_bits(own: Kernels, rows: int, width: int, by: int) -> None:
     torch.manual_seed(rows)
     whole, scale = quantize_rows(torch.randn(21, width))
+    whole = moved(whole, by)
     x = torch.randn(rows, width)
     exact = x @ (whole.float() * scale.float()[:, None]).t()
     torch.testing.assert_close(own.int8_product(x, whole, scale), exact, atol=1e-3, rtol=1e-4)
 
 
-@pytest.mark.parametrize("width", [64, 200, 1027, 3584])
-def test_one_row_of_bfloat16(own: Kernels, width: int) -> None:
+@pytest.mark.parametrize("by", [0, 2, 8, 62])
+@pytest.mark.parametrize("width", [20, 64, 200, 1027, 3584])
+def test_one_row_of_bfloat16(own: Kernels, width: int, by: int) -> None:
     torch.manual_seed(width)
     x, weight, bias = torch.randn(1, width).bfloat16(), torch.randn(21, width).bfloat16(), torch.randn(21).bfloat16()
+    weight = moved(weight, by)
     exact = x.float() @ weight.float().t() + bias.float()
     torch.testing.assert_close(own.bf16_row(x, weight, bias).float(), exact, atol=2e-3, rtol=2**-7)

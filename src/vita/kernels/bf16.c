@@ -1,7 +1,9 @@
 /* The product of one row with bfloat16 weights on a CPU, plain C with OpenMP.
  *
  * A decode step reads every weight once and does next to nothing with it, so all that counts is how fast memory is
- * read: a thread walks along one weight row after the other and asks for what comes next well before.
+ * read: a thread walks along one weight row after the other and asks for what comes next well before. Rows in a mapped
+ * file may begin anywhere, and a load that crosses a cache line costs two: loads of weights are brought onto lines, and
+ * those of x, which lies in the nearest cache, cross them instead.
  */
 #include <stdint.h>
 #include <string.h>
@@ -32,6 +34,13 @@ static float dot(const uint16_t *w, const uint16_t *x, int64_t n_in) {
 #if defined(__AVX512BF16__)
     __m512 total[4];
     for (int k = 0; k < 4; k++) total[k] = _mm512_setzero_ps();
+    const int64_t lead = (int64_t)(-(uintptr_t)w & 63) / 2;
+    if (lead && lead <= n_in) {
+        const __mmask32 mask = (__mmask32)((1u << lead) - 1);
+        __m512bh a = (__m512bh)_mm512_maskz_loadu_epi16(mask, w), b = (__m512bh)_mm512_maskz_loadu_epi16(mask, x);
+        total[0] = _mm512_dpbf16_ps(total[0], a, b);
+        j = lead;
+    }
     for (; j + 128 <= n_in; j += 128) {
         for (int k = 0; k < 4; k++) {
             const uint16_t *at = w + j + 32 * k;

@@ -1,6 +1,7 @@
 /* Products of few rows with eight-bit weights on a CPU, plain C with OpenMP.
  *
  * A weight row has one scale. Weights are widened to float32 in registers and x is float32, so nothing is rounded.
+ * Rows in a mapped file may begin anywhere: the first few values are taken apart, so that loads lie on cache lines.
  */
 #include <stdint.h>
 #include <string.h>
@@ -16,9 +17,17 @@ static inline __attribute__((always_inline)) void dots(const int8_t *w, const fl
                                                        const int rows) {
     int64_t j = 0;
     for (int r = 0; r < rows; r++) sums[r] = 0;
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
     __m512 total[MOST_ROWS][2];
     for (int r = 0; r < rows; r++) total[r][0] = total[r][1] = _mm512_setzero_ps();
+    const int64_t lead = (int64_t)(-(uintptr_t)w & 63);
+    for (int64_t k = 0; k < lead && lead <= n_in; k += 16, j = lead) {
+        const __mmask16 mask = lead - k >= 16 ? 0xFFFF : (__mmask16)((1u << (lead - k)) - 1);
+        __m512 value = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(mask, w + k)));
+        for (int r = 0; r < rows; r++) {
+            total[r][0] = _mm512_fmadd_ps(value, _mm512_maskz_loadu_ps(mask, x + r * n_in + k), total[r][0]);
+        }
+    }
     for (; j + 64 <= n_in; j += 64) {
         _mm_prefetch((const char *)(w + j) + AHEAD, _MM_HINT_T0);
         for (int k = 0; k < 4; k++) {

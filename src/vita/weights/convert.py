@@ -19,6 +19,7 @@ from vita.weights.find import Checkpoint
 from vita.weights.load import Progress, build_part
 from vita.weights.names import checkpoint_name
 from vita.weights.store import read_json
+from vita.weights.write import write_tensors
 
 SHARD_BYTES = 2 << 30
 SMALL_FILES = ("*.json", "*.txt", "*.yaml", "global_cmvn")
@@ -90,8 +91,6 @@ def _tensors(checkpoint: Checkpoint, quantize: Quantize) -> Iterator[tuple[str, 
 
 
 def _write_shards(checkpoint: Checkpoint, out: Path, quantize: Quantize, progress: Progress | None) -> None:
-    from safetensors.torch import save_file
-
     weight_map: dict[str, str] = {}
     shard: dict[str, Tensor] = {}
     number = size = 0
@@ -101,8 +100,7 @@ def _write_shards(checkpoint: Checkpoint, out: Path, quantize: Quantize, progres
         nonlocal number, size
         number += 1
         name = f"model-{number:05}.safetensors"
-        save_file(shard, out / name, metadata={"format": "pt"})
-        (out / name).chmod(0o644)  # the writer leaves it to its owner alone
+        write_tensors(out / name, shard)
         weight_map.update(dict.fromkeys(shard, name))
         shard.clear()
         size = 0
