@@ -14,13 +14,17 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import vita
-from vita.engine.device import predict_memory
-from vita.engine.fit import choose_fit, parse_size
+from vita.engine.fit import Fit, choose_fit, parse_size
+from vita.engine.memory import layer_bytes, predict_memory
 from vita.errors import RequestError, ResourceError
+from vita.layers.quantized import Quantize
+from vita.weights.convert import convert
 from vita.weights.find import DEFAULT, open_checkpoint
 from vita.weights.pages import drop_pages
 
 CPU = torch.device("cpu")
+SCHEMES: tuple[Quantize | None, ...] = (None, "int8", "int4")
+LOGO = Path(__file__).parents[2] / "assets" / "vita_logo.png"
 
 
 def test_sizes() -> None:
@@ -39,12 +43,46 @@ def test_other_texts_are_a_size_or_a_sentence(text: str) -> None:
 
 def test_the_least_rounded_variant_that_fits_is_taken() -> None:
     config = open_checkpoint(DEFAULT).config
-    needs = {s: sum(predict_memory(config, 883, torch.bfloat16, 2048, s).values()) for s in (None, "int8", "int4")}
+    sizes = (config, 883, torch.bfloat16)
+    needs = {
+        scheme: sum(predict_memory(*sizes, 2048, scheme, device=CPU, mapped=True, limited=True).values())
+        for scheme in SCHEMES
+    }
     assert needs[None] > needs["int8"] > needs["int4"]
     for scheme, need in needs.items():
-        assert choose_fit(config, 883, torch.bfloat16, need, 2048, None) == (scheme, need)
+        assert choose_fit(*sizes, need, 2048, None, device=CPU, mapped=True) == Fit(scheme, need)
     with pytest.raises(ResourceError, match=r"the smallest variant \(int4\) needs about .* GB and 0.0 GB are allowed"):
-        choose_fit(config, 883, torch.bfloat16, 1, 2048, None)
+        choose_fit(*sizes, 1, 2048, None, device=CPU, mapped=True)
+
+
+def test_what_does_not_fit_whole_is_read_again_block_by_block() -> None:
+    config = open_checkpoint(DEFAULT).config
+    sizes = (config, 883, torch.bfloat16)
+    whole = choose_fit(*sizes, 1 << 40, 2048, "int4", device=CPU, mapped=True)
+    block = layer_bytes(config, "int4", torch.bfloat16)
+    assert whole.spilled == 0
+    for blocks in range(1, config.decoder.num_layers):
+        fit = choose_fit(*sizes, whole.need - blocks * block, 2048, "int4", device=CPU, mapped=True)
+        assert fit == Fit("int4", whole.need - blocks * block, blocks + 1), "one more is there while it is used"
+    with pytest.raises(ResourceError, match="are allowed"):
+        choose_fit(*sizes, whole.need - config.decoder.num_layers * block, 2048, "int4", device=CPU, mapped=True)
+    with pytest.raises(ResourceError, match="are allowed"):
+        choose_fit(*sizes, whole.need - block, 2048, "int4", device=CPU, mapped=False)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="SKIPPED LOUDLY: pages are given back on Linux only")
+def test_a_limited_model_answers_alike(tmp_path: Path) -> None:
+    """Blocks that are given back after every use, and encoders and decoder that take turns."""
+    convert(open_checkpoint(DEFAULT), tmp_path / "four", "int4")
+    free = vita.load(tmp_path / "four", dtype="bfloat16", device="cpu")
+    sizes = (free.engine.config, free.engine.tokenizer.size, torch.bfloat16)
+    whole = choose_fit(*sizes, 1 << 40, 2048, "int4", device=CPU, mapped=True)
+    fit = str(whole.need - 2 * layer_bytes(free.engine.config, "int4", torch.bfloat16))
+    tight = vita.load(tmp_path / "four", dtype="bfloat16", device="cpu", fit=fit)
+    assert tight.engine.fit.spilled == 3 and tight.engine.residence.limited
+    for picture in LOGO, torch.full((224, 224, 3), 90).byte().numpy():
+        asked = [m.ask("Describe this images.", images=[picture]).token_ids for m in (free, tight)]
+        assert asked[0] == asked[1] and len(asked[0]) > 5
 
 
 def test_a_model_loads_as_it_fits(tmp_path: Path) -> None:

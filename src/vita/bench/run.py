@@ -32,8 +32,9 @@ from vita.encoders.project import AudioAdapter, Projector
 from vita.encoders.vision import VisionEncoder
 from vita.engine.costs import audio_flops, prefill_flops, vision_flops, weight_bytes
 from vita.engine.device import choose_device, choose_dtype
-from vita.engine.engine import TILE_BATCH, Engine
+from vita.engine.engine import Engine
 from vita.engine.generate import decode, prefill
+from vita.engine.memory import TILE_BATCH
 from vita.engine.metrics import Stopwatch, peak_memory
 from vita.fusion import IMAGE_SLOT, fuse
 from vita.prompt.template import Slots, Turn, render

@@ -30,7 +30,9 @@ def collect(
     Raises:
         CheckpointError: the folder is no checkpoint at all.
     """
-    from vita.engine.device import available_memory, choose_device, choose_dtype, choose_quantize, predict_memory
+    from vita.engine.device import choose_device, choose_dtype, choose_quantize
+    from vita.engine.memory import available_memory, predict_memory
+    from vita.engine.residence import is_mapped
     from vita.layers.linear import choose_route
     from vita.prompt.tokenizer import Tokenizer
     from vita.weights.find import open_checkpoint
@@ -62,7 +64,9 @@ def collect(
         "device": str(device),
         "linears": f"{route}: {route_why}",
         "quantized": scheme,
-        "memory": predict_memory(config, tokenizer.size, dtype, context, scheme),
+        "memory": predict_memory(
+            config, tokenizer.size, dtype, context, scheme, device=device, mapped=is_mapped(checkpoint, dtype, device)
+        ),
         "memory_context": context,
         "available": available_memory(device),
         "context": config.context,

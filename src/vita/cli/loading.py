@@ -51,7 +51,9 @@ def _say_what_fits(model: Vita, fit: str | None) -> None:
     if fit is not None:
         engine = model.engine
         taken = engine.quantize or str(engine.dtype).removeprefix("torch.")
-        print(f"vita: {taken} is the least rounded variant that fits {fit}", file=sys.stderr)
+        spilled = engine.fit.spilled
+        note = f"; {spilled} of its blocks are read anew for every token, which takes time" if spilled else ""
+        print(f"vita: {taken} is the least rounded variant that fits {fit}{note}", file=sys.stderr)
 
 
 def _hide_download_bars() -> None:

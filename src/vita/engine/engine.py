@@ -23,20 +23,15 @@ from vita.encoders.project import AudioAdapter, Projector
 from vita.encoders.vision import VisionEncoder
 from vita.engine.batch import Batcher
 from vita.engine.costs import weight_bytes
-from vita.engine.device import (
-    available_memory,
-    check_memory,
-    choose_device,
-    choose_dtype,
-    choose_quantize,
-    predict_memory,
-)
+from vita.engine.device import choose_device, choose_dtype, choose_quantize
 from vita.engine.features import FeatureStore
-from vita.engine.fit import choose_fit, parse_size
+from vita.engine.fit import Fit, choose_fit, parse_size
 from vita.engine.generate import Cancelled, Token, decode, prefill
+from vita.engine.memory import TILE_BATCH, available_memory, check_memory, predict_memory
 from vita.engine.metrics import Stopwatch, gpu_utilisation, peak_memory
 from vita.engine.prefix import PrefixStore, Unit, digest, filled, rows_of, units_of
 from vita.engine.prepare import Prepared, Preparer, audio_rows, without_first
+from vita.engine.residence import Residence, is_mapped
 from vita.errors import RequestError, ResourceError
 from vita.fusion import fuse
 from vita.layers.linear import choose_route
@@ -58,7 +53,6 @@ from vita.weights.find import Checkpoint
 from vita.weights.load import Progress, check_tensors, load_part, parameter_counts
 
 log = logging.getLogger("vita")
-TILE_BATCH = 4  # tiles that go through the ViT together: enough to fill a machine, little enough to cancel between
 CONTEXT_FULL = "The answer ends here because the model's context of {} tokens is full; start over or ask for less."
 MEMORY_CONTEXT = 2048  # positions assumed when asking whether a model fits
 
@@ -98,15 +92,9 @@ class Engine:
             )  # fmt: skip
         check_tensors(checkpoint, self.tokenizer.size)
         context = min(MEMORY_CONTEXT, self.config.context)
-        if fit is not None:
-            if quantize is not None:
-                raise RequestError("cannot go with --quantize", where="--fit", fix="leave one of them out")
-            limit = parse_size(fit, self.device)
-            self.quantize, _ = choose_fit(
-                self.config, self.tokenizer.size, self.dtype, limit, context, checkpoint.quantized
-            )
-        need = predict_memory(self.config, self.tokenizer.size, self.dtype, context, self.quantize)
-        check_memory(sum(need.values()), self.device)
+        self.fit = self._fit(fit, quantize, context)
+        self.quantize = self.fit.scheme
+        check_memory(self.fit.need, self.device)
         route, reason = choose_route(self.device, self.dtype)
         log.info("%s on %s (%s); %s linears: %s", self.dtype, self.device, self.dtype_reason, route, reason)
         if self.quantize:
@@ -117,12 +105,25 @@ class Engine:
         )
         self.prefixes = PrefixStore()
         self.features = FeatureStore()
+        self.residence = Residence(checkpoint, limited=fit is not None, spilled=self.fit.spilled)
         self._progress = progress
         self._parts: dict[str, nn.Module] = {}
         self._loading = threading.Lock()
         self._turn = threading.Lock()
         self.batcher = Batcher(self.decoder, self._turn)
         self._weight_bytes = weight_bytes(self.decoder)
+
+    def _fit(self, size: str | None, quantize: str | None, context: int) -> Fit:
+        """What is taken of the model, and what that needs."""
+        sizes = (self.config, self.tokenizer.size, self.dtype)
+        mapped = is_mapped(self.checkpoint, self.dtype, self.device)
+        if size is None:
+            need = predict_memory(*sizes, context, self.quantize, device=self.device, mapped=mapped)
+            return Fit(self.quantize, sum(need.values()))
+        if quantize is not None:
+            raise RequestError("cannot go with --quantize", where="--fit", fix="leave one of them out")
+        limit, stored = parse_size(size, self.device), self.checkpoint.quantized
+        return choose_fit(*sizes, limit, context, stored, device=self.device, mapped=mapped)
 
     def part(self, name: str) -> nn.Module:
         """A part of the model, loaded when first asked for."""
@@ -131,6 +132,7 @@ class Engine:
                 self._parts[name] = load_part(
                     name, self.checkpoint, self.tokenizer.size, self.dtype, self.device, self._progress, self.quantize
                 )
+                self.residence.settle(name, self._parts[name])
             return self._parts[name]
 
     @property
@@ -220,26 +222,28 @@ class Engine:
         with watch.stage("load"):
             vision, projector = cast(VisionEncoder, self.part("vision")), cast(Projector, self.part("projector"))
         rows: list[Tensor] = []
-        for batch in pixels.split(TILE_BATCH):
-            if cancelled():
-                raise Cancelled
-            with watch.stage("vision"), self._turn:
-                made = projector(vision(batch.to(self.device)))
-                rows += [tile.clone() for tile in made]  # each [tokens, H], kept on its own
+        with self.residence.encoding("vision", "projector"):
+            for batch in pixels.split(TILE_BATCH):
+                if cancelled():
+                    raise Cancelled
+                with watch.stage("vision"), self._turn:
+                    made = projector(vision(batch.to(self.device)))
+                    rows += [tile.clone() for tile in made]  # each [tokens, H], kept on its own
         return rows
 
     def _encode_sound(self, windows: Sequence[Tensor], watch: Stopwatch, cancelled: Callable[[], bool]) -> Tensor:
         with watch.stage("load"):
             encoder, adapter = cast(AudioEncoder, self.part("audio")), cast(AudioAdapter, self.part("adapter"))
         rows: list[Tensor] = []
-        for window in windows:
-            if cancelled():
-                raise Cancelled
-            frames = window.shape[0]
-            with watch.stage("audio"), self._turn:
-                lengths = torch.tensor([frames], device=self.device)
-                out, _ = adapter(*encoder(window[None].to(self.device), lengths))
-                rows.append(out[0, : token_count(frames) + self.config.audio.prompt_tokens])
+        with self.residence.encoding("audio", "adapter"):
+            for window in windows:
+                if cancelled():
+                    raise Cancelled
+                frames = window.shape[0]
+                with watch.stage("audio"), self._turn:
+                    lengths = torch.tensor([frames], device=self.device)
+                    out, _ = adapter(*encoder(window[None].to(self.device), lengths))
+                    rows.append(out[0, : token_count(frames) + self.config.audio.prompt_tokens])
         return torch.cat(rows)
 
     def _units(self, prepared: Prepared, watch: Stopwatch) -> list[Unit]:

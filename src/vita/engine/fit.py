@@ -6,11 +6,12 @@ Owns the order of preference: the least rounded one that fits. Does not load any
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 import torch
 
 from vita.config import VitaConfig
-from vita.engine.device import available_memory, predict_memory
+from vita.engine.memory import available_memory, layer_bytes, predict_memory
 from vita.errors import RequestError, ResourceError
 from vita.layers.quantized import Quantize
 
@@ -32,13 +33,30 @@ def parse_size(text: str, device: torch.device) -> int:
     return int(float(found[1]) * UNITS[found[2]])
 
 
+@dataclass(frozen=True)
+class Fit:
+    """What is taken so that a model fits.
+
+    Attributes:
+        scheme: how the decoder's linear layers are held.
+        need: bytes predicted.
+        spilled: blocks of the decoder that are read again from their file for every token.
+    """
+
+    scheme: Quantize | None
+    need: int
+    spilled: int = 0
+
+
 def choose_fit(
-    config: VitaConfig, vocab_size: int, dtype: torch.dtype, limit: int, context: int, stored: Quantize | None
-) -> tuple[Quantize | None, int]:
-    """The scheme to take, and the bytes it is predicted to need.
+    config: VitaConfig, vocab_size: int, dtype: torch.dtype, limit: int, context: int, stored: Quantize | None,
+    *, device: torch.device, mapped: bool,
+) -> Fit:  # fmt: skip
+    """The least rounded variant that fits; if none does and the weights are mapped, the smallest one with some of its
+    blocks given back after every use.
 
     Args:
-        config, vocab_size, dtype, context: as in `predict_memory`.
+        config, vocab_size, dtype, context, device, mapped: as in `predict_memory`.
         limit: bytes there may be.
         stored: the checkpoint's own scheme, which leaves no choice.
 
@@ -48,9 +66,16 @@ def choose_fit(
     schemes = PREFERRED if stored is None else (stored,)
     need = 0
     for scheme in schemes:
-        need = sum(predict_memory(config, vocab_size, dtype, context, scheme).values())
+        parts = predict_memory(config, vocab_size, dtype, context, scheme, device=device, mapped=mapped, limited=True)
+        need = sum(parts.values())
         if need <= limit:
-            return scheme, need
+            return Fit(scheme, need)
+    if stored is not None and mapped:  # what is rounded while loading lies in no file
+        block = layer_bytes(config, stored, dtype)
+        spilled = -(-(need - limit) // block) + 1  # one of them is there while it is used
+        need -= (spilled - 1) * block
+        if spilled <= config.decoder.num_layers:
+            return Fit(stored, need, spilled)
     raise ResourceError(
         f"the smallest variant ({schemes[-1] or 'as stored'}) needs about {need / 1e9:.1f} GB and "
         f"{limit / 1e9:.1f} GB are allowed", where="--fit", fix="allow more, or take a smaller model",

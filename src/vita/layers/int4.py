@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vita.kernels.build import GROUP, kernels
-from vita.layers.rounded import WIDE_BLOCK, RoundedLinear
+from vita.layers.rounded import ROUND_BLOCK, RoundedLinear
 
 CANDIDATES = torch.linspace(0.70, 1.0, 13)  # shares of a group's largest value that are tried as its end
 HALF = GROUP // 2
@@ -68,7 +68,7 @@ def quantize_groups(weight: Tensor) -> tuple[Tensor, Tensor]:
     """
     packed = torch.empty(weight.shape[0], weight.shape[1] // 2, dtype=torch.uint8)
     scale = torch.empty(weight.shape[0], weight.shape[1] // GROUP, dtype=torch.bfloat16)
-    step = max(1, WIDE_BLOCK // 4 // weight.shape[1])
+    step = max(1, ROUND_BLOCK // 4 // weight.shape[1])
     for start in range(0, weight.shape[0], step):  # block by block, so that no float32 copy of the whole exists
         block = weight[start : start + step].float().view(-1, weight.shape[1] // GROUP, GROUP)
         unit, values = _best(block)

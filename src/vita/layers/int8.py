@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vita.kernels.build import kernels
-from vita.layers.rounded import WIDE_BLOCK, RoundedLinear
+from vita.layers.rounded import ROUND_BLOCK, RoundedLinear
 
 LARGEST = 127
 PACKED_CHANNELS = 4  # output channels that PyTorch's kernel does together
@@ -59,7 +59,7 @@ def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     """
     whole = torch.empty(weight.shape, dtype=torch.int8)
     scale = torch.empty(weight.shape[0], dtype=torch.bfloat16)
-    step = max(1, WIDE_BLOCK // weight.shape[1])
+    step = max(1, ROUND_BLOCK // weight.shape[1])
     for start in range(0, weight.shape[0], step):  # block by block, so that no float32 copy of the whole exists
         block = weight[start : start + step].float()
         largest = block.abs().amax(dim=1)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from vita.layers.linear import Route
 
-WIDE_BLOCK = 4 << 20  # weights widened at a time
+WIDE_BLOCK = 16 << 20  # weights widened at a time: fewer make narrow products, which are slow
+ROUND_BLOCK = 4 << 20  # weights rounded at a time
 
 
 class RoundedLinear(nn.Module):

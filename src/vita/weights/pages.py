@@ -1,7 +1,8 @@
 """Giving back the memory of mapped files.
 
-Owns one call to the system. Pages of a mapped file that were read stay counted as this process's until somebody else
-wants the memory; dropped, they are read again from the file (or the page cache) when touched.
+Owns one call to the system and which addresses it may be made for. Pages of a mapped file that were read stay counted
+as this process's until somebody else wants the memory; dropped, they are read again from the file (or the page cache)
+when touched.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import ctypes
 import mmap
 import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,26 +21,47 @@ DONT_NEED = 4  # MADV_DONTNEED on Linux
 MAPS = Path("/proc/self/maps")
 
 
-def drop_pages(tensor: Tensor, file: Path) -> bool:
-    """Give back the whole pages under a tensor that is a view of a mapped file.
+@dataclass(frozen=True)
+class Pages:
+    """Whole pages of mapped files, as (start, end) addresses."""
 
-    Does nothing where the tensor is not such a view: on other memory the call would wipe it.
+    spans: tuple[tuple[int, int], ...]
+
+    @property
+    def nbytes(self) -> int:
+        """What dropping them gives back at most."""
+        return sum(end - start for start, end in self.spans)
+
+    def drop(self) -> bool:
+        """Give them back; whether the system took all of them."""
+        done = [_libc().madvise(ctypes.c_void_p(a), ctypes.c_size_t(b - a), DONT_NEED) == 0 for a, b in self.spans]
+        return bool(done) and all(done)
+
+
+def pages_under(tensors: Iterable[Tensor], files: Iterable[Path]) -> Pages:
+    """The pages under those tensors that are views of one of the mapped files; others are left out, since on other
+    memory dropping would wipe it.
 
     Args:
-        tensor: on the CPU.
-        file: it is a view of.
-
-    Returns:
-        whether pages were given back.
+        tensors: on any device.
+        files: that may be mapped.
     """
-    if sys.platform != "linux" or tensor.device.type != "cpu":
-        return False
-    page = mmap.PAGESIZE
-    start = -(-tensor.data_ptr() // page) * page
-    end = (tensor.data_ptr() + tensor.nbytes) // page * page
-    if end <= start or not _is_mapped(start, end, file):
-        return False
-    return int(_libc().madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), DONT_NEED)) == 0
+    if sys.platform != "linux":
+        return Pages(())
+    mappings, spans = _mappings({str(file.resolve()) for file in files}), []
+    for tensor in tensors:
+        if tensor.device.type != "cpu":
+            continue
+        start = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+        end = (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+        if end > start and any(first <= start and end <= last for first, last in mappings):
+            spans.append((start, end))
+    return Pages(tuple(sorted(spans)))
+
+
+def drop_pages(tensor: Tensor, file: Path) -> bool:
+    """Give back the whole pages under a tensor that is a view of a mapped file; whether there were any."""
+    return pages_under([tensor], [file]).drop()
 
 
 @lru_cache(maxsize=1)
@@ -45,13 +69,12 @@ def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
 
 
-def _is_mapped(start: int, end: int, file: Path) -> bool:
-    """Whether these addresses lie in one mapping of the file."""
-    wanted = str(file.resolve())
+def _mappings(wanted: set[str]) -> list[tuple[int, int]]:
+    """First and last address of every mapping of these files."""
+    found = []
     for line in MAPS.read_text(encoding="utf-8", errors="replace").splitlines():
         fields = line.split(maxsplit=5)
-        if len(fields) == 6 and fields[5] == wanted:
+        if len(fields) == 6 and fields[5] in wanted:
             first, last = (int(part, 16) for part in fields[0].split("-"))
-            if first <= start and end <= last:
-                return True
-    return False
+            found.append((first, last))
+    return found
