@@ -101,7 +101,8 @@ def plain_vision(engine: Any) -> float:
     for layer in vision.layers:
         layer.attn.attend = plain
         layer.mlp.fc1.activated = lambda x, _, fc1=layer.mlp.fc1: torch.nn.functional.gelu(fc1(x))
-    pixels = torch.randn(TILES, 3, 448, 448)
+    size = engine.config.vision.image_size
+    pixels = torch.randn(TILES, 3, size, size)
     projector(vision(pixels[:1]))
     return timed(lambda: projector(vision(pixels)))[0]
 

@@ -32,7 +32,7 @@ from recipes.train import Log
 from vita.prompt.tokenizer import Tokenizer
 from vita.weights.find import DEFAULT
 
-HEARING_UNTIL = 0.33  # share of the budget with CTC alone
+HEARING_UNTIL = 0.4  # share of the budget with CTC alone
 CTC_BESIDE = 0.3  # its weight once answers are taught
 DECODER_RATE = 0.4  # of the others': it already knows how to answer
 LOG_SECONDS, SAVE_SECONDS, CHECK_SECONDS = 20.0, 180.0, 300.0

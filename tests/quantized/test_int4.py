@@ -76,15 +76,15 @@ class TestKernel:
         assert kernel is not None
         x = torch.randn(rows, groups * GROUP, generator=torch.Generator().manual_seed(rows))
         wide = unpack(layer.weight, layer.scale).float()
-        got = kernel.int4_product(x, layer.weight, layer.scale)
+        got = kernel.int4_product(x, layer.weight, layer.scale, None)
         assert ((got - x @ wide.t()).norm() <= NEAR * x.norm() * wide.norm() / (groups * GROUP) ** 0.5 * 2).item()
 
     def test_each_row_is_what_it_is_alone(self) -> None:
         layer, x = layer_of(33, 5), torch.randn(13, 5 * GROUP)
         kernel = kernels()
         assert kernel is not None
-        together = kernel.int4_product(x, layer.weight, layer.scale)
-        alone = torch.cat([kernel.int4_product(row[None].contiguous(), layer.weight, layer.scale) for row in x])
+        together = kernel.int4_product(x, layer.weight, layer.scale, None)
+        alone = torch.cat([kernel.int4_product(row[None].contiguous(), layer.weight, layer.scale, None) for row in x])
         torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
 
     def test_widening_is_unpacking(self) -> None:

@@ -47,9 +47,14 @@ def own(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 def test_four_bits(own: Kernels, rows: int, groups: int) -> None:
     torch.manual_seed(rows * 100 + groups)
     packed, scale = quantize_groups(torch.randn(21, groups * GROUP))
-    wide, x = unpack(packed, scale), torch.randn(rows, groups * GROUP)
-    exact, mine = x @ wide.float().t(), own.int4_product(x, packed, scale)
+    wide, x, bias = unpack(packed, scale), torch.randn(rows, groups * GROUP), torch.randn(21)
+    exact = x @ wide.float().t()
+    mine = own.int4_product(x, packed, scale, None)
     assert float((mine - exact).norm() / exact.norm()) < 0.012, "x is rounded to eight bits"
+    torch.testing.assert_close(own.int4_product(x, packed, scale, bias), mine + bias)
+    half = own.int4_product(x.bfloat16(), packed, scale, bias.bfloat16())
+    again = own.int4_product(x.bfloat16().float(), packed, scale, bias.bfloat16().float())
+    assert half.dtype == torch.bfloat16 and torch.equal(half, again.bfloat16())
     room = torch.empty_like(wide)
     own.int4_widen(packed, scale, room)
     assert torch.equal(room, wide)
@@ -71,7 +76,13 @@ def test_eight_bits(own: Kernels, rows: int, width: int, by: int) -> None:
     whole = moved(whole, by)
     x = torch.randn(rows, width)
     exact = x @ (whole.float() * scale.float()[:, None]).t()
-    torch.testing.assert_close(own.int8_product(x, whole, scale), exact, atol=1e-3, rtol=1e-4)
+    mine, bias = own.int8_product(x, whole, scale, None), torch.randn(21)
+    torch.testing.assert_close(mine, exact, atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(own.int8_product(x, whole, scale, bias), mine + bias, atol=1e-5, rtol=1e-5)
+    half = own.int8_product(x.bfloat16(), whole, scale, bias.bfloat16())
+    again = own.int8_product(x.bfloat16().float(), whole, scale, bias.bfloat16().float())
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), again, atol=1e-3, rtol=2**-8)
 
 
 @pytest.mark.parametrize("by", [0, 2, 8, 62])

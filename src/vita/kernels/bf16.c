@@ -5,27 +5,12 @@
  * file may begin anywhere, and a load that crosses a cache line costs two: loads of weights are brought onto lines, and
  * those of x, which lies in the nearest cache, cross them instead.
  */
-#include <stdint.h>
-#include <string.h>
+#include "floats.h"
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
 #define AHEAD 512 /* bytes asked for before they are needed */
-
-static float wide(uint16_t value) {
-    uint32_t bits = (uint32_t)value << 16;
-    float out;
-    memcpy(&out, &bits, 4);
-    return out;
-}
-
-static uint16_t narrow(float value) {
-    uint32_t bits;
-    memcpy(&bits, &value, 4);
-    if ((bits & 0x7FFFFFFF) > 0x7F800000) return 0x7FC0; /* no number stays no number */
-    return (uint16_t)((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
-}
 
 /* One weight row times x, summed in float32. */
 static float dot(const uint16_t *w, const uint16_t *x, int64_t n_in) {

@@ -23,9 +23,11 @@ from torch import Tensor
 
 log = logging.getLogger("vita")
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("bf16.c", "int8.c", "int4.c"))
+HEADER = Path(__file__).with_name("floats.h")
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
 COMPILERS = ("cc", "gcc", "clang")
 GROUP = 64  # as in int4.c
+FORMATS = (torch.float32, torch.bfloat16)  # of x and of what comes out
 SECONDS = 60  # a compiler that takes longer hangs
 
 
@@ -42,38 +44,41 @@ class Kernels:
         call(_at(weight), _at(x), _at(bias), _at(out), _size(weight.shape[0]), _size(weight.shape[1]))
         return out
 
-    def int8_product(self, x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
-        """`x · (w · scale)ᵀ` with nothing rounded: float32 `[rows, in]` to `[rows, out]`.
+    def int8_product(self, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+        """`x · (w · scale)ᵀ + b`, multiplied in float32: `[rows, in]` to `[rows, out]` in the dtype of x.
 
         Args:
-            x: float32 `[rows, in]`.
+            x: float32 or bfloat16 `[rows, in]`.
             weight: int8 `[out, in]`.
             scale: bfloat16 `[out]`.
+            bias: `[out]` in the dtype of x, or None.
         """
-        out = torch.empty(x.shape[0], weight.shape[0])
-        call = self._library.vita_int8_product
-        call(
-            _at(weight), _at(scale), _at(x), _at(out), _size(x.shape[0]), _size(weight.shape[0]), _size(weight.shape[1])
-        )
+        (rows, width), channels = x.shape, weight.shape[0]
+        out, room = x.new_empty(rows, channels), torch.empty(rows, width)
+        self._library.vita_int8_product(
+            _at(weight), _at(scale), _at(x), _at(bias), _at(out), _at(room),
+            _size(rows), _size(channels), _size(width), _half(x),
+        )  # fmt: skip
         return out
 
-    def int4_product(self, x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
-        """`x · wᵀ` with x rounded to eight bits: float32 `[rows, in]` to `[rows, out]`.
+    def int4_product(self, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+        """`x · wᵀ + b` with x rounded to eight bits: `[rows, in]` to `[rows, out]` in the dtype of x.
 
         Args:
-            x: float32 `[rows, in]`.
+            x: float32 or bfloat16 `[rows, in]`.
             weight: uint8 `[out, in / 2]`.
             scale: bfloat16 `[out, in / 64]`.
+            bias: `[out]` in the dtype of x, or None.
         """
-        rows, width = x.shape
+        (rows, width), channels = x.shape, weight.shape[0]
         whole = torch.empty(rows, width, dtype=torch.int8)
         unit, shift = torch.empty(2, rows, width // GROUP).unbind(0)
-        out = torch.empty(rows, weight.shape[0])
-        call = self._library
-        call.vita_round_rows(_at(x), _at(whole), _at(unit), _at(shift), _size(rows), _size(width))
+        out = x.new_empty(rows, channels)
+        half, call = _half(x), self._library
+        call.vita_round_rows(_at(x), _at(whole), _at(unit), _at(shift), _size(rows), _size(width), half)
         call.vita_int4_product(
-            _at(weight), _at(scale), _at(whole), _at(unit), _at(shift), _at(out),
-            _size(rows), _size(weight.shape[0]), _size(width),
+            _at(weight), _at(scale), _at(whole), _at(unit), _at(shift), _at(bias), _at(out),
+            _size(rows), _size(channels), _size(width), half,
         )  # fmt: skip
         return out
 
@@ -85,6 +90,11 @@ class Kernels:
 
 def _at(tensor: Tensor | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+
+
+def _half(x: Tensor) -> ctypes.c_int64:
+    """Which of the two formats that floats.h knows."""
+    return ctypes.c_int64(x.dtype == torch.bfloat16)
 
 
 def _size(value: int) -> ctypes.c_int64:
@@ -138,7 +148,7 @@ def _cache() -> Path:
 
 def _key(compiler: str) -> str:
     """Another source, compiler or processor is another file."""
-    parts = [source.read_text(encoding="utf-8") for source in SOURCES]
+    parts = [source.read_text(encoding="utf-8") for source in (HEADER, *SOURCES)]
     parts += [compiler, str(Path(compiler).resolve()), " ".join(FLAGS), _processor()]
     parts += [platform.machine(), *platform.libc_ver()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

@@ -7,8 +7,7 @@
  *   sum_j (w_j + 8) x_j - 8 sum_j x_j   with u8 times s8 products.
  */
 #include <math.h>
-#include <stdint.h>
-#include <string.h>
+#include "floats.h"
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
@@ -18,29 +17,17 @@
 #define MOST_ROWS 8 /* of x at a time: their sums stay in registers */
 #define AHEAD 512   /* bytes asked for before they are needed */
 
-static inline float from_bf16(uint16_t value) {
-    uint32_t bits = (uint32_t)value << 16;
-    float out;
-    memcpy(&out, &bits, 4);
-    return out;
-}
-
-static uint16_t to_bf16(float value) {
-    uint32_t bits;
-    memcpy(&bits, &value, 4);
-    return (uint16_t)((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
-}
-
 /* Rounds rows of x: int8 values, and for each group its scale and minus eight times its sum, scaled.
  *
  * Two groups a, b are stored as their first halves and then their second ones (a1 b1 a2 b2), since 64 bytes of weights
  * hold both their low halves and both their high ones; a last group without a partner keeps its order. */
-void vita_round_rows(const float *x, int8_t *q, float *scale, float *shift, int64_t rows, int64_t n_in) {
+void vita_round_rows(const void *x, int8_t *q, float *scale, float *shift, int64_t rows, int64_t n_in, int64_t half) {
     const int64_t groups = n_in / GROUP;
 #pragma omp parallel for schedule(static) if (rows * n_in > 65536)
     for (int64_t at = 0; at < rows * groups; at++) {
         const int64_t g = at % groups, paired = (g ^ 1) < groups;
-        const float *from = x + at * GROUP;
+        float from[GROUP];
+        for (int j = 0; j < GROUP; j++) from[j] = get(x, at * GROUP + j, (int)half);
         int8_t *to = paired ? q + (at - (g & 1)) * GROUP + (g & 1) * HALF : q + at * GROUP;
         const int64_t second = paired ? GROUP : HALF; /* from the first half to the second */
         float largest = 0, any = 0;
@@ -75,8 +62,8 @@ static inline int64_t half_of(int64_t g, int64_t which, int64_t groups) {
 
 /* One weight row times `rows` rounded rows of x (a constant where this is inlined): unpacked once for all of them. */
 static inline __attribute__((always_inline)) void dots(
-    const uint8_t *w, const uint16_t *w_scale, const int8_t *q, const float *scale, const float *shift, float *y,
-    int64_t stride, int64_t n_in, const int rows) {
+    const uint8_t *w, const uint16_t *w_scale, const int8_t *q, const float *scale, const float *shift, float *sums,
+    int64_t n_in, const int rows) {
     const int64_t groups = n_in / GROUP;
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
     const __m512i low = _mm512_set1_epi8(15), two = _mm512_set1_epi32(2);
@@ -121,7 +108,7 @@ static inline __attribute__((always_inline)) void dots(
             }
         }
     }
-    for (int r = 0; r < rows; r++) y[r * stride] = _mm512_reduce_add_ps(total[r]);
+    for (int r = 0; r < rows; r++) sums[r] = _mm512_reduce_add_ps(total[r]);
 #elif defined(__AVX2__)
     const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
     __m256 total[MOST_ROWS];
@@ -130,7 +117,7 @@ static inline __attribute__((always_inline)) void dots(
     for (int64_t g = 0; g < groups; g++) {
         __m256i packed = _mm256_loadu_si256((const __m256i *)(w + g * HALF));
         __m256i first = _mm256_and_si256(packed, low), second = _mm256_and_si256(_mm256_srli_epi16(packed, 4), low);
-        float unit = from_bf16(w_scale[g]);
+        float unit = wide(w_scale[g]);
         for (int r = 0; r < rows; r++) {
             const int8_t *x = q + r * n_in;
             __m256i a = _mm256_maddubs_epi16(first, _mm256_loadu_si256((const __m256i *)(x + half_of(g, 0, groups))));
@@ -144,7 +131,7 @@ static inline __attribute__((always_inline)) void dots(
         float lanes[8], sum = rest[r];
         _mm256_storeu_ps(lanes, total[r]);
         for (int j = 0; j < 8; j++) sum += lanes[j];
-        y[r * stride] = sum;
+        sums[r] = sum;
     }
 #else
     float rest[MOST_ROWS] = {0};
@@ -155,30 +142,34 @@ static inline __attribute__((always_inline)) void dots(
             for (int j = 0; j < HALF; j++) {
                 sum += (w[g * HALF + j] & 15) * x[j] + (w[g * HALF + j] >> 4) * y2[j];
             }
-            rest[r] += from_bf16(w_scale[g]) * (scale[r * groups + g] * (float)sum + shift[r * groups + g]);
+            rest[r] += wide(w_scale[g]) * (scale[r * groups + g] * (float)sum + shift[r * groups + g]);
         }
     }
-    for (int r = 0; r < rows; r++) y[r * stride] = rest[r];
+    for (int r = 0; r < rows; r++) sums[r] = rest[r];
 #endif
 }
 
-/* y [rows, n_out] = x w^T; a weight row is read from memory once for all rows of x. */
+/* y [rows, n_out] = x w^T + bias, x rounded before; bias (or null) and y in one format. A weight row is read from
+ * memory once for all rows of x. */
 void vita_int4_product(const uint8_t *w, const uint16_t *w_scale, const int8_t *q, const float *scale,
-                       const float *shift, float *y, int64_t rows, int64_t n_out, int64_t n_in) {
+                       const float *shift, const void *bias, void *y, int64_t rows, int64_t n_out, int64_t n_in,
+                       int64_t half) {
     const int64_t groups = n_in / GROUP;
 #pragma omp parallel for schedule(static)
     for (int64_t o = 0; o < n_out; o++) {
         const uint8_t *row = w + o * n_in / 2;
         const uint16_t *unit = w_scale + o * groups;
+        float sums[MOST_ROWS], add = bias ? get(bias, o, (int)half) : 0;
         for (int64_t r = 0; r < rows;) {
             const int8_t *x = q + r * n_in;
             const float *s = scale + r * groups, *d = shift + r * groups;
-            float *to = y + r * n_out + o;
-            int64_t left = rows - r;
-            if (left >= 8) { dots(row, unit, x, s, d, to, n_out, n_in, 8); r += 8; }
-            else if (left >= 4) { dots(row, unit, x, s, d, to, n_out, n_in, 4); r += 4; }
-            else if (left >= 2) { dots(row, unit, x, s, d, to, n_out, n_in, 2); r += 2; }
-            else { dots(row, unit, x, s, d, to, n_out, n_in, 1); r += 1; }
+            int64_t left = rows - r, taken;
+            if (left >= 8) { dots(row, unit, x, s, d, sums, n_in, 8); taken = 8; }
+            else if (left >= 4) { dots(row, unit, x, s, d, sums, n_in, 4); taken = 4; }
+            else if (left >= 2) { dots(row, unit, x, s, d, sums, n_in, 2); taken = 2; }
+            else { dots(row, unit, x, s, d, sums, n_in, 1); taken = 1; }
+            for (int64_t k = 0; k < taken; k++) put(y, (r + k) * n_out + o, sums[k] + add, (int)half);
+            r += taken;
         }
     }
 }
@@ -188,9 +179,9 @@ void vita_int4_widen(const uint8_t *w, const uint16_t *w_scale, uint16_t *out, i
     int64_t groups = n_out * n_in / GROUP;
 #pragma omp parallel for schedule(static)
     for (int64_t g = 0; g < groups; g++) {
-        float unit = from_bf16(w_scale[g]);
+        float unit = wide(w_scale[g]);
         uint16_t table[16];
-        for (int v = 0; v < 16; v++) table[v] = to_bf16(unit * (float)(v - 8));
+        for (int v = 0; v < 16; v++) table[v] = narrow(unit * (float)(v - 8));
         const uint8_t *from = w + g * HALF;
         uint16_t *to = out + g * GROUP;
 #if defined(__AVX512BW__)

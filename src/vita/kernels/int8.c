@@ -3,8 +3,7 @@
  * A weight row has one scale. Weights are widened to float32 in registers and x is float32, so nothing is rounded.
  * Rows in a mapped file may begin anywhere: the first few values are taken apart, so that loads lie on cache lines.
  */
-#include <stdint.h>
-#include <string.h>
+#include "floats.h"
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
@@ -59,23 +58,23 @@ static inline __attribute__((always_inline)) void dots(const int8_t *w, const fl
         for (int r = 0; r < rows; r++) sums[r] += (float)w[j] * x[r * n_in + j];
 }
 
-/* y [rows, n_out] = x (w scale)^T; a weight row is read from memory once for all rows of x. */
-void vita_int8_product(const int8_t *w, const uint16_t *w_scale, const float *x, float *y, int64_t rows, int64_t n_out,
-                       int64_t n_in) {
+/* y [rows, n_out] = x (w scale)^T + bias; x, bias (or null) and y in one format, `room` for rows * n_in float32. A
+ * weight row is read from memory once for all rows of x. */
+void vita_int8_product(const int8_t *w, const uint16_t *w_scale, const void *x, const void *bias, void *y, float *room,
+                       int64_t rows, int64_t n_out, int64_t n_in, int64_t half) {
+    for (int64_t k = 0; k < rows * n_in; k++) room[k] = get(x, k, (int)half);
 #pragma omp parallel for schedule(static)
     for (int64_t o = 0; o < n_out; o++) {
         const int8_t *row = w + o * n_in;
-        uint32_t bits = (uint32_t)w_scale[o] << 16; /* bfloat16 */
-        float unit, sums[MOST_ROWS];
-        memcpy(&unit, &bits, 4);
+        float sums[MOST_ROWS], unit = wide(w_scale[o]), add = bias ? get(bias, o, (int)half) : 0;
         for (int64_t r = 0; r < rows;) {
-            const float *from = x + r * n_in;
+            const float *from = room + r * n_in;
             int64_t left = rows - r, taken;
             if (left >= 8) { dots(row, from, sums, n_in, 8); taken = 8; }
             else if (left >= 4) { dots(row, from, sums, n_in, 4); taken = 4; }
             else if (left >= 2) { dots(row, from, sums, n_in, 2); taken = 2; }
             else { dots(row, from, sums, n_in, 1); taken = 1; }
-            for (int64_t k = 0; k < taken; k++) y[(r + k) * n_out + o] = unit * sums[k];
+            for (int64_t k = 0; k < taken; k++) put(y, (r + k) * n_out + o, unit * sums[k] + add, (int)half);
             r += taken;
         }
     }

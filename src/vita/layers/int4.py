@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vita.kernels.build import GROUP, kernels
+from vita.kernels.build import FORMATS, GROUP, kernels
 from vita.layers.rounded import ROUND_BLOCK, RoundedLinear
 
 CANDIDATES = torch.linspace(0.70, 1.0, 13)  # shares of a group's largest value that are tried as its end
@@ -36,8 +36,8 @@ class Int4Linear(RoundedLinear):
 
     def product(self, rows: Tensor) -> Tensor | None:
         """Our own kernel."""
-        own = kernels()
-        return own.int4_product(rows.float(), self.weight, self.scale) if own else None
+        own = kernels() if rows.dtype in FORMATS else None
+        return own.int4_product(rows, self.weight, self.scale, self.bias) if own else None
 
     def block(self, part: slice, dtype: torch.dtype) -> Tensor:
         """Widened by our own kernel on a CPU that has it."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vita.kernels.build import kernels
+from vita.kernels.build import FORMATS, kernels
 from vita.layers.rounded import ROUND_BLOCK, RoundedLinear
 
 LARGEST = 127
@@ -28,8 +28,11 @@ class Int8Linear(RoundedLinear):
 
     def product(self, rows: Tensor) -> Tensor:
         """Our own kernel, or PyTorch's where there is no compiler."""
-        own = kernels()
-        return own.int8_product(rows.float(), self.weight, self.scale) if own else self._packed(rows)
+        own = kernels() if rows.dtype in FORMATS else None
+        if own is not None:
+            return own.int8_product(rows, self.weight, self.scale, self.bias)
+        out = self._packed(rows)
+        return out if self.bias is None else out + self.bias
 
     def _packed(self, rows: Tensor) -> Tensor:
         """PyTorch's kernel crashes on a count of channels that is no multiple of four where the weights do not lie on

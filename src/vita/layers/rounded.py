@@ -35,12 +35,11 @@ class RoundedLinear(nn.Module):
         out = self.product(rows.contiguous()) if x.device.type == "cpu" and rows.shape[0] <= self.few else None
         if out is None:
             out = self._widened(rows)
-        if self.bias is not None:
-            out = out + self.bias
-        return out.to(x.dtype).reshape(*x.shape[:-1], self.out_features)
+            out = out if self.bias is None else out + self.bias
+        return out.reshape(*x.shape[:-1], self.out_features)
 
     def product(self, rows: Tensor) -> Tensor | None:
-        """`[n, in]` to `[n, out]` in any float dtype, reading rounded weights; None if there is no kernel for it."""
+        """`[n, in]` to `[n, out]`, reading rounded weights, bias added; None if there is no kernel for it."""
         raise NotImplementedError
 
     def block(self, part: slice, dtype: torch.dtype) -> Tensor:
