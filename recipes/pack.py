@@ -109,9 +109,9 @@ class Packer:
         return [self._end, *encode("\n"), self._start, *encode("assistant\n")]
 
     def turn(self, asked: list[int], text: str, *, drill: bool = False) -> Turn:
-        """A turn whose answer brings its mark; what stands after its last colon is its conclusion."""
+        """A turn whose answer brings its mark; what stands after its first colon is its conclusion."""
         encode = self.tokenizer.encode
-        seen, colon, _ = text.rpartition(": ")
+        seen, colon, _ = text.partition(": ")
         return Turn(asked, [*encode(text), self._end], len(encode(seen + ":")) if colon else 0, drill)
 
     def row(self, questions: Sequence[QA], tiles: int, rng: Random, *, drill: bool = False) -> Row:

@@ -129,17 +129,17 @@ def _turns(rng: Random, split: Split, items: list[Item]) -> list[QA]:
     color = ("color", answer("shape_color", thing=item.kind, color=item.color), item.color)
     place = ("place", answer("where", thing=name, at=at(item.place)), at(item.place))
     shape = ("shape", answer("which_shape", color=item.color, a_thing=article(item.kind)), item.kind)
-    placed = (place[0], _found(items, place[1], places=True), place[2])
+    placed = (place[0], _placed(items, place[1]), place[2])
     there = QA(
         ask(rng, split, "shape_at", at=at(item.place)),
         answer("shape_at", a_thing=article(item.name), at=at(item.place)), "shape_at", item.name,
     )  # fmt: skip
     choices = [(there, color), (there, shape)]
     if _single(items, lambda i: i.color).count(item):
-        said = _found(items, shape[1])
+        said = _which_told(items, item)
         choices.append((QA(ask(rng, split, "which_shape", color=item.color), said, "which_shape", item.kind), placed))
     if name == item.kind:
-        said = _found(items, color[1])
+        said = _colored(items, color[1])
         choices += [
             (QA(ask(rng, split, "where", thing=name), placed[1], "where", place[2]), color),
             (QA(ask(rng, split, "shape_color", thing=name), said, "shape_color", item.color), placed),
@@ -164,15 +164,26 @@ def count_answer(count: int, thing: str) -> str:
     )
 
 
-def _seen(items: list[Item], verdict: str, *, places: bool = False) -> str:
+def _seen(items: list[Item], verdict: str) -> str:
     """All shapes in reading order, then what follows."""
-    things = [f"{article(i.name)} {at(i.place)}" if places else article(i.name) for i in items]
-    return concluded("seen", verdict, list=listed(things))
+    return concluded("seen", verdict, list=listed([article(i.name) for i in items]))
 
 
-def _found(items: list[Item], verdict: str, *, places: bool = False) -> str:
-    """What follows; among several shapes only after all of them, since one is found by going through them."""
-    return _seen(items, verdict, places=places) if len(items) > 1 else verdict
+def _told(things: list[str], verdict: str) -> str:
+    """What is true of every shape, then what was asked in the very words that stand there already; of a lone shape
+    only that. One among several is found by going through them, and said by saying its words again."""
+    if len(things) == 1:
+        return verdict
+    text = concluded("listed", verdict, list=listed(things))
+    return text[0].upper() + text[1:]
+
+
+def _placed(items: list[Item], verdict: str) -> str:
+    return _told([f"the {i.name} is {at(i.place)}" for i in items], verdict)
+
+
+def _colored(items: list[Item], verdict: str) -> str:
+    return _told([f"the {i.kind} is {i.color}" for i in items], verdict)
 
 
 def _count_key(count: int) -> str:
@@ -204,8 +215,13 @@ def _color_of(rng: Random, split: Split, items: list[Item]) -> QA | None:
     if not single:
         return None
     item = rng.choice(single)
-    text = _found(items, answer("shape_color", thing=item.kind, color=item.color))
+    text = _colored(items, answer("shape_color", thing=item.kind, color=item.color))
     return QA(ask(rng, split, "shape_color", thing=item.kind), text, "shape_color", item.color)
+
+
+def _which_told(items: list[Item], item: Item) -> str:
+    verdict = answer("which_shape", color=item.color, a_thing=article(item.name if len(items) > 1 else item.kind))
+    return _seen(items, verdict) if len(items) > 1 else verdict
 
 
 def _which(rng: Random, split: Split, items: list[Item]) -> QA | None:
@@ -213,7 +229,7 @@ def _which(rng: Random, split: Split, items: list[Item]) -> QA | None:
     if not single:
         return None
     item = rng.choice(single)
-    text = _found(items, answer("which_shape", color=item.color, a_thing=article(item.kind)))
+    text = _which_told(items, item)
     return QA(ask(rng, split, "which_shape", color=item.color), text, "which_shape", item.kind)
 
 
@@ -221,7 +237,7 @@ def _where(rng: Random, split: Split, items: list[Item]) -> QA | None:
     item, thing = _mention(rng, items)
     if item is None:
         return None
-    text = _found(items, answer("where", thing=thing, at=at(item.place)), places=True)
+    text = _placed(items, answer("where", thing=thing, at=at(item.place)))
     return QA(ask(rng, split, "where", thing=thing), text, "where", at(item.place))
 
 
@@ -262,7 +278,9 @@ def _relation(rng: Random, split: Split, items: list[Item]) -> QA | None:
         relation = _RELATIONS[axis][0 if (apart > 0) == truth else 1]
         one, other = _name_of(a, items), _name_of(b, items)
         verdict = answer(f"relation_{'yes' if truth else 'no'}", one=one, other=other, relation=relation)
-        text = _seen(items, verdict, places=True)
+        pair = [answer("where", thing=name, at=at(i.place)) for name, i in ((one, a), (other, b))]
+        found = concluded("listed", verdict, list=listed([text[0].lower() + text[1:-1] for text in pair]))
+        text = _placed(items, found) if len(items) > 2 else found[0].upper() + found[1:]
         question = ask(rng, split, "relation", one=str(one), other=str(other), relation=relation)
         return QA(question, text, "relation", "yes" if truth else "no")
     return None
