@@ -109,6 +109,7 @@ def plain_vision(engine: Any) -> float:
 
 def run_llama(args: argparse.Namespace) -> dict[str, float]:
     """llama.cpp through llama-cpp-python; vision is left out."""
+
     from llama_cpp import Llama
 
     file = args.checkpoint.with_suffix(".q4_0.gguf")
@@ -146,7 +147,14 @@ def write_gguf(checkpoint: Path, file: Path) -> None:
     writer.add_rope_freq_base(d.rope_theta)
     writer.add_layer_norm_rms_eps(d.rms_norm_eps)
     writer.add_vocab_size(d.vocab_size)
-    writer.add_tokenizer_model("none")
+    # Any vocabulary will do, but without one llama.cpp crashes at the first step.
+    letters = bytes_to_unicode()
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("qwen2")
+    writer.add_token_list([*letters, *(f"<{k}>" for k in range(d.vocab_size - len(letters)))])
+    writer.add_token_types([1] * d.vocab_size)
+    writer.add_token_merges(["a b"])
+    writer.add_eos_token_id(d.vocab_size - 1)
 
     def vector(name: str, size: int) -> None:
         writer.add_tensor(name, np.ones(size, np.float32))
@@ -179,6 +187,13 @@ def write_gguf(checkpoint: Path, file: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def bytes_to_unicode() -> list[str]:
+    """The 256 characters by which byte-level vocabularies write bytes."""
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    return sorted(ByteLevel.alphabet())
 
 
 def measure(args: argparse.Namespace) -> None:

@@ -19,7 +19,7 @@ SHADE = re.compile(r"(?:dark|light) $")
 YES_NO = frozenset(("icon", "bold", "capitals", "is_text_color", "says", "exists", "compare", "relation"))
 CONCLUDED = frozenset(
     ("count_kind", "count_color", "exists", "relation", "compare", "largest", "smallest", "sum", "says",
-     "count_letters", "where", "which_shape", "shape_color", "bar_color", "value", *turn_kinds())
+     "count_letters", *turn_kinds())
 )  # fmt: skip
 # Row of the table, its mark in per cent on a CPU (None: no mark), the kinds it gathers.
 ROWS: tuple[tuple[str, int | None, tuple[str, ...]], ...] = (

@@ -11,7 +11,7 @@ from recipes.data.canvas import Canvas
 from recipes.data.colors import Rgb
 from recipes.data.fonts import Face
 from recipes.data.grounds import Ground, pick_ink
-from recipes.data.labels import COLORS, QA, SIDE, Split
+from recipes.data.labels import QA, SIDE, Split
 from recipes.data.phrases import answer, ask, concluded, quoted
 from recipes.data.shapes import listed
 from recipes.data.studio import Studio
@@ -59,11 +59,6 @@ def draw_chart(studio: Studio, rng: Random, split: Split) -> tuple[Canvas, list[
     else:
         _lying(studio, canvas, bars, style)
     return canvas, _questions(rng, split, bars, ground, style.valued)
-
-
-def imagined_bars(studio: Studio, rng: Random, split: Split) -> list[Bar]:
-    """Bars that could stand in a chart."""
-    return _bars(studio, rng, split, [(color, (0, 0, 0)) for color in rng.sample(COLORS, 5)])
 
 
 def _bars(studio: Studio, rng: Random, split: Split, inks: list[tuple[str, Rgb]]) -> list[Bar]:
@@ -142,16 +137,11 @@ def _lying(studio: Studio, canvas: Canvas, bars: list[Bar], style: _Style) -> No
     _fill(canvas, (wall - 2, _MARGIN, wall, SIDE - _MARGIN), *style.pen)
 
 
-def _parts(bars: list[Bar], valued: bool) -> list[str]:
-    return [f"{quoted(b.label)} is {b.value}" if valued else quoted(b.label) for b in bars]
-
-
-def bar_questions(rng: Random, split: Split, bars: list[Bar], valued: bool) -> list[QA]:
-    """About the bars, whether their values are written on them or not."""
+def _questions(rng: Random, split: Split, bars: list[Bar], ground: Ground, valued: bool) -> list[QA]:
     largest, smallest = max(bars, key=lambda b: b.value), min(bars, key=lambda b: b.value)
     shown = rng.choice(bars)
     count = str(len(bars))
-    parts = _parts(bars, valued)
+    parts = [f"{quoted(b.label)} is {b.value}" if valued else quoted(b.label) for b in bars]
     rest = [
         QA(ask(rng, split, "bars"), answer("bars", count=count), "bars", count),
         *(
@@ -164,23 +154,13 @@ def bar_questions(rng: Random, split: Split, bars: list[Bar], valued: bool) -> l
         _compare(rng, split, bars, valued),
         QA(
             ask(rng, split, "bar_color", label=shown.label),
-            concluded(
-                "listed", answer("bar_color", text=quoted(shown.label), color=shown.color),
-                list=listed([f"{quoted(b.label)} is {b.color}" for b in bars]),
-            ), "bar_color", shown.color,
+            answer("bar_color", text=quoted(shown.label), color=shown.color), "bar_color", shown.color,
         ),
+        ground.qa(rng, split),
     ]  # fmt: skip
     for bar in rng.sample(bars, min(3, len(bars))) if valued else ():
         said = answer("value", text=quoted(bar.label), count=bar.value)
-        said = concluded("listed", said, list=listed(parts))
         rest.append(QA(ask(rng, split, "value", label=bar.label), said, "value", str(bar.value)))
-    return rest
-
-
-def _questions(rng: Random, split: Split, bars: list[Bar], ground: Ground, valued: bool) -> list[QA]:
-    count = str(len(bars))
-    parts = _parts(bars, valued)
-    rest = [*bar_questions(rng, split, bars, valued), ground.qa(rng, split)]
     rng.shuffle(rest)
     caption = answer("caption_chart", count=count, list=listed(parts))
     made = QA(ask(rng, split, "caption"), caption, "caption_chart", "|".join([f"{count} bars", *parts]))
@@ -211,5 +191,5 @@ def _compare(rng: Random, split: Split, bars: list[Bar], valued: bool) -> QA:
     side = "yes" if truth else "no"
     text = answer(f"compare_{side}", one=quoted(one.label), other=quoted(other.label))
     if valued:
-        text = concluded("listed", text, list=listed(_parts(bars, valued)))
+        text = concluded("listed", text, list=listed([f"{quoted(b.label)} is {b.value}" for b in (one, other)]))
     return QA(ask(rng, split, "compare", one=one.label, other=other.label), text, "compare", side)

@@ -61,24 +61,6 @@ def allowed(split: Split, color: str, kind: str) -> bool:
     return split == "heldout" or not held_out_pair("shape", color, kind)
 
 
-def concluding_questions(rng: Random, split: Split, items: list[Item]) -> list[QA]:
-    """Those whose answers follow from what they say was seen."""
-    makes = (_count_kind, _count_color, _exists, _where, _relation, _which, _color_of)
-    made = [qa for make in (*makes, *makes[:5]) if (qa := make(rng, split, items))]
-    return [qa for qa in made if ": " in qa.answer]
-
-
-def imagined(rng: Random, split: Split) -> list[Item]:
-    """Shapes that could stand in a picture."""
-    count = rng.choices((1, 2, 3, 4, 5, 6), (6, 18, 22, 20, 18, 16))[0]
-    cells = rng.sample([(x, y) for y in _CELLS for x in _CELLS], count)
-    kinds = rng.sample(SHAPES, rng.choice((2, 2, 3, 4, 6)))
-    colors = rng.sample(COLORS, rng.choice((1, 2, 2, 3, 4, 6)))
-    pairs = [(k, c) for k in kinds for c in colors if allowed(split, c, k)] or [("star", "red")]
-    items = [Item(*rng.choice(pairs), x, y, 0.1) for x, y in cells]
-    return sorted(items, key=lambda i: (i.y, i.x))
-
-
 def _scatter(rng: Random, ground: Ground, split: Split) -> list[tuple[Item, tuple[int, int, int]]]:
     """Shapes in different ninths of the picture that do not touch."""
     count = rng.choices((1, 2, 3, 4, 5, 6), (18, 22, 22, 16, 12, 10))[0]
@@ -129,20 +111,19 @@ def _turns(rng: Random, split: Split, items: list[Item]) -> list[QA]:
     color = ("color", answer("shape_color", thing=item.kind, color=item.color), item.color)
     place = ("place", answer("where", thing=name, at=at(item.place)), at(item.place))
     shape = ("shape", answer("which_shape", color=item.color, a_thing=article(item.kind)), item.kind)
-    placed = (place[0], _placed(items, place[1]), place[2])
     there = QA(
         ask(rng, split, "shape_at", at=at(item.place)),
         answer("shape_at", a_thing=article(item.name), at=at(item.place)), "shape_at", item.name,
     )  # fmt: skip
     choices = [(there, color), (there, shape)]
     if _single(items, lambda i: i.color).count(item):
-        said = _which_told(items, item)
-        choices.append((QA(ask(rng, split, "which_shape", color=item.color), said, "which_shape", item.kind), placed))
+        which = QA(ask(rng, split, "which_shape", color=item.color), shape[1], "which_shape", item.kind)
+        choices.append((which, place))
     if name == item.kind:
-        said = _colored(items, color[1])
+        where = QA(ask(rng, split, "where", thing=name), place[1], "where", place[2])
         choices += [
-            (QA(ask(rng, split, "where", thing=name), placed[1], "where", place[2]), color),
-            (QA(ask(rng, split, "shape_color", thing=name), said, "shape_color", item.color), placed),
+            (where, color),
+            (QA(ask(rng, split, "shape_color", thing=name), color[1], "shape_color", item.color), place),
         ]
     before, (asked, said, key) = rng.choice(choices)
     return [follow(rng, split, asked, before, said, key)]
@@ -167,23 +148,6 @@ def count_answer(count: int, thing: str) -> str:
 def _seen(items: list[Item], verdict: str) -> str:
     """All shapes in reading order, then what follows."""
     return concluded("seen", verdict, list=listed([article(i.name) for i in items]))
-
-
-def _told(things: list[str], verdict: str) -> str:
-    """What is true of every shape, then what was asked in the very words that stand there already; of a lone shape
-    only that. One among several is found by going through them, and said by saying its words again."""
-    if len(things) == 1:
-        return verdict
-    text = concluded("listed", verdict, list=listed(things))
-    return text[0].upper() + text[1:]
-
-
-def _placed(items: list[Item], verdict: str) -> str:
-    return _told([f"the {i.name} is {at(i.place)}" for i in items], verdict)
-
-
-def _colored(items: list[Item], verdict: str) -> str:
-    return _told([f"the {i.kind} is {i.color}" for i in items], verdict)
 
 
 def _count_key(count: int) -> str:
@@ -215,13 +179,8 @@ def _color_of(rng: Random, split: Split, items: list[Item]) -> QA | None:
     if not single:
         return None
     item = rng.choice(single)
-    text = _colored(items, answer("shape_color", thing=item.kind, color=item.color))
+    text = answer("shape_color", thing=item.kind, color=item.color)
     return QA(ask(rng, split, "shape_color", thing=item.kind), text, "shape_color", item.color)
-
-
-def _which_told(items: list[Item], item: Item) -> str:
-    verdict = answer("which_shape", color=item.color, a_thing=article(item.name if len(items) > 1 else item.kind))
-    return _seen(items, verdict) if len(items) > 1 else verdict
 
 
 def _which(rng: Random, split: Split, items: list[Item]) -> QA | None:
@@ -229,7 +188,7 @@ def _which(rng: Random, split: Split, items: list[Item]) -> QA | None:
     if not single:
         return None
     item = rng.choice(single)
-    text = _which_told(items, item)
+    text = answer("which_shape", color=item.color, a_thing=article(item.kind))
     return QA(ask(rng, split, "which_shape", color=item.color), text, "which_shape", item.kind)
 
 
@@ -237,7 +196,7 @@ def _where(rng: Random, split: Split, items: list[Item]) -> QA | None:
     item, thing = _mention(rng, items)
     if item is None:
         return None
-    text = _placed(items, answer("where", thing=thing, at=at(item.place)))
+    text = answer("where", thing=thing, at=at(item.place))
     return QA(ask(rng, split, "where", thing=thing), text, "where", at(item.place))
 
 
@@ -278,9 +237,7 @@ def _relation(rng: Random, split: Split, items: list[Item]) -> QA | None:
         relation = _RELATIONS[axis][0 if (apart > 0) == truth else 1]
         one, other = _name_of(a, items), _name_of(b, items)
         verdict = answer(f"relation_{'yes' if truth else 'no'}", one=one, other=other, relation=relation)
-        pair = [answer("where", thing=name, at=at(i.place)) for name, i in ((one, a), (other, b))]
-        found = concluded("listed", verdict, list=listed([text[0].lower() + text[1:-1] for text in pair]))
-        text = _placed(items, found) if len(items) > 2 else found[0].upper() + found[1:]
+        text = concluded("relation", verdict, one=one, there=at(a.place), other=other, elsewhere=at(b.place))
         question = ask(rng, split, "relation", one=str(one), other=str(other), relation=relation)
         return QA(question, text, "relation", "yes" if truth else "no")
     return None

@@ -17,7 +17,7 @@ from torch import Tensor
 from recipes.data import QA, Split, render_sample
 from recipes.data.clips import render_clip
 from recipes.model import LETTERS
-from recipes.pack import Packer, Row, RowBatch, collate_alike
+from recipes.pack import Packer, Row, RowBatch, collate
 from recipes.speech.sample import Utterance, render_utterance, say
 from recipes.speech.texts import ask_to_repeat, question, sentence_to_repeat, spoken
 from recipes.tiles import tiles_of
@@ -31,6 +31,7 @@ SPOKEN_MARK = "☞"
 TYPED_BESIDE = 4  # typed questions that keep the decoder's older skills in every row with a picture
 CLIPS, PICTURES = 0.17, 0.48  # shares of the answering phase; the rest is sound alone
 WIDE = 0.3  # of the pictures are cut into tiles
+TOGETHER = 4  # rows of like length that are padded to the longest of them
 SPOKEN_OF_CLIP = 0.4  # of the clips come with a spoken question
 
 
@@ -146,7 +147,7 @@ class SpeechPacker:
             tiles: of the picture.
         """
         packer = self.packer
-        heard = [packer.turn(self.heard(said.typed, tokens, tiles), said.answer)] if said.sound else []
+        heard = [(self.heard(said.typed, tokens, tiles), packer.answer_marked(said.answer))] if said.sound else []
         typed = [packer.dialogue([qa] if qa.after is None else [qa.after, qa], tiles) for qa in said.beside]
         return packer.lay_out([heard, *typed] if heard else typed, tiles, video=said.video)
 
@@ -187,7 +188,7 @@ def build_speech_batch(
         spelled=torch.tensor([len(letters) for letters in spelled], dtype=torch.long),
         tiles=torch.from_numpy(np.stack(tiles)) if tiles else torch.zeros(0, 224, 224, 3, dtype=torch.uint8),
         shown=torch.tensor(shown, dtype=torch.long),
-        rows=collate_alike(rows),
+        rows=tuple(collate(rows[k : k + TOGETHER]) for k in range(0, len(rows), TOGETHER)),
         next_index=first + size,
     )
 

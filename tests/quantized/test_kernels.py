@@ -93,3 +93,15 @@ def test_one_row_of_bfloat16(own: Kernels, width: int, by: int) -> None:
     weight = moved(weight, by)
     exact = x.float() @ weight.float().t() + bias.float()
     torch.testing.assert_close(own.bf16_row(x, weight, bias).float(), exact, atol=2e-3, rtol=2**-7)
+
+
+@pytest.mark.parametrize("width", [64, 200, 3584])
+def test_rms_norm_is_the_eight_operations(own: Kernels, width: int) -> None:
+    torch.manual_seed(width)
+    x, weight = (torch.randn(3, width) * 40).bfloat16(), torch.randn(width).bfloat16()
+    float_ = x.float()
+    exact = (float_ * torch.rsqrt(float_.pow(2).mean(-1, keepdim=True) + 1e-6)).bfloat16() * weight
+    mine = own.rms_norm(x, weight, 1e-6)
+    # The mean is summed in another order: now and then a value lies on the other side of a rounding border.
+    assert float((mine != exact).float().mean()) < 0.01
+    torch.testing.assert_close(mine.float(), exact.float(), atol=0, rtol=2**-7)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 log = logging.getLogger("vita")
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("bf16.c", "int8.c", "int4.c"))
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("bf16.c", "int8.c", "int4.c", "norm.c"))
 HEADER = Path(__file__).with_name("floats.h")
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
 COMPILERS = ("cc", "gcc", "clang")
@@ -42,6 +42,13 @@ class Kernels:
         out = torch.empty(1, weight.shape[0], dtype=torch.bfloat16)
         call = self._library.vita_bf16_row
         call(_at(weight), _at(x), _at(bias), _at(out), _size(weight.shape[0]), _size(weight.shape[1]))
+        return out
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """RMSNorm over the last dimension: contiguous bfloat16 `[..., n]` and `[n]`."""
+        out, width = torch.empty_like(x), weight.shape[0]
+        rows = _size(x.numel() // width)
+        self._library.vita_rms_norm(_at(x), _at(weight), _at(out), rows, _size(width), ctypes.c_double(eps))
         return out
 
     def int8_product(self, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:

@@ -35,7 +35,14 @@ def attend(
     dtype = q.dtype
     if q.device.type == "cpu" and dtype != torch.float32 and not _cpu_multiplies(dtype):
         q, k, v = q.float(), k.float(), v.float()
-    grouped = q.shape[1] != k.shape[1]
+    heads, groups, queries = q.shape[1], k.shape[1], q.shape[2]
+    if heads != groups and queries == 1 and mask is None and q.device.type == "cpu":
+        # Heads that share keys as queries of one head: the kernel reads keys and values once, not once a head.
+        together = functional.scaled_dot_product_attention(
+            q.reshape(len(q), groups, heads // groups, -1), k, v, scale=scale
+        )
+        return together.reshape(len(q), heads, 1, -1).to(dtype)
+    grouped = heads != groups
     out = functional.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=grouped
     )
