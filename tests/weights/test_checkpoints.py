@@ -251,7 +251,7 @@ def test_devices_dtypes_and_memory_are_checked_before_loading(mini: Path, monkey
     if not torch.cuda.is_available():
         with pytest.raises(ResourceError, match="no usable CUDA device; use --device cpu"):
             vita.load(place, device="cuda")
-    monkeypatch.setattr("vita.engine.device.available_memory", lambda device: 50_000_000)
+    monkeypatch.setattr("vita.engine.memory.available_memory", lambda device: 50_000_000)
     with pytest.raises(ResourceError, match=r"needs about 0\.\d GB of memory and 0\.1 GB are available"):
         vita.load(place, device="cpu")
 
