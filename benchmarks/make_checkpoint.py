@@ -13,16 +13,16 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
 from vita.config import AudioConfig, DecoderConfig, VisionConfig, VitaConfig
-from vita.layers.quantized import SCHEMES, Quantize
+from vita.layers.quantized import SCHEMES, STORED, Quantize
 from vita.weights.load import build_part
 from vita.weights.names import PARTS, checkpoint_name
+from vita.weights.write import header
 
 STORED_VOCAB, USED_VOCAB = 152064, 151665
 SHARD_BYTES = 5 << 30
@@ -36,15 +36,17 @@ RELEASED = VitaConfig(
 
 
 Entry = tuple[str, tuple[int, ...], torch.dtype]
-STORED_AS = {torch.uint8: "U8", torch.int8: "I8", torch.bfloat16: "BF16"}
 
 
 def tensors(config: VitaConfig, quantize: Quantize | None) -> Iterator[Entry]:
     """Checkpoint name, shape and stored dtype of every tensor."""
     for part in PARTS:
         for ours, value in build_part(part, config, config.decoder.vocab_size, quantize).state_dict().items():
-            stored = torch.bfloat16 if value.is_floating_point() else value.dtype
-            yield checkpoint_name(part, ours), tuple(value.shape), stored if stored in STORED_AS else torch.bfloat16
+            yield (
+                checkpoint_name(part, ours),
+                tuple(value.shape),
+                value.dtype if value.dtype in STORED else torch.bfloat16,
+            )
 
 
 def fill(name: str, count: int, stored: torch.dtype, noise: torch.Tensor, offset: int) -> bytes:
@@ -63,16 +65,8 @@ def fill(name: str, count: int, stored: torch.dtype, noise: torch.Tensor, offset
 
 def write_shard(file: Path, shard: list[Entry], noise: torch.Tensor) -> None:
     """One safetensors file, tensor by tensor."""
-    header: dict[str, dict[str, object]] = {}
-    at = 0
-    for name, shape, stored in shard:
-        size = stored.itemsize * int(torch.Size(shape).numel())
-        header[name] = {"dtype": STORED_AS[stored], "shape": list(shape), "data_offsets": [at, at + size]}
-        at += size
-    raw = json.dumps(header).encode()
-    raw += b" " * (-(8 + len(raw)) % 64)  # so that tensors lie on cache lines
     with file.open("wb") as out:
-        out.write(struct.pack("<Q", len(raw)) + raw)
+        out.write(header((name, stored, shape) for name, shape, stored in shard))
         for index, (name, shape, stored) in enumerate(shard):
             count = int(torch.Size(shape).numel())
             for start in range(0, count, 256 << 20):

@@ -109,7 +109,6 @@ def plain_vision(engine: Any) -> float:
 
 def run_llama(args: argparse.Namespace) -> dict[str, float]:
     """llama.cpp through llama-cpp-python; vision is left out."""
-
     from llama_cpp import Llama
 
     file = args.checkpoint.with_suffix(".q4_0.gguf")

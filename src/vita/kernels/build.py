@@ -116,6 +116,12 @@ def kernels() -> Kernels | None:
     return Kernels(library) if library else None
 
 
+def half_kernels(x: Tensor, weight: Tensor) -> Kernels | None:
+    """The kernels, if x and a weight are bfloat16 on a CPU and nothing is to be differentiated."""
+    half = x.dtype == weight.dtype == torch.bfloat16 and x.device.type == "cpu"
+    return kernels() if half and not torch.is_grad_enabled() else None
+
+
 def compiled() -> tuple[ctypes.CDLL | None, str]:
     """The loaded library and where it comes from, or None and why not."""
     if platform.system() == "Windows":

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vita.kernels.build import kernels
+from vita.kernels.build import half_kernels
 
 Route = Literal["native", "upcast"]
 Activation = Literal["gelu", "relu"]
@@ -46,7 +46,8 @@ class Linear(nn.Linear):
             return upcast_linear(input, self.weight, self.bias)
         # Always as rows: PyTorch multiplies a slice such as [:, -1:] as a batch, and copies all weights for that.
         rows = input.reshape(-1, self.in_features)
-        own = kernels() if self._is_single(rows) else None
+        single = rows.shape[0] == 1 and self.weight.is_contiguous()
+        own = half_kernels(rows, self.weight) if single else None
         if own is None:
             out = functional.linear(rows, self.weight, self.bias)
         else:
@@ -63,11 +64,6 @@ class Linear(nn.Linear):
         form = "none" if activation == "gelu" else ""  # which GELU: the exact one
         out = torch.ops.mkldnn._linear_pointwise(rows, self.weight, self.bias, activation, [], form)
         return out.view(*input.shape[:-1], self.out_features)
-
-    def _is_single(self, rows: Tensor) -> bool:
-        """Whether this is one row on a CPU, in bfloat16 and not to be differentiated."""
-        small = rows.shape[0] == 1 and rows.device.type == "cpu" and not torch.is_grad_enabled()
-        return small and rows.dtype == self.weight.dtype == torch.bfloat16 and self.weight.is_contiguous()
 
 
 def upcast_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

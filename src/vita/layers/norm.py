@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vita.kernels.build import kernels
+from vita.kernels.build import half_kernels
 
 
 class RMSNorm(nn.Module):
@@ -18,10 +18,9 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., size]` to the same shape and dtype."""
-        if x.numel() == self.weight.numel() and x.device.type == "cpu" and not torch.is_grad_enabled():
-            own = kernels() if x.dtype == self.weight.dtype == torch.bfloat16 else None
-            if own is not None:
-                return own.rms_norm(x.contiguous(), self.weight, self.eps)
+        own = half_kernels(x, self.weight) if x.numel() == self.weight.numel() else None
+        if own is not None:
+            return own.rms_norm(x.contiguous(), self.weight, self.eps)
         wide = x.float()
         wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
         return wide.to(x.dtype) * self.weight

@@ -7,6 +7,8 @@ formats are `layers.int8`'s and `layers.int4`'s.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +18,7 @@ WIDE_BLOCK = 16 << 20  # weights widened at a time: fewer make narrow products, 
 ROUND_BLOCK = 4 << 20  # weights rounded at a time
 
 
-class RoundedLinear(nn.Module):
+class RoundedLinear(nn.Module, ABC):
     """`x · Wᵀ + b` with buffers `weight` and `scale` instead of W."""
 
     weight: Tensor
@@ -38,13 +40,13 @@ class RoundedLinear(nn.Module):
             out = out if self.bias is None else out + self.bias
         return out.reshape(*x.shape[:-1], self.out_features)
 
+    @abstractmethod
     def product(self, rows: Tensor) -> Tensor | None:
         """`[n, in]` to `[n, out]`, reading rounded weights, bias added; None if there is no kernel for it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def block(self, part: slice, dtype: torch.dtype) -> Tensor:
         """Some output channels' weights, widened: `[channels, in]`. May be overwritten by the next call's."""
-        raise NotImplementedError
 
     def _widened(self, rows: Tensor) -> Tensor:
         """`[n, in]` to `[n, out]`, a block of output channels at a time."""

@@ -7,8 +7,9 @@ across cache lines takes a fifth longer (docs/benchmarks.md). Does not know what
 from __future__ import annotations
 
 import json
+import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -18,6 +19,19 @@ from vita.weights.store import DTYPES
 
 LINE = 64
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+def header(entries: Iterable[tuple[str, torch.dtype, Sequence[int]]]) -> bytes:
+    """The beginning of a file that holds these tensors in this order, padded so that they begin on a cache line."""
+    listed: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    at = 0
+    for name, dtype, shape in entries:
+        end = at + dtype.itemsize * math.prod(shape)
+        listed[name] = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [at, end]}
+        at = end
+    raw = json.dumps(listed).encode()
+    raw += b" " * (-(8 + len(raw)) % LINE)
+    return struct.pack("<Q", len(raw)) + raw
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -32,16 +46,7 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
     """
     # Whole lines first: what follows a tensor of an odd size would begin anywhere.
     order = sorted(tensors, key=lambda name: (tensors[name].nbytes % LINE != 0, -tensors[name].element_size()))
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    at = 0
-    for name in order:
-        tensor = tensors[name]
-        end = at + tensor.nbytes
-        header[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [at, end]}
-        at = end
-    raw = json.dumps(header).encode()
-    raw += b" " * (-(8 + len(raw)) % LINE)
     with file.open("wb") as out:
-        out.write(struct.pack("<Q", len(raw)) + raw)
+        out.write(header((name, tensors[name].dtype, tensors[name].shape) for name in order))
         for name in order:
             out.write(tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().data)
