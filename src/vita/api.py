@@ -41,6 +41,7 @@ def load(
     device: str = "auto",
     dtype: str = "auto",
     quantize: str | None = None,
+    kv_cache: str | None = None,
     fit: str | None = None,
     offline: bool = False,
     progress: Progress | None = None,
@@ -52,7 +53,9 @@ def load(
         base: if given, `model` is a LoRA folder that is merged into this checkpoint.
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
         dtype: "auto" (the checkpoint's own where the device does it well), "float32", "float16" or "bfloat16".
-        quantize: "int8" or "int4" keeps the decoder's linear layers in so many bits: less memory, faster answers.
+        quantize: "int8" or "int4" keeps the decoder's linear layers in so many bits: less memory, faster answers;
+            "int4+encoders" the encoders' in eight bits too.
+        kv_cache: "int8" keeps keys and values in eight bits: half the memory of a long conversation.
         fit: a size such as "4GB", or "auto": takes the least rounded variant that fits it.
         offline: never touch the network.
         progress: called as `progress(part, done, total)` while tensors are read.
@@ -67,7 +70,10 @@ def load(
         checkpoint = merge_lora(open_checkpoint(base, offline=offline), Path(model))
     else:
         checkpoint = open_checkpoint(model, offline=offline)
-    return Vita(Engine(checkpoint, device=device, dtype=dtype, quantize=quantize, fit=fit, progress=progress))
+    engine = Engine(
+        checkpoint, device=device, dtype=dtype, quantize=quantize, kv_cache=kv_cache, fit=fit, progress=progress
+    )
+    return Vita(engine)
 
 
 class Vita:

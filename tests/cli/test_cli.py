@@ -188,9 +188,13 @@ class TestAsk:
     def test_a_closed_pipe_is_quiet(self) -> None:
         command = f"{sys.executable} -c 'from vita.cli import main; main()' ask Hello --model {MINI} --max-tokens 300"
         done = subprocess.run(
-            ["bash", "-c", f"{command} | head -c 1"], capture_output=True, env=ENV, timeout=120, check=False
+            ["bash", "-c", f"{command} | head -c 1; exit ${{PIPESTATUS[0]}}"],
+            capture_output=True,
+            env=ENV,
+            timeout=120,
+            check=False,
         )
-        assert b"Traceback" not in done.stderr and b"rror" not in done.stderr
+        assert done.returncode == 0 and not done.stderr, done.stderr
 
     def test_a_full_disk_is_one_sentence(self) -> None:
         full = Path("/dev/full")

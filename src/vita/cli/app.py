@@ -21,7 +21,8 @@ Model = Annotated[str | None, typer.Option(help="Checkpoint folder or hub id; de
 Base = Annotated[str | None, typer.Option(help="Base checkpoint, when --model is a LoRA folder.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")]
-Quantized = Annotated[str | None, typer.Option(help="int8 or int4: the decoder's linear layers in so many bits.")]
+Quantized = Annotated[str | None, typer.Option(help="int8 or int4: the decoder; int4+encoders: those too, in 8 bits.")]
+KVCacheFormat = Annotated[str, typer.Option(help="auto, or int8: half the memory of a long conversation.")]
 Fit = Annotated[str | None, typer.Option(help="A size such as 4GB, or auto: take the least rounded variant that fits.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Never touch the network.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say which device, dtype and kernels were chosen.")]
@@ -58,6 +59,7 @@ def ask(
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantize: Quantized = None,
+    kv_cache: KVCacheFormat = "auto",
     fit: Fit = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object with text, usage and timings.")] = False,
     stream: Annotated[bool, typer.Option(help="Print the answer while it is made.")] = True,
@@ -91,8 +93,8 @@ def ask(
     run_ask(
         Ask(
             question, tuple(image or ()), tuple(video or ()), tuple(audio or ()), model, base, device, dtype,
-            quantize, fit, json, stream, params, system, fps, max_frames, start, end, audio_from_video, reference,
-            offline, timings, verbose,
+            quantize, kv_cache, fit, json, stream, params, system, fps, max_frames, start, end, audio_from_video,
+            reference, offline, timings, verbose,
         )
     )  # fmt: skip
 
@@ -106,6 +108,7 @@ def chat(
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantize: Quantized = None,
+    kv_cache: KVCacheFormat = "auto",
     fit: Fit = None,
     system: Annotated[str | None, typer.Option(help="Replaces the built-in system text.")] = None,
     max_tokens: Annotated[int, typer.Option(help="Most new tokens of one answer.")] = 1024,
@@ -119,8 +122,9 @@ def chat(
     from vita.types import SamplingParams
 
     loaded = load_model(
-        model, base=base, device=device, dtype=dtype, quantize=quantize, fit=fit, offline=offline, verbose=verbose
-    )
+        model, base=base, device=device, dtype=dtype, quantize=quantize, kv_cache=kv_cache, fit=fit, offline=offline,
+        verbose=verbose,
+    )  # fmt: skip
     params = SamplingParams(max_tokens=max_tokens, temperature=temperature)
     run_chat(loaded, params, system, tuple(image or ()), tuple(video or ()))
 
@@ -133,6 +137,7 @@ def info(
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantize: Quantized = None,
+    kv_cache: KVCacheFormat = "auto",
     context: Annotated[int, typer.Option(help="Positions the memory figure counts for.")] = 2048,
     json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
     offline: Offline = False,
@@ -140,7 +145,7 @@ def info(
     """Parts, exact sizes, memory it will need, what is missing; loads no weights."""
     from vita.cli.info import run_info
 
-    raise typer.Exit(run_info(model, device, dtype, quantize, context, as_json=json, offline=offline))
+    raise typer.Exit(run_info(model, device, dtype, quantize, kv_cache, context, as_json=json, offline=offline))
 
 
 @app.command()
@@ -192,7 +197,9 @@ def evaluate(
 def convert(
     model: Annotated[str, typer.Argument(help="Checkpoint folder or hub id.")],
     out: Annotated[Path, typer.Argument(help="Folder to write; must not exist.")],
-    quantize: Annotated[str, typer.Option(help="int8 or int4: bits of the decoder's linear layers.")] = "int8",
+    quantize: Annotated[
+        str, typer.Option(help="int8 or int4: the decoder; int4+encoders: those too, in 8 bits.")
+    ] = "int8",
     offline: Offline = False,
 ) -> None:
     """Write a checkpoint anew, quantized, so that it loads memory-mapped with nothing left to round."""

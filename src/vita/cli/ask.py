@@ -32,6 +32,7 @@ class Ask:
     device: str
     dtype: str
     quantize: str | None
+    kv_cache: str
     fit: str | None
     json: bool
     stream: bool
@@ -56,8 +57,8 @@ def run_ask(flags: Ask) -> None:
     """
     messages = build_messages(flags)
     model = load_model(
-        flags.model, base=flags.base, device=flags.device, dtype=flags.dtype, quantize=flags.quantize, fit=flags.fit,
-        offline=flags.offline, verbose=flags.verbose,
+        flags.model, base=flags.base, device=flags.device, dtype=flags.dtype, quantize=flags.quantize,
+        kv_cache=flags.kv_cache, fit=flags.fit, offline=flags.offline, verbose=flags.verbose,
     )  # fmt: skip
     events = model.stream(messages, flags.params, options=MediaOptions(reference=flags.reference))
     if flags.json:

@@ -29,10 +29,14 @@ def run_guarded(command: Callable[[], int]) -> NoReturn:
     except BrokenPipeError:
         code = 0
     except SystemExit as stop:
-        code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 2
+        code = 0 if isinstance(stop.__context__, BrokenPipeError) else _code(stop)  # typer makes an exit of both
     except BaseException as error:
         code = _explain(error)
     _leave(code)
+
+
+def _code(stop: SystemExit) -> int:
+    return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 2
 
 
 def _explain(error: BaseException) -> int:

@@ -9,11 +9,11 @@ from vita.errors import CheckpointError
 
 
 def run_info(
-    model: str | None, device_name: str, dtype_name: str, quantize: str | None, context: int, *, as_json: bool,
-    offline: bool,
+    model: str | None, device_name: str, dtype_name: str, quantize: str | None, kv_cache: str, context: int, *,
+    as_json: bool, offline: bool,
 ) -> int:  # fmt: skip
     """Print the facts; 2 if the checkpoint is incomplete."""
-    facts = collect(model, device_name, dtype_name, quantize, context, offline)
+    facts = collect(model, device_name, dtype_name, quantize, kv_cache, context, offline)
     if as_json:
         print(json.dumps(facts, ensure_ascii=False))
     else:
@@ -23,14 +23,20 @@ def run_info(
 
 
 def collect(
-    model: str | None, device_name: str, dtype_name: str, quantize: str | None, context: int, offline: bool
+    model: str | None,
+    device_name: str,
+    dtype_name: str,
+    quantize: str | None,
+    kv_cache: str,
+    context: int,
+    offline: bool,
 ) -> dict[str, Any]:
     """Everything as plain data.
 
     Raises:
         CheckpointError: the folder is no checkpoint at all.
     """
-    from vita.engine.device import choose_device, choose_dtype, choose_quantize
+    from vita.engine.device import choose_device, choose_dtype, choose_kv_cache, choose_quantize
     from vita.engine.memory import available_memory, predict_memory
     from vita.engine.residence import is_mapped
     from vita.layers.linear import choose_route
@@ -65,7 +71,14 @@ def collect(
         "linears": f"{route}: {route_why}",
         "quantized": scheme,
         "memory": predict_memory(
-            config, tokenizer.size, dtype, context, scheme, device=device, mapped=is_mapped(checkpoint, dtype, device)
+            config,
+            tokenizer.size,
+            dtype,
+            context,
+            scheme,
+            device=device,
+            mapped=is_mapped(checkpoint, dtype, device),
+            rounded_cache=choose_kv_cache(kv_cache),
         ),
         "memory_context": context,
         "available": available_memory(device),
@@ -92,7 +105,7 @@ def describe(facts: dict[str, Any]) -> list[str]:
         "",
         f"stored      {facts['stored_bytes'] / 1e9:.3f} GB as {', '.join(facts['stored_dtypes'])}",
         f"runs        in {facts['dtype']} on {facts['device']} ({facts['dtype_reason']})",
-        f"linears     {facts['linears']}" + (f"; the decoder's in {facts['quantized']}" if facts["quantized"] else ""),
+        f"linears     {facts['linears']}" + (f"; weights in {facts['quantized']}" if facts["quantized"] else ""),
         f"memory      about {need / 1e9:.2f} GB at a context of {facts['memory_context']:,}; "
         f"{facts['available'] / 1e9:.2f} GB are available",
         f"context     {facts['context']:,} tokens",

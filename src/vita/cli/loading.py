@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def load_model(
     model: str | None, *, base: str | None, device: str, dtype: str, offline: bool, quantize: str | None = None,
-    fit: str | None = None, verbose: bool = False,
+    kv_cache: str | None = None, fit: str | None = None, verbose: bool = False,
 ) -> Vita:  # fmt: skip
     """`vita.load` for the command line: progress on a terminal, silence in a pipe.
 
@@ -24,7 +24,9 @@ def load_model(
         _hide_download_bars()
         from vita.api import load
 
-        loaded = load(model, base=base, device=device, dtype=dtype, quantize=quantize, fit=fit, offline=offline)
+        loaded = load(
+            model, base=base, device=device, dtype=dtype, quantize=quantize, kv_cache=kv_cache, fit=fit, offline=offline
+        )
         _say_what_fits(loaded, fit)
         return loaded
     from rich.console import Console
@@ -40,8 +42,9 @@ def load_model(
             bars.update(task, description=f"the {part}", completed=done, total=total)
 
         loaded = load(
-            model, base=base, device=device, dtype=dtype, quantize=quantize, fit=fit, offline=offline, progress=show
-        )
+            model, base=base, device=device, dtype=dtype, quantize=quantize, kv_cache=kv_cache, fit=fit,
+            offline=offline, progress=show,
+        )  # fmt: skip
         bars.update(task, visible=False)
     _say_what_fits(loaded, fit)
     return loaded

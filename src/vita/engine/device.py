@@ -65,6 +65,17 @@ def choose_dtype(name: str, config: VitaConfig, parameters: int, device: torch.d
     return stored, "the checkpoint's own"
 
 
+def choose_kv_cache(name: str | None) -> bool:
+    """Whether keys and values are rounded to eight bits.
+
+    Raises:
+        RequestError: a format there is not.
+    """
+    if name not in (None, "auto", "int8"):
+        raise RequestError(f"unknown format {name!r}", where="--kv-cache", fix="use auto or int8")
+    return name == "int8"
+
+
 def choose_quantize(name: str | None) -> Quantize | None:
     """None or a scheme this engine has.
 

@@ -23,7 +23,7 @@ from vita.encoders.project import AudioAdapter, Projector
 from vita.encoders.vision import VisionEncoder
 from vita.engine.batch import Batcher
 from vita.engine.costs import weight_bytes
-from vita.engine.device import choose_device, choose_dtype, choose_quantize
+from vita.engine.device import choose_device, choose_dtype, choose_kv_cache, choose_quantize
 from vita.engine.features import FeatureStore
 from vita.engine.fit import Fit, choose_fit, parse_size
 from vita.engine.generate import Cancelled, Token, decode, prefill
@@ -64,7 +64,9 @@ class Engine:
         checkpoint: an opened folder.
         device: `auto`, `cpu`, `cuda[:n]` or `mps`.
         dtype: `auto`, `float32`, `float16` or `bfloat16`.
-        quantize: `int8` or `int4` rounds the decoder's linear layers while loading.
+        quantize: `int8` or `int4` rounds the decoder's linear layers while loading; `int4+encoders` the encoders'
+            too, to eight bits.
+        kv_cache: `int8` holds keys and values in eight bits; default: in the working dtype.
         fit: a size such as "4GB", or "auto": the least rounded variant that fits is taken.
         progress: told about every tensor loaded.
 
@@ -75,7 +77,7 @@ class Engine:
 
     def __init__(
         self, checkpoint: Checkpoint, *, device: str = "auto", dtype: str = "auto", quantize: str | None = None,
-        fit: str | None = None, progress: Progress | None = None,
+        kv_cache: str | None = None, fit: str | None = None, progress: Progress | None = None,
     ) -> None:  # fmt: skip
         self.checkpoint = checkpoint
         self.config = checkpoint.config
@@ -90,6 +92,7 @@ class Engine:
                 f"the checkpoint is stored in {self.quantize}", where=f"--quantize {quantize}",
                 fix="leave it out, or convert the unrounded checkpoint",
             )  # fmt: skip
+        self.rounded_cache = choose_kv_cache(kv_cache)
         check_tensors(checkpoint, self.tokenizer.size)
         context = min(MEMORY_CONTEXT, self.config.context)
         self.fit = self._fit(fit, quantize, context)
@@ -98,7 +101,7 @@ class Engine:
         route, reason = choose_route(self.device, self.dtype)
         log.info("%s on %s (%s); %s linears: %s", self.dtype, self.device, self.dtype_reason, route, reason)
         if self.quantize:
-            log.info("the decoder's linear layers are in %s", self.quantize)
+            log.info("linear layers are in %s", self.quantize)
         self.prepare = Preparer(self.config, self.tokenizer)
         self.stop_ids = frozenset(
             {*self.config.generation.eos_ids, self.tokenizer.im_end, self.tokenizer.token_id(IM_START)}
@@ -118,12 +121,16 @@ class Engine:
         sizes = (self.config, self.tokenizer.size, self.dtype)
         mapped = is_mapped(self.checkpoint, self.dtype, self.device)
         if size is None:
-            need = predict_memory(*sizes, context, self.quantize, device=self.device, mapped=mapped)
+            need = predict_memory(
+                *sizes, context, self.quantize, device=self.device, mapped=mapped, rounded_cache=self.rounded_cache
+            )
             return Fit(self.quantize, sum(need.values()))
         if quantize is not None:
             raise RequestError("cannot go with --quantize", where="--fit", fix="leave one of them out")
         limit, stored = parse_size(size, self.device), self.checkpoint.quantized
-        return choose_fit(*sizes, limit, context, stored, device=self.device, mapped=mapped)
+        return choose_fit(
+            *sizes, limit, context, stored, device=self.device, mapped=mapped, rounded_cache=self.rounded_cache
+        )
 
     def part(self, name: str) -> nn.Module:
         """A part of the model, loaded when first asked for."""
@@ -259,11 +266,15 @@ class Engine:
         if found is not None:
             return found, shared
         self._admit(capacity)
-        return KVCache(self.config.decoder, capacity, dtype=self.dtype, device=self.device), 0
+        config, rounded = self.config.decoder, self.rounded_cache
+        return KVCache(config, capacity, dtype=self.dtype, device=self.device, rounded=rounded), 0
+
+    def _position_bytes(self) -> int:
+        return KVCache.bytes_per_position(self.config.decoder, self.dtype, rounded=self.rounded_cache)
 
     def _admit(self, capacity: int) -> None:
         """Whether there is memory for so many positions more, resting caches given up for them if need be."""
-        need = capacity * KVCache.bytes_per_position(self.config.decoder, self.dtype)
+        need = capacity * self._position_bytes()
         if need > available_memory(self.device):
             self.prefixes.clear()  # what rests is worth less than an answer
         have = available_memory(self.device)
@@ -293,7 +304,7 @@ class Engine:
     ) -> Done:  # fmt: skip
         seconds = watch.seconds
         steps = max(0, len(tokens) - 1)
-        cache_bytes = KVCache.bytes_per_position(self.config.decoder, self.dtype)
+        cache_bytes = self._position_bytes()
         timings = Timings(
             media=seconds.get("media", 0.0), preprocess=seconds.get("preprocess", 0.0), load=seconds.get("load", 0.0),
             vision=seconds.get("vision", 0.0), audio=seconds.get("audio", 0.0), prefill=seconds.get("prefill", 0.0),

@@ -50,13 +50,13 @@ class Fit:
 
 def choose_fit(
     config: VitaConfig, vocab_size: int, dtype: torch.dtype, limit: int, context: int, stored: Quantize | None,
-    *, device: torch.device, mapped: bool,
+    *, device: torch.device, mapped: bool, rounded_cache: bool = False,
 ) -> Fit:  # fmt: skip
     """The least rounded variant that fits; if none does and the weights are mapped, the smallest one with some of its
     blocks given back after every use.
 
     Args:
-        config, vocab_size, dtype, context, device, mapped: as in `predict_memory`.
+        config, vocab_size, dtype, context, device, mapped, rounded_cache: as in `predict_memory`.
         limit: bytes there may be.
         stored: the checkpoint's own scheme, which leaves no choice.
 
@@ -66,7 +66,10 @@ def choose_fit(
     schemes = PREFERRED if stored is None else (stored,)
     need = 0
     for scheme in schemes:
-        parts = predict_memory(config, vocab_size, dtype, context, scheme, device=device, mapped=mapped, limited=True)
+        parts = predict_memory(
+            config, vocab_size, dtype, context, scheme, device=device, mapped=mapped, limited=True,
+            rounded_cache=rounded_cache,
+        )  # fmt: skip
         need = sum(parts.values())
         if need <= limit:
             return Fit(scheme, need)

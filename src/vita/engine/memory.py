@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from vita.config import VitaConfig
 from vita.decoder.kv_cache import KVCache
@@ -15,7 +16,8 @@ from vita.engine.generate import PREFILL_CHUNK
 from vita.errors import ResourceError
 from vita.layers.quantized import STORED, Quantize
 from vita.layers.rounded import WIDE_BLOCK
-from vita.weights.load import build_part, parameter_counts
+from vita.weights.load import build_part
+from vita.weights.names import PARTS
 
 TILE_BATCH = 4  # tiles that go through the ViT together: enough to fill a machine, little enough to cancel between
 BASE_BYTES = 350 << 20  # the process itself: Python, PyTorch, media libraries
@@ -24,7 +26,7 @@ GPU_BYTES = 600 << 20  # what CUDA takes for itself
 
 def predict_memory(
     config: VitaConfig, vocab_size: int, dtype: torch.dtype, context: int, quantize: Quantize | None = None,
-    *, device: torch.device, mapped: bool = False, limited: bool = False,
+    *, device: torch.device, mapped: bool = False, limited: bool = False, rounded_cache: bool = False,
 ) -> dict[str, int]:  # fmt: skip
     """Bytes at the peak of a conversation with pictures, by what they are for; the sum is the peak.
 
@@ -32,22 +34,23 @@ def predict_memory(
         config, vocab_size: of the model.
         dtype: it works in.
         context: positions of the longest conversation.
-        quantize: how the decoder's linear layers are held.
+        quantize: how linear layers are held.
         device: it runs on.
         mapped: the weights are views of the checkpoint's files, whose pages are read where they are wanted: of the
             embedding only rows, and the encoders' are given back after use. Otherwise everything stays.
         limited: of mapped weights, the decoder's are given back too while an encoder works.
+        rounded_cache: keys and values are held in eight bits.
     """
     width = dtype.itemsize
-    decoder = _decoder_bytes(config, vocab_size, dtype, quantize)
-    cache = context * KVCache.bytes_per_position(config.decoder, dtype)
+    decoder = part_bytes("decoder", config, vocab_size, dtype, quantize)
+    cache = context * KVCache.bytes_per_position(config.decoder, dtype, rounded=rounded_cache)
     work = _prefill_bytes(config, vocab_size, context, width, rounded=quantize is not None)
-    counts = parameter_counts(config, vocab_size)
+    present = ("vision", "projector") if device.type == "cpu" else tuple(part for part in PARTS if part != "decoder")
+    encoders = sum(part_bytes(part, config, vocab_size, dtype, quantize) for part in present)
     if device.type != "cpu":
-        encoders = width * sum(n for part, n in counts.items() if part != "decoder")
         process = GPU_BYTES
     else:
-        encoders = width * (counts["vision"] + counts["projector"]) + (_vision_bytes(config, width) if mapped else 0)
+        encoders += _vision_bytes(config, width) if mapped else 0
         # Pages that are given back leave room: encoding and answering take turns.
         encoders = max(0, encoders - cache - work - (decoder if limited else 0)) if mapped else encoders
         process = BASE_BYTES
@@ -60,13 +63,18 @@ def predict_memory(
 
 def layer_bytes(config: VitaConfig, quantize: Quantize | None, dtype: torch.dtype) -> int:
     """Weights of one block of the decoder."""
-    layers = build_part("decoder", config, 1, quantize).get_submodule("layers.0").state_dict().values()
-    return sum(t.nbytes if t.dtype in STORED else t.numel() * dtype.itemsize for t in layers)
+    return _held(build_part("decoder", config, 1, quantize).get_submodule("layers.0"), dtype)
 
 
-def _decoder_bytes(config: VitaConfig, vocab_size: int, dtype: torch.dtype, quantize: Quantize | None) -> int:
-    """All that every token reads: the blocks and the head."""
-    named = build_part("decoder", config, vocab_size, quantize).state_dict().items()
+def part_bytes(
+    part: str, config: VitaConfig, vocab_size: int, dtype: torch.dtype, quantize: Quantize | None = None
+) -> int:
+    """Weights of a part; of the decoder all that every token reads, the blocks and the head."""
+    return _held(build_part(part, config, vocab_size, quantize), dtype)
+
+
+def _held(module: nn.Module, dtype: torch.dtype) -> int:
+    named = module.state_dict().items()
     return sum(
         t.nbytes if t.dtype in STORED else t.numel() * dtype.itemsize for name, t in named if name != "embed.weight"
     )

@@ -58,12 +58,16 @@ class Linear(nn.Linear):
         """As `forward`, then the activation: in one kernel, on sums not yet rounded, where there is one."""
         plain = input.device.type != "cpu" or self.route != "native" or torch.is_grad_enabled()
         if plain or self.weight.dtype != torch.bfloat16:
-            out = self(input)
-            return functional.gelu(out) if activation == "gelu" else functional.relu(out)
+            return activated(self(input), activation)
         rows = input.reshape(-1, self.in_features)
         form = "none" if activation == "gelu" else ""  # which GELU: the exact one
         out = torch.ops.mkldnn._linear_pointwise(rows, self.weight, self.bias, activation, [], form)
         return out.view(*input.shape[:-1], self.out_features)
+
+
+def activated(x: Tensor, activation: Activation) -> Tensor:
+    """The activation by name; GELU is the exact one."""
+    return functional.gelu(x) if activation == "gelu" else functional.relu(x)
 
 
 def upcast_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -1,6 +1,8 @@
 """Which layers are stored in few bits, by scheme.
 
-Owns the choice. The formats, products and roundings are `layers.int8`'s and `layers.int4`'s.
+Owns the choice: `int8` and `int4` round the decoder alone, since rounded encoders are what users report to break;
+`+encoders` puts those in eight bits too, for whoever wants the memory more. The formats, products and roundings are
+`layers.int8`'s and `layers.int4`'s.
 """
 
 from __future__ import annotations
@@ -14,10 +16,18 @@ from vita.kernels.build import GROUP
 from vita.layers.int4 import Int4Linear, quantize_groups
 from vita.layers.int8 import Int8Linear, quantize_rows
 
-Quantize = Literal["int8", "int4"]
+Quantize = Literal["int8", "int4", "int8+encoders", "int4+encoders"]
 SCHEMES: tuple[Quantize, ...] = get_args(Quantize)
 STORED = (torch.int8, torch.uint8)  # dtypes of rounded weights
+ENCODERS = "+encoders"
 HEAD = "head"  # every answer's every token depends on it, and it is small beside the rest: never in four bits
+
+
+def scheme_of(part: str, scheme: Quantize | None) -> Quantize | None:
+    """How a part's linear layers are held under a scheme for the whole model."""
+    if part == "decoder" or scheme is None:
+        return scheme
+    return "int8" if scheme.endswith(ENCODERS) else None
 
 
 def make_quantized(module: nn.Module, scheme: Quantize) -> list[str]:
@@ -31,7 +41,7 @@ def make_quantized(module: nn.Module, scheme: Quantize) -> list[str]:
         layer = module.get_submodule(path)
         assert isinstance(layer, nn.Linear)
         parent, _, name = path.rpartition(".")
-        fits = scheme == "int4" and name != HEAD and layer.in_features % GROUP == 0
+        fits = scheme.startswith("int4") and name != HEAD and layer.in_features % GROUP == 0
         with torch.device(layer.weight.device):
             made = (Int4Linear if fits else Int8Linear)(layer.in_features, layer.out_features, layer.bias is not None)
         setattr(module.get_submodule(parent), name, made)

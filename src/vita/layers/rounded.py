@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from vita.layers.linear import Route
+from vita.layers.linear import Activation, Route, activated
 
 WIDE_BLOCK = 16 << 20  # weights widened at a time: fewer make narrow products, which are slow
 ROUND_BLOCK = 4 << 20  # weights rounded at a time
@@ -39,6 +39,10 @@ class RoundedLinear(nn.Module, ABC):
             out = self._widened(rows)
             out = out if self.bias is None else out + self.bias
         return out.reshape(*x.shape[:-1], self.out_features)
+
+    def activated(self, x: Tensor, activation: Activation) -> Tensor:
+        """As `forward`, then the activation."""
+        return activated(self(x), activation)
 
     @abstractmethod
     def product(self, rows: Tensor) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""A checkpoint written anew with its decoder in eight or four bits (`vita convert`).
+"""A checkpoint written anew in eight or four bits (`vita convert`).
 
 Owns the copy: shards of quantized tensors that load memory-mapped, and beside them every small file the checkpoint
 needs. Reads and writes tensor by tensor, so that it fits any memory. Does not know how rounding is done.
@@ -17,7 +17,7 @@ from vita.errors import RequestError, ResourceError
 from vita.layers.quantized import STORED, Quantize, round_weight
 from vita.weights.find import Checkpoint
 from vita.weights.load import Progress, build_part
-from vita.weights.names import checkpoint_name
+from vita.weights.names import PARTS, checkpoint_name
 from vita.weights.store import read_json
 from vita.weights.write import write_tensors
 
@@ -32,7 +32,7 @@ def convert(checkpoint: Checkpoint, out: Path, quantize: Quantize, progress: Pro
     Args:
         checkpoint: opened and checked.
         out: a folder that does not exist yet.
-        quantize: how the decoder's linear layers are stored.
+        quantize: how linear layers are stored.
         progress: called as `progress("tensors", done, total)`.
 
     Raises:
@@ -71,9 +71,11 @@ def convert(checkpoint: Checkpoint, out: Path, quantize: Quantize, progress: Pro
 def _tensors(checkpoint: Checkpoint, quantize: Quantize) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of the new checkpoint by name."""
     vocabulary = checkpoint.config.decoder.vocab_size
-    module = build_part("decoder", checkpoint.config, vocabulary, quantize)
     rounded = {
-        checkpoint_name("decoder", ours): t.dtype for ours, t in module.state_dict().items() if t.dtype in STORED
+        checkpoint_name(part, ours): t.dtype
+        for part in PARTS
+        for ours, t in build_part(part, checkpoint.config, vocabulary, quantize).state_dict().items()
+        if t.dtype in STORED
     }
     for name in checkpoint.store:
         tensor = checkpoint.store.get(name)

@@ -38,7 +38,7 @@ class Checkpoint:
     store: TensorStore
     cmvn: tuple[Tensor, Tensor] | None  # mean and inverse deviation, float32 [80], for checkpoints without tensors
     untrained: tuple[str, ...] = ()
-    quantized: Quantize | None = None  # how the decoder's linear layers are stored (our key `vita_quantization`)
+    quantized: Quantize | None = None  # how linear layers are stored (our key `vita_quantization`)
     side_folders: tuple[tuple[str, Path], ...] = ()  # name in config.json and place of the vision and audio folder
 
 

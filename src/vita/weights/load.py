@@ -19,7 +19,7 @@ from vita.encoders.project import AudioAdapter, Projector
 from vita.encoders.vision import VisionEncoder
 from vita.errors import CheckpointError
 from vita.layers.linear import choose_route, set_route
-from vita.layers.quantized import STORED, Quantize, make_quantized, round_weight
+from vita.layers.quantized import STORED, Quantize, make_quantized, round_weight, scheme_of
 from vita.weights.find import Checkpoint
 from vita.weights.names import IGNORED, PARTS, checkpoint_name
 
@@ -29,21 +29,26 @@ Progress = Callable[[str, int, int], None]  # part, tensors done, tensors in all
 def build_part(part: str, config: VitaConfig, vocab_size: int, quantize: Quantize | None = None) -> nn.Module:
     """One part of the model on the meta device: names and shapes, no memory.
 
-    Only the decoder is ever quantized: encoders and projectors keep their precision.
+    Encoders and projectors keep their precision unless the scheme names them.
     """
     with torch.device("meta"):
-        if part == "decoder":
-            decoder = Decoder(config.decoder, vocab_size)
-            if quantize:
-                make_quantized(decoder, quantize)
-            return decoder
-        if part == "vision":
-            return VisionEncoder(config.vision)
-        if part == "projector":
-            return Projector(4 * config.vision.hidden_size, config.decoder.hidden_size, config.projector_layers)
-        if part == "audio":
-            return AudioEncoder(config.audio)
-        return AudioAdapter(config.audio, config.decoder.hidden_size)
+        module = _unrounded(part, config, vocab_size)
+        scheme = scheme_of(part, quantize)
+        if scheme:
+            make_quantized(module, scheme)
+        return module
+
+
+def _unrounded(part: str, config: VitaConfig, vocab_size: int) -> nn.Module:
+    if part == "decoder":
+        return Decoder(config.decoder, vocab_size)
+    if part == "vision":
+        return VisionEncoder(config.vision)
+    if part == "projector":
+        return Projector(4 * config.vision.hidden_size, config.decoder.hidden_size, config.projector_layers)
+    if part == "audio":
+        return AudioEncoder(config.audio)
+    return AudioAdapter(config.audio, config.decoder.hidden_size)
 
 
 def parameter_counts(config: VitaConfig, vocab_size: int) -> dict[str, int]:
@@ -105,7 +110,7 @@ def load_part(
         dtype: of the floating-point weights; the audio statistics stay float32.
         device: where they go.
         progress: called after every tensor.
-        quantize: round the decoder's linear layers while they are read, if the checkpoint does not bring them so.
+        quantize: round linear layers while they are read, if the checkpoint does not bring them so.
     """
     module = build_part(part, checkpoint.config, vocab_size, checkpoint.quantized or quantize)
     wanted = module.state_dict()
