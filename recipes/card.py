@@ -36,7 +36,9 @@ and sizes (read them, say colour, size, place, background), one to six coloured 
 relations), bar charts, numbers, small sums, clocks; and a second question about the answer before. Larger or longer
 pictures are tiled like any other. Short clips: what moves where, what changes its colour, which word or shape comes
 first and last. It writes down short spoken sentences of everyday words, and gives no answer to noise, music, babble
-and talk between others. About everything else it was trained to say that it can only describe simple pictures.
+and talk between others. Where an answer needs several looks it lists what it sees and counts what was asked for, "a
+red ring (1)", before it concludes; a spoken question it states again, on a line of its own, before it answers. About
+everything else it was trained to say that it can only describe simple pictures.
 
 **What it does not.** It knows no photographs, no faces, no facts about the world. It has heard only eSpeak NG's voices,
 never a person's: how well it understands you is not measured. It writes down only words it was taught. It answers in
@@ -64,11 +66,12 @@ On two CPU cores, one run after another, each going on from the one before:
 
 Pictures: first full pages of letters from easy to hard, with a label for the character, shape and colour under every
 patch and for the letter's place in its text (added after 77,184 pictures of the first run); then pictures with
-questions, with the decoder; then wide pictures cut into tiles. Sounds: first the audio encoder alone writes down what
-is said (CTC), then it and the decoder answer, with the vision part frozen; clips are taught beside it. Sums and numbers
+questions, with the decoder; then wide pictures cut into tiles. Between them, drills without pictures teach the
+decoder to count what was asked for in a list that is given. Sounds: first the audio encoder alone writes down what is
+said (CTC), then it and the decoder answer, with the vision part frozen; clips are taught beside it. Sums and numbers
 have no held-out pairs. The vision encoder's first weights already see patches as a whitened cosine transform and look
-at their neighbours (`recipes/model.py`): without that and the easy pages, reading does not start. The decoder grew from
-four blocks to six after the first run, without changing an answer (`recipes/checkpoint.py`).
+at their neighbours (`recipes/model.py`): without that and the easy pages, reading does not start. The decoder grew
+from four blocks to six after the first run, without changing an answer (`recipes/checkpoint.py`).
 
 To do it again, see `recipes/README.md`; `vita eval default` measures the table anew.
 

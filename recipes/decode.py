@@ -24,6 +24,7 @@ from vita.encoders.audio import AudioEncoder
 from vita.encoders.project import AudioAdapter, Projector
 from vita.encoders.vision import VisionEncoder
 from vita.fusion import fuse
+from vita.layers.quantized import Quantize
 from vita.media.filterbank import token_count
 from vita.prompt.tokenizer import Tokenizer
 from vita.weights.find import open_checkpoint
@@ -56,14 +57,15 @@ class Answerer:
     adapter: AudioAdapter
 
     @classmethod
-    def load(cls, folder: Path) -> Answerer:
-        """From an exported checkpoint, in float32, its names and shapes checked as the engine checks them."""
+    def load(cls, folder: Path, quantize: Quantize | None = None) -> Answerer:
+        """From an exported checkpoint, in float32, its names and shapes checked as the engine checks them; linear
+        layers rounded, if so asked."""
         checkpoint = open_checkpoint(folder, offline=True)
         tokenizer = Tokenizer.load(folder)
         check_tensors(checkpoint, tokenizer.size)
 
         def part(name: str) -> torch.nn.Module:
-            return load_part(name, checkpoint, tokenizer.size, torch.float32, torch.device("cpu"))
+            return load_part(name, checkpoint, tokenizer.size, torch.float32, torch.device("cpu"), quantize=quantize)
 
         return cls(
             cast(VisionEncoder, part("vision")), cast(Projector, part("projector")), cast(Decoder, part("decoder")),

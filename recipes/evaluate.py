@@ -26,6 +26,7 @@ from recipes.decode import Answerer, Asked
 from recipes.score import Blind, Line, lines, markdown, score
 from recipes.senses import listen, shown_wrong, watch
 from recipes.speech.espeak import MissingSpeechEngine
+from vita.layers.quantized import SCHEMES
 from vita.weights.find import open_checkpoint
 
 SEED = 2024
@@ -155,11 +156,12 @@ def main() -> None:
     parser.add_argument("--sounds", type=int, default=100, help="held-out sentences to repeat, and sounds to ignore")
     parser.add_argument("--clips", type=int, default=60, help="held-out clips")
     parser.add_argument("--describe", type=Path, nargs="*", default=[], help="pictures to describe")
+    parser.add_argument("--quantize", choices=SCHEMES, help="answer with rounded weights")
     options = parser.parse_args()
     if advice := studio().letters.book.advise():
         sys.exit(f"vita: the held-out pictures need the recipe's fonts: {advice}")
     torch.set_grad_enabled(False)
-    answerer = Answerer.load(options.checkpoint)
+    answerer = Answerer.load(options.checkpoint, options.quantize)
     wanted: list[tuple[Stage, int]] = [("mix", options.pictures), ("tiles", options.wide)]
     parts = [evaluate(answerer, stage, count) for stage, count in wanted if count]
     if options.spoken and "audio" not in open_checkpoint(options.checkpoint, offline=True).untrained:

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from recipes.data import Sample, Split, render_sample
-from recipes.pack import Packer, RowBatch, collate
+from recipes.pack import Packer, Row, RowBatch, collate_alike
 from recipes.schedule import Phase
 from recipes.tiles import tiles_of
 from vita.prompt.tokenizer import Tokenizer
@@ -35,7 +35,7 @@ class Batch:
         tiles: uint8 `[tiles, S, S, 3]`, of all pictures in order.
         labelled: int64, the tiles that carry dense labels.
         labels: uint8 `[labelled, 4, G, G]`.
-        rows: question rows (their tiles in the same order as `tiles`), or None in phases without answers.
+        rows: question rows, short ones apart from long ones; none in phases without answers.
         shown: int64, the tiles that `rows` take, in order.
         next_index: the first sample number after this batch.
         phase: the phase's number it was drawn for.
@@ -44,7 +44,7 @@ class Batch:
     tiles: Tensor
     labelled: Tensor
     labels: Tensor
-    rows: RowBatch | None
+    rows: tuple[RowBatch, ...]
     shown: Tensor
     next_index: int
     phase: int
@@ -56,7 +56,8 @@ def build_batch(
     """The batch that begins with sample `first` in phase `number`."""
     phase = phases[number]
     tiles: list[np.ndarray] = []
-    labels, labelled, rows, shown = [], [], [], []
+    labels, labelled = [], []
+    rows: list[tuple[Row, range]] = []
     count = 0
     for index in range(first, first + size):
         rng = Random(f"{seed}/{split}/batch/{index}")
@@ -71,14 +72,14 @@ def build_batch(
             labelled.append(here[0])
             labels.append(dense_labels(sample))
         if phase.answers and sample.qa:
-            rows.append(packer.row(sample.qa, len(here), rng))
-            shown += here
+            rows.append((packer.row(sample.qa, len(here), rng, drill=sample.drill), here))
+    rows.sort(key=lambda one: len(one[0].ids))
     return Batch(
         tiles=torch.from_numpy(np.concatenate(tiles)) if tiles else torch.zeros(0, 224, 224, 3, dtype=torch.uint8),
         labelled=torch.tensor(labelled, dtype=torch.long),
         labels=torch.from_numpy(np.stack(labels)) if labels else torch.zeros(0, *SHAPE, dtype=torch.uint8),
-        rows=collate(rows) if rows else None,
-        shown=torch.tensor(shown, dtype=torch.long),
+        rows=collate_alike([row for row, _ in rows]),
+        shown=torch.tensor([tile for _, tiles_here in rows for tile in tiles_here], dtype=torch.long),
         next_index=first + size,
         phase=number,
     )

@@ -85,7 +85,9 @@ class Learner(nn.Module):
             block.attn.attend = plain_attend
 
     def patches(self, pixels: Tensor) -> Tensor:
-        """The last block's output, `[tiles, 1 + G*G, C]`."""
+        """The last block's output, `[tiles, 1 + G*G, C]`; none for none (a batch of drills)."""
+        if not len(pixels):
+            return pixels.new_zeros(0, 1 + self.size.vision.grid**2, self.size.vision.hidden_size)
         x = self.vision.embed(pixels)
         for layer in self.vision.layers:
             x = layer(x)
@@ -93,6 +95,8 @@ class Learner(nn.Module):
 
     def rows(self, patches: Tensor) -> Tensor:
         """What the decoder sees of each tile: `[tiles, (G/2)^2, H]`."""
+        if not len(patches):
+            return patches.new_zeros(0, self.size.vision.tokens_per_tile, self.size.decoder.hidden_size)
         return self.projector(self.vision.select(patches))
 
     def hear(self, banks: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ Does not know what pictures look like: only how many tiles one has.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
@@ -21,13 +22,39 @@ from vita.prompt.template import SYSTEM
 from vita.prompt.tokenizer import Tokenizer
 
 TYPED_MARK = "☜"
+DECIDES = re.compile(r"( \(\d\)|'?,| and| is|'?:)")  # what may follow a name in a list, or a value
 TWO_TURNS = 0.15  # of the rows hold one segment of two turns
-MOST_QUESTIONS = 8
+MOST_QUESTIONS, MOST_DRILLS = 6, 10
 # Most of a short answer is a matter of form, and one word of it the truth: its tokens weigh more than a caption's.
 WEIGHTY = 36.0  # tokens; an answer's tokens weigh so many times their share of it, between 1 and
 HEAVIEST = 3.0
 ROWS_PER_TILE = 64
+TOGETHER = 4  # rows of like length that are padded to the longest of them
 IGNORE = -100
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What is asked and what must be said.
+
+    Attributes:
+        asked: ids up to the open assistant header.
+        said: ids of the mark, the answer and the end.
+        concludes: where in `said` the conclusion begins, after what was seen; 0 if it is all of it.
+        given: which tokens before the conclusion are given and not taught: in a drill, what was seen.
+    """
+
+    asked: list[int]
+    said: list[int]
+    concludes: int = 0
+    given: tuple[bool, ...] = ()
+
+    def weights(self) -> list[float]:
+        """Of every token of `said`: a conclusion weighs like an answer of its own."""
+        before, rest = [weight_of(len(self.said))] * self.concludes, len(self.said) - self.concludes
+        if self.given:
+            before = [0.0 if given else HEAVIEST for given in self.given]
+        return before + [weight_of(rest)] * rest
 
 
 @dataclass(frozen=True)
@@ -85,43 +112,51 @@ class Packer:
         return [self._end, *encode("\n"), self._start, *encode("assistant\n")]
 
     def answer(self, text: str) -> list[int]:
-        """The mark of a typed question, the answer and the end."""
-        return self.answer_marked(TYPED_MARK + text)
+        """What is said to a typed question: the mark, the answer, the end."""
+        return [*self.tokenizer.encode(TYPED_MARK + text), self._end]
 
-    def answer_marked(self, text: str) -> list[int]:
-        """An answer that brings its mark, and the end."""
-        return [*self.tokenizer.encode(text), self._end]
+    def turn(self, asked: list[int], text: str, *, drill: bool = False) -> Turn:
+        """A turn whose answer brings its mark; what stands after its first colon is its conclusion.
 
-    def row(self, questions: Sequence[QA], tiles: int, rng: Random) -> Row:
-        """One row of at most eight questions in random order; some rows begin with a dialogue of two turns."""
+        In a drill the names and values before the colon are given; to count one as asked for, or not, is taught.
+        """
+        encode = self.tokenizer.encode
+        seen, colon, _ = text.partition(": ")
+        said = [*encode(text), self._end]
+        if not drill:
+            return Turn(asked, said, len(encode(seen + ":")) if colon else 0)
+        parts = [(encode(part), DECIDES.fullmatch(part) is None) for part in DECIDES.split(seen + ":") if part]
+        given = [free for ids, free in parts for _ in ids]
+        return Turn(asked, said, len(given), tuple(given))
+
+    def row(self, questions: Sequence[QA], tiles: int, rng: Random, *, drill: bool = False) -> Row:
+        """One row of a few questions in random order; some rows begin with a dialogue of two turns."""
         asked = list(questions)
         rng.shuffle(asked)
-        asked = asked[:MOST_QUESTIONS]
+        asked = asked[: MOST_DRILLS if drill else MOST_QUESTIONS]
         dialogues = [[qa] if qa.after is None else [qa.after, qa] for qa in asked]
         if len(asked) > 1 and asked[1].after is None and rng.random() < TWO_TURNS:
             dialogues = [[*dialogues[0], asked[1]], *dialogues[2:]]
-        return self.lay_out([self.dialogue(d, tiles) for d in dialogues], tiles)
+        return self.lay_out([self.dialogue(d, tiles, drill=drill) for d in dialogues], tiles)
 
-    def dialogue(self, turns: Sequence[QA], tiles: int) -> list[tuple[list[int], list[int]]]:
-        """What is asked and said, turn by turn."""
+    def dialogue(self, turns: Sequence[QA], tiles: int, *, drill: bool = False) -> list[Turn]:
+        """What is asked by typing, and said."""
         return [
-            (self.question(qa.question, tiles, follow_up=turn > 0), self.answer(qa.answer))
-            for turn, qa in enumerate(turns)
+            self.turn(self.question(qa.question, tiles, follow_up=k > 0), TYPED_MARK + qa.answer, drill=drill)
+            for k, qa in enumerate(turns)
         ]
 
-    def lay_out(
-        self, dialogues: Sequence[Sequence[tuple[list[int], list[int]]]], tiles: int, *, video: bool = False
-    ) -> Row:
-        """One row: the prefix, then each dialogue (ids asked and ids to say, turn by turn) as a segment of its own."""
+    def lay_out(self, dialogues: Sequence[Sequence[Turn]], tiles: int, *, video: bool = False) -> Row:
+        """One row: the prefix, then each dialogue as a segment of its own."""
         ids = self.prefix(tiles, video=video)
         start = len(ids)
         segment, position, taught = [0] * start, list(range(start)), [0.0] * start
         for number, dialogue in enumerate(dialogues, start=1):
             length = 0
-            for ask, say in dialogue:
-                ids += ask + say
-                taught += [0.0] * len(ask) + [weight_of(len(say))] * len(say)
-                length += len(ask) + len(say)
+            for turn in dialogue:
+                ids += turn.asked + turn.said
+                taught += [0.0] * len(turn.asked) + turn.weights()
+                length += len(turn.asked) + len(turn.said)
             segment += [number] * length
             position += range(start, start + length)
         return Row(np.array(ids), np.array(segment), np.array(position), np.array(taught, np.float32), tiles)
@@ -130,6 +165,11 @@ class Packer:
 def weight_of(tokens: int) -> float:
     """What each token of an answer of this length weighs."""
     return min(HEAVIEST, max(1.0, WEIGHTY / tokens))
+
+
+def collate_alike(rows: Sequence[Row]) -> tuple[RowBatch, ...]:
+    """Rows that are sorted by length, a few of like length together."""
+    return tuple(collate(rows[k : k + TOGETHER]) for k in range(0, len(rows), TOGETHER))
 
 
 def collate(rows: Sequence[Row]) -> RowBatch:

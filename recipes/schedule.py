@@ -25,6 +25,7 @@ class Phase:
         draw: stages and their weights.
         dense: factor on the loss of the dense heads.
         answers: whether the decoder is trained.
+        eyes: whether encoder and projector are trained; drills leave too few pictures in a step for that.
         enough: share of characters right (running mean) that ends it early; the time saved goes to what follows.
     """
 
@@ -34,6 +35,7 @@ class Phase:
     dense: float
     answers: bool
     enough: float = 2.0
+    eyes: bool = True
 
     def stages(self) -> list[Stage]:
         return [cast(Stage, name) for name, _ in self.draw]
@@ -49,9 +51,10 @@ CURRICULUM = (
     Phase("pages2", 0.24, (("pages2", 0.9), ("pages1", 0.1)), 1.0, False, 0.75),
     Phase("pages3", 0.36, (("pages3", 0.85), ("pages2", 0.15)), 1.0, False, 0.70),
     Phase("pages4", 0.42, (("pages4", 0.8), ("pages3", 0.2)), 1.0, False, 0.65),
-    Phase("mix", 0.46, (("mix", 0.8), ("pages4", 0.2)), 1.0, True),
-    Phase("joint", 0.75, (("mix", 0.9), ("pages4", 0.1)), 0.4, True),
-    Phase("tiles", 1.00, (("mix", 0.85), ("tiles", 0.1), ("pages4", 0.05)), 0.4, True),
+    Phase("mix", 0.46, (("mix", 0.7), ("pages4", 0.2), ("drill", 0.1)), 1.0, True),
+    Phase("lists", 0.52, (("drill", 0.7), ("mix", 0.3)), 0.0, True, eyes=False),
+    Phase("joint", 0.75, (("mix", 0.72), ("pages4", 0.08), ("drill", 0.2)), 0.4, True),
+    Phase("tiles", 1.00, (("mix", 0.72), ("tiles", 0.1), ("pages4", 0.06), ("drill", 0.12)), 0.4, True),
 )
 # For the tests: no reading to learn, straight to pictures with questions.
 TINY = (Phase("mix", 1.0, (("mix", 1.0),), 0.3, True),)

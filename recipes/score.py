@@ -19,7 +19,7 @@ SHADE = re.compile(r"(?:dark|light) $")
 YES_NO = frozenset(("icon", "bold", "capitals", "is_text_color", "says", "exists", "compare", "relation"))
 CONCLUDED = frozenset(
     ("count_kind", "count_color", "exists", "relation", "compare", "largest", "smallest", "sum", "says",
-     "count_letters", *turn_kinds())
+     "count_letters", "where", "which_shape", "shape_color", "bar_color", "value", *turn_kinds())
 )  # fmt: skip
 # Row of the table, its mark in per cent on a CPU (None: no mark), the kinds it gathers.
 ROWS: tuple[tuple[str, int | None, tuple[str, ...]], ...] = (
@@ -107,8 +107,8 @@ def holds(answer: str, key: str) -> bool:
 
 
 def conclusion(qa: QA, answer: str) -> str:
-    """What is judged: where the true answer says what is seen before it concludes, only what stands after the colon."""
-    return answer.rpartition(": ")[2] if qa.kind in CONCLUDED and ": " in qa.answer else answer
+    """What is judged: where an answer says what is seen before it concludes, only what stands after the colon."""
+    return answer.rpartition(": ")[2] if qa.kind in CONCLUDED else answer
 
 
 def points(qa: QA, answer: str) -> tuple[int, int]:

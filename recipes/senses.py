@@ -16,7 +16,7 @@ from recipes.data import QA, render_sample
 from recipes.data.clips import render_clip
 from recipes.decode import Answerer, Asked
 from recipes.score import Blind, Line, points, score
-from recipes.speech.rows import NO_ANSWER, SPOKEN_MARK
+from recipes.speech.rows import NO_ANSWER, SPOKEN_MARK, restated
 from recipes.speech.sample import Utterance, render_utterance, say
 from recipes.speech.texts import REPEAT_HELD_OUT, sentence_to_repeat, spoken
 
@@ -72,12 +72,12 @@ def _questions(answerer: Answerer, seed: int, count: int) -> tuple[list[Line], W
     seen, heard = answerer.see(shown), answerer.hear(voices)
     said = answerer.answer(aloud, seen, heard)
     by_type = [points(qa, answer) for qa, answer in zip(questions, answerer.answer(typed, seen), strict=True)]
-    by_ear = [points(qa, answer.removeprefix(SPOKEN_MARK)) for qa, answer in zip(questions, said, strict=True)]
+    by_ear = [points(qa, reply(answer)) for qa, answer in zip(questions, said, strict=True)]
     of = sum(total for _, total in by_type)
     right_typed, right_heard = (sum(won for won, _ in scored) for scored in (by_type, by_ear))
     taken = sum(not answer.startswith(NO_ANSWER) for answer in said)
     typed_share = 100 * right_typed / max(1, of)
-    exact = sum(a == SPOKEN_MARK + qa.answer for a, qa in zip(said, questions, strict=True))
+    exact = sum(a == restated(qa.question, qa.answer) for a, qa in zip(said, questions, strict=True))
     wrong = [
         (qa.question, a, qa.answer) for qa, a, (won, all_) in zip(questions, said, by_ear, strict=True) if won < all_
     ]
@@ -143,6 +143,12 @@ def watch(answerer: Answerer, seed: int, count: int) -> tuple[list[Line], Wrong]
                              sum(s.exact for s in mine), len(mine), sum(s.blind for s in mine)))  # fmt: skip
     wrong = [(q.question, a, q.answer) for q, a, s in zip(questions, answers, scored, strict=True) if s.right < s.of]
     return rows, wrong
+
+
+def reply(said: str) -> str:
+    """The answer to a spoken question without its mark and the question that it states again, if it does."""
+    heard, line_ends, answered = said.removeprefix(SPOKEN_MARK).partition("\n")
+    return answered if line_ends else heard
 
 
 def words_of(text: str) -> list[str]:

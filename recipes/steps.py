@@ -5,13 +5,15 @@ Owns how the parts of the model are joined in training. Does not know about time
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from recipes.feed import Batch
 from recipes.model import Learner
-from recipes.pack import IGNORE, RowBatch, segment_mask
+from recipes.pack import IGNORE, ROWS_PER_TILE, RowBatch, segment_mask
 from recipes.tiles import normalise
 from vita.fusion import AUDIO_SLOT, IMAGE_SLOT
 
@@ -19,7 +21,9 @@ CLIP = 1.0
 UNTRAINED = ("audio.", "adapter.", "ctc.")
 
 
-def losses(model: Learner, batch: Batch, dense: float, device: torch.device) -> tuple[Tensor, dict[str, float]]:
+def losses(
+    model: Learner, batch: Batch, dense: float, device: torch.device, *, eyes: bool = True
+) -> tuple[Tensor, dict[str, float]]:
     """The loss of one batch and what was measured on the way.
 
     Args:
@@ -27,20 +31,36 @@ def losses(model: Learner, batch: Batch, dense: float, device: torch.device) -> 
         batch: what the feed drew.
         dense: factor on the loss of the dense heads.
         device: where the model is.
+        eyes: whether vision and projector are to learn.
     """
     measured: dict[str, float] = {}
     loss = torch.zeros((), device=device)
-    patches = model.patches(normalise(batch.tiles.to(device)))
-    if len(batch.labelled):
+    with torch.set_grad_enabled(eyes and torch.is_grad_enabled()):
+        patches = model.patches(normalise(batch.tiles.to(device)))
+        seen = model.rows(patches[batch.shown.to(device)]) if batch.rows else patches
+    if len(batch.labelled) and dense:
         part, right = model.dense_loss(patches[batch.labelled.to(device)], batch.labels.to(device))
         loss = loss + dense * part
         measured |= {"dense": part.item(), **dict(zip(("char", "shape", "color", "place"), right, strict=True))}
-    if batch.rows is not None:
-        seen = model.rows(patches[batch.shown.to(device)])
-        part, share = answer_loss(model, batch.rows.to(device), seen)
+    if batch.rows:
+        part, share = answers_loss(model, [rows.to(device) for rows in batch.rows], seen)
         loss = loss + part
         measured |= {"answer": part.item(), "token": share}
     return loss, measured
+
+
+def answers_loss(
+    model: Learner, groups: Sequence[RowBatch], seen: Tensor, heard: Tensor | None = None
+) -> tuple[Tensor, float]:
+    """The loss over rows that are padded group by group, as if they were one batch; the rest as below."""
+    images = [int((rows.ids == IMAGE_SLOT).sum()) // ROWS_PER_TILE for rows in groups]
+    sounds = [int((rows.ids == AUDIO_SLOT).sum()) for rows in groups]
+    said = [None] * len(groups) if heard is None else heard.split(sounds)
+    parts = zip(groups, seen.split(images), said, strict=True)
+    made = [(*answer_loss(model, rows, mine, sound), rows.weight.sum()) for rows, mine, sound in parts]
+    total = torch.stack([weight for *_, weight in made]).sum()
+    loss = torch.stack([part * weight for part, _, weight in made]).sum() / total
+    return loss, sum(share * float(weight) for _, share, weight in made) / float(total)
 
 
 def answer_loss(model: Learner, rows: RowBatch, seen: Tensor, heard: Tensor | None = None) -> tuple[Tensor, float]:

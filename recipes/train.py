@@ -135,7 +135,7 @@ class Run:
                 return
             phase = self.phases[batch.phase]
             with half(self.device):
-                loss, measured = losses(self.model, batch, phase.dense, self.device)
+                loss, measured = losses(self.model, batch, phase.dense, self.device, eyes=phase.eyes)
             rate = learning_rate(self.options.rate, self.progress.step, share, self.options.warm_up)
             measured["norm"] = apply(self.model, self.optimizer, loss, rate)
             self.log.add(measured, self.options.batch)

@@ -12,8 +12,8 @@ from typing import Literal
 import numpy as np
 
 Split = Literal["train", "heldout"]
-Stage = Literal["pages1", "pages2", "pages3", "pages4", "mix", "tiles"]
-STAGES: tuple[Stage, ...] = ("pages1", "pages2", "pages3", "pages4", "mix", "tiles")
+Stage = Literal["pages1", "pages2", "pages3", "pages4", "mix", "tiles", "drill"]
+STAGES: tuple[Stage, ...] = ("pages1", "pages2", "pages3", "pages4", "mix", "tiles")  # of pictures
 
 SIDE = 224  # pixels of one tile
 PATCH = 14
@@ -48,7 +48,10 @@ class QA:
 
 @dataclass
 class Sample:
-    """A picture (or none) with its questions and, for single tiles, what lies under each patch."""
+    """A picture (or none) with its questions and, for single tiles, what lies under each patch.
+
+    Of a drill, which has no picture, the answers' conclusions are taught and what they say was seen is given.
+    """
 
     picture: np.ndarray | None  # uint8 [height, width, 3]
     qa: list[QA] = field(default_factory=list)
@@ -56,3 +59,4 @@ class Sample:
     shape: np.ndarray | None = None  # uint8 [16, 16]: 0 or 1 + position in SHAPES
     color: np.ndarray | None = None  # uint8 [16, 16]: 0 or 1 + position in COLORS, of the ink
     order: np.ndarray | None = None  # uint8 [16, 16]: 0 or the letter's place in its text, from 1
+    drill: bool = False

@@ -7,7 +7,10 @@ world are spelled where they are not, which is what a stranger's questions look 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from random import Random
+
+from recipes.data.words import WordBook
 
 MORE: dict[str, str] = {
     "caption": "Please tell me what you see.|Describe what you see.|What does this picture show?|Tell me about the "
@@ -161,10 +164,19 @@ def extra(kind: str) -> tuple[str, ...]:
     return tuple(MORE[kind].split("|")) if kind in MORE else ()
 
 
+@lru_cache(maxsize=1)
+def _any_words() -> tuple[str, ...]:
+    """Words that mean nothing to the model: a question about any of them is beyond it."""
+    book = WordBook()
+    known = {piece.strip() for piece in book.whole_pieces}
+    return tuple(w for w in book.dictionary["train"] if w.isalpha() and w.islower() and w not in known)
+
+
 def beyond(rng: Random) -> str:
     """A question beyond the model's world."""
     words = {
-        "attribute": rng.choice(_ATTRIBUTES), "noun": rng.choice(_NOUNS), "verb": rng.choice(_VERBS),
+        "attribute": rng.choice(_ATTRIBUTES), "noun": rng.choice(_NOUNS if rng.random() < 0.5 else _any_words()),
+        "verb": rng.choice(_VERBS),
         "done": rng.choice(_DONE), "kind": rng.choice(_KINDS_OF), "written": rng.choice(_WRITTEN),
     }  # fmt: skip
     return rng.choice(_BEYOND).format(**words)

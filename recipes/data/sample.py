@@ -8,6 +8,7 @@ from __future__ import annotations
 from random import Random
 
 from recipes.data.canvas import Canvas
+from recipes.data.drill import drill
 from recipes.data.labels import QA, Sample, Split, Stage
 from recipes.data.pages import render_page
 from recipes.data.scene_charts import draw_chart
@@ -21,7 +22,7 @@ from recipes.data.word_questions import word_questions
 __all__ = ["QA", "Sample", "render_sample"]
 
 SCENES = ("words", "shapes", "charts", "figures", "nothing", "talk")
-SHARES = (40, 27, 18, 9, 2, 4)  # of a hundred pictures of the mix
+SHARES = (36, 31, 18, 8, 2, 5)  # of a hundred pictures of the mix
 
 
 def render_sample(index: int, split: Split, stage: Stage, seed: int) -> Sample:
@@ -30,6 +31,8 @@ def render_sample(index: int, split: Split, stage: Stage, seed: int) -> Sample:
     here = studio()
     if stage.startswith("pages"):
         return render_page(here, rng, split, stage)
+    if stage == "drill":
+        return Sample(None, drill(here, rng, split), drill=True)
     if stage == "tiles":
         return _wide(here, rng, split)
     return _mixed(here, rng, split)
@@ -47,12 +50,7 @@ def _mixed(here: Studio, rng: Random, split: Split) -> Sample:
     else:
         draw = {"shapes": draw_shapes, "charts": draw_chart, "figures": draw_figures, "nothing": draw_nothing}[scene]
         canvas, qa = draw(here, rng, split)
-    if rng.random() < 0.3:
-        qa.append(talk(rng, split))
-    elif scene != "nothing" and rng.random() < 0.3:
-        extra = absent(rng, split, scene, shapes_seen)
-        qa += [extra] if extra else []
-    return _finish(here, rng, canvas, qa)
+    return _finish(here, rng, canvas, [*qa, *_beside(rng, split, scene, shapes_seen)])
 
 
 def _wide(here: Studio, rng: Random, split: Split) -> Sample:
@@ -61,7 +59,18 @@ def _wide(here: Studio, rng: Random, split: Split) -> Sample:
     longer = round(300 * (2800 / 300) ** (rng.random() ** 2))
     size = (longer, max(120, round(longer / ratio))) if ratio > 1 else (max(160, round(longer * ratio)), longer)
     canvas, facts = draw_words(here, rng, split, size)
-    return _finish(here, rng, canvas, word_questions(rng, split, facts, here.words))
+    qa = word_questions(rng, split, facts, here.words)
+    return _finish(here, rng, canvas, [*qa, *_beside(rng, split, "words", facts.icon is not None)])
+
+
+def _beside(rng: Random, split: Split, scene: str, shapes_seen: bool) -> list[QA]:
+    """Now and then a question about the model, beyond it, or about something that the picture does not show."""
+    if rng.random() < 0.3:
+        return [talk(rng, split)]
+    if scene != "nothing" and rng.random() < 0.3:
+        extra = absent(rng, split, scene, shapes_seen)
+        return [extra] if extra else []
+    return []
 
 
 def _finish(here: Studio, rng: Random, canvas: Canvas, qa: list[QA]) -> Sample:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
@@ -11,9 +12,9 @@ from recipes.data.canvas import Canvas
 from recipes.data.colors import Rgb
 from recipes.data.fonts import Face
 from recipes.data.grounds import Ground, pick_ink
-from recipes.data.labels import QA, SIDE, Split
+from recipes.data.labels import COLORS, QA, SIDE, Split
 from recipes.data.phrases import answer, ask, concluded, quoted
-from recipes.data.shapes import listed
+from recipes.data.shapes import listed, marked
 from recipes.data.studio import Studio
 from recipes.data.turns import chart_turns
 
@@ -59,6 +60,11 @@ def draw_chart(studio: Studio, rng: Random, split: Split) -> tuple[Canvas, list[
     else:
         _lying(studio, canvas, bars, style)
     return canvas, _questions(rng, split, bars, ground, style.valued)
+
+
+def imagined_bars(studio: Studio, rng: Random, split: Split) -> list[Bar]:
+    """Bars that could stand in a chart."""
+    return _bars(studio, rng, split, [(color, (0, 0, 0)) for color in rng.sample(COLORS, 5)])
 
 
 def _bars(studio: Studio, rng: Random, split: Split, inks: list[tuple[str, Rgb]]) -> list[Bar]:
@@ -137,30 +143,52 @@ def _lying(studio: Studio, canvas: Canvas, bars: list[Bar], style: _Style) -> No
     _fill(canvas, (wall - 2, _MARGIN, wall, SIDE - _MARGIN), *style.pen)
 
 
-def _questions(rng: Random, split: Split, bars: list[Bar], ground: Ground, valued: bool) -> list[QA]:
-    largest, smallest = max(bars, key=lambda b: b.value), min(bars, key=lambda b: b.value)
+def _parts(bars: list[Bar], valued: bool) -> list[str]:
+    return [f"{quoted(b.label)} is {b.value}" if valued else quoted(b.label) for b in bars]
+
+
+def _ends(rng: Random, split: Split, bars: list[Bar], valued: bool) -> list[QA]:
+    """The largest and the smallest bar."""
+    told = listed(_parts(bars, valued))
+    ends = {"largest": max(bars, key=lambda b: b.value), "smallest": min(bars, key=lambda b: b.value)}
+    return [
+        QA(ask(rng, split, kind), concluded("listed", answer(kind, text=quoted(bar.label)), list=told), kind,
+           quoted(bar.label))
+        for kind, bar in ends.items()
+    ]  # fmt: skip
+
+
+def _told(bars: list[Bar], of: Callable[[Bar], object], verdict: str, *asked: Bar) -> str:
+    """Every bar with what it is, those asked for numbered as the question names them, then what follows."""
+    names = marked([quoted(b.label) for b in bars], [asked.index(b) + 1 if b in asked else 0 for b in bars])
+    told = listed([f"{name} is {of(b)}" for name, b in zip(names, bars, strict=True)])
+    return concluded("listed", verdict, list=told)
+
+
+def bar_questions(rng: Random, split: Split, bars: list[Bar], valued: bool) -> list[QA]:
+    """About the bars, whether their values are written on them or not."""
     shown = rng.choice(bars)
     count = str(len(bars))
-    parts = [f"{quoted(b.label)} is {b.value}" if valued else quoted(b.label) for b in bars]
+    color = answer("bar_color", text=quoted(shown.label), color=shown.color)
     rest = [
         QA(ask(rng, split, "bars"), answer("bars", count=count), "bars", count),
-        *(
-            QA(
-                ask(rng, split, kind),
-                concluded("listed", answer(kind, text=quoted(bar.label)), list=listed(parts)), kind, quoted(bar.label),
-            )
-            for kind, bar in (("largest", largest), ("smallest", smallest))
-        ),
+        *_ends(rng, split, bars, valued),
         _compare(rng, split, bars, valued),
         QA(
-            ask(rng, split, "bar_color", label=shown.label),
-            answer("bar_color", text=quoted(shown.label), color=shown.color), "bar_color", shown.color,
+            ask(rng, split, "bar_color", label=shown.label), _told(bars, lambda b: b.color, color, shown),
+            "bar_color", shown.color,
         ),
-        ground.qa(rng, split),
     ]  # fmt: skip
     for bar in rng.sample(bars, min(3, len(bars))) if valued else ():
-        said = answer("value", text=quoted(bar.label), count=bar.value)
+        said = _told(bars, lambda b: b.value, answer("value", text=quoted(bar.label), count=bar.value), bar)
         rest.append(QA(ask(rng, split, "value", label=bar.label), said, "value", str(bar.value)))
+    return rest
+
+
+def _questions(rng: Random, split: Split, bars: list[Bar], ground: Ground, valued: bool) -> list[QA]:
+    count = str(len(bars))
+    parts = _parts(bars, valued)
+    rest = [*bar_questions(rng, split, bars, valued), ground.qa(rng, split)]
     rng.shuffle(rest)
     caption = answer("caption_chart", count=count, list=listed(parts))
     made = QA(ask(rng, split, "caption"), caption, "caption_chart", "|".join([f"{count} bars", *parts]))
@@ -191,5 +219,5 @@ def _compare(rng: Random, split: Split, bars: list[Bar], valued: bool) -> QA:
     side = "yes" if truth else "no"
     text = answer(f"compare_{side}", one=quoted(one.label), other=quoted(other.label))
     if valued:
-        text = concluded("listed", text, list=listed([f"{quoted(b.label)} is {b.value}" for b in (one, other)]))
+        text = _told(bars, lambda b: b.value, text, one, other)
     return QA(ask(rng, split, "compare", one=one.label, other=other.label), text, "compare", side)

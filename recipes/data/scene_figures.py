@@ -34,10 +34,9 @@ def draw_figures(studio: Studio, rng: Random, split: Split) -> tuple[Canvas, lis
         _write(studio, rng, split, canvas, text, ink)
         made = QA(ask(rng, split, "number"), answer("number", text=quoted(text)), "number", quoted(text))
         return canvas, [_caption(rng, split, "caption_number", text, ink[0], ground), made, *common]
-    text, result = _calculation(rng)
+    text, made = calculation(rng, split)
     asks = rng.random() < 0.3 and len(text) < 6
     _write(studio, rng, split, canvas, text + (" = ?" if asks else ""), ink)
-    made = QA(ask(rng, split, "sum"), answer("sum", text=quoted(text), count=result), "sum", str(result))
     read = QA(ask(rng, split, "read"), answer("read", text=quoted(text)), "read_sum", quoted(text))
     asked = [_caption(rng, split, "caption_sum", text, ink[0], ground), made, *common]
     return canvas, asked if asks else [*asked, read]
@@ -46,6 +45,13 @@ def draw_figures(studio: Studio, rng: Random, split: Split) -> tuple[Canvas, lis
 def _caption(rng: Random, split: Split, kind: str, text: str, color: str, ground: Ground) -> QA:
     said = answer(kind, text=quoted(text), style=color, ground=ground.phrase)
     return QA(ask(rng, split, "caption"), said, kind, f"{quoted(text)}|in {color}|{ground.key}")
+
+
+def calculation(rng: Random, split: Split) -> tuple[str, QA]:
+    """What is written, and the question for its result."""
+    text, result = _calculation(rng)
+    said = answer("sum", text=quoted(text), count=result)
+    return text, QA(ask(rng, split, "sum"), said, "sum", str(result))
 
 
 def _calculation(rng: Random) -> tuple[str, int]:

@@ -12,7 +12,7 @@ from recipes.data.colors import article
 from recipes.data.grounds import Ground, held_out_pair, pick_ink
 from recipes.data.labels import COLORS, QA, SHAPES, SIDE, Split
 from recipes.data.phrases import answer, ask, concluded
-from recipes.data.shapes import at, listed, pick_shape, place_name, plural, shape_mask
+from recipes.data.shapes import at, counted, listed, marked, pick_shape, place_name, plural, shape_mask
 from recipes.data.studio import Studio
 from recipes.data.turns import follow
 
@@ -59,6 +59,24 @@ def _nothing(rng: Random, split: Split) -> QA:
 def allowed(split: Split, color: str, kind: str) -> bool:
     """Whether this colour and shape may be named together in this split."""
     return split == "heldout" or not held_out_pair("shape", color, kind)
+
+
+def concluding_questions(rng: Random, split: Split, items: list[Item]) -> list[QA]:
+    """Those whose answers follow from what they say was seen."""
+    makes = (_count_kind, _count_color, _exists, _where, _relation, _which, _color_of)
+    made = [qa for make in (*makes, *makes[:5], _relation, _relation) if (qa := make(rng, split, items))]
+    return [qa for qa in made if ": " in qa.answer]
+
+
+def imagined(rng: Random, split: Split) -> list[Item]:
+    """Shapes that could stand in a picture."""
+    count = rng.choices((1, 2, 3, 4, 5, 6), (6, 18, 22, 20, 18, 16))[0]
+    cells = rng.sample([(x, y) for y in _CELLS for x in _CELLS], count)
+    kinds = rng.sample(SHAPES, rng.choice((2, 2, 3, 4, 6)))
+    colors = rng.sample(COLORS, rng.choice((1, 2, 2, 3, 4, 6)))
+    pairs = [(k, c) for k in kinds for c in colors if allowed(split, c, k)] or [("star", "red")]
+    items = [Item(*rng.choice(pairs), x, y, 0.1) for x, y in cells]
+    return sorted(items, key=lambda i: (i.y, i.x))
 
 
 def _scatter(rng: Random, ground: Ground, split: Split) -> list[tuple[Item, tuple[int, int, int]]]:
@@ -111,19 +129,20 @@ def _turns(rng: Random, split: Split, items: list[Item]) -> list[QA]:
     color = ("color", answer("shape_color", thing=item.kind, color=item.color), item.color)
     place = ("place", answer("where", thing=name, at=at(item.place)), at(item.place))
     shape = ("shape", answer("which_shape", color=item.color, a_thing=article(item.kind)), item.kind)
+    placed = (place[0], _placed(items, place[1], item), place[2])
     there = QA(
         ask(rng, split, "shape_at", at=at(item.place)),
         answer("shape_at", a_thing=article(item.name), at=at(item.place)), "shape_at", item.name,
     )  # fmt: skip
     choices = [(there, color), (there, shape)]
     if _single(items, lambda i: i.color).count(item):
-        which = QA(ask(rng, split, "which_shape", color=item.color), shape[1], "which_shape", item.kind)
-        choices.append((which, place))
+        said = _which_told(items, item)
+        choices.append((QA(ask(rng, split, "which_shape", color=item.color), said, "which_shape", item.kind), placed))
     if name == item.kind:
-        where = QA(ask(rng, split, "where", thing=name), place[1], "where", place[2])
+        said = _colored(items, color[1], item)
         choices += [
-            (where, color),
-            (QA(ask(rng, split, "shape_color", thing=name), color[1], "shape_color", item.color), place),
+            (QA(ask(rng, split, "where", thing=name), placed[1], "where", place[2]), color),
+            (QA(ask(rng, split, "shape_color", thing=name), said, "shape_color", item.color), placed),
         ]
     before, (asked, said, key) = rng.choice(choices)
     return [follow(rng, split, asked, before, said, key)]
@@ -145,9 +164,34 @@ def count_answer(count: int, thing: str) -> str:
     )
 
 
-def _seen(items: list[Item], verdict: str) -> str:
-    """All shapes in reading order, then what follows."""
-    return concluded("seen", verdict, list=listed([article(i.name) for i in items]))
+def _seen(items: list[Item], verdict: str, asked: Callable[[Item], bool]) -> str:
+    """All shapes in reading order, those asked for counted, then what follows."""
+    names = marked([article(i.name) for i in items], counted([asked(i) for i in items]))
+    return concluded("seen", verdict, list=listed(names))
+
+
+def _told(things: list[str], verdict: str) -> str:
+    """What is true of every shape, then what was asked in the very words that stand there already; of a lone shape
+    only that. One among several is found by going through them, and said by saying its words again."""
+    if len(things) == 1:
+        return verdict
+    text = concluded("listed", verdict, list=listed(things))
+    return text[0].upper() + text[1:]
+
+
+def _placed(items: list[Item], verdict: str, *asked: Item) -> str:
+    """All shapes with their places, those asked for numbered as the question names them, then what follows."""
+    names = marked([f"the {i.name}" for i in items], _numbers(items, asked))
+    return _told([f"{name} is {at(i.place)}" for name, i in zip(names, items, strict=True)], verdict)
+
+
+def _colored(items: list[Item], verdict: str, asked: Item) -> str:
+    names = marked([f"the {i.kind}" for i in items], _numbers(items, (asked,)))
+    return _told([f"{name} is {i.color}" for name, i in zip(names, items, strict=True)], verdict)
+
+
+def _numbers(items: list[Item], asked: tuple[Item, ...]) -> list[int]:
+    return [asked.index(i) + 1 if i in asked else 0 for i in items]
 
 
 def _count_key(count: int) -> str:
@@ -163,14 +207,14 @@ def _count_kind(rng: Random, split: Split, items: list[Item]) -> QA:
     kind = pick_shape(rng) if rng.random() < 0.12 else rng.choice([*counts])
     if len(counts) < len(items) and rng.random() < 0.6:
         kind = counts.most_common(1)[0][0]
-    text = _seen(items, count_answer(counts[kind], kind))
+    text = _seen(items, count_answer(counts[kind], kind), lambda i: i.kind == kind)
     return QA(ask(rng, split, "count_kind", things=plural(kind)), text, "count_kind", _count_key(counts[kind]))
 
 
 def _count_color(rng: Random, split: Split, items: list[Item]) -> QA:
     counts = Counter(i.color for i in items)
     color = rng.choice(COLORS) if rng.random() < 0.12 else rng.choice([*counts])
-    text = _seen(items, count_answer(counts[color], f"{color} shape"))
+    text = _seen(items, count_answer(counts[color], f"{color} shape"), lambda i: i.color == color)
     return QA(ask(rng, split, "count_color", color=color), text, "count_color", _count_key(counts[color]))
 
 
@@ -179,8 +223,13 @@ def _color_of(rng: Random, split: Split, items: list[Item]) -> QA | None:
     if not single:
         return None
     item = rng.choice(single)
-    text = answer("shape_color", thing=item.kind, color=item.color)
+    text = _colored(items, answer("shape_color", thing=item.kind, color=item.color), item)
     return QA(ask(rng, split, "shape_color", thing=item.kind), text, "shape_color", item.color)
+
+
+def _which_told(items: list[Item], item: Item) -> str:
+    verdict = answer("which_shape", color=item.color, a_thing=article(item.name if len(items) > 1 else item.kind))
+    return _seen(items, verdict, lambda i: i is item) if len(items) > 1 else verdict
 
 
 def _which(rng: Random, split: Split, items: list[Item]) -> QA | None:
@@ -188,7 +237,7 @@ def _which(rng: Random, split: Split, items: list[Item]) -> QA | None:
     if not single:
         return None
     item = rng.choice(single)
-    text = answer("which_shape", color=item.color, a_thing=article(item.kind))
+    text = _which_told(items, item)
     return QA(ask(rng, split, "which_shape", color=item.color), text, "which_shape", item.kind)
 
 
@@ -196,7 +245,7 @@ def _where(rng: Random, split: Split, items: list[Item]) -> QA | None:
     item, thing = _mention(rng, items)
     if item is None:
         return None
-    text = answer("where", thing=thing, at=at(item.place))
+    text = _placed(items, answer("where", thing=thing, at=at(item.place)), item)
     return QA(ask(rng, split, "where", thing=thing), text, "where", at(item.place))
 
 
@@ -211,7 +260,7 @@ def _exists(rng: Random, split: Split, items: list[Item]) -> QA:
     if rng.random() < 0.5:
         color, kind = rng.choice(sorted(present))
         thing = rng.choice((f"{color} {kind}", f"{color} {kind}", kind))
-        text = _seen(items, answer("exists_yes", a_thing=article(thing)))
+        text = _seen(items, answer("exists_yes", a_thing=article(thing)), lambda i: thing in (i.kind, i.name))
         return QA(ask(rng, split, "exists", a_thing=article(thing)), text, "exists", "yes")
     colors, kinds = {i.color for i in items}, {i.kind for i in items}
     while True:
@@ -221,7 +270,7 @@ def _exists(rng: Random, split: Split, items: list[Item]) -> QA:
         if (color, kind) in present or not allowed(split, color, kind):
             continue
         thing = kind if kind not in kinds and rng.random() < 0.33 else f"{color} {kind}"
-        text = _seen(items, answer("exists_no", thing=thing))
+        text = _seen(items, answer("exists_no", thing=thing), lambda _: False)
         return QA(ask(rng, split, "exists", a_thing=article(thing)), text, "exists", "no")
 
 
@@ -237,7 +286,9 @@ def _relation(rng: Random, split: Split, items: list[Item]) -> QA | None:
         relation = _RELATIONS[axis][0 if (apart > 0) == truth else 1]
         one, other = _name_of(a, items), _name_of(b, items)
         verdict = answer(f"relation_{'yes' if truth else 'no'}", one=one, other=other, relation=relation)
-        text = concluded("relation", verdict, one=one, there=at(a.place), other=other, elsewhere=at(b.place))
+        pair = [answer("where", thing=name, at=at(i.place)) for name, i in ((one, a), (other, b))]
+        found = concluded("listed", verdict, list=listed([text[0].lower() + text[1:-1] for text in pair]))
+        text = _placed(items, found, a, b) if len(items) > 2 else found[0].upper() + found[1:]
         question = ask(rng, split, "relation", one=str(one), other=str(other), relation=relation)
         return QA(question, text, "relation", "yes" if truth else "no")
     return None

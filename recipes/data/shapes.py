@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import accumulate
 from random import Random
 
 from PIL import Image, ImageDraw
@@ -114,6 +115,19 @@ def plural(thing: str, count: int = 2) -> str:
     if count == 1:
         return thing
     return thing + ("es" if thing.endswith(("s", "x")) else "s")
+
+
+def marked(names: list[str], numbers: list[int]) -> list[str]:
+    """The names with their numbers, "a ring (1)"; 0 stands for none.
+
+    A small decoder that marks what was asked for while it lists has only to read its marks to conclude.
+    """
+    return [f"{name} ({number})" if number else name for name, number in zip(names, numbers, strict=True)]
+
+
+def counted(found: list[bool]) -> list[int]:
+    """Numbers from 1 on for what is found."""
+    return [n if hit else 0 for hit, n in zip(found, accumulate(map(int, found)), strict=True)]
 
 
 def listed(items: list[str]) -> str:

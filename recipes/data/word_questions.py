@@ -20,7 +20,7 @@ def word_questions(rng: Random, split: Split, scene: WordPicture, words: WordBoo
         QA(ask(rng, split, "text_color"), answer("text_color", color=scene.color), "text_color", scene.color),
         scene.ground.qa(rng, split),
         _is_color(rng, split, scene),
-        _says(rng, split, scene, words),
+        _says(rng, split, scene.text, len(scene.words), words),
         _bold(rng, split, scene),
         _count_words(rng, split, scene),
     ]
@@ -57,6 +57,12 @@ def word_caption(rng: Random, split: Split, scene: WordPicture) -> QA:
     return QA(ask(rng, split, "caption"), text, "caption_words", "|".join(keys))
 
 
+def imagined_words(rng: Random, split: Split, words: WordBook) -> QA:
+    """A question whose answer follows from a word, about one that could stand in a picture."""
+    text = words.phrase(rng, split, 1, capitals=rng.random() < 0.3)
+    return _letters(rng, split, text) if text.isalpha() and rng.random() < 0.6 else _says(rng, split, text, 1, words)
+
+
 def _yes_no(rng: Random, split: Split, kind: str, truth: bool, name: str | None = None, **blanks: str) -> QA:
     side = "yes" if truth else "no"
     return QA(ask(rng, split, kind), answer(f"{kind}_{side}", **blanks), name or kind, side)
@@ -69,13 +75,19 @@ def _is_color(rng: Random, split: Split, scene: WordPicture) -> QA:
     return QA(ask(rng, split, "is_text_color", color=color), text, "is_text_color", "yes" if truth else "no")
 
 
-def _says(rng: Random, split: Split, scene: WordPicture, words: WordBook) -> QA:
+def _says(rng: Random, split: Split, shown: str, count: int, words: WordBook) -> QA:
     truth = rng.random() < 0.5
-    other = scene.text
-    while not truth and other == scene.text:
-        other = words.phrase(rng, split, len(scene.words), capitals=scene.text.isupper())
-    text = answer(f"says_{'yes' if truth else 'no'}", text=quoted(scene.text))
+    other = shown
+    while not truth and other == shown:
+        other = words.phrase(rng, split, count, capitals=shown.isupper())
+    text = answer(f"says_{'yes' if truth else 'no'}", text=quoted(shown))
     return QA(ask(rng, split, "says", text=other), text, "says", "yes" if truth else "no")
+
+
+def _letters(rng: Random, split: Split, text: str) -> QA:
+    count = str(len(text))
+    said = answer("count_letters", text=quoted(text), count=count)
+    return QA(ask(rng, split, "count_letters"), said, "count_letters", count)
 
 
 def _bold(rng: Random, split: Split, scene: WordPicture) -> QA:
@@ -128,13 +140,5 @@ def _spelling(rng: Random, split: Split, scene: WordPicture) -> list[QA]:
         for kind, letter in (("first_letter", text[0]), ("last_letter", text[-1]))
     ]
     if text.isalpha():
-        count = str(len(text))
-        made.append(
-            QA(
-                ask(rng, split, "count_letters"),
-                answer("count_letters", text=quoted(text), count=count),
-                "count_letters",
-                count,
-            )
-        )
+        made.append(_letters(rng, split, text))
     return [rng.choice(made)]

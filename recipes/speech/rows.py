@@ -16,8 +16,9 @@ from torch import Tensor
 
 from recipes.data import QA, Split, render_sample
 from recipes.data.clips import render_clip
+from recipes.data.scene_other import talk_only
 from recipes.model import LETTERS
-from recipes.pack import Packer, Row, RowBatch, collate
+from recipes.pack import Packer, Row, RowBatch, collate_alike
 from recipes.speech.sample import Utterance, render_utterance, say
 from recipes.speech.texts import ask_to_repeat, question, sentence_to_repeat, spoken
 from recipes.tiles import tiles_of
@@ -28,10 +29,9 @@ from vita.media.filterbank import filterbank, pad_to_minimum, token_count
 LONGEST = 16000 * 7  # samples; a longer sound is cut by the drawing of another one
 NO_ANSWER = "☟"
 SPOKEN_MARK = "☞"
-TYPED_BESIDE = 4  # typed questions that keep the decoder's older skills in every row with a picture
-CLIPS, PICTURES = 0.17, 0.48  # shares of the answering phase; the rest is sound alone
-WIDE = 0.3  # of the pictures are cut into tiles
-TOGETHER = 4  # rows of like length that are padded to the longest of them
+TYPED_BESIDE = 2  # typed questions that keep the decoder's older skills in every row with a picture
+CLIPS, PICTURES, TALK = 0.12, 0.45, 0.2  # shares of the answering phase; the rest is sound to repeat or to ignore
+WIDE = 0.2  # of the pictures are cut into tiles
 SPOKEN_OF_CLIP = 0.4  # of the clips come with a spoken question
 
 
@@ -95,6 +95,16 @@ def spell(text: str) -> list[int]:
     return [LETTERS.index(c) + 1 for c in text.lower() if c in LETTERS]
 
 
+def restated(question: str, answer: str) -> str:
+    """What is said to a spoken question: first the question as it was heard, on a line of its own.
+
+    The answer can then look for the question's words in what was written, as it does for a typed one; and who asked
+    sees what was understood.
+    """
+    asked = question[0].upper() + question[1:]
+    return f"{SPOKEN_MARK}{asked if asked[-1] in '.?!' else asked + '?'}\n{answer}"
+
+
 def draw(index: int, split: Split, seed: int, answers: bool) -> Said:
     """Number `index` of the mix: heard only, or to be answered."""
     rng = Random(f"{seed}/{split}/said/{index}/{answers}")
@@ -113,7 +123,12 @@ def draw(index: int, split: Split, seed: int, answers: bool) -> Said:
             sound = say(qa.question, split, rng)
             rest = [q for q in sample.qa if q is not qa]
             beside = tuple(rng.sample(rest, min(TYPED_BESIDE, len(rest))))
-            return Said(sound, "", SPOKEN_MARK + qa.answer, sample.picture, beside)
+            return Said(sound, "", restated(qa.question, qa.answer), sample.picture, beside)
+    if lot >= 1 - TALK:  # of the model itself, of what is beyond it, or of a picture that is not there
+        asked = [qa for qa in talk_only(rng, split) if spoken(qa)]
+        if asked:
+            qa = rng.choice(asked)
+            return Said(say(qa.question, split, rng), "", restated(qa.question, qa.answer), None)
     sound = render_utterance(index, split, seed)
     if sound.kind == "repeat":
         return Said(sound, ask_to_repeat(rng, split), SPOKEN_MARK + sound.text, None)
@@ -129,7 +144,7 @@ def _clip(index: int, split: Split, seed: int, rng: Random) -> Said:
         return Said(None, "", "", clip.frames, tuple(clip.qa))
     qa = rng.choice(asked)
     rest = tuple(q for q in clip.qa if q is not qa)
-    return Said(say(qa.question, split, rng), "", SPOKEN_MARK + qa.answer, clip.frames, rest)
+    return Said(say(qa.question, split, rng), "", restated(qa.question, qa.answer), clip.frames, rest)
 
 
 class SpeechPacker:
@@ -147,7 +162,7 @@ class SpeechPacker:
             tiles: of the picture.
         """
         packer = self.packer
-        heard = [(self.heard(said.typed, tokens, tiles), packer.answer_marked(said.answer))] if said.sound else []
+        heard = [packer.turn(self.heard(said.typed, tokens, tiles), said.answer)] if said.sound else []
         typed = [packer.dialogue([qa] if qa.after is None else [qa.after, qa], tiles) for qa in said.beside]
         return packer.lay_out([heard, *typed] if heard else typed, tiles, video=said.video)
 
@@ -188,7 +203,7 @@ def build_speech_batch(
         spelled=torch.tensor([len(letters) for letters in spelled], dtype=torch.long),
         tiles=torch.from_numpy(np.stack(tiles)) if tiles else torch.zeros(0, 224, 224, 3, dtype=torch.uint8),
         shown=torch.tensor(shown, dtype=torch.long),
-        rows=tuple(collate(rows[k : k + TOGETHER]) for k in range(0, len(rows), TOGETHER)),
+        rows=collate_alike(rows),
         next_index=first + size,
     )
 

@@ -12,7 +12,7 @@ import ctypes
 import multiprocessing
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,17 +23,16 @@ from torch.utils.data import DataLoader, IterableDataset
 from recipes.checkpoint import FILE, Progress, hears, load_weights, read_shipped, read_state, restore, save_state
 from recipes.export import TOKENIZER_FILES
 from recipes.model import PARTS, Learner, sizes
-from recipes.pack import ROWS_PER_TILE, Packer, RowBatch
+from recipes.pack import ROWS_PER_TILE, Packer
 from recipes.schedule import ActiveClock, learning_rate
 from recipes.speech.rows import SpeechBatch, SpeechPacker, bank_of, build_speech_batch, draw, statistics
-from recipes.steps import answer_loss, apply, half
+from recipes.steps import answers_loss, apply, half
 from recipes.tiles import normalise
 from recipes.train import Log
-from vita.fusion import AUDIO_SLOT, IMAGE_SLOT
 from vita.prompt.tokenizer import Tokenizer
 from vita.weights.find import DEFAULT
 
-HEARING_UNTIL = 0.33  # share of the budget with CTC alone
+HEARING_UNTIL = 0.4  # share of the budget with CTC alone
 CTC_BESIDE = 0.3  # its weight once answers are taught
 DECODER_RATE = 0.4  # of the others': it already knows how to answer
 LOG_SECONDS, SAVE_SECONDS, CHECK_SECONDS = 20.0, 180.0, 300.0
@@ -73,17 +72,6 @@ def losses(model: Learner, batch: SpeechBatch) -> tuple[Tensor, dict[str, float]
             seen = model.rows(model.patches(normalise(batch.tiles)))[batch.shown]
     part, share = answers_loss(model, batch.rows, seen, model.heard(encoded, mask, batch.frames))
     return part + CTC_BESIDE * ctc, measured | {"answer": part.item(), "token": share}
-
-
-def answers_loss(model: Learner, groups: Sequence[RowBatch], seen: Tensor, heard: Tensor) -> tuple[Tensor, float]:
-    """The loss over rows that are padded group by group, as if they were one batch."""
-    images = [int((rows.ids == IMAGE_SLOT).sum()) // ROWS_PER_TILE for rows in groups]
-    sounds = [int((rows.ids == AUDIO_SLOT).sum()) for rows in groups]
-    parts = zip(groups, seen.split(images), heard.split(sounds), strict=True)
-    made = [(*answer_loss(model, rows, mine, said), rows.weight.sum()) for rows, mine, said in parts]
-    total = torch.stack([weight for *_, weight in made]).sum()
-    loss = torch.stack([part * weight for part, _, weight in made]).sum() / total
-    return loss, sum(share * float(weight) for _, share, weight in made) / float(total)
 
 
 class _Stream(IterableDataset[SpeechBatch]):

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image, ImageDraw
 from recipes.data import QA
 from recipes.score import points
-from recipes.senses import word_errors, words_of
+from recipes.senses import reply, word_errors, words_of
 
 import vita
 from vita.types import SamplingParams
@@ -53,7 +53,7 @@ def won(entry: dict[str, str], said: str) -> float:
 def test_spoken_questions_are_answered(model: vita.Vita) -> None:
     asked = [e for e in read("sounds.json") if e["use"] == "question"]
     heard = [model.ask(audios=[HERE / e["sound"]], images=shown(e), params=PARAMS) for e in asked]
-    points = [won(e, answer.text) for e, answer in zip(asked, heard, strict=True)]
+    points = [won(e, reply(answer.text)) for e, answer in zip(asked, heard, strict=True)]
     assert sum(points) >= SPOKEN * len(points), points
     states = [answer.state for answer in heard]
     assert states.count("spoken") >= 0.9 * len(states), states

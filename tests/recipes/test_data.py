@@ -220,7 +220,33 @@ def test_charts_tell_the_same_story(train: list[Sample]) -> None:
             if qa.kind == "smallest":
                 assert values[qa.key.strip("'")] == min(values.values())
             if qa.kind == "value":
-                assert values[re.findall("'([^']+)'", qa.answer)[0]] == int(qa.key)
+                assert values[re.findall("'([^']+)'", qa.answer)[-1]] == int(qa.key)
+
+
+MARK = re.compile(r" \((\d)\)")
+
+
+def test_lists_count_what_is_asked_for(train: list[Sample]) -> None:
+    kinds = ("count_kind", "count_color", "exists")
+    counts = [qa for s in train for qa in s.qa if qa.kind in kinds and ": " in qa.answer]
+    assert len(counts) > 30
+    for qa in counts:
+        marks = MARK.findall(qa.answer.partition(": ")[0])
+        assert marks == [str(k + 1) for k in range(len(marks))], qa.answer
+        if qa.kind == "exists":
+            assert bool(marks) == (qa.key == "yes"), qa.answer
+        else:
+            assert len(marks) == (0 if qa.key == "no" else int(qa.key)), qa.answer
+
+
+def test_two_that_are_compared_are_numbered_as_the_question_names_them(train: list[Sample]) -> None:
+    asked = [qa for s in train for qa in s.qa if qa.kind in ("relation", "compare") and MARK.search(qa.answer)]
+    assert len({qa.kind for qa in asked}) == 2
+    for qa in asked:
+        told = {int(n): name for name, n in re.findall(r"([a-z]+ [a-z]+|'[^']+') \((\d)\)", qa.answer)}
+        assert set(told) == {1, 2}, qa.answer
+        named = [told[n] if told[n] in qa.question else told[n].split(" ")[-1] for n in (1, 2)]
+        assert 0 <= qa.question.find(named[0]) < qa.question.find(named[1]), (qa.question, qa.answer)
 
 
 def test_the_wordmark_is_what_it_is_said_to_be() -> None:

@@ -9,13 +9,18 @@ import pytest
 import torch
 from PIL import Image
 from recipes.data import QA
+from recipes.feed import build_batch
 from recipes.model import Learner, sizes
+from recipes.pack import Packer
 from recipes.plots import draw_curves
-from recipes.schedule import CURRICULUM, ActiveClock, learning_rate, next_phase
+from recipes.schedule import CURRICULUM, ActiveClock, Phase, learning_rate, next_phase
 from recipes.score import Blind, holds, lines, markdown, points, score, wilson
+from recipes.steps import losses
 from recipes.tiles import normalise, tiles_of
+from recipes.tokenizer import build_tokenizer
 
 from recipes import schedule
+from vita.prompt.tokenizer import Tokenizer
 
 
 def test_a_phase_ends_when_its_time_is_up_or_when_it_is_read() -> None:
@@ -43,6 +48,22 @@ def test_a_pause_costs_no_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     now[0] += 50
     clock.skip()
     assert clock.tick() * 60 == clock.spent == 3.0 + schedule.LONGEST_STEP
+
+
+def test_drills_teach_the_decoder_and_leave_the_eyes_alone(tmp_path: Path) -> None:
+    build_tokenizer(tmp_path)
+    packer = Packer(Tokenizer.load(tmp_path))
+    model = Learner(sizes("tiny", packer.tokenizer.size))
+    only = Phase("lists", 1.0, (("drill", 1.0),), 0.0, True, eyes=False)
+    with_pictures = Phase("lists", 1.0, (("drill", 0.5), ("mix", 0.5)), 0.0, True, eyes=False)
+    for phase in (only, with_pictures):
+        batch = build_batch(packer, (phase,), 0, 0, 4, seed=1)
+        assert (len(batch.tiles) == 0) == (phase is only)
+        loss, measured = losses(model, batch, phase.dense, torch.device("cpu"), eyes=phase.eyes)
+        assert measured["answer"] > 0
+        loss.backward()
+        assert all(p.grad is None for part in (model.vision, model.projector) for p in part.parameters())
+        assert model.decoder.norm.weight.grad is not None
 
 
 def test_first_blocks_look_at_neighbours() -> None:

@@ -51,7 +51,8 @@ def test_a_second_turn_is_the_engines(packer: Packer) -> None:
         Turn("assistant", ("☜" + ASKED[0].answer,)),
         Turn("user", (ASKED[1].question,)),
     ]
-    mine = packer.prefix(1) + packer.question(ASKED[0].question, 1) + packer.answer(ASKED[0].answer)
+    first = packer.dialogue(ASKED[:1], 1)[0]
+    mine = packer.prefix(1) + first.asked + first.said
     mine += packer.question(ASKED[1].question, 1, follow_up=True)
     assert mine == widen(render(turns, packer.tokenizer))
 
@@ -62,9 +63,33 @@ def test_only_marks_answers_and_ends_are_taught(packer: Packer) -> None:
     assert sorted(said.split("<|im_end|>")[:-1]) == sorted("☜" + qa.answer for qa in ASKED)
     batch = collate([row, packer.row(ASKED[:1], 0, Random(0))])
     taught = batch.target != IGNORE
-    assert taught.sum() == (row.taught > 0).sum() + len(packer.answer(ASKED[0].answer))
+    assert taught.sum() == (row.taught > 0).sum() + len(packer.dialogue(ASKED[:1], 0)[0].said)
     following = torch.roll(batch.ids, -1, 1)
     assert torch.equal(batch.target[taught], following[taught])
+
+
+def test_a_conclusion_weighs_like_an_answer_of_its_own(packer: Packer) -> None:
+    said = packer.turn([], "☜I see a red ring, a blue star and a green cross: there are no hearts.")
+    weights = said.weights()
+    assert packer.tokenizer.decode(said.said[said.concludes :]) == " there are no hearts.<|im_end|>"
+    assert len(set(weights[: said.concludes])) == 1 and weights[-1] > weights[0] >= 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "taught"),
+    [
+        ("I see a red ring (1), a blue star and a red cross (2): there are 2.", " (1), and (2): there are 2."),
+        ("The red ring (1) is at the top and the blue star is on the left: yes.", " (1) is and is: yes."),
+        ("'A' is 3, 'Bo' (1) is 12 and 'C' is 4: the value is 12.", " is, (1) is and is: the value is 12."),
+        ("It says '3 + 4': the result is 7.", "': the result is 7."),
+    ],
+)
+def test_a_drill_gives_what_is_seen_and_teaches_what_to_count(packer: Packer, answer: str, taught: str) -> None:
+    whole = packer.turn([], "☜" + answer)
+    drill = packer.turn([], "☜" + answer, drill=True)
+    assert (drill.said, drill.concludes) == (whole.said, whole.concludes)
+    kept = [i for i, weight in zip(drill.said, drill.weights(), strict=True) if weight]
+    assert packer.tokenizer.decode(kept) == taught + "<|im_end|>"
 
 
 def test_a_segment_sees_what_the_question_alone_would_see(packer: Packer) -> None:

@@ -186,11 +186,12 @@ def evaluate(
     model: Annotated[str, typer.Argument(help="default, or an exported folder of the recipe.")] = "default",
     pictures: Annotated[int, typer.Option(min=10, help="Held-out pictures; more make the intervals narrower.")] = 420,
     out: Annotated[Path, typer.Option(help="Folder for eval.md and eval.json.")] = Path("runs/eval"),
+    quantize: Quantized = None,
 ) -> None:
     """Measure the embedded model's table again, on held-out pictures, sounds and clips (needs the repository)."""
     from vita.cli.evaluate import run_eval
 
-    raise typer.Exit(run_eval(model, pictures, out))
+    raise typer.Exit(run_eval(model, pictures, out, quantize))
 
 
 @app.command()

@@ -14,12 +14,13 @@ TILE = 224  # pixels of the pictures the recipe draws
 REPOSITORY = Path(__file__).parents[3]
 
 
-def run_eval(model: str, pictures: int, out: Path) -> int:
+def run_eval(model: str, pictures: int, out: Path, quantize: str | None = None) -> int:
     """Run the recipe's evaluation in a process of its own and show its table.
 
     Raises:
         VitaError: no checkpoint, or no repository around this package.
     """
+    from vita.engine.device import choose_quantize
     from vita.errors import RequestError
     from vita.weights.find import DEFAULT, open_checkpoint
 
@@ -43,4 +44,6 @@ def run_eval(model: str, pictures: int, out: Path) -> int:
         str(out.absolute()),
     ]
     command += ["--pictures", str(pictures), "--wide", str(max(1, pictures // 7))]
+    scheme = choose_quantize(quantize)
+    command += ["--quantize", scheme] if scheme else []
     return subprocess.run(command, cwd=REPOSITORY, check=False).returncode

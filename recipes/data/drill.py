@@ -1,0 +1,33 @@
+"""Questions without a picture, whose answers say what was seen before they conclude.
+
+What was seen is given, and only the conclusion is taught: how to count, to look up and to compare in a list. A small
+decoder names nearly every shape of a picture and then miscounts them; pictures are too dear to teach it that.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+from recipes.data.labels import QA, Split
+from recipes.data.scene_charts import bar_questions, imagined_bars
+from recipes.data.scene_figures import calculation
+from recipes.data.scene_shapes import concluding_questions, imagined
+from recipes.data.studio import Studio
+from recipes.data.word_questions import imagined_words
+
+_KINDS = ("shapes", "bars", "sums", "words")
+_SHARES = (60, 20, 12, 8)
+
+
+def drill(here: Studio, rng: Random, split: Split) -> list[QA]:
+    """The questions of one row, all about the same imagined thing but the sums and words."""
+    kind = rng.choices(_KINDS, _SHARES)[0]
+    if kind == "shapes":
+        made = concluding_questions(rng, split, imagined(rng, split))
+    elif kind == "bars":
+        made = [qa for qa in bar_questions(rng, split, imagined_bars(here, rng, split), True) if ": " in qa.answer]
+    elif kind == "sums":
+        made = [calculation(rng, split)[1] for _ in range(8)]
+    else:
+        made = [imagined_words(rng, split, here.words) for _ in range(8)]
+    return made
