@@ -199,6 +199,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1.0e-3, help="highest learning rate")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int, help="stop after so many steps")
+    parser.add_argument("--hearing-until", type=float, default=HEARING_UNTIL, help="share of the time with CTC alone")
     parser.add_argument("--resume", action="store_true", help="go on from the folder's state")
     run = Run(Options(**vars(parser.parse_args())))
     print({part: sum(p.numel() for p in getattr(run.model, part).parameters()) for part in PARTS}, flush=True)
