@@ -116,10 +116,7 @@ def hearing(evaluation: dict[str, Any]) -> str:
     if sounds is None:
         return ""
     spoken, _, written, _ = (row["share"] for row in sounds["rows"])
-    return (
-        f"It answers {spoken:.0f} % of spoken questions rightly and writes {written:.0f} % of the words it hears;\n"
-        "a spoken question about a picture of several tiles it mostly takes for one about a clip.\n"
-    )
+    return f"It answers {spoken:.0f} % of spoken questions rightly and writes {written:.0f} % of the words it hears.\n"
 
 
 def card(evaluation: dict[str, Any], facts: dict[str, Any], history: list[dict[str, Any]]) -> str:
