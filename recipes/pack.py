@@ -113,7 +113,7 @@ class Packer:
 
     def answer(self, text: str) -> list[int]:
         """What is said to a typed question: the mark, the answer, the end."""
-        return [*self.tokenizer.encode(TYPED_MARK + text), self._end]
+        return self.turn([], TYPED_MARK + text).said
 
     def turn(self, asked: list[int], text: str, *, drill: bool = False) -> Turn:
         """A turn whose answer brings its mark; what stands after its first colon is its conclusion.

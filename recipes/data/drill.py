@@ -1,7 +1,7 @@
 """Questions without a picture, whose answers say what was seen before they conclude.
 
-What was seen is given, and only the conclusion is taught: how to count, to look up and to compare in a list. A small
-decoder names nearly every shape of a picture and then miscounts them; pictures are too dear to teach it that.
+What was seen is given; what to count in it and the conclusion are taught: how to look up and to compare in a list. A
+small decoder names nearly every shape of a picture and then miscounts them; pictures are too dear to teach it that.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class QA:
 class Sample:
     """A picture (or none) with its questions and, for single tiles, what lies under each patch.
 
-    Of a drill, which has no picture, the answers' conclusions are taught and what they say was seen is given.
+    Of a drill, which has no picture, what the answers say was seen is given; what to count and to conclude is taught.
     """
 
     picture: np.ndarray | None  # uint8 [height, width, 3]

@@ -14,7 +14,7 @@ from recipes.data.fonts import Face
 from recipes.data.grounds import Ground, pick_ink
 from recipes.data.labels import COLORS, QA, SIDE, Split
 from recipes.data.phrases import answer, ask, concluded, quoted
-from recipes.data.shapes import listed, marked
+from recipes.data.shapes import listed, marked, numbered
 from recipes.data.studio import Studio
 from recipes.data.turns import chart_turns
 
@@ -160,7 +160,7 @@ def _ends(rng: Random, split: Split, bars: list[Bar], valued: bool) -> list[QA]:
 
 def _told(bars: list[Bar], of: Callable[[Bar], object], verdict: str, *asked: Bar) -> str:
     """Every bar with what it is, those asked for numbered as the question names them, then what follows."""
-    names = marked([quoted(b.label) for b in bars], [asked.index(b) + 1 if b in asked else 0 for b in bars])
+    names = marked([quoted(b.label) for b in bars], numbered(bars, asked))
     told = listed([f"{name} is {of(b)}" for name, b in zip(names, bars, strict=True)])
     return concluded("listed", verdict, list=told)
 

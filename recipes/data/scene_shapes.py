@@ -12,7 +12,7 @@ from recipes.data.colors import article
 from recipes.data.grounds import Ground, held_out_pair, pick_ink
 from recipes.data.labels import COLORS, QA, SHAPES, SIDE, Split
 from recipes.data.phrases import answer, ask, concluded
-from recipes.data.shapes import at, counted, listed, marked, pick_shape, place_name, plural, shape_mask
+from recipes.data.shapes import at, counted, listed, marked, numbered, pick_shape, place_name, plural, shape_mask
 from recipes.data.studio import Studio
 from recipes.data.turns import follow
 
@@ -181,17 +181,13 @@ def _told(things: list[str], verdict: str) -> str:
 
 def _placed(items: list[Item], verdict: str, *asked: Item) -> str:
     """All shapes with their places, those asked for numbered as the question names them, then what follows."""
-    names = marked([f"the {i.name}" for i in items], _numbers(items, asked))
+    names = marked([f"the {i.name}" for i in items], numbered(items, asked))
     return _told([f"{name} is {at(i.place)}" for name, i in zip(names, items, strict=True)], verdict)
 
 
 def _colored(items: list[Item], verdict: str, asked: Item) -> str:
-    names = marked([f"the {i.kind}" for i in items], _numbers(items, (asked,)))
+    names = marked([f"the {i.kind}" for i in items], numbered(items, (asked,)))
     return _told([f"{name} is {i.color}" for name, i in zip(names, items, strict=True)], verdict)
-
-
-def _numbers(items: list[Item], asked: tuple[Item, ...]) -> list[int]:
-    return [asked.index(i) + 1 if i in asked else 0 for i in items]
 
 
 def _count_key(count: int) -> str:

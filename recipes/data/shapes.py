@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import accumulate
 from random import Random
+from typing import TypeVar
 
 from PIL import Image, ImageDraw
 
 from recipes.data.labels import SHAPES
 
+Thing = TypeVar("Thing")
 _FINE = 3  # drawn this much larger, then shrunk
 _CLEAR_LOW, _CLEAR_MID = 0.37, 0.08  # a place is named only outside the doubtful bands between these
 _NAMES = (("top left", "top", "top right"), ("left", "center", "right"), ("bottom left", "bottom", "bottom right"))
@@ -128,6 +131,11 @@ def marked(names: list[str], numbers: list[int]) -> list[str]:
 def counted(found: list[bool]) -> list[int]:
     """Numbers from 1 on for what is found."""
     return [n if hit else 0 for hit, n in zip(found, accumulate(map(int, found)), strict=True)]
+
+
+def numbered(things: Sequence[Thing], asked: Sequence[Thing]) -> list[int]:
+    """Numbers from 1 on for what is asked for, as the question names it."""
+    return [asked.index(thing) + 1 if thing in asked else 0 for thing in things]
 
 
 def listed(items: list[str]) -> str:

@@ -17,7 +17,7 @@ from vita.prompt.tokenizer import Tokenizer
 from vita.weights.find import open_checkpoint
 from vita.weights.load import check_tensors, load_part
 
-STEPS = 110
+STEPS = 146
 
 
 def options(out: Path, steps: int, *, resume: bool = False) -> Options:
@@ -43,8 +43,8 @@ def exported(run: Run) -> Path:
 
 def test_it_learns(run: Run) -> None:
     held_out = run.check(0, 1.0)
-    assert held_out["token"] > 0.55, held_out
-    assert held_out["answer"] < 1.5, held_out
+    assert held_out["token"] > 0.6, held_out
+    assert held_out["answer"] < 1.4, held_out
     assert held_out["color"] > 0.15, held_out  # a guess is right for one in twelve
 
 

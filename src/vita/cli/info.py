@@ -23,14 +23,9 @@ def run_info(
 
 
 def collect(
-    model: str | None,
-    device_name: str,
-    dtype_name: str,
-    quantize: str | None,
-    kv_cache: str,
-    context: int,
+    model: str | None, device_name: str, dtype_name: str, quantize: str | None, kv_cache: str, context: int,
     offline: bool,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """Everything as plain data.
 
     Raises:
@@ -71,14 +66,8 @@ def collect(
         "linears": f"{route}: {route_why}",
         "quantized": scheme,
         "memory": predict_memory(
-            config,
-            tokenizer.size,
-            dtype,
-            context,
-            scheme,
-            device=device,
-            mapped=is_mapped(checkpoint, dtype, device),
-            rounded_cache=choose_kv_cache(kv_cache),
+            config, tokenizer.size, dtype, context, scheme, device=device,
+            mapped=is_mapped(checkpoint, dtype, device), rounded_cache=choose_kv_cache(kv_cache),
         ),
         "memory_context": context,
         "available": available_memory(device),
@@ -90,7 +79,7 @@ def collect(
         "untrained": list(checkpoint.untrained),
         "speech_output": (checkpoint.folder / "vita_tts_ckpt").is_dir(),
         "problem": problem,
-    }
+    }  # fmt: skip
 
 
 def describe(facts: dict[str, Any]) -> list[str]:
