@@ -18,9 +18,8 @@ from recipes.score import Line, markdown
 
 CARD = Path("src/vita/default/README.md")
 HISTORY = Path(__file__).parent / "history.json"
-SAMPLES = {
-    "python -m recipes.train": "pictures", "python -m recipes.speech.train": "sounds and clips",
-}  # by command  # fmt: skip
+SPEECH = "python -m recipes.speech.train"
+SAMPLES = {"python -m recipes.train": "pictures", SPEECH: "sounds or clips, and as many pictures"}  # by command
 
 HEAD = """\
 # The embedded model
@@ -66,12 +65,13 @@ On two CPU cores, one run after another, each going on from the one before:
 
 Pictures: first full pages of letters from easy to hard, with a label for the character, shape and colour under every
 patch and for the letter's place in its text (added after 77,184 pictures of the first run); then pictures with
-questions, with the decoder; then wide pictures cut into tiles. Between them, drills without pictures teach the
-decoder to count what was asked for in a list that is given. Sounds: first the audio encoder alone writes down what is
-said (CTC), then it and the decoder answer, with the vision part frozen; clips are taught beside it. Sums and numbers
-have no held-out pairs. The vision encoder's first weights already see patches as a whitened cosine transform and look
-at their neighbours (`recipes/model.py`): without that and the easy pages, reading does not start. The decoder grew
-from four blocks to six after the first run, without changing an answer (`recipes/checkpoint.py`).
+questions, with the decoder; then wide pictures cut into tiles. Between them, drills without pictures teach the decoder
+to count what was asked for in a list that is given. Sounds: first the audio encoder alone writes down letters and
+words (CTC), then sounds, clips and pictures are taught together. Sums and numbers have no held-out pairs. The vision
+encoder's first weights already see patches as a whitened cosine transform and look at their neighbours
+(`recipes/model.py`): without that and the easy pages, reading does not start. The decoder grew from four blocks to six
+after the first run, without changing an answer (`recipes/checkpoint.py`). The audio encoder was made anew for version
+4: its frames know where they stand, which those of the release do not (`recipes/README.md`).
 
 To do it again, see `recipes/README.md`; `vita eval default` measures the table anew.
 
@@ -137,7 +137,9 @@ def entry(run: Path, state: dict[str, Any]) -> dict[str, Any]:
     command = state["command"]
     minutes = round(state["progress"]["spent"] / 60, 1)
     samples = state["progress"]["index"]
-    return {"run": run.name, "command": command, "minutes": minutes, "samples": samples, "what": SAMPLES[command]}
+    hears_only = command == SPEECH and not (state["progress"]["phase"] or state["progress"]["since"])
+    what = "sounds" if hears_only else SAMPLES[command]
+    return {"run": run.name, "command": command, "minutes": minutes, "samples": samples, "what": what}
 
 
 def main() -> None:

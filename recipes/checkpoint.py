@@ -16,15 +16,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from recipes.model import PARTS, Learner
+from recipes.model import PARTS, Learner, sizes
 from vita.prompt.tokenizer import Tokenizer
 from vita.weights.find import open_checkpoint
 from vita.weights.load import load_part
 
 FILE = "state.pt"
 HEADS = Path(__file__).parent / "heads.safetensors"  # of the shipped model; the checkpoint has no place for them
-HEARING = ("audio", "adapter")
-LEARNT_BY = ("dense.", "ctc.")
+EARS = ("audio.", "adapter.", "ctc.", "words.", "places.")
+LEARNT_BY = ("dense.", "ctc.", "words.", "places.")
 
 
 @dataclass
@@ -120,13 +120,16 @@ def _repeat_heads(tensor: Tensor, rows: int, width: int) -> Tensor:
 def read_shipped(folder: Path) -> dict[str, Tensor]:
     """An exported checkpoint and the heads kept beside the recipe, in float32 by the learner's names.
 
-    Lets a run go on from the shipped model. Audio parts that were never trained are left out.
+    Lets a run go on from the shipped model. Ears that were never trained, or are built unlike ours, are left out.
     """
     checkpoint = open_checkpoint(folder, offline=True)
     size, cpu = Tokenizer.load(folder).size, torch.device("cpu")
-    weights = {name: tensor.float() for name, tensor in load_file(HEADS).items()}
+    deaf = "audio" in checkpoint.untrained or checkpoint.config.audio != sizes("hearing", size).audio
+    weights = {
+        name: tensor.float() for name, tensor in load_file(HEADS).items() if not (deaf and name.startswith(EARS))
+    }
     for part in PARTS:
-        if part in HEARING and "audio" in checkpoint.untrained:
+        if deaf and f"{part}.".startswith(EARS):
             continue
         tensors = load_part(part, checkpoint, size, torch.float32, cpu).state_dict()
         weights |= {f"{part}.{name}": tensor for name, tensor in tensors.items()}
@@ -155,6 +158,6 @@ def load_weights(model: Learner, weights: dict[str, Tensor]) -> None:
     decoder = model.size.decoder
     weights = grow(weights, len(blocks), decoder.num_kv_heads * decoder.head_dim, decoder.head_dim)
     missing, unknown = model.load_state_dict(weights, strict=False)
-    missing = [name for name in missing if not name.startswith(("audio.", "adapter.", "ctc."))]
+    missing = [name for name in missing if not name.startswith(EARS)]
     if missing or unknown:
         raise ValueError(f"missing {missing}, unknown {unknown}")

@@ -142,6 +142,7 @@ def train_yaml(audio: AudioConfig, decoder: DecoderConfig) -> dict[str, Any]:
                     "transformer-concat-after": audio.concat_after, "transformer-positionwise-layer-type": "linear",
                     "transformer-chunk_size": audio.chunk_size, "transformer-left_chunks": audio.left_chunks,
                     "transformer-dynamic-chunks": audio.dynamic_chunks,
+                    "transformer-positions-in-input": audio.positions_in_input,
                 },
             },
         },

@@ -20,14 +20,17 @@ from torch.nn import functional
 
 from recipes.attention import plain_attend
 from recipes.data import CHARS, COLORS, PLACES, SHAPES
+from recipes.tokenizer import heard_words
 from vita.config import AudioConfig, DecoderConfig, VisionConfig
 from vita.decoder.qwen2 import Decoder
-from vita.encoders.audio import AudioEncoder
+from vita.encoders.audio import AudioEncoder, frame_mask, position_table
 from vita.encoders.project import AudioAdapter, Projector
 from vita.encoders.vision import VisionBlock, VisionEncoder
 from vita.media.filterbank import token_count
 
 LETTERS = string.ascii_lowercase + " '"  # what the audio encoder writes down in training; 0 is blank
+MOST_WORDS = 24  # of a sound whose words are numbered
+SPELLS_AT = 2 / 3  # of the audio encoder's blocks: there letters are written down, at the end words
 PARTS = ("vision", "projector", "decoder", "audio", "adapter")
 DENSE = (len(CHARS) + 1, len(SHAPES) + 1, len(COLORS) + 1, PLACES + 1)  # character, shape, colour, place; 0: nothing
 PLACE = 3  # of the kinds: which letter of the text, so that the decoder can find the next one
@@ -39,6 +42,8 @@ NEAR: tuple[tuple[Offset, ...], ...] = (
     ((-1, 0), (1, 0), (0, -1), (0, 1), (-2, 0)),
     ((-1, 0), (1, 0), (2, 0)),
 )  # columns and rows to the right and down, one a head, of the first blocks
+AROUND = ((-1, 1, -2, 2), (-1, 1, -3, 3), (-2, 2, -5, 5), (-1, 1, -4, 4))  # frames, one a head, of the audio encoder's
+SHARP = 2.5  # at a score's highest place against the frames beside it
 
 
 @dataclass(frozen=True)
@@ -56,11 +61,24 @@ def sizes(preset: str, vocab_size: int) -> Sizes:
         "small": (192, 576, 6, 6, 192, 512, 6, 3),
         "tiny": (64, 128, 2, 4, 64, 128, 2, 1),
     }[preset.removesuffix("-hearing").replace("hearing", "small")]
-    ears, linear, depth = {"hearing": (144, 576, 5), "tiny-hearing": (64, 128, 2)}.get(preset, (64, 128, 2))
+    ears, linear, depth = {"hearing": (144, 576, 6), "tiny-hearing": (64, 128, 2)}.get(preset, (64, 128, 2))
     vision = VisionConfig(width, mlp, layers, heads, 224, 14, 1e-6, "layer_norm", True, False, "gelu")
     decoder = DecoderConfig(text, inter, blocks, heads, shared, vocab_size, max_positions=4096)
-    audio = AudioConfig(dim=ears, num_heads=4, linear_units=linear, num_layers=depth, dynamic_chunks=False)
+    audio = AudioConfig(dim=ears, num_heads=4, linear_units=linear, num_layers=depth, dynamic_chunks=False,
+                        positions_in_input=True)  # fmt: skip
     return Sizes(vision, decoder, audio)
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A padded batch of sounds behind the audio encoder."""
+
+    encoded: Tensor  # [sounds, T', E]
+    mask: Tensor  # bool [sounds, T']
+    letters: Tensor  # [sounds, T', letters + 1], what is written down half-way
+    words: Tensor  # [sounds, T', words + 2], and at the end
+    places: Tensor  # [sounds, T', MOST_WORDS + 1], which word of the sentence stands there
+    rows: Tensor  # [sounds, ceil(T'/2), H], for the decoder
 
 
 class Learner(nn.Module):
@@ -77,6 +95,8 @@ class Learner(nn.Module):
         self.adapter = AudioAdapter(size.audio, width)
         self.dense = nn.Linear(size.vision.hidden_size, sum(DENSE))
         self.ctc = nn.Linear(size.audio.dim, len(LETTERS) + 1)
+        self.words = nn.Linear(size.audio.dim, len(heard_words()) + 2)
+        self.places = nn.Linear(size.audio.dim, MOST_WORDS + 1)
         initialise(self)
 
     def use_fast_attention(self) -> None:
@@ -99,27 +119,26 @@ class Learner(nn.Module):
             return patches.new_zeros(0, self.size.vision.tokens_per_tile, self.size.decoder.hidden_size)
         return self.projector(self.vision.select(patches))
 
-    def hear(self, banks: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """Encoder frames `[sounds, T', E]` and their mask, of filterbanks `[sounds, T, 80]`."""
-        return self.audio(banks, frames)
+    def hear(self, banks: Tensor, frames: Tensor) -> Heard:
+        """What the encoder makes of filterbanks `[sounds, T, 80]`, of which so many frames are real."""
+        ears = self.audio
+        mask = frame_mask(banks.shape[1], frames)
+        x = ears.embed(ears.subsample(ears.normalize(banks)))
+        table = position_table(x.shape[1], x.shape[2], x.device).to(x.dtype)
+        x, allowed = ears.placed(x, table), ears.attention_mask(mask)
+        spells = round(SPELLS_AT * len(ears.layers))
+        for layer in ears.layers[:spells]:
+            x = layer(x, table, allowed)
+        letters = self.ctc(functional.layer_norm(x, x.shape[-1:]))
+        for layer in ears.layers[spells:]:
+            x = layer(x, table, allowed)
+        x = ears.finish(x)
+        rows, _ = self.adapter(x, mask)
+        return Heard(x, mask, letters, self.words(x), self.places(x), rows)
 
-    def heard(self, encoded: Tensor, mask: Tensor, frames: Tensor) -> Tensor:
-        """Decoder rows of all sounds, one after the other: `[tokens, H]`."""
-        rows, _ = self.adapter(encoded, mask)
-        return torch.cat([row[: token_count(int(n))] for row, n in zip(rows, frames, strict=True)])
-
-    def ctc_loss(self, encoded: Tensor, mask: Tensor, letters: Tensor, spelled: Tensor) -> Tensor:
-        """Connectionist temporal classification over the sounds that say something.
-
-        Args:
-            encoded: `[sounds, T', E]`.
-            mask: bool `[sounds, T']`.
-            letters: int64, positions in `LETTERS` plus one, sound after sound.
-            spelled: int64 `[sounds]`, letters of each; 0 where nothing is to be written.
-        """
-        said = spelled > 0
-        logs = self.ctc(encoded[said]).float().log_softmax(-1).transpose(0, 1)  # [T', sounds, letters + 1]
-        return functional.ctc_loss(logs, letters, mask[said].sum(1), spelled[said], blank=0, zero_infinity=True)
+    def heard(self, sounds: Heard, frames: Tensor) -> list[Tensor]:
+        """Decoder rows of each sound: `[tokens, H]`."""
+        return [row[: token_count(int(n))] for row, n in zip(sounds.rows, frames, strict=True)]
 
     def dense_loss(self, patches: Tensor, labels: Tensor) -> tuple[Tensor, list[float]]:
         """Which character, shape, colour and place in the text lie under each patch.
@@ -147,6 +166,22 @@ class Learner(nn.Module):
         return loss, right
 
 
+def ctc_loss(logits: Tensor, mask: Tensor, labels: Tensor, counts: Tensor) -> Tensor:
+    """Connectionist temporal classification over the sounds that say something.
+
+    Args:
+        logits: `[sounds, T', labels + 1]`.
+        mask: bool `[sounds, T']`.
+        labels: int64, sound after sound; 0 is blank and does not occur.
+        counts: int64 `[sounds]`, labels of each; 0 where nothing is to be written.
+    """
+    said = counts > 0
+    if not said.any():
+        return logits.new_zeros(())
+    logs = logits[said].float().log_softmax(-1).transpose(0, 1)  # [T', sounds, labels + 1]
+    return functional.ctc_loss(logs, labels, mask[said].sum(1), counts[said], blank=0, zero_infinity=True)
+
+
 def initialise(model: Learner) -> None:
     """First weights of every part."""
     for module in model.modules():
@@ -167,6 +202,7 @@ def initialise(model: Learner) -> None:
     head = model.size.vision.hidden_size // model.size.vision.num_heads
     _see_patches(model.vision, head)
     _look_around(model.vision, head)
+    _listen_around(model.audio)
 
 
 def _cosines(size: int) -> Tensor:
@@ -211,6 +247,29 @@ def _look_around(vision: VisionEncoder, places: int) -> None:
             weight[width:][rows] *= 0.3
             weight[rows, -places:] = 1.1 * torch.block_diag(_turn(rate * dx), _turn(rate * dy))
             weight[width:][rows, -places:] = 1.1 * torch.eye(places)
+
+
+def _listen_around(ears: AudioEncoder) -> None:
+    """Positions in channels of their own, and heads that look at the frames before and after.
+
+    Scores are a sum of cosines of the distance, largest at a head's own. Without this a frame hears a tenth of a
+    second.
+    """
+    width = ears.config.dim // ears.config.num_heads
+    places = 2 * (width // 2 - width // 16)  # the fastest waves of the table; the rest of a head compares contents
+    ears.embed_norm.weight.data[:places] = 0.0
+    rate = torch.exp(torch.arange(0, places, 2) * -(math.log(10000.0) / ears.config.dim))
+    for block, offsets in zip(ears.layers, AROUND, strict=False):
+        for head, offset in enumerate(offsets[: ears.config.num_heads]):
+            rows = slice(head * width, head * width + places)
+            for linear in (block.attn.q, block.attn.k):
+                linear.weight.data[rows] *= 0.3
+            block.attn.pos.weight.data[rows] = 0.0
+            block.attn.pos.weight.data[rows, :places] = SHARP * torch.eye(places)
+            c, s = torch.diag((rate * offset).cos()), torch.diag((rate * offset).sin())
+            turn = torch.zeros(places, places)  # on (sine, cosine) pairs
+            turn[0::2, 0::2], turn[0::2, 1::2], turn[1::2, 0::2], turn[1::2, 1::2] = c, s, -s, c
+            block.attn.q.weight.data[rows, :places] = SHARP * turn
 
 
 def _turn(angle: Tensor) -> Tensor:

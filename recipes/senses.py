@@ -16,7 +16,7 @@ from recipes.data import QA, render_sample
 from recipes.data.clips import render_clip
 from recipes.decode import Answerer, Asked
 from recipes.score import Blind, Line, points, score
-from recipes.speech.rows import NO_ANSWER, SPOKEN_MARK, restated
+from recipes.speech.rows import HEARD, NO_ANSWER, SPOKEN_MARK, repeated, restated
 from recipes.speech.sample import Utterance, render_utterance, say
 from recipes.speech.texts import REPEAT_HELD_OUT, sentence_to_repeat, spoken
 
@@ -97,11 +97,11 @@ def _repeated(answerer: Answerer, seed: int, count: int) -> tuple[Line, Wrong]:
         truths.append(sentence_to_repeat(rng))
         voices.append(say(truths[-1], "heldout", rng, "repeat").samples)
     asked = [Asked(REPEAT_HELD_OUT[0], None, sound=k) for k in range(count)]
-    said = [a.removeprefix(SPOKEN_MARK) for a in answerer.answer(asked, [], answerer.hear(voices))]
+    said = [a.removeprefix(SPOKEN_MARK).removeprefix(HEARD) for a in answerer.answer(asked, [], answerer.hear(voices))]
     errors = sum(word_errors(t, a) for t, a in zip(truths, said, strict=True))
     words = sum(len(words_of(t)) for t in truths)
-    exact = sum(a == t for t, a in zip(truths, said, strict=True))
-    wrong = [("(to repeat)", a, t) for t, a in zip(truths, said, strict=True) if a != t]
+    exact = sum(HEARD + a == repeated(t) for t, a in zip(truths, said, strict=True))
+    wrong = [("(to repeat)", a, t) for t, a in zip(truths, said, strict=True) if words_of(a) != words_of(t)]
     return Line(
         "transcription: 100 % less the word error", WORDS_RIGHT, max(0, words - errors), words, exact, count, None
     ), wrong

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from recipes.checkpoint import EARS
 from recipes.feed import Batch
 from recipes.model import Learner
 from recipes.pack import IGNORE, ROWS_PER_TILE, RowBatch, segment_mask
@@ -18,7 +19,6 @@ from recipes.tiles import normalise
 from vita.fusion import AUDIO_SLOT, IMAGE_SLOT
 
 CLIP = 1.0
-UNTRAINED = ("audio.", "adapter.", "ctc.")
 
 
 def losses(
@@ -37,7 +37,7 @@ def losses(
     loss = torch.zeros((), device=device)
     with torch.set_grad_enabled(eyes and torch.is_grad_enabled()):
         patches = model.patches(normalise(batch.tiles.to(device)))
-        seen = model.rows(patches[batch.shown.to(device)]) if batch.rows else patches
+        seen = model.rows(patches[batch.shown.to(device)])
     if len(batch.labelled) and dense:
         part, right = model.dense_loss(patches[batch.labelled.to(device)], batch.labels.to(device))
         loss = loss + dense * part
@@ -88,9 +88,9 @@ def answer_loss(model: Learner, rows: RowBatch, seen: Tensor, heard: Tensor | No
 
 def make_optimizer(model: Learner) -> torch.optim.AdamW:
     """AdamW; matrices decay, vectors do not; the audio part stays as it is."""
-    named = [(n, p) for n, p in model.named_parameters() if not n.startswith(UNTRAINED)]
+    named = [(n, p) for n, p in model.named_parameters() if not n.startswith(EARS)]
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not name.startswith(UNTRAINED))
+        parameter.requires_grad_(not name.startswith(EARS))
     groups = [
         {"params": [p for _, p in named if p.dim() > 1], "weight_decay": 0.05},
         {"params": [p for _, p in named if p.dim() <= 1], "weight_decay": 0.0},

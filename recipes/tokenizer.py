@@ -56,6 +56,12 @@ def whole_pieces() -> tuple[str, ...]:
     return tuple(sorted(p for p in pieces if len(p) > 1))
 
 
+@lru_cache(maxsize=1)
+def heard_words() -> tuple[str, ...]:
+    """Every word that can be heard as one, in small letters: what the audio encoder learns to tell apart."""
+    return tuple(sorted({p.strip().lower() for p in whole_pieces() if p.strip().isalpha()} | {"a"}))
+
+
 def byte_characters() -> dict[int, str]:
     """GPT-2's table from bytes to printable characters, in vocabulary order."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]

@@ -74,7 +74,7 @@ class Log:
             stream.write(json.dumps({"kind": kind, **record}) + "\n")
 
     def speed(self) -> float:
-        """Pictures a second since the last call."""
+        """Samples a second since the last call."""
         now = time.monotonic()
         rate = self.pictures / max(1e-9, now - self.since)
         self.pictures, self.since = 0, now

@@ -62,7 +62,7 @@ CLIP_QUESTIONS: dict[str, Asked] = {
     ),
 }
 CLIP_ANSWERS = {
-    "moves": "The {thing} moves {way}.",
+    "moves": "First the {thing} is {start}, then {end}: the {thing} moves {way}.",
     "changes": "The {shape} changes from {one} to {other}.",
     "words": "First it says {one}, then {other}.",
     "appear": "First there is {one}, last {other}.",

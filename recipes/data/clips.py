@@ -17,11 +17,14 @@ from recipes.data.grounds import Ground, pick_ink
 from recipes.data.labels import QA, SIDE, Split
 from recipes.data.phrases import quoted
 from recipes.data.scene_shapes import Item, allowed, count_answer
-from recipes.data.shapes import pick_shape, shape_mask
+from recipes.data.shapes import at, pick_shape, shape_mask
 from recipes.data.studio import Studio, studio
 
 KINDS = ("move", "change", "words", "appear")
+SHARES = (40, 20, 20, 20)
 WAYS = {"to the right": (1, 0), "to the left": (-1, 0), "up": (0, -1), "down": (0, 1)}
+FROM = {"to the right": ("left", "right"), "to the left": ("right", "left"), "up": ("bottom", "top"),
+        "down": ("top", "bottom")}  # fmt: skip
 Rgb = tuple[int, int, int]
 Drawn = tuple[Item, Rgb]
 
@@ -41,7 +44,7 @@ def render_clip(index: int, split: Split, seed: int) -> Clip:
     here = studio()
     while True:
         ground = here.grounds.pick(rng, (SIDE, SIDE), calm=0.6)
-        kind = rng.choice(KINDS)
+        kind = rng.choices(KINDS, SHARES)[0]
         made = _words(here, rng, split, ground) if kind == "words" else _shapes(rng, split, ground, kind)
         if made is not None:
             frames, qa = made
@@ -94,7 +97,8 @@ def _move(rng: Random, split: Split, ground: Ground, count: int) -> tuple[list[n
         item = replace(mover[0], x=middle[0] + dx * step, y=middle[1] + dy * step)
         frames.append(_frame(ground, [(item, rgb), *still]))
     thing = mover[0].name
-    said = CLIP_ANSWERS["moves"].format(thing=thing, way=way)
+    start, end = (at(place) for place in FROM[way])
+    said = CLIP_ANSWERS["moves"].format(thing=thing, way=way, start=start, end=end)
     return frames, [
         QA(ask_clip(rng, split, "clip"), said, "clip_caption", f"{thing}|{way}"),
         QA(ask_clip(rng, split, "what_moves"), said, "what_moves", thing),

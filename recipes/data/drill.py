@@ -15,6 +15,7 @@ from recipes.data.scene_shapes import concluding_questions, imagined
 from recipes.data.studio import Studio
 from recipes.data.word_questions import imagined_words
 
+SEEN_ONLY = ("largest", "smallest")  # marked by what is seen of the bars further on in the list
 _KINDS = ("shapes", "bars", "sums", "words")
 _SHARES = (60, 20, 12, 8)
 
@@ -25,7 +26,8 @@ def drill(here: Studio, rng: Random, split: Split) -> list[QA]:
     if kind == "shapes":
         made = concluding_questions(rng, split, imagined(rng, split))
     elif kind == "bars":
-        made = [qa for qa in bar_questions(rng, split, imagined_bars(here, rng, split), True) if ": " in qa.answer]
+        asked = bar_questions(rng, split, imagined_bars(here, rng, split), True)
+        made = [qa for qa in asked if ": " in qa.answer and qa.kind not in SEEN_ONLY]
     elif kind == "sums":
         made = [calculation(rng, split)[1] for _ in range(8)]
     else:

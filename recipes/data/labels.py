@@ -12,13 +12,16 @@ from typing import Literal
 import numpy as np
 
 Split = Literal["train", "heldout"]
-Stage = Literal["pages1", "pages2", "pages3", "pages4", "mix", "tiles", "drill"]
-STAGES: tuple[Stage, ...] = ("pages1", "pages2", "pages3", "pages4", "mix", "tiles")  # of pictures
+Stage = Literal["pages1", "pages2", "pages3", "pages4", "mix", "words", "charts", "tiles", "drill"]
+STAGES: tuple[Stage, ...] = ("pages1", "pages2", "pages3", "pages4", "mix", "words", "charts", "tiles")  # of pictures
 
 SIDE = 224  # pixels of one tile
 PATCH = 14
 GRID = SIDE // PATCH
 PLACES = 24  # letters of a text are numbered up to here
+# Of a bar's own patches, which hold no letter: whether it is the tallest, the lowest or none of both. Labels of charts
+# are never that long.
+TALLEST, LOWEST, BETWEEN = PLACES, PLACES - 1, PLACES - 2
 
 # Dense labels are positions in these plus one; 0 is "nothing".
 CHARS = string.ascii_uppercase + string.ascii_lowercase + string.digits + "+-=×?&!:"

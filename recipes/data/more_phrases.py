@@ -145,12 +145,24 @@ _BEYOND = (
     "this?", "What {attribute} is the {noun}?", "Who is the {noun}?", "Who is this {noun}?", "Should I {verb} a "
     "{noun}?", "Do you like {noun}s?", "What do you think about {noun}s?", "Help me {verb} a {noun}.", "I want to "
     "{verb} a {noun}.", "Tell me a story about a {noun}.", "Tell me something about {noun}s.", "Give me a {noun}.",
-    "How many {noun}s live in {noun} city?", "How much is a {noun}?", "How long does a {noun} live?", "Translate "
+    "How many {noun}s live in {other} city?", "How much is a {noun}?", "How long does a {noun} live?", "Translate "
     "'{noun}' into Spanish.", "Is there a {kind} {noun} near me?", "What is the best {noun}?", "Which {noun} is the "
     "best?", "Who is the best {noun} in the world?", "What happens if I {verb} the {noun}?", "What brand is the "
     "{noun}?", "What is the brand of this {noun}?", "Where was this {noun} made?", "Where does the {noun} live?",
-    "What does the {noun} wear?", "What will the {noun} do next?", "Is it a {noun} or a {noun}?", "Recommend a {noun}.",
-    "Who plays the {noun}?", "What color is the {noun}'s {noun}?", "What does the {noun} feel?",
+    "What does the {noun} wear?", "What will the {noun} do next?", "Is it a {noun} or a {other}?", "Recommend a "
+    "{noun}.", "Who plays the {noun}?", "What color is the {noun}'s {other}?", "What does the {noun} feel?", "What is "
+    "the name of this {noun}?", "What is the name of the {noun}?", "Who {done} {noun}s?", "Who {done} the first "
+    "{noun}?", "How {kind} are {noun}s?", "How {kind} was the {noun}?", "Write a {noun} to my {other}.", "What {noun} "
+    "is on the {other}?", "What is the {attribute} of {noun}s?",
+)  # fmt: skip
+# Asked on the held-out split only. None has the form of a sentence above: of `phrases`' own held-out ones most have,
+# since forms with any word in any blank were added.
+BEYOND_HELD_OUT = (
+    "Whose bicycle is this?", "May I have a glass of water?", "Could somebody repair my watch?", "Order me a taxi.",
+    "At what hour does the museum close?", "Since when are they married?", "Convert ten miles to kilometers.",
+    "Prove that there is no largest prime.", "Whom did she marry?", "Will it rain tomorrow?", "Play some jazz.",
+    "Remind me to call my aunt.", "If I had wings, could I fly?", "Compare Paris with Vienna.", "Let us play chess.",
+    "Is a whale a fish?",
 )  # fmt: skip
 _BEFORE = (
     "Please tell me: {}", "Tell me: {}", "Look at the image: {}", "Can you say: {}", "I want to know: {}", "Now: {}",
@@ -174,11 +186,13 @@ def _any_words() -> tuple[str, ...]:
 
 def beyond(rng: Random) -> str:
     """A question beyond the model's world."""
-    words = {
-        "attribute": rng.choice(_ATTRIBUTES), "noun": rng.choice(_NOUNS if rng.random() < 0.5 else _any_words()),
-        "verb": rng.choice(_VERBS),
-        "done": rng.choice(_DONE), "kind": rng.choice(_KINDS_OF), "written": rng.choice(_WRITTEN),
+    known = {
+        "attribute": _ATTRIBUTES, "noun": _NOUNS, "other": _NOUNS, "verb": _VERBS, "done": _DONE, "kind": _KINDS_OF,
     }  # fmt: skip
+    # Words of any kind in any place: a question is beyond the model by its form, whatever it is about.
+    shares = {"attribute": 0.3, "noun": 0.5, "other": 0.3, "verb": 0.2, "done": 0.4, "kind": 0.3}
+    words = {blank: rng.choice(_any_words() if rng.random() < shares[blank] else known[blank]) for blank in known}
+    words["written"] = rng.choice(_WRITTEN)
     return rng.choice(_BEYOND).format(**words)
 
 

@@ -12,7 +12,7 @@ from random import Random
 from typing import NamedTuple
 
 from recipes.data.labels import Split
-from recipes.data.more_phrases import beyond, dressed, extra
+from recipes.data.more_phrases import BEYOND_HELD_OUT, beyond, dressed, extra
 from recipes.data.turns import held_out_turns
 
 
@@ -340,6 +340,8 @@ def ask(rng: Random, split: Split, kind: str, **blanks: str) -> str:
     """A question of this kind; now and then typed carelessly."""
     asked = QUESTIONS[kind]
     unseen = split == "heldout" and rng.random() < 0.35
+    if unseen and kind == "outside":
+        return rng.choice(BEYOND_HELD_OUT)
     side = 1 if split == "heldout" else 0
     if kind == "outside":
         blanks = {"place": rng.choice(_PLACES[side]), "topic": rng.choice(_TOPICS[side])}
@@ -364,7 +366,9 @@ def bare(question: str) -> str:
 @lru_cache(maxsize=1)
 def _held_out() -> frozenset[str]:
     """Phrasings, of second questions too, that training must not reach by putting words around another one."""
-    return frozenset(map(bare, (*(t for asked in QUESTIONS.values() for t in asked.heldout), *held_out_turns())))
+    return frozenset(
+        map(bare, (*(t for asked in QUESTIONS.values() for t in asked.heldout), *held_out_turns(), *BEYOND_HELD_OUT))
+    )
 
 
 def answer(kind: str, **blanks: object) -> str:

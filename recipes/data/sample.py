@@ -35,11 +35,10 @@ def render_sample(index: int, split: Split, stage: Stage, seed: int) -> Sample:
         return Sample(None, drill(here, rng, split), drill=True)
     if stage == "tiles":
         return _wide(here, rng, split)
-    return _mixed(here, rng, split)
+    return _mixed(here, rng, split, stage if stage in SCENES else rng.choices(SCENES, SHARES)[0])
 
 
-def _mixed(here: Studio, rng: Random, split: Split) -> Sample:
-    scene = rng.choices(SCENES, SHARES)[0]
+def _mixed(here: Studio, rng: Random, split: Split, scene: str) -> Sample:
     if scene == "talk":
         return Sample(None, talk_only(rng, split))
     shapes_seen = False

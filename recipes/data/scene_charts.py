@@ -6,15 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
+import numpy as np
 from PIL import Image
 
 from recipes.data.canvas import Canvas
 from recipes.data.colors import Rgb
 from recipes.data.fonts import Face
 from recipes.data.grounds import Ground, pick_ink
-from recipes.data.labels import COLORS, QA, SIDE, Split
+from recipes.data.labels import BETWEEN, COLORS, LOWEST, QA, SIDE, TALLEST, Split
 from recipes.data.phrases import answer, ask, concluded, quoted
-from recipes.data.shapes import listed, marked, numbered
+from recipes.data.shapes import asked_pair, listed, marked, numbered
 from recipes.data.studio import Studio
 from recipes.data.turns import chart_turns
 
@@ -105,9 +106,16 @@ def _text(
     )  # fmt: skip
 
 
-def _fill(canvas: Canvas, edges: tuple[float, float, float, float], color: str, rgb: Rgb) -> None:
+def _fill(canvas: Canvas, edges: tuple[float, float, float, float], color: str, rgb: Rgb, rank: int = 0) -> None:
     left, top, right, bottom = (round(e) for e in edges)
-    canvas.stamp(Image.new("L", (max(1, right - left), max(1, bottom - top)), 255), left, top, rgb, color)
+    mask = Image.new("L", (max(1, right - left), max(1, bottom - top)), 255)
+    canvas.stamp(mask, left, top, rgb, color, order=np.full((mask.height, mask.width), rank, np.uint8))
+
+
+def _rank(bar: Bar, bars: list[Bar]) -> int:
+    """The dense label of a bar's own patches."""
+    values = [b.value for b in bars]
+    return TALLEST if bar.value == max(values) else LOWEST if bar.value == min(values) else BETWEEN
 
 
 def _upright(studio: Studio, canvas: Canvas, bars: list[Bar], style: _Style) -> None:
@@ -119,7 +127,7 @@ def _upright(studio: Studio, canvas: Canvas, bars: list[Bar], style: _Style) -> 
         middle = _MARGIN + pitch * (k + 0.5)
         half = min(pitch * (1 - style.gap) / 2, 30)
         top = floor - max(2.0, (floor - ceiling) * bar.value / highest)
-        _fill(canvas, (middle - half, top, middle + half, floor), bar.color, bar.rgb)
+        _fill(canvas, (middle - half, top, middle + half, floor), bar.color, bar.rgb, _rank(bar, bars))
         _text(studio, canvas, style, bar.label, middle, floor + style.em, pitch - 5, 0.5)
         if style.valued:
             _text(studio, canvas, style, str(bar.value), middle, top - 3, pitch - 3, 0.5)
@@ -136,7 +144,7 @@ def _lying(studio: Studio, canvas: Canvas, bars: list[Bar], style: _Style) -> No
         middle = _MARGIN + pitch * (k + 0.5)
         half = min(pitch * (1 - style.gap) / 2, 22)
         tip = wall + max(2.0, (end - wall) * bar.value / longest)
-        _fill(canvas, (wall, middle - half, tip, middle + half), bar.color, bar.rgb)
+        _fill(canvas, (wall, middle - half, tip, middle + half), bar.color, bar.rgb, _rank(bar, bars))
         _text(studio, canvas, style, bar.label, wall - 5, middle + style.em * 0.35, wall - 5, 1.0)
         if style.valued:
             _text(studio, canvas, style, str(bar.value), tip + 4, middle + style.em * 0.35, SIDE - tip - 6, 0.0)
@@ -147,12 +155,17 @@ def _parts(bars: list[Bar], valued: bool) -> list[str]:
     return [f"{quoted(b.label)} is {b.value}" if valued else quoted(b.label) for b in bars]
 
 
+def _marked(bars: list[Bar], asked: Bar, verdict: str, valued: bool) -> str:
+    """Every bar, the one asked for marked where it stands: which is the tallest is seen, not worked out."""
+    names = marked(_parts(bars, valued), numbered(bars, (asked,)))
+    return concluded("listed", verdict, list=listed(names))
+
+
 def _ends(rng: Random, split: Split, bars: list[Bar], valued: bool) -> list[QA]:
     """The largest and the smallest bar."""
-    told = listed(_parts(bars, valued))
     ends = {"largest": max(bars, key=lambda b: b.value), "smallest": min(bars, key=lambda b: b.value)}
     return [
-        QA(ask(rng, split, kind), concluded("listed", answer(kind, text=quoted(bar.label)), list=told), kind,
+        QA(ask(rng, split, kind), _marked(bars, bar, answer(kind, text=quoted(bar.label)), valued), kind,
            quoted(bar.label))
         for kind, bar in ends.items()
     ]  # fmt: skip
@@ -219,5 +232,6 @@ def _compare(rng: Random, split: Split, bars: list[Bar], valued: bool) -> QA:
     side = "yes" if truth else "no"
     text = answer(f"compare_{side}", one=quoted(one.label), other=quoted(other.label))
     if valued:
-        text = _told(bars, lambda b: b.value, text, one, other)
+        told = _told(bars, lambda b: b.value, text, one, other)
+        text = asked_pair(quoted(one.label), quoted(other.label)) + told
     return QA(ask(rng, split, "compare", one=one.label, other=other.label), text, "compare", side)

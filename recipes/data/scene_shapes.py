@@ -12,7 +12,18 @@ from recipes.data.colors import article
 from recipes.data.grounds import Ground, held_out_pair, pick_ink
 from recipes.data.labels import COLORS, QA, SHAPES, SIDE, Split
 from recipes.data.phrases import answer, ask, concluded
-from recipes.data.shapes import at, counted, listed, marked, numbered, pick_shape, place_name, plural, shape_mask
+from recipes.data.shapes import (
+    asked_pair,
+    at,
+    counted,
+    listed,
+    marked,
+    numbered,
+    pick_shape,
+    place_name,
+    plural,
+    shape_mask,
+)
 from recipes.data.studio import Studio
 from recipes.data.turns import follow
 
@@ -179,6 +190,10 @@ def _told(things: list[str], verdict: str) -> str:
     return text[0].upper() + text[1:]
 
 
+def _lower(text: str) -> str:
+    return text[0].lower() + text[1:]
+
+
 def _placed(items: list[Item], verdict: str, *asked: Item) -> str:
     """All shapes with their places, those asked for numbered as the question names them, then what follows."""
     names = marked([f"the {i.name}" for i in items], numbered(items, asked))
@@ -283,8 +298,8 @@ def _relation(rng: Random, split: Split, items: list[Item]) -> QA | None:
         one, other = _name_of(a, items), _name_of(b, items)
         verdict = answer(f"relation_{'yes' if truth else 'no'}", one=one, other=other, relation=relation)
         pair = [answer("where", thing=name, at=at(i.place)) for name, i in ((one, a), (other, b))]
-        found = concluded("listed", verdict, list=listed([text[0].lower() + text[1:-1] for text in pair]))
-        text = _placed(items, found, a, b) if len(items) > 2 else found[0].upper() + found[1:]
+        found = concluded("listed", verdict, list=listed([_lower(text)[:-1] for text in pair]))
+        text = asked_pair(f"The {one}", f"the {other}") + _lower(_placed(items, found, a, b))
         question = ask(rng, split, "relation", one=str(one), other=str(other), relation=relation)
         return QA(question, text, "relation", "yes" if truth else "no")
     return None

@@ -138,6 +138,11 @@ def numbered(things: Sequence[Thing], asked: Sequence[Thing]) -> list[int]:
     return [asked.index(thing) + 1 if thing in asked else 0 for thing in things]
 
 
+def asked_pair(one: str, other: str) -> str:
+    """What a question compares, numbered before the list: in the list the numbers are then found by these words."""
+    return f"{one} (1) and {other} (2); "
+
+
 def listed(items: list[str]) -> str:
     """a, b and c."""
     return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " and " + items[-1]

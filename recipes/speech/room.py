@@ -8,7 +8,9 @@ import soxr
 RATE = 16000
 
 
-def hear(voice: np.ndarray, rate: int, rng: np.random.Generator, *, hard: float = 1.0) -> np.ndarray:
+def hear(
+    voice: np.ndarray, rate: int, rng: np.random.Generator, *, hard: float = 1.0, stretch: float = 0.075
+) -> np.ndarray:
     """Float32 samples at 16 kHz, peak under 1.
 
     Args:
@@ -16,8 +18,9 @@ def hear(voice: np.ndarray, rate: int, rng: np.random.Generator, *, hard: float 
         rate: of the voice.
         rng: of everything drawn.
         hard: 0 leaves the sound clean.
+        stretch: how much faster or slower it may be played, which also makes another speaker of the same voice.
     """
-    speed = rng.uniform(0.93, 1.08) if rng.random() < 0.5 * hard else 1.0
+    speed = rng.uniform(1 - stretch, 1 + stretch) if rng.random() < 0.5 * hard else 1.0
     sound = soxr.resample(voice.astype(np.float32) / 32768, rate * speed, RATE).astype(np.float32)
     if rng.random() < 0.4 * hard:
         sound = reverberate(sound, rng)
@@ -45,9 +48,10 @@ def reverberate(sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def coloured_noise(length: int, rng: np.random.Generator) -> np.ndarray:
     """Noise from white to brown, sometimes with a hum."""
-    spectrum = np.fft.rfft(rng.standard_normal(length))
+    size = 1 << (length - 1).bit_length()  # a transform of prime length takes ten times as long
+    spectrum = np.fft.rfft(rng.standard_normal(size))
     spectrum *= np.maximum(np.arange(len(spectrum)), 8.0) ** -rng.uniform(0, 1.1)
-    noise = np.fft.irfft(spectrum, length)
+    noise = np.fft.irfft(spectrum, size)[:length]
     noise /= noise.std() + 1e-9
     if rng.random() < 0.2:
         noise += np.sin(2 * np.pi * rng.uniform(48, 240) * np.arange(length) / RATE)

@@ -6,8 +6,11 @@ row beside typed questions about the same picture. Does not know about losses or
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
 from random import Random
 
 import numpy as np
@@ -17,21 +20,28 @@ from torch import Tensor
 from recipes.data import QA, Split, render_sample
 from recipes.data.clips import render_clip
 from recipes.data.scene_other import talk_only
+from recipes.feed import Batch, build_batch
 from recipes.model import LETTERS
-from recipes.pack import Packer, Row, RowBatch, collate_alike
+from recipes.pack import IGNORE, Packer, Row, RowBatch, collate_alike
+from recipes.schedule import CURRICULUM
 from recipes.speech.sample import Utterance, render_utterance, say
 from recipes.speech.texts import ask_to_repeat, question, sentence_to_repeat, spoken
 from recipes.tiles import tiles_of
+from recipes.tokenizer import heard_words
 from vita.config import FilterbankConfig
 from vita.fusion import AUDIO_SLOT
 from vita.media.filterbank import filterbank, pad_to_minimum, token_count
 
 LONGEST = 16000 * 7  # samples; a longer sound is cut by the drawing of another one
 NO_ANSWER = "☟"
+HEARD = "I hear: "
 SPOKEN_MARK = "☞"
 TYPED_BESIDE = 2  # typed questions that keep the decoder's older skills in every row with a picture
-CLIPS, PICTURES, TALK = 0.12, 0.45, 0.2  # shares of the answering phase; the rest is sound to repeat or to ignore
+CLIPS, PICTURES, TALK = 0.12, 0.4, 0.15  # shares of the answering phase; the rest is sound to repeat or to ignore
 WIDE = 0.2  # of the pictures are cut into tiles
+WIDEST_BLOT, LONGEST_BLOT = 14, 8  # bands and frames
+TOGETHER = 8  # sounds of like length that are padded to the longest of them
+BESIDE = CURRICULUM[-1:]  # the pictures that are shown between sounds
 SPOKEN_OF_CLIP = 0.4  # of the clips come with a spoken question
 
 
@@ -66,33 +76,64 @@ class Said:
 
 
 @dataclass(frozen=True)
-class SpeechBatch:
-    """Sounds and the rows they stand in.
+class Sounds:
+    """Sounds of like length, padded to the longest.
 
     Attributes:
         banks: float32 `[sounds, T, 80]`, padded with zeros.
         frames: int64 `[sounds]`.
         letters: int64 `[all letters]`, what CTC should write, sound after sound.
         spelled: int64 `[sounds]`, how many letters of each; 0 where nothing should be written.
-        tiles: uint8 `[tiles, S, S, 3]`, frames that stand still only once.
-        shown: int64, the tiles that the rows take, in order.
-        rows: one for each sample, short ones apart from long ones; none while only hearing is taught.
-        next_index: the first sample number after this batch.
+        words, worded: the same in words.
+        tokens: int64 `[all words]`, the decoder's token for each word inside a sentence; IGNORE where it has none.
     """
 
     banks: Tensor
     frames: Tensor
     letters: Tensor
     spelled: Tensor
+    words: Tensor
+    worded: Tensor
+    tokens: Tensor
+
+
+@dataclass(frozen=True)
+class SpeechBatch:
+    """Sounds and the rows they stand in, and beside them pictures with typed questions.
+
+    Attributes:
+        sounds: some of like length each.
+        place: int64, the place among all `sounds` of the k-th sound of the rows.
+        tiles: uint8 `[tiles, S, S, 3]`, frames that stand still only once.
+        shown: int64, the tiles that the rows take, in order.
+        rows: one for each sample, short ones apart from long ones; none while only hearing is taught.
+        pictures: what keeps sight and reading; none while only hearing is taught.
+        next_index: the first sample number after this batch.
+    """
+
+    sounds: tuple[Sounds, ...]
+    place: Tensor
     tiles: Tensor
     shown: Tensor
     rows: tuple[RowBatch, ...]
+    pictures: Batch | None
     next_index: int
 
 
 def spell(text: str) -> list[int]:
     """CTC's labels of a sentence."""
     return [LETTERS.index(c) + 1 for c in text.lower() if c in LETTERS]
+
+
+def worded(text: str) -> list[int]:
+    """CTC's labels of a sentence in whole words; the last label stands for every word not in the book."""
+    book = _book()
+    return [book.get(word, len(book) + 1) for word in re.findall("[a-z]+", text.lower().replace("'", ""))]
+
+
+@lru_cache(maxsize=1)
+def _book() -> dict[str, int]:
+    return {word: k for k, word in enumerate(heard_words(), start=1)}
 
 
 def restated(question: str, answer: str) -> str:
@@ -103,6 +144,12 @@ def restated(question: str, answer: str) -> str:
     """
     asked = question[0].upper() + question[1:]
     return f"{SPOKEN_MARK}{asked if asked[-1] in '.?!' else asked + '?'}\n{answer}"
+
+
+def repeated(text: str) -> str:
+    """What is said of a sentence to be written down. It begins in small letters: a word is one token only inside a
+    sentence, and to spell the first one was where the rest got lost."""
+    return HEARD + (text if text.startswith("I ") else text[0].lower() + text[1:])
 
 
 def draw(index: int, split: Split, seed: int, answers: bool) -> Said:
@@ -131,7 +178,7 @@ def draw(index: int, split: Split, seed: int, answers: bool) -> Said:
             return Said(say(qa.question, split, rng), "", restated(qa.question, qa.answer), None)
     sound = render_utterance(index, split, seed)
     if sound.kind == "repeat":
-        return Said(sound, ask_to_repeat(rng, split), SPOKEN_MARK + sound.text, None)
+        return Said(sound, ask_to_repeat(rng, split), SPOKEN_MARK + repeated(sound.text), None)
     picture = render_sample(index, split, "mix", seed + 2).picture if rng.random() < 0.5 else None
     return Said(sound, "", NO_ANSWER, picture)
 
@@ -152,6 +199,8 @@ class SpeechPacker:
 
     def __init__(self, packer: Packer) -> None:
         self.packer = packer
+        spelled = [packer.tokenizer.encode(f" {word}") for word in heard_words()]
+        self.word_tokens = [*(ids[0] if len(ids) == 1 else IGNORE for ids in spelled), IGNORE]
 
     def row(self, said: Said, tokens: int, tiles: int) -> Row:
         """The sound's segment first, if there is one, then typed questions about the same picture.
@@ -185,9 +234,9 @@ def build_speech_batch(
         made = [(said, bank, _row(packer, said, bank)) for said, bank in heard]
         made.sort(key=lambda one: len(one[2].ids))
         heard, rows = [(said, bank) for said, bank, _ in made], [row for *_, row in made]
-    banks = [bank for _, bank in heard if bank is not None]
-    sounds = [said.sound for said, _ in heard if said.sound is not None]
-    spelled = [spell(sound.text) if sound.kind in ("question", "repeat") else [] for sound in sounds]
+    sounded = [(said.sound, bank) for said, bank in heard if said.sound is not None and bank is not None]
+    order = sorted(range(len(sounded)), key=lambda k: len(sounded[k][1]))
+    groups = [order[k : k + TOGETHER] for k in range(0, len(order), TOGETHER)]
     tiles: list[np.ndarray] = []
     shown: list[int] = []
     for said, _ in heard if answers else ():
@@ -197,15 +246,50 @@ def build_speech_batch(
                 tiles.append(tile)
             shown.append(len(tiles) - 1)
     return SpeechBatch(
-        banks=torch.nn.utils.rnn.pad_sequence(banks, batch_first=True) if banks else torch.zeros(0, 8, 80),
-        frames=torch.tensor([len(bank) for bank in banks]),
-        letters=torch.tensor([letter for letters in spelled for letter in letters], dtype=torch.long),
-        spelled=torch.tensor([len(letters) for letters in spelled], dtype=torch.long),
+        sounds=tuple(
+            _sounds(
+                packer, [sounded[k] for k in group], Random(f"{seed}/{first}/{group[0]}") if split == "train" else None
+            )
+            for group in groups
+        ),
+        place=torch.tensor(order, dtype=torch.long).argsort(),
         tiles=torch.from_numpy(np.stack(tiles)) if tiles else torch.zeros(0, 224, 224, 3, dtype=torch.uint8),
         shown=torch.tensor(shown, dtype=torch.long),
         rows=collate_alike(rows),
+        pictures=build_batch(packer.packer, BESIDE, 0, first, size, seed + 3, split) if answers else None,
         next_index=first + size,
     )
+
+
+def _sounds(packer: SpeechPacker, group: Sequence[tuple[Utterance, Tensor]], blots: Random | None) -> Sounds:
+    """Pads them; parts of each filterbank are blotted out, if they are to be."""
+    texts = [sound.text if sound.kind in ("question", "repeat") else "" for sound, _ in group]
+    spelled, words = [spell(text) for text in texts], [worded(text) for text in texts]
+    banks = [bank if blots is None else blotted(bank, blots) for _, bank in group]
+    return Sounds(
+        banks=torch.nn.utils.rnn.pad_sequence(banks, batch_first=True),
+        frames=torch.tensor([len(bank) for bank in banks]),
+        letters=torch.tensor(list(chain(*spelled)), dtype=torch.long),
+        spelled=torch.tensor([len(labels) for labels in spelled]),
+        words=torch.tensor(list(chain(*words)), dtype=torch.long),
+        worded=torch.tensor([len(labels) for labels in words]),
+        tokens=torch.tensor([packer.word_tokens[label - 1] for label in chain(*words)], dtype=torch.long),
+    )
+
+
+def blotted(bank: Tensor, rng: Random) -> Tensor:
+    """A filterbank `[T, 80]` with up to two bands and two moments at its mean (SpecAugment, Park et al. 2019): what
+    was heard of one voice then helps more with another."""
+    bank, mean = bank.clone(), bank.mean()
+    for _ in range(rng.randint(0, 2)):
+        wide = rng.randint(2, WIDEST_BLOT)
+        low = rng.randint(0, bank.shape[1] - wide)
+        bank[:, low : low + wide] = mean
+    for _ in range(rng.randint(0, 2)):
+        long = rng.randint(2, LONGEST_BLOT)
+        start = rng.randint(0, max(0, len(bank) - long))
+        bank[start : start + long] = mean
+    return bank
 
 
 def _row(packer: SpeechPacker, said: Said, bank: Tensor | None) -> Row:

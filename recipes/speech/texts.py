@@ -29,8 +29,31 @@ _OTHERS = (
     "Tickets, please.", "Hurry up, the bus is coming.", "I like your new jacket, Anna.",
 )  # fmt: skip
 _OTHERS_HELD_OUT = (
-    "Can you bring some milk on your way home?", "Our flight leaves at seven.", "Sit down, children.",
+    "There is no milk left in the fridge.", "Our flight leaves at seven.", "Sit down, children.",
     "Good night, sleep well, my dear.", "The doctor will see you in a moment.", "I have no idea what she wants.",
+)  # fmt: skip
+_NAMES = (
+    "Peter", "Anna", "John", "Mary", "Tom", "honey", "darling", "mother", "boys", "Doctor Brown", "Lucy", "sir",
+)  # fmt: skip
+_DO = ("bring", "buy", "wash", "fetch", "sell", "carry", "cook", "forget", "lose", "borrow", "lock", "drop", "hide")
+_GOODS = (
+    "the juice", "some bread", "your coat", "the tickets", "my keys", "the car", "his letter", "dinner", "the dishes",
+    "the dog", "those boxes", "her umbrella", "the medicine", "a taxi", "the windows", "our luggage", "the baby",
+)  # fmt: skip
+_WHEN = (
+    "tomorrow", "tonight", "at seven", "on Monday", "next week", "before lunch", "after school", "this morning",
+    "later", "in an hour", "when I get home", "every evening", "last year",
+)  # fmt: skip
+_PEOPLE = (
+    "my sister", "the teacher", "our neighbour", "the boss", "grandmother", "the driver", "your brother", "he", "she",
+)  # fmt: skip
+_TALK = (
+    "{name}, can you {do} {goods} {when}?", "Did you {do} {goods} {when}?", "Do not {do} {goods} again, {name}.",
+    "{people} wants to {do} {goods} {when}.", "I have to {do} {goods} {when}.", "We will see you {when}, {name}.",
+    "Please {do} {goods}, {name}.", "{people} will {do} {goods} {when}.", "Why did {people} {do} {goods}?",
+    "{name}, where did you put {goods}?", "I never said that {people} should {do} {goods}.", "Happy birthday, {name}.",
+    "{people} called about {goods} {when}.", "The shop opens {when}.", "{name}, {people} is waiting for you.",
+    "How much did you pay for {goods}?", "Sorry, I was late {when}.", "{people} has been sick since Monday.",
 )  # fmt: skip
 
 
@@ -79,7 +102,13 @@ def _statement(rng: Random) -> str:
 
 def not_for_the_model(rng: Random, split: Split) -> str:
     """Something one person says to another."""
-    return rng.choice(_OTHERS if split == "train" else _OTHERS_HELD_OUT)
+    if split == "heldout":
+        return rng.choice(_OTHERS_HELD_OUT)
+    if rng.random() < 0.3:
+        return rng.choice(_OTHERS)
+    blanks = {"name": _NAMES, "do": _DO, "goods": _GOODS, "when": _WHEN, "people": _PEOPLE}
+    said = rng.choice(_TALK).format(**{blank: rng.choice(words) for blank, words in blanks.items()})
+    return said[0].upper() + said[1:]
 
 
 def ask_to_repeat(rng: Random, split: Split) -> str:

@@ -1,7 +1,7 @@
-"""Teaches a model that sees to hear and to watch: `python -m recipes.speech.train --minutes 60 --out runs/speech`.
+"""Teaches a model that sees to hear and to watch: `python -m recipes.speech.train --minutes 120 --out runs/speech`.
 
-Owns the run: first the encoder alone writes down what is said (CTC), then the adapter and the decoder answer it, and
-questions about clips, with the vision part frozen. Starts from the shipped checkpoint. A killed run goes on with
+Owns the run: first the audio encoder alone writes down what is said (CTC), then everything is taught together, a batch
+of sounds and clips and a batch of pictures in turn. Starts from the shipped checkpoint. A killed run goes on with
 `--resume`.
 """
 
@@ -20,12 +20,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from recipes import steps
 from recipes.checkpoint import FILE, Progress, hears, load_weights, read_shipped, read_state, restore, save_state
 from recipes.export import TOKENIZER_FILES
-from recipes.model import PARTS, Learner, sizes
-from recipes.pack import ROWS_PER_TILE, Packer
+from recipes.model import MOST_WORDS, PARTS, Heard, Learner, ctc_loss, sizes
+from recipes.pack import IGNORE, ROWS_PER_TILE, Packer
 from recipes.schedule import ActiveClock, learning_rate
-from recipes.speech.rows import SpeechBatch, SpeechPacker, bank_of, build_speech_batch, draw, statistics
+from recipes.senses import word_errors
+from recipes.speech.rows import BESIDE, Sounds, SpeechBatch, SpeechPacker, bank_of, build_speech_batch, draw, statistics
 from recipes.steps import answers_loss, apply, half
 from recipes.tiles import normalise
 from recipes.train import Log
@@ -34,7 +36,8 @@ from vita.weights.find import DEFAULT
 
 HEARING_UNTIL = 0.4  # share of the budget with CTC alone
 CTC_BESIDE = 0.3  # its weight once answers are taught
-DECODER_RATE = 0.4  # of the others': it already knows how to answer
+# What is trained at which share of the rate: what sees and answers knows its trade already.
+RATES = {("audio", "adapter", "ctc", "words", "places"): 1.0, ("vision", "projector", "dense"): 0.5, ("decoder",): 0.8}
 LOG_SECONDS, SAVE_SECONDS, CHECK_SECONDS = 20.0, 180.0, 300.0
 STATISTICS_FROM = 200  # sounds
 CPU = torch.device("cpu")
@@ -60,18 +63,85 @@ class Options:
 
 
 def losses(model: Learner, batch: SpeechBatch) -> tuple[Tensor, dict[str, float]]:
-    """CTC alone, or with the answers once the batch has rows."""
-    encoded, mask = model.hear(batch.banks, batch.frames)
-    ctc = model.ctc_loss(encoded, mask, batch.letters, batch.spelled)
-    measured = {"ctc": ctc.item()}
+    """CTC of letters, words and their numbers alone, or with the answers once the batch has rows."""
+    sounds = [model.hear(group.banks, group.frames) for group in batch.sounds]
+    pairs = list(zip(sounds, batch.sounds, strict=True))
+    letters = _mean([(ctc_loss(h.letters, h.mask, g.letters, g.spelled), g.spelled) for h, g in pairs])
+    words = _mean([(ctc_loss(h.words, h.mask, g.words, g.worded), g.worded) for h, g in pairs])
+    # While answers are not taught, what says a word stays as it is: rows come to it, not it to the rows.
+    head = model.decoder.head.weight if batch.rows else model.decoder.head.weight.detach()
+    reading = _mean([(reading_loss(model, h, g, head), g.worded) for h, g in pairs])
+    written = letters + words + reading
+    measured = {"letters": letters.item(), "words": words.item(), "reading": reading.item()}
     if not batch.rows:
-        return ctc, measured
+        return written, measured
     seen = torch.zeros(0, ROWS_PER_TILE, model.size.decoder.hidden_size)
     if len(batch.tiles):
         with torch.no_grad():
             seen = model.rows(model.patches(normalise(batch.tiles)))[batch.shown]
-    part, share = answers_loss(model, batch.rows, seen, model.heard(encoded, mask, batch.frames))
-    return part + CTC_BESIDE * ctc, measured | {"answer": part.item(), "token": share}
+    heard = [rows for h, g in pairs for rows in model.heard(h, g.frames)]
+    none = torch.zeros(0, model.size.decoder.hidden_size)
+    inner = torch.cat([none, *(heard[k] for k in batch.place.tolist())])
+    part, share = answers_loss(model, batch.rows, seen, inner)
+    return part + CTC_BESIDE * written, measured | {"answer": part.item(), "token": share}
+
+
+def numbers(logits: Tensor, mask: Tensor, words: Tensor, worded: Tensor) -> Tensor:
+    """Which word of its sentence stands in each frame: int64 `[sounds, T']`, 0 where none does.
+
+    CTC writes a word wherever it likes, so the frames are those where it does write now, of the sounds that it writes
+    without a mistake.
+    """
+    target = torch.zeros_like(mask, dtype=torch.long)
+    truths = words.split(worded.tolist())
+    for row, line, real, truth in zip(target, logits.argmax(-1), mask, truths, strict=True):
+        said = torch.where(real, line, 0)
+        begins = (said != 0) & (said != torch.nn.functional.pad(said[:-1], (1, 0)))
+        if len(truth) <= MOST_WORDS and torch.equal(said[begins], truth):
+            row.copy_(torch.where(said != 0, begins.cumsum(0), 0))
+    return target
+
+
+def reading_loss(model: Learner, heard: Heard, sounds: Sounds, head: Tensor) -> Tensor:
+    """What makes words easy to read off for the decoder, where they are written down now.
+
+    Each has its number in the sentence, so that one can be asked for after the other; and its decoder row looks like
+    the output that says it, so that saying it is copying, for words that are seldom said as for any other.
+    """
+    target = numbers(heard.words, heard.mask, sounds.words, sounds.worded)
+    there = target > 0
+    if not there.any():
+        return torch.zeros(())
+    numbered = torch.nn.functional.cross_entropy(heard.places[there].float(), target[there])
+    line, frame = there.nonzero(as_tuple=True)
+    before = sounds.worded.cumsum(0) - sounds.worded
+    tokens = sounds.tokens[before[line] + target[there] - 1]
+    norm = model.decoder.norm
+    rows = torch.nn.functional.rms_norm(heard.rows[line, frame // 2].float(), norm.weight.shape, norm.weight.detach())
+    logits = torch.nn.functional.linear(rows, head).float()
+    named = torch.nn.functional.cross_entropy(logits, tokens, ignore_index=IGNORE, reduction="sum")
+    return numbered + named / (tokens != IGNORE).sum().clamp(min=1)
+
+
+def _mean(parts: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """Of the groups' losses, by the sounds in each that say something."""
+    said = torch.tensor([int((counts > 0).sum()) for _, counts in parts])
+    if not said.any():
+        return torch.zeros(())
+    return torch.stack([loss * n for (loss, _), n in zip(parts, said, strict=True) if n]).sum() / said.sum()
+
+
+def word_errors_of(model: Learner, batch: SpeechBatch) -> float:
+    """Word error rate of what the audio encoder itself writes down, greedily."""
+    errors = words = 0
+    for group in batch.sounds:
+        sounds = model.hear(group.banks, group.frames)
+        truths = group.words.split(group.worded.tolist())
+        for line, mask, truth in zip(sounds.words.argmax(-1), sounds.mask, truths, strict=True):
+            said = [int(k) for k in line[mask].unique_consecutive() if k] if len(truth) else []
+            errors += word_errors(" ".join(map(str, truth.tolist())), " ".join(map(str, said)))
+            words += len(truth)
+    return errors / max(1, words)
 
 
 class _Stream(IterableDataset[SpeechBatch]):
@@ -118,7 +188,7 @@ class Run:
 
     def _optimizer(self) -> torch.optim.AdamW:
         groups = []
-        for parts, factor in ((("audio", "adapter", "ctc"), 1.0), (("decoder",), DECODER_RATE)):
+        for parts, factor in RATES.items():
             for matrices in (True, False):
                 chosen = [
                     p
@@ -127,8 +197,6 @@ class Run:
                     if (p.dim() > 1) == matrices and not n.startswith("cmvn_")
                 ]
                 groups.append({"params": chosen, "weight_decay": 0.03 if matrices else 0.0, "factor": factor})
-        for part in ("vision", "projector", "dense"):
-            getattr(self.model, part).requires_grad_(False)
         return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), fused=True)
 
     def batches(self) -> Iterator[SpeechBatch]:
@@ -141,15 +209,16 @@ class Run:
     def train(self) -> Learner:
         """Until the budget is spent."""
         clock = ActiveClock(self.options.minutes, self.progress.spent)
-        self.answers.value = int(self.progress.spent / clock.budget >= self.options.hearing_until)
+        self._answering(self.progress.spent / clock.budget)
         logged = saved = checked = time.monotonic()
         for batch in self.batches():
             share = clock.tick()
             if share >= 1 or self.progress.step == self.options.steps:
                 break
-            self.answers.value = int(share >= self.options.hearing_until)
+            self._answering(share)
             self._step(batch, share)
-            self.progress = Progress(self.progress.step + 1, batch.next_index, clock.spent)
+            old = self.progress
+            self.progress = Progress(old.step + 1, batch.next_index, clock.spent, old.phase, old.since)
             now = time.monotonic()
             if now - logged >= LOG_SECONDS:
                 logged = now
@@ -165,12 +234,23 @@ class Run:
         self.save()
         return self.model
 
+    def _answering(self, share: float) -> None:
+        """Once answers are taught they stay: a run that goes on with more minutes does not go back to hearing."""
+        if not self.progress.phase and share >= self.options.hearing_until:
+            self.progress.phase, self.progress.since = 1, self.progress.step
+        self.answers.value = self.progress.phase
+
     def _step(self, batch: SpeechBatch, share: float) -> None:
+        rate = learning_rate(self.options.rate, self.progress.step - self.progress.since, share, self.options.warm_up)
         with half(CPU):
             loss, measured = losses(self.model, batch)
-        rate = learning_rate(self.options.rate, self.progress.step, share, self.options.warm_up)
         measured["norm"] = apply(self.model, self.optimizer, loss, rate)
         self.log.add(measured, self.options.batch)
+        if batch.pictures is not None:
+            with half(CPU):
+                loss, measured = steps.losses(self.model, batch.pictures, BESIDE[0].dense, CPU)
+            measured["norm"] = apply(self.model, self.optimizer, loss, rate)
+            self.log.add({f"typed {key}": value for key, value in measured.items()}, self.options.batch)
 
     @torch.inference_mode()
     def check(self, share: float) -> dict[str, float]:
@@ -181,6 +261,10 @@ class Run:
             batch = build_speech_batch(packer, k * 16, 16, 77, bool(self.answers.value), "heldout")
             with half(CPU):
                 measured = losses(self.model, batch)[1]
+                measured["word errors"] = word_errors_of(self.model, batch)
+                if batch.pictures is not None:
+                    typed = steps.losses(self.model, batch.pictures, BESIDE[0].dense, CPU)[1]
+                    measured |= {f"typed {key}": value for key, value in typed.items()}
             totals = {key: totals.get(key, 0.0) + value / 3 for key, value in measured.items()}
         self.log.write("heldout", {"share": round(share, 4), **totals})
         return totals
@@ -200,6 +284,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int, help="stop after so many steps")
     parser.add_argument("--hearing-until", type=float, default=HEARING_UNTIL, help="share of the time with CTC alone")
+    parser.add_argument("--warm-up", type=int, default=200, help="steps to the highest rate")
     parser.add_argument("--resume", action="store_true", help="go on from the folder's state")
     run = Run(Options(**vars(parser.parse_args())))
     print({part: sum(p.numel() for p in getattr(run.model, part).parameters()) for part in PARTS}, flush=True)

@@ -78,6 +78,7 @@ class AudioConfig:
     chunk_size: int = -1
     left_chunks: int = -1
     dynamic_chunks: bool = True
+    positions_in_input: bool = False  # ours: frames know where they stand; not in the release
     adapter_kernel: int = 5
     adapter_activation: str = "gelu"
     adapter_norm: str = "layer"
@@ -329,6 +330,7 @@ def read_train_yaml(train: Json, config: Json, where: object) -> AudioConfig:
         chunk_size=keys.get("chunk-size", -1),
         left_chunks=keys.get("left-chunks", -1),
         dynamic_chunks=keys.get("dynamic-chunks", True),
+        positions_in_input=keys.get("positions-in-input", False),
         adapter_kernel=model.get("kernel_size", 5),
         adapter_activation=model.get("activation_func", "gelu"),
         adapter_norm=model.get("norm", "layer"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import mmap
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +12,11 @@ import pytest
 import torch
 
 from vita.bench.report import read_earlier, table
-from vita.bench.run import Figure, Report
+from vita.bench.run import Figure, Report, _with_pictures
 from vita.config import AudioConfig, DecoderConfig, VisionConfig, VitaConfig
 from vita.decoder.qwen2 import Decoder
 from vita.engine.costs import audio_flops, prefill_flops, vision_flops, weight_bytes
+from vita.engine.metrics import peak_memory, reset_peak
 from vita.errors import RequestError
 from vita.weights.load import build_part
 
@@ -72,6 +75,30 @@ def test_an_earlier_run_is_read_from_its_last_line(report: Report, tmp_path: Pat
     file = tmp_path / "run.txt"
     file.write_text("\n".join([*table(report, {}), json.dumps(report.as_json())]) + "\n")
     assert read_earlier(file) == {"load, warm": 1.5, "vision, 5 tiles": 2.0}
+
+
+def test_pictures_a_second_follow_from_what_was_measured() -> None:
+    figures = [Figure("vision, 1 tile", 0.5), Figure("prefill, 1 tile", 1.5), Figure("batch 4", 0.25, what="one step")]
+    assert "0.167 pictures/s" in _with_pictures(figures[2], figures).what  # 4 / (4 * 2 + 64 * 0.25)
+    assert _with_pictures(figures[0], figures) == figures[0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="SKIPPED LOUDLY: the high-water mark is reset on Linux alone")
+def test_a_stage_counts_its_own_memory() -> None:
+    cpu, large = torch.device("cpu"), 256 << 20
+
+    def touched() -> mmap.mmap:  # pages of their own, which go back to the system at once
+        pages = mmap.mmap(-1, large)
+        for at in range(0, large, mmap.PAGESIZE):
+            pages[at] = 1
+        return pages
+
+    touched().close()
+    before = peak_memory(cpu)
+    assert reset_peak(cpu) and peak_memory(cpu) < before - large // 2
+    with touched():
+        pass
+    assert peak_memory(cpu) > before - large // 2
 
 
 @pytest.mark.parametrize("content", ["", "no report", '{"figures": [{}]}', "[1]", "\x00\xff"])

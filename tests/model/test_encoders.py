@@ -129,6 +129,19 @@ def test_dynamic_chunks_look_at_everything_so_that_answers_repeat() -> None:
     assert torch.equal(first, second)
 
 
+def test_frames_know_where_they_stand_only_if_the_checkpoint_says_so() -> None:
+    """A hum that never changes: the release's frames are all alike, ours differ by their place, and padding does not
+    matter to either."""
+    hum = torch.full((1, 41, 80), 0.3)
+    for placed in (False, True):
+        encoder = audio(positions_in_input=placed)
+        encoded = encoder(hum, torch.tensor([41]))[0][0]
+        alike = torch.allclose(encoded, encoded[:1].expand_as(encoded), atol=1e-5)
+        assert alike != placed
+        padded, mask = encoder(functional.pad(hum, (0, 0, 0, 20)), torch.tensor([41]))
+        torch.testing.assert_close(padded[0][mask[0]], encoded)
+
+
 def test_a_query_that_may_see_nothing_gives_no_nan() -> None:
     encoder = audio()
     out, mask = encoder(torch.randn(2, 50, 80), torch.tensor([50, 1]))

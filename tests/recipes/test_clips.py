@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 import numpy as np
@@ -16,9 +17,9 @@ def moved(clip: Clip) -> np.ndarray:
     return np.abs(clip.frames[0].astype(int) - clip.frames[-1]).sum(-1) > 60
 
 
-def test_all_kinds_are_drawn_alike_often() -> None:
+def test_all_kinds_are_drawn_and_movement_most() -> None:
     counts = Counter(clip.kind for clip in CLIPS)
-    assert set(counts) == set(KINDS) and min(counts.values()) >= 8
+    assert set(counts) == set(KINDS) and min(counts.values()) >= 8 and counts.most_common(1)[0][0] == "move"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -40,6 +41,16 @@ def test_what_moves_does_move_that_way() -> None:
         (y0, x0), (y1, x1) = (np.argwhere(m).mean(0) for m in (first, last))
         shift = {"to the right": x1 - x0, "to the left": x0 - x1, "up": y0 - y1, "down": y1 - y0}[way]
         assert shift > 15, (way, shift)
+
+
+def test_where_it_moves_follows_from_where_it_was_and_is() -> None:
+    for clip in (c for c in CLIPS if c.kind == "move"):
+        qa = next(qa for qa in clip.qa if qa.kind == "direction")
+        first, then, way = re.fullmatch(
+            r"First the .+ is (?:at|on) the (\w+), then (?:at|on) the (\w+): (.+)", qa.answer
+        ).groups()  # type: ignore[union-attr]
+        sides = {"to the right": ("left", "right"), "to the left": ("right", "left"), "up": ("bottom", "top")}
+        assert (first, then) == sides.get(qa.key, ("top", "bottom")) and way.endswith(f"moves {qa.key}."), qa
 
 
 def test_the_same_number_is_the_same_clip_and_splits_differ() -> None:

@@ -12,6 +12,7 @@ import pytest
 from recipes.data import CHARS, COLORS, GRID, SHAPES, STAGES, Sample, render_sample
 from recipes.data.fonts import FontBook, design_of, held_out_family
 from recipes.data.grounds import held_out_pair
+from recipes.data.labels import LOWEST, TALLEST
 from recipes.data.pages import render_page
 from recipes.data.phrases import QUESTIONS
 from recipes.data.scene_charts import draw_chart
@@ -223,7 +224,16 @@ def test_charts_tell_the_same_story(train: list[Sample]) -> None:
                 assert values[re.findall("'([^']+)'", qa.answer)[-1]] == int(qa.key)
 
 
+def test_the_tallest_bar_covers_more_patches_than_the_lowest(train: list[Sample]) -> None:
+    charts = [s.order for s in train if s.order is not None and any(qa.kind == "caption_chart" for qa in s.qa)]
+    assert len(charts) > 5
+    for order in charts:
+        tall, low = (order == TALLEST).sum(), (order == LOWEST).sum()
+        assert tall > 0 and tall >= low, "bars are equally wide"
+
+
 MARK = re.compile(r" \((\d)\)")
+NUMBERED = re.compile(r"((?:[Tt]he )?[a-z]+(?: [a-z]+)?|'[^']+') \((\d)\)")
 
 
 def test_lists_count_what_is_asked_for(train: list[Sample]) -> None:
@@ -243,10 +253,20 @@ def test_two_that_are_compared_are_numbered_as_the_question_names_them(train: li
     asked = [qa for s in train for qa in s.qa if qa.kind in ("relation", "compare") and MARK.search(qa.answer)]
     assert len({qa.kind for qa in asked}) == 2
     for qa in asked:
-        told = {int(n): name for name, n in re.findall(r"([a-z]+ [a-z]+|'[^']+') \((\d)\)", qa.answer)}
-        assert set(told) == {1, 2}, qa.answer
-        named = [told[n] if told[n] in qa.question else told[n].split(" ")[-1] for n in (1, 2)]
-        assert 0 <= qa.question.find(named[0]) < qa.question.find(named[1]), (qa.question, qa.answer)
+        begins, _, rest = qa.answer.partition("; ")
+        asked_for, told = ([(name, int(n)) for name, n in re.findall(NUMBERED, part)] for part in (begins, rest))
+        assert [n for _, n in asked_for] == [1, 2] and sorted(n for _, n in told) == [1, 2], qa.answer
+        names = {n: name.removeprefix("the ").removeprefix("The ") for name, n in asked_for}
+        assert 0 <= qa.question.find(names[1]) < qa.question.find(names[2]), (qa.question, qa.answer)
+        assert all(name.endswith(names[n]) for name, n in told), "in the list they have the same numbers"
+
+
+def test_the_largest_and_the_smallest_bar_are_marked_where_they_stand(train: list[Sample]) -> None:
+    asked = [qa for s in train for qa in s.qa if qa.kind in ("largest", "smallest") and ": " in qa.answer]
+    assert len(asked) > 20
+    for qa in asked:
+        told = qa.answer.partition(": ")[0]
+        assert re.findall(r"('[^']+')(?: is \d+)? \(1\)", told) == [qa.key] and told.count("(") == 1, qa.answer
 
 
 def test_the_wordmark_is_what_it_is_said_to_be() -> None:

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
 import numpy as np
 import pytest
 import torch
-from recipes.model import LETTERS
+from recipes.model import AROUND, LETTERS, Learner, sizes
 from recipes.pack import ROWS_PER_TILE, Packer
 from recipes.speech.espeak import MissingSpeechEngine, espeak
-from recipes.speech.room import RATE, add_noise, reverberate
-from recipes.speech.rows import Said, SpeechPacker, bank_of, build_speech_batch, spell
+from recipes.speech.room import add_noise, reverberate
+from recipes.speech.rows import Said, SpeechPacker, bank_of, build_speech_batch, spell, statistics, worded
 from recipes.speech.sample import Utterance, render_utterance
-from recipes.speech.texts import question, sentence_to_repeat, spoken
+from recipes.speech.texts import question, spoken
+from recipes.speech.train import Options, Run, losses, numbers, word_errors_of
 from recipes.speech.voices import TIMBRES, held_out_timbre, pick_voice
-from recipes.tokenizer import build_tokenizer
+from recipes.steps import apply
+from recipes.tokenizer import build_tokenizer, heard_words
 
-from vita.config import AudioConfig
-from vita.encoders.audio import AudioEncoder
+from vita.encoders.audio import position_table
 from vita.fusion import AUDIO_SLOT, IMAGE_SLOT
 from vita.media.filterbank import token_count
 from vita.prompt.template import Slots, Turn, render
@@ -81,6 +83,13 @@ def test_spelling_is_of_what_can_be_heard() -> None:
     assert "".join(LETTERS[k - 1] for k in spell("What's the red-one, VITA?")) == "what's the redone vita"
 
 
+def test_words_are_labels_of_their_own_and_strangers_share_one() -> None:
+    labels = worded("What's the RED ring, Zorblax?")
+    book = heard_words()
+    assert [book[k - 1] for k in labels[1:4]] == ["the", "red", "ring"]
+    assert labels[0] == labels[4] == len(book) + 1, "a word that is in no book"
+
+
 def test_a_room_keeps_the_sound_and_noise_keeps_its_ratio() -> None:
     dice = np.random.default_rng(0)
     click = np.zeros(4000, np.float32)
@@ -91,6 +100,16 @@ def test_a_room_keeps_the_sound_and_noise_keeps_its_ratio() -> None:
     noisy = add_noise(sound, dice.standard_normal(16000).astype(np.float32), 10)
     ratio = 10 * np.log10((sound**2).mean() / ((noisy - sound) ** 2).mean())
     assert abs(ratio - 10) < 0.1
+
+
+def test_words_are_numbered_where_they_are_written_down() -> None:
+    said = torch.tensor([[0, 5, 5, 0, 5, 7, 0, 0], [9, 0, 3, 3, 0, 0, 0, 4], [0, 0, 0, 0, 0, 0, 0, 0]])
+    logits, mask = torch.nn.functional.one_hot(said, 12).float(), torch.ones(3, 8, dtype=torch.bool)
+    mask[1, 7] = False  # what stands in the padding is not written
+    target = numbers(logits, mask, torch.tensor([5, 5, 7, 9, 3]), torch.tensor([3, 2, 0]))
+    assert target.tolist() == [[0, 1, 1, 0, 2, 3, 0, 0], [1, 0, 2, 2, 0, 0, 0, 0], [0] * 8]
+    wrong = numbers(logits, mask, torch.tensor([5, 7, 7, 9, 4]), torch.tensor([3, 2, 0]))
+    assert not wrong.any(), "a sentence that is misheard teaches no numbers"
 
 
 @pytest.mark.usefixtures("engine_of_speech")
@@ -110,46 +129,87 @@ class TestSounds:
     @pytest.mark.parametrize("answers", [False, True])
     def test_batches_fit_together(self, packer: SpeechPacker, answers: bool) -> None:
         batch = build_speech_batch(packer, 0, 12, 1, answers)
-        assert len(batch.letters) == batch.spelled.sum() and len(batch.banks) == len(batch.frames) <= 12
-        assert bool(batch.rows) == answers
+        assert bool(batch.rows) == answers == (batch.pictures is not None)
+        for sounds in batch.sounds:
+            assert len(sounds.letters) == sounds.spelled.sum() and len(sounds.words) == sounds.worded.sum()
+            assert sounds.banks.shape[:2] == (len(sounds.frames), sounds.frames.max())
+        frames = torch.cat([sounds.frames for sounds in batch.sounds])
+        assert len(frames) == len(batch.place) <= 12 and frames.tolist() == sorted(frames.tolist())
         if batch.rows:
             slots = [int(n) for rows in batch.rows for n in (rows.ids == AUDIO_SLOT).sum(1)]
             lengths = [rows.ids.shape[1] for rows in batch.rows]
             assert lengths == sorted(lengths), "short rows are not padded to long ones"
-            assert [n for n in slots if n] == [token_count(int(n)) for n in batch.frames]
+            assert [n for n in slots if n] == [token_count(int(frames[k])) for k in batch.place]
             seen = sum(int((rows.ids == IMAGE_SLOT).sum()) for rows in batch.rows)
             assert seen == ROWS_PER_TILE * len(batch.shown)
             assert batch.shown.unique().tolist() == list(range(len(batch.tiles)))
 
-    def test_an_encoder_learns_to_write_down_a_few_words(self) -> None:
-        """Eight short sentences of one voice each, forty steps: the loss per letter falls to a fraction."""
+    @pytest.fixture
+    def learner(self, packer: SpeechPacker) -> Learner:
         torch.manual_seed(0)
-        rng = Random(1)
-        texts = [sentence_to_repeat(rng) for _ in range(8)]
-        sounds = [espeak().speak(t, pick_voice(rng, "train")).astype(np.float32) / 32768 for t in texts]
-        banks = [bank_of(s[:: max(1, espeak().rate // RATE)]) for s in sounds]
-        encoder = AudioEncoder(AudioConfig(dim=64, num_heads=4, linear_units=128, num_layers=2, dynamic_chunks=False))
-        head = torch.nn.Linear(64, len(LETTERS) + 1)
-        for p in encoder.parameters():
-            if p.dim() > 1:
-                torch.nn.init.xavier_uniform_(p)
-        padded = torch.nn.utils.rnn.pad_sequence(banks, batch_first=True) / 5 - 2
-        frames = torch.tensor([len(b) for b in banks])
-        letters = [torch.tensor(spell(t)) for t in texts]
-        optimizer = torch.optim.AdamW([*encoder.parameters(), *head.parameters()], lr=2e-3)
-        seen = []
-        for _ in range(40):
-            encoded, mask = encoder(padded, frames)
-            logs = head(encoded).log_softmax(-1).transpose(0, 1)
-            loss = torch.nn.functional.ctc_loss(
-                logs, torch.cat(letters), mask.sum(1), torch.tensor([len(x) for x in letters]), zero_infinity=True
-            )
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_([*encoder.parameters(), *head.parameters()], 1.0)
-            optimizer.step()
-            seen.append(loss.item())
-        assert seen[-1] < 0.6 * seen[0], seen
+        model = Learner(sizes("tiny-hearing", packer.packer.tokenizer.size))
+        banks = [bank_of(render_utterance(k, "train", 1).samples) for k in range(8)]
+        model.audio.cmvn_mean.data, model.audio.cmvn_istd.data = statistics(banks)
+        return model
+
+    def test_the_ears_learn_to_write_down_a_few_sentences(self, packer: SpeechPacker, learner: Learner) -> None:
+        """Six sounds again and again, by the trainer's own steps: most of their words are written down."""
+        batch = build_speech_batch(packer, 0, 6, 1, False)
+        optimizer = torch.optim.AdamW([p for p in learner.parameters() if p.requires_grad], lr=0.0)
+        for _ in range(160):
+            loss, measured = losses(learner, batch)
+            apply(learner, optimizer, loss, 3e-3)
+        assert word_errors_of(learner, batch) < 0.4, measured
+
+    def test_the_learner_hears_as_the_engine_does(self, packer: SpeechPacker, learner: Learner) -> None:
+        for sounds in build_speech_batch(packer, 0, 10, 1, False).sounds:
+            heard = learner.hear(sounds.banks, sounds.frames)
+            encoded, mask = learner.audio(sounds.banks, sounds.frames)
+            torch.testing.assert_close(heard.encoded, encoded)
+            assert torch.equal(heard.mask, mask)
+
+    def test_a_run_teaches_everything_and_goes_on_where_it_stopped(self, tmp_path: Path) -> None:
+        def run(folder: str, steps: int, resume: bool = False) -> Run:
+            options = Options(tmp_path / folder, 60.0, batch=3, worker=False, steps=steps, resume=resume, warm_up=1)
+            return Run(replace(options, hearing_until=0.0))
+
+        whole = run("whole", 2)
+        before = {name: p.clone() for name, p in whole.model.named_parameters()}
+        whole.train()
+        changed = {n.partition(".")[0] for n, p in whole.model.named_parameters() if not torch.equal(p, before[n])}
+        assert changed - {"places"} == {"vision", "projector", "dense", "decoder", "audio", "adapter", "ctc", "words"}
+        run("parts", 1).train()
+        rest = run("parts", 2, resume=True)
+        assert (rest.progress.step, rest.progress.index, rest.progress.phase) == (1, 3, 1)
+        rest.train()
+        there = dict(rest.model.named_parameters())
+        apart = sum(float((there[n] - p).detach().square().sum()) for n, p in whole.model.named_parameters())
+        moved = sum(float((before[n] - p).detach().square().sum()) for n, p in whole.model.named_parameters())
+        assert apart < 0.3 * moved, "the synthesiser does not repeat itself to the bit, the run does as far as it can"
+
+    def test_answers_teach_ears_and_decoder_but_not_the_eyes(self, packer: SpeechPacker, learner: Learner) -> None:
+        batch = build_speech_batch(packer, 0, 12, 1, True)
+        assert len(batch.tiles) and len(batch.sounds) > 1
+        loss, measured = losses(learner, batch)
+        loss.backward()
+        assert {"letters", "words", "answer"} <= measured.keys()
+        taught = {name.partition(".")[0] for name, p in learner.named_parameters() if p.grad is not None}
+        assert taught - {"places"} == {"audio", "adapter", "ctc", "words", "decoder"}
+
+
+def test_frames_look_at_their_neighbours_from_the_start() -> None:
+    """First weights of the ears: each head of the first blocks looks most at the frame of its distance."""
+    torch.manual_seed(0)
+    ears = Learner(sizes("hearing", 900)).audio
+    config = ears.config
+    table = position_table(60, config.dim, torch.device("cpu"))
+    x = ears.placed(ears.embed(torch.randn(1, 60, config.dim)), table)
+    for block, offsets in zip(ears.layers, AROUND, strict=False):
+        q = block.attn.q(block.norm1(x)).view(60, config.num_heads, -1)
+        p = block.attn.pos(table).view(60, config.num_heads, -1)
+        for head, offset in enumerate(offsets):
+            looked = (q[:, head] @ p[:, head].T)[10:50].argmax(-1) - torch.arange(10, 50)
+            assert (looked == offset).float().mean() > 0.9, (offset, looked)
 
 
 def test_questions_about_quoted_words_are_typed_only() -> None:
@@ -160,8 +220,6 @@ def test_questions_about_quoted_words_are_typed_only() -> None:
 
 
 def test_the_statistics_file_is_where_the_engine_looks(tmp_path: Path) -> None:
-    from recipes.speech.rows import statistics
-
     mean, istd = statistics([torch.full((5, 80), 3.0), torch.full((5, 80), 5.0)])
     torch.testing.assert_close(mean, torch.full((80,), 4.0))
     assert (istd > 0.9).all() and (istd < 1.0).all()

@@ -66,7 +66,8 @@ def test_the_engine_loads_the_export(run: Run, exported: Path) -> None:
     check_tensors(checkpoint, size)
     assert checkpoint.config.tiling.max_tiles == 4 and checkpoint.config.image.size == 224
     assert checkpoint.untrained == ("audio",)
-    assert (checkpoint.config.decoder, checkpoint.config.vision) == (run.model.size.decoder, run.model.size.vision)
+    size_of, config = run.model.size, checkpoint.config
+    assert (config.decoder, config.vision, config.audio) == (size_of.decoder, size_of.vision, size_of.audio)
     for part in PARTS:
         loaded = load_part(part, checkpoint, size, torch.float32, torch.device("cpu")).state_dict()
         for name, value in getattr(run.model, part).state_dict().items():
@@ -98,7 +99,8 @@ def test_a_run_can_go_on_from_the_shipped_model(tmp_path: Path) -> None:
     from vita.weights.find import DEFAULT
 
     weights = read_shipped(DEFAULT)
-    model = Learner(sizes("hearing" if hears(weights) else "small", Tokenizer.load(DEFAULT).size))
+    assert hears(weights), "the ears are built as the recipe builds them"
+    model = Learner(sizes("hearing", Tokenizer.load(DEFAULT).size))
     load_weights(model, weights)
     answerer = Answerer.load(DEFAULT)
     torch.testing.assert_close(model.decoder.norm.weight, answerer.decoder.norm.weight)

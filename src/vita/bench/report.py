@@ -30,7 +30,8 @@ def table(report: Report, earlier: dict[str, float]) -> list[str]:
         f"ceilings: read {top['read']:.1f} GB/s, matrix-vector {top['matvec']:.1f} GB/s, "
         f"GEMM {top['gemm']:.2f} TFLOP/s",
         "",
-        f"{'stage':18} {'time':>9}  {'reached':>14} {'of':>8}  {'':{BAR}} {'':>5}" + ("  ratio" if earlier else ""),
+        f"{'stage':18} {'time':>9}  {'reached':>14} {'of':>8}  {'':{BAR}} {'':>5} {'peak':>9}"
+        + ("  ratio" if earlier else ""),
     ]
     lines += [_line(figure, earlier.get(figure.stage)) for figure in report.figures]
     return [*lines, "", f"peak memory {report.peak_gb:.2f} GB"]
@@ -42,10 +43,11 @@ def _line(figure: Figure, before: float | None) -> str:
     share = figure.share
     bar = "" if share is None else "█" * round(min(100.0, share) / 100 * BAR)
     percent = "" if share is None else f"{share:.0f} %"
+    peak = "" if figure.peak_gb is None else f"{figure.peak_gb:.2f} GB"
     ratio = "" if before is None else f"  {before / figure.seconds:.2f}x"
     return (
-        f"{figure.stage:18} {_seconds(figure.seconds):>9}  {reached:>14} {top:>8}  {bar:{BAR}} {percent:>5}{ratio}"
-        f"  {figure.what}"
+        f"{figure.stage:18} {_seconds(figure.seconds):>9}  {reached:>14} {top:>8}  {bar:{BAR}} {percent:>5} {peak:>9}"
+        f"{ratio}  {figure.what}"
     ).rstrip()
 
 

@@ -35,7 +35,7 @@ from vita.engine.device import choose_device, choose_dtype
 from vita.engine.engine import Engine
 from vita.engine.generate import decode, prefill
 from vita.engine.memory import TILE_BATCH
-from vita.engine.metrics import Stopwatch, peak_memory
+from vita.engine.metrics import Stopwatch, peak_memory, reset_peak
 from vita.fusion import IMAGE_SLOT, fuse
 from vita.prompt.template import Slots, Turn, render
 from vita.types import SamplingParams
@@ -47,6 +47,7 @@ DEMO_TILES, ONE_TILE, VIDEO_FRAMES = 5, 1, 16
 SPEECH_SECONDS = 10
 START_TOKENS = 30
 BATCHES, BATCH_STEPS = (1, 4, 8, 16), 2
+PICTURE_TOKENS = 64
 LIMITS = {"TFLOP/s": "gemm", "GB/s": "read"}  # the ceiling that a rate is held against, by its unit
 
 
@@ -60,6 +61,7 @@ class Figure:
         rate: what was reached, in `unit`.
         ceiling: the most that is possible, in the same unit; None where there is no such thing.
         what: the amount of work, for people.
+        peak_gb: most memory of the process (or on the GPU) while its stage ran; None where that cannot be told.
     """
 
     stage: str
@@ -68,6 +70,7 @@ class Figure:
     unit: str = ""
     ceiling: float | None = None
     what: str = ""
+    peak_gb: float | None = None
 
     @property
     def share(self) -> float | None:
@@ -131,8 +134,13 @@ def bench(
     )  # fmt: skip
     for name, measure in _stages(engine, tokens):
         tell(name)
-        report.figures += measure()
-    report.peak_gb = peak_memory(engine.device) / 1e9
+        report.peak_gb = max(report.peak_gb, peak_memory(engine.device) / 1e9)
+        told = reset_peak(engine.device)
+        figures = measure()
+        peak = peak_memory(engine.device) / 1e9
+        report.figures += [replace(f, peak_gb=peak) for f in figures] if told else figures
+        report.peak_gb = max(report.peak_gb, peak)
+    report.figures = [_with_pictures(f, report.figures) for f in report.figures]
     tell("ceilings again")
     # A neighbour on a shared machine can hold the ceilings down for as long as they take to measure: the higher count.
     report.ceilings = {name: max(top[name], now) for name, now in measured_apart(where, form).items()}
@@ -146,8 +154,7 @@ def measured_apart(device: torch.device, dtype: torch.dtype) -> dict[str, float]
     """The ceilings, on a CPU in a process of its own: their gigabyte must not count as the model's."""
     if device.type != "cpu":
         top = ceilings(device, dtype)
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
+        reset_peak(device)
         return top
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(ceilings, device, dtype).result()
@@ -247,6 +254,16 @@ def _batches(engine: Engine) -> list[Figure]:
         times = speed * out[0].seconds / BATCHES[0] if out else 1.0
         out.append(Figure(f"batch {rows}", seconds, speed, "tokens/s", what=f"one step, {times:.1f}x of one request"))
     return out
+
+
+def _with_pictures(batch: Figure, figures: list[Figure]) -> Figure:
+    """A batch's figure with the pictures a second that follow: each is seen and prefilled alone, then all decode."""
+    if not batch.stage.startswith("batch "):
+        return batch
+    alone = sum(f.seconds for f in figures if f.stage in ("vision, 1 tile", "prefill, 1 tile"))
+    rows = int(batch.stage.removeprefix("batch "))
+    speed = rows / (rows * alone + PICTURE_TOKENS * batch.seconds)
+    return replace(batch, what=f"{batch.what}, {speed:.3g} pictures/s (1 tile, {PICTURE_TOKENS} tokens)")
 
 
 def process_start() -> Figure:

@@ -124,6 +124,11 @@ class AudioEncoder(nn.Module):
         """Linear, LayerNorm, ReLU: `[batch, T', E]`, before the factor sqrt(E)."""
         return functional.relu(self.embed_norm(self.embed_linear(x)))
 
+    def placed(self, x: Tensor, table: Tensor) -> Tensor:
+        """Times sqrt(E), positions added before where the checkpoint asks for it (`positions-in-input`; the release
+        adds none: its frames do not know where they stand)."""
+        return (x + table if self.config.positions_in_input else x) * math.sqrt(self.config.dim)
+
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Filterbanks to encoder frames.
 
@@ -139,8 +144,9 @@ class AudioEncoder(nn.Module):
         """
         check_frames(x.shape[1], self.config.max_frames)
         mask = frame_mask(x.shape[1], lengths)
-        x = self.embed(self.subsample(self.normalize(x))) * math.sqrt(self.config.dim)
+        x = self.embed(self.subsample(self.normalize(x)))
         table = position_table(x.shape[1], self.config.dim, x.device).to(x.dtype)
+        x = self.placed(x, table)
         allowed = self.attention_mask(mask)
         for layer in self.layers:
             x = layer(x, table, allowed)

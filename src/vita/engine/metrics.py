@@ -9,8 +9,11 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 class Stopwatch:
@@ -43,9 +46,13 @@ class Stopwatch:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: the largest resident set of this process, or the most allocated on the GPU."""
+    """Bytes: the largest resident set of this process, or the most allocated on the GPU; since `reset_peak`, if any."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
+    if sys.platform == "linux":
+        line = next((x for x in _STATUS.read_text().splitlines() if x.startswith("VmHWM:")), None)
+        if line is not None:
+            return int(line.split()[1]) * 1024
     import psutil
 
     info = psutil.Process().memory_info()
@@ -55,6 +62,18 @@ def peak_memory(device: torch.device) -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak) if sys.platform == "darwin" else int(peak) * 1024
+
+
+def reset_peak(device: torch.device) -> bool:
+    """Let `peak_memory` count anew from what is resident now; False where the system does not offer it."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return True
+    try:
+        _CLEAR.write_text("5")  # 5: the high-water mark alone, proc(5)
+    except OSError:
+        return False
+    return True
 
 
 def gpu_utilisation(device: torch.device) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import cast
 
@@ -53,9 +52,9 @@ def _stages(engine: Engine, key: str, bank: Tensor, lengths: Tensor, numbers: Re
     yield numbers.compare("subsampling", case, f"{key}_conv_sub", x)
     x = encoder.embed(x)
     yield numbers.compare("embed", case, f"{key}_embed", x)
-    x = x * math.sqrt(encoder.config.dim)
-    yield numbers.compare("embed, scaled", case, f"{key}_embed_scaled", x)
     table = position_table(x.shape[1], encoder.config.dim, x.device)
+    x = encoder.placed(x, table.to(x.dtype))
+    yield numbers.compare("embed, scaled", case, f"{key}_embed_scaled", x)
     if key == "audio1":
         yield numbers.compare("position table", case, "whale_pos_table_first64", table[0, :64])
     mask = frame_mask(bank.shape[1], lengths)
