@@ -36,8 +36,8 @@ FLOORS: dict[str, tuple[tuple[str, ...], int, float]] = {
     "counting": (("count_all", "count_kind", "count_color", "count_words", "bars"), 24, 0.82),
     "shapes": (("which_shape", "shape_at"), 24, 0.80),
     "places": (("where", "place"), 24, 0.80),
-    "relations": (("relation", "bigger"), 24, 0.45),
-    "values of bars": (("value",), 24, 0.50),
+    "relations": (("relation", "bigger"), 24, 0.70),
+    "values of bars": (("value",), 24, 0.65),
     "outside its world": (("outside", "absent", "no_picture", "nothing"), 24, 0.80),
 }
 
