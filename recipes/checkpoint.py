@@ -23,8 +23,8 @@ from vita.weights.load import load_part
 
 FILE = "state.pt"
 HEADS = Path(__file__).parent / "heads.safetensors"  # of the shipped model; the checkpoint has no place for them
-EARS = ("audio.", "adapter.", "ctc.", "words.", "places.")
-LEARNT_BY = ("dense.", "ctc.", "words.", "places.")
+_WRITE = ("ctc.", "words.", "places.")  # heads that write down sounds
+EARS, LEARNT_BY = ("audio.", "adapter.", *_WRITE), ("dense.", *_WRITE)
 
 
 @dataclass
