@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import functional
 
 from vita.kernels import build
 from vita.kernels.build import GROUP, Kernels
+from vita.layers.attention import causal_mask
 from vita.layers.int4 import quantize_groups, unpack
 from vita.layers.int8 import quantize_rows
 
@@ -58,6 +60,58 @@ def test_four_bits(own: Kernels, rows: int, groups: int) -> None:
     room = torch.empty_like(wide)
     own.int4_widen(packed, scale, room)
     assert torch.equal(room, wide)
+
+
+@pytest.mark.parametrize("rows", [1, 6, 13, 40])
+@pytest.mark.parametrize(("groups", "channels"), [(1, 32), (2, 21), (17, 70), (33, 100)])
+def test_many_rows_of_four_bits_are_what_few_are(own: Kernels, rows: int, groups: int, channels: int) -> None:
+    torch.manual_seed(rows * 100 + groups)
+    packed, scale = quantize_groups(torch.randn(channels, groups * GROUP))
+    x, bias = torch.randn(rows, groups * GROUP), torch.randn(channels)
+    x[0] = 0
+    if rows > 1:
+        x[1, 3] = float("nan")
+    mine = own.int4_rows(x, packed, scale, bias)
+    if mine is None:
+        pytest.skip("NO VNNI, OR AMX: widened weights are multiplied here")
+    torch.testing.assert_close(mine, own.int4_product(x, packed, scale, bias), equal_nan=True, atol=1e-4, rtol=1e-4)
+    half = own.int4_rows(x.bfloat16(), packed, scale, bias.bfloat16())
+    again = own.int4_rows(x.bfloat16().float(), packed, scale, bias.bfloat16().float())
+    assert half is not None and again is not None
+    torch.testing.assert_close(half, again.bfloat16(), equal_nan=True, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("width", [64, 128])
+@pytest.mark.parametrize(("queries", "keys", "causal"), [
+    (2, 2, True), (37, 37, True), (100, 100, False), (11, 300, True), (7, 520, False), (600, 600, True),
+])  # fmt: skip
+def test_attention_is_pytorchs(own: Kernels, width: int, queries: int, keys: int, causal: bool) -> None:
+    """Also through strides, with keys shared by heads, and scores of any size."""
+    torch.manual_seed(queries)
+    q = (torch.randn(2, queries, 6, width) * 3).bfloat16().transpose(1, 2)
+    k, v = torch.randn(2, 2, 3, keys + 5, width).bfloat16()[:, :, :, :keys].unbind(0)
+    mine = own.attention(q, k, v, causal, 0.2)
+    if mine is None:
+        pytest.skip("NO AVX-512 BF16, OR AMX: PyTorch's own attention is used here")
+    mask = causal_mask(queries, keys - queries, q.device) if causal else None
+    exact = functional.scaled_dot_product_attention(
+        q.float(), k.float(), v.float(), attn_mask=mask, scale=0.2, enable_gqa=True
+    )
+    torch.testing.assert_close(mine.float(), exact, atol=0.02, rtol=0.02)
+    v[0, 0, 0] = float("nan")
+    spoilt = own.attention(q, k, v, causal, 0.2)
+    assert spoilt is not None and spoilt[0, :2].isnan().all() and not spoilt[0, 2:].isnan().any()
+
+
+@pytest.mark.parametrize("count", [1, 16, 100, 70_001])
+def test_the_gate_is_the_two_operations(own: Kernels, count: int) -> None:
+    torch.manual_seed(count)
+    gate, up = (torch.randn(2, count) * 20).bfloat16().unbind(0)
+    gate[0] = float("nan") if count == 16 else -300.0
+    exact = functional.silu(gate) * up
+    if not own.silu_times(gate, up):
+        pytest.skip("NO AVX-512: PyTorch's own operations are used here")
+    torch.testing.assert_close(gate.float(), exact.float(), equal_nan=True, atol=1e-6, rtol=2**-7)
 
 
 def moved(tensor: torch.Tensor, by: int) -> torch.Tensor:

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from vita.config import DecoderConfig
 from vita.decoder.kv_cache import KVCache, Together
 from vita.layers.attention import Attend, attend
+from vita.layers.gate import silu_times
 from vita.layers.linear import Linear
 from vita.layers.norm import RMSNorm
 
@@ -80,7 +80,7 @@ class DecoderMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[batch, n, H]` to the same shape."""
-        return self.down(functional.silu(self.gate(x)) * self.up(x))
+        return self.down(silu_times(self.gate(x), self.up(x)))
 
 
 class DecoderBlock(nn.Module):
@@ -128,13 +128,10 @@ class Decoder(nn.Module):
             positions: int64 `[batch or 1, n]`; default: counted on from the cache's length.
             mask: bool `[batch or 1, 1, n, keys]`; default: causal.
         """
-        past = 0 if cache is None else cache.length
         n = embeds.shape[1]
         if positions is None:
             device = embeds.device
             positions = torch.arange(n, device=device)[None] if cache is None else cache.positions(n, device)
-        if mask is None and past and n > 1:
-            mask = causal_mask(n, past, embeds.device)
         angles = rotary(positions, self.config.head_dim, self.config.rope_theta, embeds.dtype)
         x = embeds
         for index, layer in enumerate(self.layers):
@@ -154,13 +151,6 @@ class Decoder(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """`[batch, n, H]` to `[batch, n, vocab]`, in the model's dtype."""
         return self.head(hidden)
-
-
-def causal_mask(n: int, past: int, device: torch.device) -> Tensor:
-    """bool `[1, 1, n, past + n]` for new positions that follow `past` cached ones."""
-    keys = torch.arange(past + n, device=device)
-    queries = torch.arange(past, past + n, device=device)
-    return (keys[None, :] <= queries[:, None])[None, None]
 
 
 def padded_mask(lengths: Tensor, n: int) -> Tensor:

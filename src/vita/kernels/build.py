@@ -22,11 +22,15 @@ import torch
 from torch import Tensor
 
 log = logging.getLogger("vita")
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("bf16.c", "int8.c", "int4.c", "norm.c"))
-HEADER = Path(__file__).with_name("floats.h")
+SOURCES = tuple(
+    Path(__file__).with_name(f"{name}.c") for name in ("bf16", "int8", "int4", "int4_rows", "attention", "norm", "silu")
+)
+HEADERS = tuple(Path(__file__).with_name(name) for name in ("floats.h", "int4.h", "power.h"))
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
 COMPILERS = ("cc", "gcc", "clang")
-GROUP = 64  # as in int4.c
+GROUP = 64  # as in int4.h
+PANEL = 32  # as in int4_rows.c
+KEYS, HEAD_WIDTHS = 256, (64, 128)  # as in attention.c
 FORMATS = (torch.float32, torch.bfloat16)  # of x and of what comes out
 SECONDS = 60  # a compiler that takes longer hangs
 
@@ -50,6 +54,13 @@ class Kernels:
         rows = _size(x.numel() // width)
         self._library.vita_rms_norm(_at(x), _at(weight), _at(out), rows, _size(width), ctypes.c_double(eps))
         return out
+
+    def silu_times(self, gate: Tensor, up: Tensor) -> bool:
+        """`silu(gate) · up` into `gate`, two bfloat16 tensors; False, and nothing done, where there is no kernel."""
+        there = bool(self._library.vita_gates()) and gate.is_contiguous() and up.is_contiguous()
+        if there:
+            self._library.vita_silu_times(_at(gate), _at(up), _size(gate.numel()))
+        return there
 
     def int8_product(self, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
         """`x · (w · scale)ᵀ + b`, multiplied in float32: `[rows, in]` to `[rows, out]` in the dtype of x.
@@ -78,21 +89,68 @@ class Kernels:
             bias: `[out]` in the dtype of x, or None.
         """
         (rows, width), channels = x.shape, weight.shape[0]
-        whole = torch.empty(rows, width, dtype=torch.int8)
-        unit, shift = torch.empty(2, rows, width // GROUP).unbind(0)
+        whole, unit, shift = self._rounded(x)
         out = x.new_empty(rows, channels)
-        half, call = _half(x), self._library
-        call.vita_round_rows(_at(x), _at(whole), _at(unit), _at(shift), _size(rows), _size(width), half)
-        call.vita_int4_product(
+        self._library.vita_int4_product(
             _at(weight), _at(scale), _at(whole), _at(unit), _at(shift), _at(bias), _at(out),
-            _size(rows), _size(channels), _size(width), half,
+            _size(rows), _size(channels), _size(width), _half(x),
         )  # fmt: skip
         return out
+
+    def int4_rows(self, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor | None:
+        """The same for many rows, every weight unpacked once for all of them; None where widening it is faster."""
+        if not self._library.vita_int4_has_rows():
+            return None
+        (rows, width), channels, groups = x.shape, weight.shape[0], x.shape[1] // GROUP
+        whole, unit, shift = self._rounded(x)
+        start, threads = torch.empty(rows, groups, dtype=torch.int32), torch.get_num_threads()
+        room = torch.empty(threads * PANEL * (width + 4 * groups), dtype=torch.uint8)
+        out = x.new_empty(rows, channels)
+        self._library.vita_int4_rows(
+            _at(weight), _at(scale), _at(whole), _at(unit), _at(shift), _at(bias), _at(out), _at(start), _at(room),
+            _size(rows), _size(channels), _size(width), _half(x), _size(threads),
+        )  # fmt: skip
+        return out
+
+    def _rounded(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows in eight bits `[rows, in]`, and of each group its scale and shift, `[rows, in / 64]`."""
+        rows, width = x.shape
+        whole = torch.empty(rows, width, dtype=torch.int8)
+        unit, shift = torch.empty(2, rows, width // GROUP).unbind(0)
+        round_rows = self._library.vita_round_rows
+        round_rows(_at(x), _at(whole), _at(unit), _at(shift), _size(rows), _size(width), _half(x))
+        return whole, unit, shift
 
     def int4_widen(self, weight: Tensor, scale: Tensor, out: Tensor) -> None:
         """Weights as bfloat16 into `out`, `[out, in]`."""
         call = self._library.vita_int4_widen
         call(_at(weight), _at(scale), _at(out), _size(out.shape[0]), _size(out.shape[1]))
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> Tensor | None:
+        """Softmax attention without a mask; None where PyTorch's own is faster, or there are no such instructions.
+
+        Args:
+            q: bfloat16 `[batch, heads, queries, d]`, d 64 or 128 and in one piece; any strides before it.
+            k, v: `[batch, groups, keys, d]`, the same.
+            causal: the queries are the last of the keys, and see no key behind their own.
+            scale: factor on the scores.
+
+        Returns:
+            `[batch, heads, queries, d]`, in memory as `[batch, queries, heads, d]`.
+        """
+        if not self._library.vita_attends() or q.shape[-1] not in HEAD_WIDTHS:
+            return None
+        if any(x.stride(-1) != 1 for x in (q, k, v)):
+            return None
+        (batch, heads, queries, width), (groups, keys) = q.shape, k.shape[1:3]
+        out = q.new_empty(batch, queries, heads, width)
+        room = q.new_empty(2 * batch * groups * -(-keys // KEYS) * KEYS * width)
+        strides = (ctypes.c_int64 * 9)(*q.stride()[:3], *k.stride()[:3], *v.stride()[:3])
+        self._library.vita_attention(
+            _at(q), _at(k), _at(v), _at(out), _at(room), strides, _size(batch), _size(heads), _size(groups),
+            _size(queries), _size(keys), _size(width), _size(causal), ctypes.c_double(scale),
+        )  # fmt: skip
+        return out.transpose(1, 2)
 
 
 def _at(tensor: Tensor | None) -> ctypes.c_void_p:
@@ -161,7 +219,7 @@ def _cache() -> Path:
 
 def _key(compiler: str) -> str:
     """Another source, compiler or processor is another file."""
-    parts = [source.read_text(encoding="utf-8") for source in (HEADER, *SOURCES)]
+    parts = [source.read_text(encoding="utf-8") for source in (*HEADERS, *SOURCES)]
     parts += [compiler, str(Path(compiler).resolve()), " ".join(FLAGS), _processor()]
     parts += [platform.machine(), *platform.libc_ver()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

@@ -7,15 +7,13 @@
  *   sum_j (w_j + 8) x_j - 8 sum_j x_j   with u8 times s8 products.
  */
 #include <math.h>
-#include "floats.h"
+#include "int4.h"
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
-#define GROUP 64
-#define HALF (GROUP / 2)
 #define MOST_ROWS 8 /* of x at a time: their sums stay in registers */
-#define AHEAD 512   /* bytes asked for before they are needed */
+#define AHEAD 8192  /* bytes asked for before they are needed */
 
 /* Rounds rows of x: int8 values, and for each group its scale and minus eight times its sum, scaled.
  *
@@ -54,11 +52,21 @@ void vita_round_rows(const void *x, int8_t *q, float *scale, float *shift, int64
     }
 }
 
-/* Where the first (0) or second (1) half of group g lies in a rounded row. */
-static inline int64_t half_of(int64_t g, int64_t which, int64_t groups) {
-    if ((g ^ 1) >= groups) return g * GROUP + which * HALF;
-    return (g & ~(int64_t)1) * GROUP + (g & 1) * HALF + which * GROUP;
+#if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+/* Adds two groups, which are 64 bytes of weights, to the sums of `rows` rows; `which` picks their factors. */
+static inline __attribute__((always_inline)) void pair(
+    const uint8_t *w, const int8_t *q, int64_t n_in, const __m512 *units, __m512i which, __m512 *total, const int rows) {
+    const __m512i low = _mm512_set1_epi8(15), packed = _mm512_loadu_si512((const void *)w);
+    const __m512i one = _mm512_and_si512(packed, low), other = _mm512_and_si512(_mm512_srli_epi16(packed, 4), low);
+    _mm_prefetch((const char *)w + AHEAD, _MM_HINT_T0);
+    for (int r = 0; r < rows; r++) {
+        const int8_t *x = q + r * n_in;
+        __m512i sum = _mm512_dpbusd_epi32(_mm512_setzero_si512(), one, _mm512_loadu_si512((const void *)x));
+        sum = _mm512_dpbusd_epi32(sum, other, _mm512_loadu_si512((const void *)(x + GROUP)));
+        total[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_permutexvar_ps(which, units[r]), total[r]);
+    }
 }
+#endif
 
 /* One weight row times `rows` rounded rows of x (a constant where this is inlined): unpacked once for all of them. */
 static inline __attribute__((always_inline)) void dots(
@@ -68,8 +76,8 @@ static inline __attribute__((always_inline)) void dots(
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
     const __m512i low = _mm512_set1_epi8(15), two = _mm512_set1_epi32(2);
     const __m512i first = _mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi32(1), 1); /* 0 x 8, 1 x 8 */
-    __m512 total[MOST_ROWS], units[MOST_ROWS];
-    for (int r = 0; r < rows; r++) total[r] = _mm512_setzero_ps();
+    __m512 total[MOST_ROWS], second[MOST_ROWS], units[MOST_ROWS];
+    for (int r = 0; r < rows; r++) total[r] = second[r] = _mm512_setzero_ps();
     for (int64_t g = 0; g < groups; g += 16) { /* the scales and shifts of sixteen groups at once */
         const int64_t here = groups - g < 16 ? groups - g : 16;
         const __mmask16 mask = (__mmask16)((1u << here) - 1);
@@ -81,19 +89,16 @@ static inline __attribute__((always_inline)) void dots(
         }
         __m512i which = first;
         int64_t k = 0;
-        for (; k + 2 <= here; k += 2) { /* two groups are 64 bytes */
-            const uint8_t *at = w + (g + k) * HALF;
-            _mm_prefetch((const char *)at + AHEAD, _MM_HINT_T0);
-            __m512i packed = _mm512_loadu_si512((const void *)at);
-            __m512i one = _mm512_and_si512(packed, low), other = _mm512_and_si512(_mm512_srli_epi16(packed, 4), low);
-            for (int r = 0; r < rows; r++) {
-                const int8_t *y = q + r * n_in + (g + k) * GROUP;
-                __m512i sum = _mm512_dpbusd_epi32(_mm512_setzero_si512(), one, _mm512_loadu_si512((const void *)y));
-                sum = _mm512_dpbusd_epi32(sum, other, _mm512_loadu_si512((const void *)(y + GROUP)));
-                __m512 factor = _mm512_permutexvar_ps(which, units[r]);
-                total[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), factor, total[r]);
-            }
+        for (; k + 4 <= here; k += 4) { /* into two sums in turns: one would wait for itself */
+            pair(w + (g + k) * HALF, q + (g + k) * GROUP, n_in, units, which, total, rows);
             which = _mm512_add_epi32(which, two);
+            pair(w + (g + k + 2) * HALF, q + (g + k + 2) * GROUP, n_in, units, which, second, rows);
+            which = _mm512_add_epi32(which, two);
+        }
+        if (k + 2 <= here) {
+            pair(w + (g + k) * HALF, q + (g + k) * GROUP, n_in, units, which, total, rows);
+            which = _mm512_add_epi32(which, two);
+            k += 2;
         }
         if (k < here) { /* a last one without a partner: half as wide */
             __m256i packed = _mm256_loadu_si256((const __m256i *)(w + (g + k) * HALF));
@@ -108,7 +113,7 @@ static inline __attribute__((always_inline)) void dots(
             }
         }
     }
-    for (int r = 0; r < rows; r++) sums[r] = _mm512_reduce_add_ps(total[r]);
+    for (int r = 0; r < rows; r++) sums[r] = _mm512_reduce_add_ps(_mm512_add_ps(total[r], second[r]));
 #elif defined(__AVX2__)
     const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
     __m256 total[MOST_ROWS];

@@ -1,7 +1,7 @@
-"""One attention interface for encoders and decoder, over PyTorch's scaled_dot_product_attention.
+"""One attention interface for encoders and decoder: our own kernel, or PyTorch's scaled_dot_product_attention.
 
-Owns the choice of the number format attention runs in. Does not know about caches, rotary angles or masks'
-meaning: it is handed queries, keys, values and, if need be, a mask.
+Owns the choice of kernel and of the number format attention runs in. Does not know about caches, rotary angles or
+masks' meaning: it is handed queries, keys, values and, if need be, a mask.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from vita.kernels.build import half_kernels
 
 Attend: TypeAlias = Callable[..., Tensor]  # a function called as `attend` is
 
@@ -26,23 +28,38 @@ def attend(
         k: `[batch, kv_heads, keys, d]`; `heads` is a multiple of `kv_heads` (grouped queries).
         v: `[batch, kv_heads, keys, dv]`.
         mask: bool `[batch or 1, heads or 1, queries, keys]`, True where a query may look; None: everywhere.
-        causal: query i sees keys 0..i; only where queries = keys, without `mask`.
+        causal: the queries are the last of the keys, and see none behind their own; without `mask`.
         scale: factor on the scores, default `d ** -0.5`.
 
     Returns:
         `[batch, heads, queries, dv]` in the dtype of `q`.
     """
+    heads, groups = q.shape[1], k.shape[1]
+    if heads != groups and q.shape[2] == 1 and mask is None and q.device.type == "cpu":
+        # Heads that share keys as queries of one head: the kernel reads keys and values once, not once a head.
+        together = attend(q.reshape(len(q), groups, heads // groups, -1), k, v, scale=scale)
+        return together.reshape(len(q), heads, 1, -1)
+    own = half_kernels(q, k) if mask is None and q.shape[2] > 1 else None
+    out = own.attention(q, k, v, causal, q.shape[-1] ** -0.5 if scale is None else scale) if own else None
+    if out is not None:
+        return out
+    if causal and q.shape[2] < k.shape[2]:
+        mask, causal = causal_mask(q.shape[2], k.shape[2] - q.shape[2], q.device), False
+    return _pytorch(q, k, v, mask, causal, scale)
+
+
+def causal_mask(n: int, past: int, device: torch.device) -> Tensor:
+    """bool `[1, 1, n, past + n]` for new positions that follow `past` cached ones."""
+    keys = torch.arange(past + n, device=device)
+    queries = torch.arange(past, past + n, device=device)
+    return (keys[None, :] <= queries[:, None])[None, None]
+
+
+def _pytorch(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float | None) -> Tensor:
     dtype = q.dtype
     if q.device.type == "cpu" and dtype != torch.float32 and not _cpu_multiplies(dtype):
         q, k, v = q.float(), k.float(), v.float()
-    heads, groups, queries = q.shape[1], k.shape[1], q.shape[2]
-    if heads != groups and queries == 1 and mask is None and q.device.type == "cpu":
-        # Heads that share keys as queries of one head: the kernel reads keys and values once, not once a head.
-        together = functional.scaled_dot_product_attention(
-            q.reshape(len(q), groups, heads // groups, -1), k, v, scale=scale
-        )
-        return together.reshape(len(q), heads, 1, -1).to(dtype)
-    grouped = heads != groups
+    grouped = q.shape[1] != k.shape[1]
     out = functional.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=grouped
     )

@@ -3,7 +3,8 @@
 Owns the format, the product and the rounding. Does not know which layers of which model are stored so.
 
 A row of weights is cut into groups of 64; a group has one scale and values from -8 to 7. Decoding reads a quarter of
-the bytes: few rows go through our own kernel (`vita.kernels`), which multiplies whole numbers.
+the bytes: rows go through our own kernels (`vita.kernels`), which multiply whole numbers, many rows only where the
+processor has nothing faster for widened weights.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class Int4Linear(RoundedLinear):
     `scale` is bfloat16 `[out, in / 64]`.
     """
 
-    few = 12
+    few = 12  # rows up to which each weight row is multiplied as it is read (docs/benchmarks.md)
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
         super().__init__(in_features, out_features, bias)
@@ -35,9 +36,12 @@ class Int4Linear(RoundedLinear):
         self.register_buffer("scale", torch.ones(out_features, in_features // GROUP, dtype=torch.bfloat16))
 
     def product(self, rows: Tensor) -> Tensor | None:
-        """Our own kernel."""
+        """Our own kernels."""
         own = kernels() if rows.dtype in FORMATS else None
-        return own.int4_product(rows, self.weight, self.scale, self.bias) if own else None
+        if own is None:
+            return None
+        multiply = own.int4_product if len(rows) <= self.few else own.int4_rows
+        return multiply(rows, self.weight, self.scale, self.bias)
 
     def block(self, part: slice, dtype: torch.dtype) -> Tensor:
         """Widened by our own kernel on a CPU that has it."""

@@ -19,15 +19,17 @@ PACKED_CHANNELS = 4  # output channels that PyTorch's kernel does together
 class Int8Linear(RoundedLinear):
     """`x · (W · scale)ᵀ + b` with W int8 `[out, in]` and one bfloat16 scale an output channel."""
 
-    few = 8
+    few = 8  # rows up to which reading rounded weights wins (docs/benchmarks.md)
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
         super().__init__(in_features, out_features, bias)
         self.register_buffer("weight", torch.zeros(out_features, in_features, dtype=torch.int8))
         self.register_buffer("scale", torch.ones(out_features, dtype=torch.bfloat16))
 
-    def product(self, rows: Tensor) -> Tensor:
-        """Our own kernel, or PyTorch's where there is no compiler."""
+    def product(self, rows: Tensor) -> Tensor | None:
+        """Our own kernel for few rows, or PyTorch's where there is no compiler."""
+        if len(rows) > self.few:
+            return None
         own = kernels() if rows.dtype in FORMATS else None
         if own is not None:
             return own.int8_product(rows, self.weight, self.scale, self.bias)

@@ -1,8 +1,8 @@
 """What linear layers with rounded weights have in common, whatever the number of bits.
 
-Owns the choice between few rows (decoding, which reads every weight once a token: a kernel that reads the rounded
-weights) and many (prefill: blocks of weights are widened once each and multiplied by the fast matrix product). The
-formats are `layers.int8`'s and `layers.int4`'s.
+Owns the way of many rows (prefill) where no kernel is faster: blocks of weights are widened once each and multiplied
+by the fast matrix product. Few rows (decoding, which reads every weight once a token) go through a kernel that reads
+the rounded weights. The formats and their kernels are `layers.int8`'s and `layers.int4`'s.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ class RoundedLinear(nn.Module, ABC):
 
     weight: Tensor
     scale: Tensor
-    few = 0  # rows up to which reading rounded weights wins (docs/benchmarks.md)
     route: Route = "native"
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
@@ -34,7 +33,7 @@ class RoundedLinear(nn.Module, ABC):
     def forward(self, x: Tensor) -> Tensor:
         """`[..., in_features]` to `[..., out_features]`, in the input's dtype."""
         rows = x.reshape(-1, self.in_features)
-        out = self.product(rows.contiguous()) if x.device.type == "cpu" and rows.shape[0] <= self.few else None
+        out = self.product(rows.contiguous()) if x.device.type == "cpu" else None
         if out is None:
             out = self._widened(rows)
             out = out if self.bias is None else out + self.bias
@@ -46,7 +45,7 @@ class RoundedLinear(nn.Module, ABC):
 
     @abstractmethod
     def product(self, rows: Tensor) -> Tensor | None:
-        """`[n, in]` to `[n, out]`, reading rounded weights, bias added; None if there is no kernel for it."""
+        """`[n, in]` to `[n, out]`, reading rounded weights, bias added; None if that would not be faster."""
 
     @abstractmethod
     def block(self, part: slice, dtype: torch.dtype) -> Tensor:
