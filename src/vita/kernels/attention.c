@@ -61,26 +61,62 @@ static float weigh(const float *scores, uint16_t *weights, int64_t seen, int64_t
     return again;
 }
 
+/* Sixteen rows of sixteen pairs become sixteen columns of them, `stride` values from one to the next. */
+static inline void transpose(const __m512i *rows, uint16_t *out, int64_t stride) {
+    __m512i a[16], b[16];
+    for (int k = 0; k < 8; k++) { /* pairs of one row and the next */
+        a[2 * k] = _mm512_unpacklo_epi32(rows[2 * k], rows[2 * k + 1]);
+        a[2 * k + 1] = _mm512_unpackhi_epi32(rows[2 * k], rows[2 * k + 1]);
+    }
+    for (int k = 0; k < 4; k++) /* of four rows: b[4 k + j] holds columns j, j + 4, j + 8 and j + 12 */
+        for (int j = 0; j < 2; j++) {
+            b[4 * k + 2 * j] = _mm512_unpacklo_epi64(a[4 * k + j], a[4 * k + 2 + j]);
+            b[4 * k + 2 * j + 1] = _mm512_unpackhi_epi64(a[4 * k + j], a[4 * k + 2 + j]);
+        }
+    for (int j = 0; j < 4; j++) {
+        const __m512i low = _mm512_shuffle_i32x4(b[j], b[4 + j], 0x88), high = _mm512_shuffle_i32x4(b[j], b[4 + j], 0xDD);
+        const __m512i low2 = _mm512_shuffle_i32x4(b[8 + j], b[12 + j], 0x88);
+        const __m512i high2 = _mm512_shuffle_i32x4(b[8 + j], b[12 + j], 0xDD);
+        _mm512_storeu_si512(out + j * stride, _mm512_shuffle_i32x4(low, low2, 0x88));
+        _mm512_storeu_si512(out + (j + 4) * stride, _mm512_shuffle_i32x4(high, high2, 0x88));
+        _mm512_storeu_si512(out + (j + 8) * stride, _mm512_shuffle_i32x4(low, low2, 0xDD));
+        _mm512_storeu_si512(out + (j + 12) * stride, _mm512_shuffle_i32x4(high, high2, 0xDD));
+    }
+}
+
 /* Panels of 64 rows of x [n, d]: the pairs of 64 rows beside each other, d / 2 times. Rows past n are zeros. */
 static void pack_keys(const uint16_t *x, int64_t stride, uint16_t *out, int64_t n, int64_t d) {
     for (int64_t start = 0; start < n; start += PANEL, out += PANEL * d)
-        for (int64_t r = 0; r < PANEL; r++)
-            for (int64_t p = 0; p < d / 2; p++) {
-                uint32_t pair = 0;
-                if (start + r < n) memcpy(&pair, x + (start + r) * stride + 2 * p, 4);
-                memcpy(out + (p * PANEL + r) * 2, &pair, 4);
+        for (int64_t r = 0; r < PANEL; r += 16)
+            for (int64_t p = 0; p < d; p += 32) {
+                __m512i rows[16];
+                for (int k = 0; k < 16; k++) {
+                    const int64_t row = start + r + k;
+                    rows[k] = row < n ? _mm512_loadu_si512(x + row * stride + p) : _mm512_setzero_si512();
+                }
+                transpose(rows, out + p * PANEL + 2 * r, 2 * PANEL);
             }
 }
 
-/* Panels of 64 columns of x [n, d], in blocks of KEYS rows: two rows' values beside each other. */
+/* Panels of 64 columns of x [n, d], in blocks of KEYS rows: two rows' values beside each other. Rows past n are zeros,
+ * up to the end of what is read of the last block. */
 static void pack_values(const uint16_t *x, int64_t stride, uint16_t *out, int64_t n, int64_t d) {
+    uint16_t places[32];
+    for (int k = 0; k < 32; k++) places[k] = (uint16_t)(k / 2 + (k % 2) * 32);
+    const __m512i first = _mm512_loadu_si512(places), second = _mm512_add_epi16(first, _mm512_set1_epi16(16));
     for (int64_t start = 0; start < n; start += KEYS)
-        for (int64_t column = 0; column < d; column += PANEL)
-            for (int64_t r = start; r < start + KEYS; r += 2, out += 2 * PANEL)
-                for (int64_t c = 0; c < PANEL; c++) {
-                    out[2 * c] = r < n ? x[r * stride + column + c] : 0;
-                    out[2 * c + 1] = r + 1 < n ? x[(r + 1) * stride + column + c] : 0;
+        for (int64_t column = 0; column < d; column += PANEL, out += KEYS * PANEL) {
+            const int64_t here = n - start < KEYS ? n - start : KEYS, wide = (here + PANEL - 1) / PANEL * PANEL;
+            for (int64_t r = 0; r < wide; r += 2)
+                for (int64_t c = 0; c < PANEL; c += 32) {
+                    const uint16_t *from = x + (start + r) * stride + column + c;
+                    const __m512i none = _mm512_setzero_si512();
+                    const __m512i one = r < here ? _mm512_loadu_si512(from) : none;
+                    const __m512i other = r + 1 < here ? _mm512_loadu_si512(from + stride) : none;
+                    _mm512_storeu_si512(out + r * PANEL + 2 * c, _mm512_permutex2var_epi16(one, first, other));
+                    _mm512_storeu_si512(out + r * PANEL + 2 * c + 32, _mm512_permutex2var_epi16(one, second, other));
                 }
+        }
 }
 
 /* Outputs of up to QUERIES queries, the first of which sees keys up to `last` (all of them if not causal). */
