@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vita.layers.attention import causal_mask
+
 CHUNK = 1 << 20  # scores made at a time: about two MiB in bfloat16
 
 
@@ -63,7 +65,7 @@ def plain_attend(
     share = heads // groups  # queries of the heads that share keys are one long row of queries
     factor = width**-0.5 if scale is None else scale
     if causal and mask is None:
-        mask = torch.ones(queries, keys, dtype=torch.bool, device=q.device).tril()[None, None]
+        mask = causal_mask(queries, keys - queries, q.device)
     bias = None
     if mask is not None:
         bias = torch.zeros(mask.shape, device=q.device, dtype=q.dtype).masked_fill_(~mask, -1e9)

@@ -11,6 +11,7 @@ from typing import cast
 
 from recipes.data import Stage
 
+DECAYS = 2 / 3  # share of a run's time after which its rate falls
 SETTLED = 80  # steps after which a running mean has forgotten the phase before
 LONGEST_STEP = 4.0  # seconds; a longer one was a pause (a stopped process, a busy machine) and is not counted
 
@@ -83,7 +84,7 @@ def next_phase(phases: tuple[Phase, ...], now: int, share: float, char: float, s
 
 def learning_rate(peak: float, step: int, share: float, warm_up: int = 150) -> float:
     """Short warm-up, flat, linear decay over the last third."""
-    return peak * min(1.0, (step + 1) / warm_up) * (1.0 if share < 2 / 3 else max(0.01, (1 - share) * 3))
+    return peak * min(1.0, (step + 1) / warm_up) * min(1.0, max(0.01, (1 - share) / (1 - DECAYS)))
 
 
 class ActiveClock:

@@ -1,4 +1,4 @@
-"""The plain data of one training picture, and the names its labels point to.
+"""The plain data of one training picture, the names its labels point to, and how a sentence begins and goes on.
 
 Owns no drawing: scenes fill these, the trainer and the contact sheet read them.
 """
@@ -32,6 +32,16 @@ COLORS = (
     "black", "white", "red", "green", "blue", "yellow", "orange", "purple", "pink", "brown", "gray", "cyan",
 )  # fmt: skip
 POSITIONS = ("top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right")
+
+
+def capital(text: str) -> str:
+    """With a large first letter, as a sentence begins."""
+    return text[0].upper() + text[1:]
+
+
+def small(text: str) -> str:
+    """With a small first letter, as a sentence goes on."""
+    return text[0].lower() + text[1:]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import lru_cache
 from random import Random
 
+from recipes.data.labels import small
 from recipes.data.words import WordBook
 
 MORE: dict[str, str] = {
@@ -199,5 +200,5 @@ def beyond(rng: Random) -> str:
 def dressed(rng: Random, question: str) -> str:
     """The question with words before or after it that change nothing."""
     if rng.random() < 0.6:
-        return rng.choice(_BEFORE).format(question[0].lower() + question[1:])
+        return rng.choice(_BEFORE).format(small(question))
     return rng.choice(_AFTER).format(question[:-1]) + question[-1]

@@ -11,7 +11,7 @@ from functools import lru_cache
 from random import Random
 from typing import NamedTuple
 
-from recipes.data.labels import Split
+from recipes.data.labels import Split, small
 from recipes.data.more_phrases import BEYOND_HELD_OUT, beyond, dressed, extra
 from recipes.data.turns import held_out_turns
 
@@ -353,7 +353,7 @@ def ask(rng: Random, split: Split, kind: str, **blanks: str) -> str:
         dress = dressed(rng, question)
         question = question if bare(dress) in _held_out() else dress
     if "'" not in template and rng.random() < 0.1:
-        question = question[0].lower() + question[1:] if rng.random() < 0.6 else question
+        question = small(question) if rng.random() < 0.6 else question
         question = question[:-1] if question[-1] in ".?" and rng.random() < 0.6 else question
     return question
 
@@ -378,7 +378,7 @@ def answer(kind: str, **blanks: object) -> str:
 
 def concluded(kind: str, verdict: str, **blanks: object) -> str:
     """What is seen, and after a colon what follows: a small model that looks aloud first is right more often."""
-    return answer(kind, verdict=verdict[0].lower() + verdict[1:], **blanks)
+    return answer(kind, verdict=small(verdict), **blanks)
 
 
 def quoted(text: str) -> str:

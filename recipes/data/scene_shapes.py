@@ -10,7 +10,7 @@ from random import Random
 from recipes.data.canvas import Canvas
 from recipes.data.colors import article
 from recipes.data.grounds import Ground, held_out_pair, pick_ink
-from recipes.data.labels import COLORS, QA, SHAPES, SIDE, Split
+from recipes.data.labels import COLORS, QA, SHAPES, SIDE, Split, capital, small
 from recipes.data.phrases import answer, ask, concluded
 from recipes.data.shapes import (
     asked_pair,
@@ -186,12 +186,7 @@ def _told(things: list[str], verdict: str) -> str:
     only that. One among several is found by going through them, and said by saying its words again."""
     if len(things) == 1:
         return verdict
-    text = concluded("listed", verdict, list=listed(things))
-    return text[0].upper() + text[1:]
-
-
-def _lower(text: str) -> str:
-    return text[0].lower() + text[1:]
+    return capital(concluded("listed", verdict, list=listed(things)))
 
 
 def _placed(items: list[Item], verdict: str, *asked: Item) -> str:
@@ -298,8 +293,8 @@ def _relation(rng: Random, split: Split, items: list[Item]) -> QA | None:
         one, other = _name_of(a, items), _name_of(b, items)
         verdict = answer(f"relation_{'yes' if truth else 'no'}", one=one, other=other, relation=relation)
         pair = [answer("where", thing=name, at=at(i.place)) for name, i in ((one, a), (other, b))]
-        found = concluded("listed", verdict, list=listed([_lower(text)[:-1] for text in pair]))
-        text = asked_pair(f"The {one}", f"the {other}") + _lower(_placed(items, found, a, b))
+        found = concluded("listed", verdict, list=listed([small(text)[:-1] for text in pair]))
+        text = asked_pair(f"The {one}", f"the {other}") + small(_placed(items, found, a, b))
         question = ask(rng, split, "relation", one=str(one), other=str(other), relation=relation)
         return QA(question, text, "relation", "yes" if truth else "no")
     return None

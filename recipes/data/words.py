@@ -7,7 +7,7 @@ from pathlib import Path
 from random import Random
 
 from recipes.data.fonts import held_out_name
-from recipes.data.labels import Split
+from recipes.data.labels import Split, capital
 
 NEVER_TRAIN = ("vita",)  # the shipped wordmark must be read, not remembered
 LONGEST = 10
@@ -164,4 +164,4 @@ def _cased(word: str, case: int, first: bool) -> str:
         return word.upper()
     if case == 1 or (case == 3 and not first):
         return word
-    return word[0].upper() + word[1:]
+    return capital(word)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
 from random import Random
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from recipes.data import QA, Split, render_sample
 from recipes.data.clips import render_clip
+from recipes.data.labels import capital, small
 from recipes.data.scene_other import talk_only
 from recipes.feed import Batch, build_batch
 from recipes.model import LETTERS
@@ -42,7 +44,12 @@ WIDE = 0.2  # of the pictures are cut into tiles
 WIDEST_BLOT, LONGEST_BLOT = 14, 8  # bands and frames
 TOGETHER = 8  # sounds of like length that are padded to the longest of them
 BESIDE = CURRICULUM[-1:]  # the pictures that are shown between sounds
+SEEN_BESIDE = 2  # batches of them: reading is what gets lost first
 SPOKEN_OF_CLIP = 0.4  # of the clips come with a spoken question
+
+
+# Written down only; or answered, where nothing is seen and nothing typed stands beside; or everything there is.
+Mix = Literal["hearing", "alone", "everything"]
 
 
 @dataclass(frozen=True)
@@ -107,7 +114,7 @@ class SpeechBatch:
         tiles: uint8 `[tiles, S, S, 3]`, frames that stand still only once.
         shown: int64, the tiles that the rows take, in order.
         rows: one for each sample, short ones apart from long ones; none while only hearing is taught.
-        pictures: what keeps sight and reading; none while only hearing is taught.
+        pictures: what keeps sight and reading; none unless everything is taught.
         next_index: the first sample number after this batch.
     """
 
@@ -116,7 +123,7 @@ class SpeechBatch:
     tiles: Tensor
     shown: Tensor
     rows: tuple[RowBatch, ...]
-    pictures: Batch | None
+    pictures: tuple[Batch, ...]
     next_index: int
 
 
@@ -142,23 +149,23 @@ def restated(question: str, answer: str) -> str:
     The answer can then look for the question's words in what was written, as it does for a typed one; and who asked
     sees what was understood.
     """
-    asked = question[0].upper() + question[1:]
+    asked = capital(question)
     return f"{SPOKEN_MARK}{asked if asked[-1] in '.?!' else asked + '?'}\n{answer}"
 
 
 def repeated(text: str) -> str:
     """What is said of a sentence to be written down. It begins in small letters: a word is one token only inside a
     sentence, and to spell the first one was where the rest got lost."""
-    return HEARD + (text if text.startswith("I ") else text[0].lower() + text[1:])
+    return HEARD + (text if text.startswith("I ") else small(text))
 
 
-def draw(index: int, split: Split, seed: int, answers: bool) -> Said:
+def draw(index: int, split: Split, seed: int, mix: Mix) -> Said:
     """Number `index` of the mix: heard only, or to be answered."""
-    rng = Random(f"{seed}/{split}/said/{index}/{answers}")
-    if not answers:
+    rng = Random(f"{seed}/{split}/said/{index}/{mix}")
+    if mix == "hearing":
         text = sentence_to_repeat(rng) if rng.random() < 0.45 else question(rng, split)
         return Said(say(text, split, rng), "", "", None)
-    lot = rng.random()
+    lot = rng.uniform(CLIPS + PICTURES, 1) if mix == "alone" else rng.random()
     if lot < CLIPS:
         return _clip(index, split, seed, rng)
     if lot < CLIPS + PICTURES:
@@ -179,8 +186,8 @@ def draw(index: int, split: Split, seed: int, answers: bool) -> Said:
     sound = render_utterance(index, split, seed)
     if sound.kind == "repeat":
         return Said(sound, ask_to_repeat(rng, split), SPOKEN_MARK + repeated(sound.text), None)
-    picture = render_sample(index, split, "mix", seed + 2).picture if rng.random() < 0.5 else None
-    return Said(sound, "", NO_ANSWER, picture)
+    seen = mix != "alone" and rng.random() < 0.5
+    return Said(sound, "", NO_ANSWER, render_sample(index, split, "mix", seed + 2).picture if seen else None)
 
 
 def _clip(index: int, split: Split, seed: int, rng: Random) -> Said:
@@ -224,10 +231,11 @@ class SpeechPacker:
 
 
 def build_speech_batch(
-    packer: SpeechPacker, first: int, size: int, seed: int, answers: bool, split: Split = "train"
+    packer: SpeechPacker, first: int, size: int, seed: int, mix: Mix, split: Split = "train"
 ) -> SpeechBatch:
     """The batch that begins with sample `first`."""
-    everything = [draw(index, split, seed, answers) for index in range(first, first + size)]
+    answers = mix != "hearing"
+    everything = [draw(index, split, seed, mix) for index in range(first, first + size)]
     heard = [(said, None if said.sound is None else bank_of(said.sound.samples)) for said in everything]
     rows: list[Row] = []
     if answers:
@@ -256,7 +264,10 @@ def build_speech_batch(
         tiles=torch.from_numpy(np.stack(tiles)) if tiles else torch.zeros(0, 224, 224, 3, dtype=torch.uint8),
         shown=torch.tensor(shown, dtype=torch.long),
         rows=collate_alike(rows),
-        pictures=build_batch(packer.packer, BESIDE, 0, first, size, seed + 3, split) if answers else None,
+        pictures=tuple(
+            build_batch(packer.packer, BESIDE, 0, first, size, seed + 3 + k, split)
+            for k in range(SEEN_BESIDE if mix == "everything" else 0)
+        ),
         next_index=first + size,
     )
 

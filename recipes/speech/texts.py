@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from random import Random
 
-from recipes.data.labels import COLORS, POSITIONS, QA, SHAPES, Split
+from recipes.data.labels import COLORS, POSITIONS, QA, SHAPES, Split, capital
 from recipes.data.phrases import QUESTIONS, ask
 from recipes.data.shapes import at, plural
 
@@ -47,6 +47,25 @@ _WHEN = (
 _PEOPLE = (
     "my sister", "the teacher", "our neighbour", "the boss", "grandmother", "the driver", "your brother", "he", "she",
 )  # fmt: skip
+_GREETING = (
+    "Good morning", "Welcome back", "Goodbye", "Good evening", "Bye for now", "See you", "Cheers",
+)  # fmt: skip
+_WISH = ("take care", "have a nice trip", "get well soon", "enjoy your meal", "drive safely", "dream of me")
+_ORDER = (
+    "Stand up", "Be quiet", "Wake up", "Go to bed", "Close the door", "Turn the music down", "Brush your teeth",
+    "Put on your shoes", "Wash your hands", "Come inside", "Hold my bag", "Give it back", "Do not run", "Stay here",
+)  # fmt: skip
+_FEEL = ("think", "know", "hope", "heard", "believe", "guess", "forgot", "never knew", "am afraid", "am sure")
+_DOES = (
+    "works too much", "is on holiday", "wants some tea", "cannot come", "lives abroad", "will call back",
+    "has a cold", "is asleep", "needs our help", "plays the piano", "missed the bus", "paid already", "comes home",
+    "is very angry",
+)  # fmt: skip
+_WHERE = ("in the kitchen", "under the bed", "at the office", "in the garden", "at the corner", "upstairs", "at home")
+_TIME = ("for an hour", "since noon", "all day", "for two weeks", "the whole summer", "since last winter")
+_GONE = ("is broken again", "got wet", "costs too much", "is ready", "was stolen", "smells strange", "is almost empty")
+_KIN = ("father", "aunt", "cousin", "wife", "husband", "daughter", "son", "boss", "friend Lucy")
+_VEHICLE = ("bus", "taxi", "train", "ferry", "tram", "lift")
 _TALK = (
     "{name}, can you {do} {goods} {when}?", "Did you {do} {goods} {when}?", "Do not {do} {goods} again, {name}.",
     "{people} wants to {do} {goods} {when}.", "I have to {do} {goods} {when}.", "We will see you {when}, {name}.",
@@ -54,6 +73,13 @@ _TALK = (
     "{name}, where did you put {goods}?", "I never said that {people} should {do} {goods}.", "Happy birthday, {name}.",
     "{people} called about {goods} {when}.", "The shop opens {when}.", "{name}, {people} is waiting for you.",
     "How much did you pay for {goods}?", "Sorry, I was late {when}.", "{people} has been sick since Monday.",
+    "Where is {people}? I have been waiting {time}.", "{greeting}, {name}.", "{greeting}, {name}, {wish}.",
+    "{order}, {name}.", "{order}, please.", "{order} {when}.", "I {feel} that {people} {does}.",
+    "I know what you mean.", "Is {goods} still {where}?", "Somebody left {goods} {where}.", "{goods} {gone}.",
+    "Nobody {does}, {name}.", "{people} {does} {time}.", "{people} {does} {when}, I {feel}.", "We need {goods} {when}.",
+    "My {kin} {does} {when}.", "Are you coming {when}?", "Do you think that {people} {does}?",
+    "{order} or we will be late.", "The {vehicle} stops {where}.", "Your {vehicle} is here, {name}.",
+    "The {vehicle} was late again {when}.",
 )  # fmt: skip
 
 
@@ -82,7 +108,7 @@ def sentence_to_repeat(rng: Random) -> str:
         return _statement(rng)
     words = _everyday() if draw < 0.8 else [*_everyday(), *COLORS, *SHAPES]
     said = " ".join(rng.choice(words) for _ in range(rng.randint(2, 6)))
-    return said[0].upper() + said[1:] + "."
+    return capital(said) + "."
 
 
 def _statement(rng: Random) -> str:
@@ -106,9 +132,13 @@ def not_for_the_model(rng: Random, split: Split) -> str:
         return rng.choice(_OTHERS_HELD_OUT)
     if rng.random() < 0.3:
         return rng.choice(_OTHERS)
-    blanks = {"name": _NAMES, "do": _DO, "goods": _GOODS, "when": _WHEN, "people": _PEOPLE}
+    blanks = {
+        "name": _NAMES, "do": _DO, "goods": _GOODS, "when": _WHEN, "people": _PEOPLE, "greeting": _GREETING,
+        "wish": _WISH, "order": _ORDER, "feel": _FEEL, "does": _DOES, "where": _WHERE, "time": _TIME,
+        "gone": _GONE, "kin": _KIN, "vehicle": _VEHICLE,
+    }  # fmt: skip
     said = rng.choice(_TALK).format(**{blank: rng.choice(words) for blank, words in blanks.items()})
-    return said[0].upper() + said[1:]
+    return capital(said)
 
 
 def ask_to_repeat(rng: Random, split: Split) -> str:

@@ -1,8 +1,8 @@
 """Teaches a model that sees to hear and to watch: `python -m recipes.speech.train --minutes 120 --out runs/speech`.
 
 Owns the run: first the audio encoder alone writes down what is said (CTC), then everything is taught together, a batch
-of sounds and clips and a batch of pictures in turn. Starts from the shipped checkpoint. A killed run goes on with
-`--resume`.
+of sounds and clips, batches of pictures and, if wanted, of sounds rehearsed (`recipes.speech.rehearsal`) in turn.
+Starts from the shipped checkpoint. A killed run goes on with `--resume`.
 """
 
 from __future__ import annotations
@@ -10,24 +10,37 @@ from __future__ import annotations
 import argparse
 import ctypes
 import multiprocessing
+import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from recipes import steps
-from recipes.checkpoint import FILE, Progress, hears, load_weights, read_shipped, read_state, restore, save_state
+from recipes.checkpoint import EARS, FILE, Progress, hears, load_weights, read_shipped, read_state, restore, save_state
 from recipes.export import TOKENIZER_FILES
 from recipes.model import MOST_WORDS, PARTS, Heard, Learner, ctc_loss, sizes
 from recipes.pack import IGNORE, ROWS_PER_TILE, Packer
-from recipes.schedule import ActiveClock, learning_rate
+from recipes.schedule import DECAYS, ActiveClock, learning_rate
 from recipes.senses import word_errors
-from recipes.speech.rows import BESIDE, Sounds, SpeechBatch, SpeechPacker, bank_of, build_speech_batch, draw, statistics
+from recipes.speech.rehearsal import A_STEP, Rehearsal
+from recipes.speech.rows import (
+    BESIDE,
+    Mix,
+    Sounds,
+    SpeechBatch,
+    SpeechPacker,
+    bank_of,
+    build_speech_batch,
+    draw,
+    statistics,
+)
 from recipes.steps import answers_loss, apply, half
 from recipes.tiles import normalise
 from recipes.train import Log
@@ -37,10 +50,11 @@ from vita.weights.find import DEFAULT
 HEARING_UNTIL = 0.4  # share of the budget with CTC alone
 CTC_BESIDE = 0.3  # its weight once answers are taught
 # What is trained at which share of the rate: what sees and answers knows its trade already.
-RATES = {("audio", "adapter", "ctc", "words", "places"): 1.0, ("vision", "projector", "dense"): 0.5, ("decoder",): 0.8}
+RATES = {EARS: 1.0, ("vision.", "projector.", "dense."): 0.5, ("decoder.",): 0.8}
 LOG_SECONDS, SAVE_SECONDS, CHECK_SECONDS = 20.0, 180.0, 300.0
 STATISTICS_FROM = 200  # sounds
 CPU = torch.device("cpu")
+RECORDED, APART = 16, 7  # sounds to rehearse in one batch; their seed's distance from the others'
 COMMAND = "python -m recipes.speech.train"
 
 
@@ -60,12 +74,12 @@ class Options:
     preset: str = "hearing"
     hearing_until: float = HEARING_UNTIL
     warm_up: int = 200
+    rehearse: int = 0
 
 
 def losses(model: Learner, batch: SpeechBatch) -> tuple[Tensor, dict[str, float]]:
     """CTC of letters, words and their numbers alone, or with the answers once the batch has rows."""
-    sounds = [model.hear(group.banks, group.frames) for group in batch.sounds]
-    pairs = list(zip(sounds, batch.sounds, strict=True))
+    pairs = heard_sounds(model, batch)
     letters = _mean([(ctc_loss(h.letters, h.mask, g.letters, g.spelled), g.spelled) for h, g in pairs])
     words = _mean([(ctc_loss(h.words, h.mask, g.words, g.worded), g.worded) for h, g in pairs])
     # While answers are not taught, what says a word stays as it is: rows come to it, not it to the rows.
@@ -79,11 +93,20 @@ def losses(model: Learner, batch: SpeechBatch) -> tuple[Tensor, dict[str, float]
     if len(batch.tiles):
         with torch.no_grad():
             seen = model.rows(model.patches(normalise(batch.tiles)))[batch.shown]
+    part, share = answers_loss(model, batch.rows, seen, in_rows(model, batch, pairs))
+    return part + CTC_BESIDE * written, measured | {"answer": part.item(), "token": share}
+
+
+def heard_sounds(model: Learner, batch: SpeechBatch) -> list[tuple[Heard, Sounds]]:
+    """What the ears make of each group of sounds."""
+    return [(model.hear(group.banks, group.frames), group) for group in batch.sounds]
+
+
+def in_rows(model: Learner, batch: SpeechBatch, pairs: Sequence[tuple[Heard, Sounds]]) -> Tensor:
+    """What the decoder hears, in the order of the batch's rows: `[tokens, H]`."""
     heard = [rows for h, g in pairs for rows in model.heard(h, g.frames)]
     none = torch.zeros(0, model.size.decoder.hidden_size)
-    inner = torch.cat([none, *(heard[k] for k in batch.place.tolist())])
-    part, share = answers_loss(model, batch.rows, seen, inner)
-    return part + CTC_BESIDE * written, measured | {"answer": part.item(), "token": share}
+    return torch.cat([none, *(heard[k] for k in batch.place.tolist())])
 
 
 def numbers(logits: Tensor, mask: Tensor, words: Tensor, worded: Tensor) -> Tensor:
@@ -145,6 +168,8 @@ def word_errors_of(model: Learner, batch: SpeechBatch) -> float:
 
 
 class _Stream(IterableDataset[SpeechBatch]):
+    """Everything, or what is only heard, without end."""
+
     def __init__(self, run: Run, first: int) -> None:
         self.tokenizer, self.answers = run.folder, run.answers
         self.size, self.seed, self.first = run.options.batch, run.options.seed, first
@@ -153,9 +178,28 @@ class _Stream(IterableDataset[SpeechBatch]):
         torch.set_num_threads(1)
         packer, first = SpeechPacker(Packer(Tokenizer.load(self.tokenizer))), self.first
         while True:
-            batch = build_speech_batch(packer, first, self.size, self.seed, bool(self.answers.value))
+            batch = build_speech_batch(packer, first, self.size, self.seed, mix_of(self.answers.value))
             first = batch.next_index
             yield batch
+
+
+class _Alone(Dataset[SpeechBatch]):
+    """Sounds to be rehearsed, by number."""
+
+    def __init__(self, run: Run) -> None:
+        self.packer = SpeechPacker(Packer(Tokenizer.load(run.folder)))
+        self.seed, self.count = run.options.seed + APART, run.options.rehearse
+
+    def __len__(self) -> int:
+        return -(-self.count // RECORDED)
+
+    def __getitem__(self, number: int) -> SpeechBatch:
+        return build_speech_batch(self.packer, number * RECORDED, RECORDED, self.seed, "alone")
+
+
+def mix_of(answers: int) -> Mix:
+    """What a batch is drawn from."""
+    return "everything" if answers else "hearing"
 
 
 class Run:
@@ -179,10 +223,11 @@ class Run:
             self.progress = restore(read_state(options.out), self.model, self.optimizer)
         self.answers = multiprocessing.Value(ctypes.c_int, 0, lock=False)
         self.log = Log(options.out)
+        self.rehearsal = Rehearsal()
 
     def _measure(self) -> None:
         """The statistics that normalise every filterbank."""
-        sounds = [draw(k, "train", 0, answers=False).sound for k in range(STATISTICS_FROM)]
+        sounds = [draw(k, "train", 0, "hearing").sound for k in range(STATISTICS_FROM)]
         banks = [bank_of(sound.samples) for sound in sounds if sound is not None]
         self.model.audio.cmvn_mean.data, self.model.audio.cmvn_istd.data = statistics(banks)
 
@@ -190,12 +235,8 @@ class Run:
         groups = []
         for parts, factor in RATES.items():
             for matrices in (True, False):
-                chosen = [
-                    p
-                    for part in parts
-                    for n, p in getattr(self.model, part).named_parameters()
-                    if (p.dim() > 1) == matrices and not n.startswith("cmvn_")
-                ]
+                named = [(n, p) for n, p in self.model.named_parameters() if n.startswith(parts) and "cmvn_" not in n]
+                chosen = [p for _, p in named if (p.dim() > 1) == matrices]
                 groups.append({"params": chosen, "weight_decay": 0.03 if matrices else 0.0, "factor": factor})
         return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), fused=True)
 
@@ -205,6 +246,15 @@ class Run:
         if self.options.worker:
             yield from DataLoader(stream, batch_size=None, num_workers=1, prefetch_factor=6)
         yield from stream
+
+    @torch.no_grad()
+    def record(self) -> None:
+        """Hears what is to be rehearsed, as it is heard when answers begin to be taught."""
+        workers = os.cpu_count() or 1 if self.options.worker else 0
+        for batch in DataLoader(_Alone(self), batch_size=None, num_workers=workers):
+            with half(CPU):
+                self.rehearsal.remember(batch.rows, in_rows(self.model, batch, heard_sounds(self.model, batch)))
+        print(f"{self.options.rehearse} sounds to rehearse", flush=True)
 
     def train(self) -> Learner:
         """Until the budget is spent."""
@@ -216,6 +266,9 @@ class Run:
             if share >= 1 or self.progress.step == self.options.steps:
                 break
             self._answering(share)
+            if self._rehearses(share) and not self.rehearsal.groups:
+                self.record()
+                clock.skip()
             self._step(batch, share)
             old = self.progress
             self.progress = Progress(old.step + 1, batch.next_index, clock.spent, old.phase, old.since)
@@ -246,11 +299,20 @@ class Run:
             loss, measured = losses(self.model, batch)
         measured["norm"] = apply(self.model, self.optimizer, loss, rate)
         self.log.add(measured, self.options.batch)
-        if batch.pictures is not None:
+        for pictures in batch.pictures:
             with half(CPU):
-                loss, measured = steps.losses(self.model, batch.pictures, BESIDE[0].dense, CPU)
+                loss, measured = steps.losses(self.model, pictures, BESIDE[0].dense, CPU)
             measured["norm"] = apply(self.model, self.optimizer, loss, rate)
             self.log.add({f"typed {key}": value for key, value in measured.items()}, self.options.batch)
+        for number in range(A_STEP if self._rehearses(share) else 0):
+            with half(CPU):
+                loss, measured = self.rehearsal.losses(self.model, Random(f"{self.progress.step}/{number}"))
+            apply(self.model, self.optimizer, loss, rate)
+            self.log.add(measured, 0)
+
+    def _rehearses(self, share: float) -> bool:
+        """Not to the end: the ears go on learning, and what was recorded is then no longer what they say."""
+        return bool(self.options.rehearse and self.progress.phase) and share < DECAYS
 
     @torch.inference_mode()
     def check(self, share: float) -> dict[str, float]:
@@ -258,12 +320,12 @@ class Run:
         packer = SpeechPacker(Packer(Tokenizer.load(self.folder)))
         totals: dict[str, float] = {}
         for k in range(3):
-            batch = build_speech_batch(packer, k * 16, 16, 77, bool(self.answers.value), "heldout")
+            batch = build_speech_batch(packer, k * 16, 16, 77, mix_of(self.answers.value), "heldout")
             with half(CPU):
                 measured = losses(self.model, batch)[1]
                 measured["word errors"] = word_errors_of(self.model, batch)
-                if batch.pictures is not None:
-                    typed = steps.losses(self.model, batch.pictures, BESIDE[0].dense, CPU)[1]
+                for pictures in batch.pictures[:1]:
+                    typed = steps.losses(self.model, pictures, BESIDE[0].dense, CPU)[1]
                     measured |= {f"typed {key}": value for key, value in typed.items()}
             totals = {key: totals.get(key, 0.0) + value / 3 for key, value in measured.items()}
         self.log.write("heldout", {"share": round(share, 4), **totals})
@@ -285,6 +347,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="stop after so many steps")
     parser.add_argument("--hearing-until", type=float, default=HEARING_UNTIL, help="share of the time with CTC alone")
     parser.add_argument("--warm-up", type=int, default=200, help="steps to the highest rate")
+    parser.add_argument(
+        "--rehearse", type=int, default=0, help="sounds heard first, for the decoder to read again and again"
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the folder's state")
     run = Run(Options(**vars(parser.parse_args())))
     print({part: sum(p.numel() for p in getattr(run.model, part).parameters()) for part in PARTS}, flush=True)

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,11 +14,12 @@ import torch
 from recipes.model import AROUND, LETTERS, Learner, sizes
 from recipes.pack import ROWS_PER_TILE, Packer
 from recipes.speech.espeak import MissingSpeechEngine, espeak
+from recipes.speech.rehearsal import Rehearsal
 from recipes.speech.room import add_noise, reverberate
-from recipes.speech.rows import Said, SpeechPacker, bank_of, build_speech_batch, spell, statistics, worded
+from recipes.speech.rows import Mix, Said, SpeechPacker, bank_of, build_speech_batch, spell, statistics, worded
 from recipes.speech.sample import Utterance, render_utterance
 from recipes.speech.texts import question, spoken
-from recipes.speech.train import Options, Run, losses, numbers, word_errors_of
+from recipes.speech.train import Options, Run, heard_sounds, in_rows, losses, numbers, word_errors_of
 from recipes.speech.voices import TIMBRES, held_out_timbre, pick_voice
 from recipes.steps import apply
 from recipes.tokenizer import build_tokenizer, heard_words
@@ -126,10 +128,11 @@ class TestSounds:
         assert (first.text, first.kind) == (again.text, again.kind)
         assert abs(len(first.samples) - len(again.samples)) < 100  # the synthesiser rounds its pauses
 
-    @pytest.mark.parametrize("answers", [False, True])
-    def test_batches_fit_together(self, packer: SpeechPacker, answers: bool) -> None:
-        batch = build_speech_batch(packer, 0, 12, 1, answers)
-        assert bool(batch.rows) == answers == (batch.pictures is not None)
+    @pytest.mark.parametrize("mix", get_args(Mix))
+    def test_batches_fit_together(self, packer: SpeechPacker, mix: Mix) -> None:
+        batch = build_speech_batch(packer, 0, 12, 1, mix)
+        assert bool(batch.rows) == (mix != "hearing")
+        assert bool(batch.pictures) == bool(len(batch.tiles)) == (mix == "everything")
         for sounds in batch.sounds:
             assert len(sounds.letters) == sounds.spelled.sum() and len(sounds.words) == sounds.worded.sum()
             assert sounds.banks.shape[:2] == (len(sounds.frames), sounds.frames.max())
@@ -154,7 +157,7 @@ class TestSounds:
 
     def test_the_ears_learn_to_write_down_a_few_sentences(self, packer: SpeechPacker, learner: Learner) -> None:
         """Six sounds again and again, by the trainer's own steps: most of their words are written down."""
-        batch = build_speech_batch(packer, 0, 6, 1, False)
+        batch = build_speech_batch(packer, 0, 6, 1, "hearing")
         optimizer = torch.optim.AdamW([p for p in learner.parameters() if p.requires_grad], lr=0.0)
         for _ in range(160):
             loss, measured = losses(learner, batch)
@@ -162,7 +165,7 @@ class TestSounds:
         assert word_errors_of(learner, batch) < 0.4, measured
 
     def test_the_learner_hears_as_the_engine_does(self, packer: SpeechPacker, learner: Learner) -> None:
-        for sounds in build_speech_batch(packer, 0, 10, 1, False).sounds:
+        for sounds in build_speech_batch(packer, 0, 10, 1, "hearing").sounds:
             heard = learner.hear(sounds.banks, sounds.frames)
             encoded, mask = learner.audio(sounds.banks, sounds.frames)
             torch.testing.assert_close(heard.encoded, encoded)
@@ -188,13 +191,31 @@ class TestSounds:
         assert apart < 0.3 * moved, "the synthesiser does not repeat itself to the bit, the run does as far as it can"
 
     def test_answers_teach_ears_and_decoder_but_not_the_eyes(self, packer: SpeechPacker, learner: Learner) -> None:
-        batch = build_speech_batch(packer, 0, 12, 1, True)
+        batch = build_speech_batch(packer, 0, 12, 1, "everything")
         assert len(batch.tiles) and len(batch.sounds) > 1
         loss, measured = losses(learner, batch)
         loss.backward()
         assert {"letters", "words", "answer"} <= measured.keys()
         taught = {name.partition(".")[0] for name, p in learner.named_parameters() if p.grad is not None}
         assert taught - {"places"} == {"audio", "adapter", "ctc", "words", "decoder"}
+
+    def test_what_was_heard_once_is_rehearsed_by_the_decoder_alone(
+        self, packer: SpeechPacker, learner: Learner
+    ) -> None:
+        """The answers to a few recorded sounds are learnt, though nobody hears them again."""
+        rehearsal = Rehearsal()
+        with torch.no_grad():
+            for first in (0, 6):
+                batch = build_speech_batch(packer, first, 6, 1, "alone")
+                rehearsal.remember(batch.rows, in_rows(learner, batch, heard_sounds(learner, batch)))
+        fixed = {n: p.clone() for n, p in learner.named_parameters() if not n.startswith("decoder.")}
+        optimizer = torch.optim.AdamW([p for p in learner.parameters() if p.requires_grad], lr=0.0, weight_decay=0.0)
+        first_loss, _ = rehearsal.losses(learner, Random(0))
+        for step in range(60):
+            loss, measured = rehearsal.losses(learner, Random(step))
+            apply(learner, optimizer, loss, 3e-3)
+        assert loss < 0.3 * first_loss and measured["rehearsed token"] > 0.7
+        assert all(torch.equal(p, fixed[n]) for n, p in learner.named_parameters() if n in fixed)
 
 
 def test_frames_look_at_their_neighbours_from_the_start() -> None:

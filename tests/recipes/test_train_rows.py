@@ -121,12 +121,13 @@ def test_padding_changes_no_loss(packer: Packer) -> None:
     torch.testing.assert_close(both, expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["open", "causal", "mask"])
+@pytest.mark.parametrize("kind", ["open", "causal", "causal, after others", "mask"])
 def test_plain_attention_is_the_engines(kind: str) -> None:
     torch.manual_seed(0)
-    q, k, v = torch.randn(2, 6, 9, 8), torch.randn(2, 2, 9, 8), torch.randn(2, 2, 9, 8)
+    queries = 3 if kind == "causal, after others" else 9
+    q, k, v = torch.randn(2, 6, queries, 8), torch.randn(2, 2, 9, 8), torch.randn(2, 2, 9, 8)
     mask = (torch.rand(2, 1, 9, 9) > 0.4) | torch.eye(9, dtype=torch.bool) if kind == "mask" else None
-    causal = kind == "causal"
+    causal = kind.startswith("causal")
     mine, theirs = plain_attend(q, k, v, mask=mask, causal=causal), attend(q, k, v, mask=mask, causal=causal)
     torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
 
