@@ -113,8 +113,6 @@ class Together:
     Products with weights see all rows at once; attention sees each row with its own cache.
     """
 
-    length = 0  # a step has one new position a row, so no mask is needed that would ask for it
-
     def __init__(self, caches: Sequence[KVCache]) -> None:
         self.caches = caches
 

@@ -81,8 +81,9 @@ def _held(module: nn.Module, dtype: torch.dtype) -> int:
 
 
 def _prefill_bytes(config: VitaConfig, vocab_size: int, context: int, width: int, *, rounded: bool) -> int:
-    """Activations of the largest piece of a prompt: three of the MLP's width live together, and some of the block's;
-    the next token's logits in two formats; a block of widened weights."""
+    """Activations of the largest piece of a prompt: up to three of the MLP's width live together (two where our own
+    kernel makes the gate), and some of the block's; the next token's logits in two formats; a block of widened weights.
+    """
     d = config.decoder
     rows = min(context, PREFILL_CHUNK)
     return (

@@ -74,7 +74,8 @@ static inline void transpose(const __m512i *rows, uint16_t *out, int64_t stride)
             b[4 * k + 2 * j + 1] = _mm512_unpackhi_epi64(a[4 * k + j], a[4 * k + 2 + j]);
         }
     for (int j = 0; j < 4; j++) {
-        const __m512i low = _mm512_shuffle_i32x4(b[j], b[4 + j], 0x88), high = _mm512_shuffle_i32x4(b[j], b[4 + j], 0xDD);
+        const __m512i low = _mm512_shuffle_i32x4(b[j], b[4 + j], 0x88);
+        const __m512i high = _mm512_shuffle_i32x4(b[j], b[4 + j], 0xDD);
         const __m512i low2 = _mm512_shuffle_i32x4(b[8 + j], b[12 + j], 0x88);
         const __m512i high2 = _mm512_shuffle_i32x4(b[8 + j], b[12 + j], 0xDD);
         _mm512_storeu_si512(out + j * stride, _mm512_shuffle_i32x4(low, low2, 0x88));
@@ -145,9 +146,9 @@ static void block(const uint16_t *q, int64_t q_stride, const uint16_t *k, const 
                 continue;
             }
             const float again = weigh(scores + r * KEYS, weights + r * KEYS, seen, wide, unit, largest + r, total + r);
-            if (again != 1.0f)
-                for (int64_t j = 0; j < d; j += 16)
-                    _mm512_storeu_ps(sums + r * d + j, _mm512_mul_ps(_mm512_loadu_ps(sums + r * d + j), _mm512_set1_ps(again)));
+            const __m512 factor = _mm512_set1_ps(again);
+            for (float *at = sums + r * d; again != 1.0f && at < sums + (r + 1) * d; at += 16)
+                _mm512_storeu_ps(at, _mm512_mul_ps(_mm512_loadu_ps(at), factor));
         }
         for (int64_t column = 0; column < d; column += PANEL)
             for (int64_t r = 0; r < rows; r += TILE)

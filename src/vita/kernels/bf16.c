@@ -10,7 +10,7 @@
 #include <immintrin.h>
 #endif
 
-#define AHEAD 2048/* bytes asked for before they are needed */
+#define AHEAD 2048 /* bytes asked for before they are needed */
 
 /* One weight row times x, summed in float32. */
 static float dot(const uint16_t *w, const uint16_t *x, int64_t n_in) {

@@ -22,9 +22,8 @@ import torch
 from torch import Tensor
 
 log = logging.getLogger("vita")
-SOURCES = tuple(
-    Path(__file__).with_name(f"{name}.c") for name in ("bf16", "int8", "int4", "int4_rows", "attention", "norm", "silu")
-)
+_NAMES = ("bf16", "bf16_rows", "int8", "int4", "int4_rows", "attention", "norm", "silu")
+SOURCES = tuple(Path(__file__).with_name(f"{name}.c") for name in _NAMES)
 HEADERS = tuple(Path(__file__).with_name(name) for name in ("floats.h", "int4.h", "power.h"))
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
 COMPILERS = ("cc", "gcc", "clang")
@@ -36,7 +35,10 @@ SECONDS = 60  # a compiler that takes longer hangs
 
 
 class Kernels:
-    """The compiled functions, on contiguous CPU tensors."""
+    """The compiled functions, on CPU tensors: contiguous ones, where nothing else is said.
+
+    What a processor has no instructions for, or something faster, is "not there": its method says so.
+    """
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
@@ -46,6 +48,15 @@ class Kernels:
         out = torch.empty(1, weight.shape[0], dtype=torch.bfloat16)
         call = self._library.vita_bf16_row
         call(_at(weight), _at(x), _at(bias), _at(out), _size(weight.shape[0]), _size(weight.shape[1]))
+        return out
+
+    def bf16_rows(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
+        """The same of a few rows; None where PyTorch's product is faster."""
+        if not self._library.vita_bf16_has_rows():
+            return None
+        out = torch.empty(len(x), weight.shape[0], dtype=torch.bfloat16)
+        sizes = _size(len(x)), _size(weight.shape[0]), _size(weight.shape[1])
+        self._library.vita_bf16_rows(_at(weight), _at(x), _at(bias), _at(out), *sizes)
         return out
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -89,12 +100,12 @@ class Kernels:
             bias: `[out]` in the dtype of x, or None.
         """
         (rows, width), channels = x.shape, weight.shape[0]
-        whole, unit, shift = self._rounded(x)
+        room = torch.empty(rows * (width + 8 * (width // GROUP)), dtype=torch.uint8)
         out = x.new_empty(rows, channels)
+        sizes = _size(rows), _size(channels), _size(width)
         self._library.vita_int4_product(
-            _at(weight), _at(scale), _at(whole), _at(unit), _at(shift), _at(bias), _at(out),
-            _size(rows), _size(channels), _size(width), _half(x),
-        )  # fmt: skip
+            _at(weight), _at(scale), _at(x), _at(bias), _at(out), _at(room), *sizes, _half(x)
+        )
         return out
 
     def int4_rows(self, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor | None:
@@ -102,24 +113,15 @@ class Kernels:
         if not self._library.vita_int4_has_rows():
             return None
         (rows, width), channels, groups = x.shape, weight.shape[0], x.shape[1] // GROUP
-        whole, unit, shift = self._rounded(x)
-        start, threads = torch.empty(rows, groups, dtype=torch.int32), torch.get_num_threads()
-        room = torch.empty(threads * PANEL * (width + 4 * groups), dtype=torch.uint8)
+        threads = torch.get_num_threads()
+        panels, rounded = threads * PANEL * (width + 4 * groups), rows * (width + 12 * groups)
+        room = torch.empty(panels + rounded, dtype=torch.uint8)
         out = x.new_empty(rows, channels)
+        sizes = _size(rows), _size(channels), _size(width)
         self._library.vita_int4_rows(
-            _at(weight), _at(scale), _at(whole), _at(unit), _at(shift), _at(bias), _at(out), _at(start), _at(room),
-            _size(rows), _size(channels), _size(width), _half(x), _size(threads),
-        )  # fmt: skip
+            _at(weight), _at(scale), _at(x), _at(bias), _at(out), _at(room), *sizes, _half(x), _size(threads)
+        )
         return out
-
-    def _rounded(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows in eight bits `[rows, in]`, and of each group its scale and shift, `[rows, in / 64]`."""
-        rows, width = x.shape
-        whole = torch.empty(rows, width, dtype=torch.int8)
-        unit, shift = torch.empty(2, rows, width // GROUP).unbind(0)
-        round_rows = self._library.vita_round_rows
-        round_rows(_at(x), _at(whole), _at(unit), _at(shift), _size(rows), _size(width), _half(x))
-        return whole, unit, shift
 
     def int4_widen(self, weight: Tensor, scale: Tensor, out: Tensor) -> None:
         """Weights as bfloat16 into `out`, `[out, in]`."""
@@ -138,11 +140,12 @@ class Kernels:
         Returns:
             `[batch, heads, queries, d]`, in memory as `[batch, queries, heads, d]`.
         """
-        if not self._library.vita_attends() or q.shape[-1] not in HEAD_WIDTHS:
-            return None
-        if any(x.stride(-1) != 1 for x in (q, k, v)):
-            return None
         (batch, heads, queries, width), (groups, keys) = q.shape, k.shape[1:3]
+        alike = k.shape == v.shape == (batch, groups, keys, width) and v.dtype == q.dtype
+        if not alike or width not in HEAD_WIDTHS or not self._library.vita_attends():
+            return None
+        if any(x.stride(-1) != 1 for x in (q, k, v)) or (causal and queries > keys):
+            return None
         out = q.new_empty(batch, queries, heads, width)
         room = q.new_empty(2 * batch * groups * -(-keys // KEYS) * KEYS * width)
         strides = (ctypes.c_int64 * 9)(*q.stride()[:3], *k.stride()[:3], *v.stride()[:3])

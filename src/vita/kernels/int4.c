@@ -55,7 +55,8 @@ void vita_round_rows(const void *x, int8_t *q, float *scale, float *shift, int64
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
 /* Adds two groups, which are 64 bytes of weights, to the sums of `rows` rows; `which` picks their factors. */
 static inline __attribute__((always_inline)) void pair(
-    const uint8_t *w, const int8_t *q, int64_t n_in, const __m512 *units, __m512i which, __m512 *total, const int rows) {
+    const uint8_t *w, const int8_t *q, int64_t n_in, const __m512 *units, __m512i which, __m512 *total,
+    const int rows) {
     const __m512i low = _mm512_set1_epi8(15), packed = _mm512_loadu_si512((const void *)w);
     const __m512i one = _mm512_and_si512(packed, low), other = _mm512_and_si512(_mm512_srli_epi16(packed, 4), low);
     _mm_prefetch((const char *)w + AHEAD, _MM_HINT_T0);
@@ -155,12 +156,14 @@ static inline __attribute__((always_inline)) void dots(
 #endif
 }
 
-/* y [rows, n_out] = x w^T + bias, x rounded before; bias (or null) and y in one format. A weight row is read from
- * memory once for all rows of x. */
-void vita_int4_product(const uint8_t *w, const uint16_t *w_scale, const int8_t *q, const float *scale,
-                       const float *shift, const void *bias, void *y, int64_t rows, int64_t n_out, int64_t n_in,
-                       int64_t half) {
+/* y [rows, n_out] = x w^T + bias; x, bias (or null) and y in one format. A weight row is read from memory once for all
+ * rows of x. `room` is for the rounded rows: rows * (n_in + 8 * groups) bytes. */
+void vita_int4_product(const uint8_t *w, const uint16_t *w_scale, const void *input, const void *bias, void *y,
+                       uint8_t *room, int64_t rows, int64_t n_out, int64_t n_in, int64_t half) {
     const int64_t groups = n_in / GROUP;
+    int8_t *q = (int8_t *)room;
+    float *scale = (float *)(room + rows * n_in), *shift = scale + rows * groups;
+    vita_round_rows(input, q, scale, shift, rows, n_in, half);
 #pragma omp parallel for schedule(static)
     for (int64_t o = 0; o < n_out; o++) {
         const uint8_t *row = w + o * n_in / 2;

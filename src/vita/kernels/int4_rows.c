@@ -7,7 +7,7 @@
 #include <omp.h>
 #include "int4.h"
 
-#if defined(__AVX512VNNI__) && defined(__AVX512BW__) && !defined(__AMX_TILE__)
+#if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__) && !defined(__AMX_TILE__)
 #include <immintrin.h>
 
 #define TILE 6                 /* rows of x whose sums stay in registers */
@@ -74,14 +74,34 @@ static inline __attribute__((always_inline)) void tile(
         for (int v = 0; v < 2; v++) _mm512_storeu_ps(sums + r * PANEL + 16 * v, total[r][v]);
 }
 
+/* Sixteen sums into y, of which the first `count` have a place there, in its format. */
+static inline void put_some(void *y, int64_t at, __m512 sums, int64_t count, int half) {
+    const __mmask16 mask = count < 16 ? (__mmask16)((1u << count) - 1) : 0xFFFF;
+    if (!half) {
+        _mm512_mask_storeu_ps((float *)y + at, mask, sums);
+        return;
+    }
+    const __m512i bits = _mm512_castps_si512(sums); /* as `narrow` does it */
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i even = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
+    const __mmask16 none = _mm512_cmp_ps_mask(sums, sums, _CMP_UNORD_Q);
+    const __m512i halves = _mm512_mask_mov_epi32(_mm512_srli_epi32(even, 16), none, _mm512_set1_epi32(0x7FC0));
+    _mm256_mask_storeu_epi16((uint16_t *)y + at, mask, _mm512_cvtepi32_epi16(halves));
+}
+
 int vita_int4_has_rows(void) { return 1; }
 
-/* y [rows, n_out] = x w^T + bias, x rounded before; bias (or null) and y in one format. `start` [rows, groups] is
- * room for what every group's sum begins with, -8 times the sum of x; `room` for a panel a thread. */
-void vita_int4_rows(const uint8_t *w, const uint16_t *w_scale, const int8_t *q, const float *scale, const float *shift,
-                    const void *bias, void *y, int32_t *start, uint8_t *room, int64_t rows, int64_t n_out, int64_t n_in,
-                    int64_t half, int64_t threads) {
+/* y [rows, n_out] = x w^T + bias; x, bias (or null) and y in one format. `room` is for a panel a thread,
+ * PANEL * (n_in + 4 * groups) bytes, and then for the rounded rows with what every group's sum begins with (-8 times the
+ * sum of x), rows * (n_in + 12 * groups). */
+void vita_int4_rows(const uint8_t *w, const uint16_t *w_scale, const void *input, const void *bias, void *y,
+                    uint8_t *room, int64_t rows, int64_t n_out, int64_t n_in, int64_t half, int64_t threads) {
     const int64_t groups = n_in / GROUP, panels = (n_out + PANEL - 1) / PANEL;
+    const int64_t panel = PANEL * (n_in + 4 * groups);
+    int8_t *q = (int8_t *)(room + threads * panel);
+    float *scale = (float *)(q + rows * n_in), *shift = scale + rows * groups;
+    int32_t *start = (int32_t *)(shift + rows * groups);
+    vita_round_rows(input, q, scale, shift, rows, n_in, half);
     const int64_t most = NEAR / n_in / TILE * TILE, block = most > TILE ? most : TILE;
 #pragma omp parallel num_threads((int)threads)
     {
@@ -93,8 +113,9 @@ void vita_int4_rows(const uint8_t *w, const uint16_t *w_scale, const int8_t *q, 
             for (int64_t p = 0; p < panels; p++) {
                 const int64_t end = first + block < rows ? first + block : rows;
                 const int64_t o = p * PANEL, wide_by = n_out - o < PANEL ? n_out - o : PANEL;
-                uint8_t *values = room + (int64_t)omp_get_thread_num() * PANEL * (n_in + groups * 4);
-                float *scales = (float *)(values + PANEL * n_in), sums[TILE * PANEL];
+                uint8_t *values = room + omp_get_thread_num() * panel;
+                float *scales = (float *)(values + PANEL * n_in), sums[TILE * PANEL], add[PANEL] = {0};
+                for (int64_t c = 0; c < wide_by && bias; c++) add[c] = get(bias, o + c, (int)half);
                 unpack(w, w_scale, values, scales, o, n_out, n_in);
                 for (int64_t r = first; r < end;) {
                     const int8_t *x = q + r * n_in;
@@ -104,9 +125,10 @@ void vita_int4_rows(const uint8_t *w, const uint16_t *w_scale, const int8_t *q, 
                     if (taken == TILE) tile(values, scales, x, s, b, sums, n_in, TILE);
                     else tile(values, scales, x, s, b, sums, n_in, 1);
                     for (int64_t k = 0; k < taken; k++, r++)
-                        for (int64_t c = 0; c < wide_by; c++) {
-                            const float add = bias ? get(bias, o + c, (int)half) : 0;
-                            put(y, r * n_out + o + c, sums[k * PANEL + c] + add, (int)half);
+                        for (int64_t c = 0; c < wide_by; c += 16) {
+                            const __m512 sum = _mm512_loadu_ps(sums + k * PANEL + c);
+                            const __m512 all = _mm512_add_ps(sum, _mm512_loadu_ps(add + c));
+                            put_some(y, r * n_out + o + c, all, wide_by - c, (int)half);
                         }
                 }
             }

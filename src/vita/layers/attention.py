@@ -36,7 +36,7 @@ def attend(
     """
     heads, groups = q.shape[1], k.shape[1]
     if heads != groups and q.shape[2] == 1 and mask is None and q.device.type == "cpu":
-        # Heads that share keys as queries of one head: the kernel reads keys and values once, not once a head.
+        # Heads that share keys as queries of one head: keys and values are gone through once, not once a head.
         together = attend(q.reshape(len(q), groups, heads // groups, -1), k, v, scale=scale)
         return together.reshape(len(q), heads, 1, -1)
     own = half_kernels(q, k) if mask is None and q.shape[2] > 1 else None

@@ -37,7 +37,7 @@ class Int4Linear(RoundedLinear):
 
     def product(self, rows: Tensor) -> Tensor | None:
         """Our own kernels."""
-        own = kernels() if rows.dtype in FORMATS else None
+        own = kernels() if rows.dtype in FORMATS and not rows.requires_grad else None
         if own is None:
             return None
         multiply = own.int4_product if len(rows) <= self.few else own.int4_rows
