@@ -4,18 +4,18 @@
  * is faster. As for one row (bf16.c) memory is what counts: a weight is read once for all rows of x.
  */
 #include "floats.h"
+#include "rows.h"
 
 #if defined(__AVX512BF16__) && defined(__AVX512BW__) && !defined(__AMX_TILE__)
 #include <immintrin.h>
 
-#define MOST 8     /* rows of x whose sums stay in registers */
 #define AHEAD 4096 /* bytes asked for before they are needed */
 
-/* Two weight rows times `rows` rows of x (a constant where this is inlined), as sums [2][MOST]. Loads of weights are
+/* Two weight rows times `rows` rows of x (a constant where this is inlined), as sums [2][MOST_ROWS]. Loads of weights are
  * brought onto cache lines, and those of x cross them instead. */
 static inline __attribute__((always_inline)) void dots(
     const uint16_t *w, int64_t stride, const uint16_t *x, float *sums, int64_t n_in, const int rows) {
-    __m512 one[MOST], other[MOST];
+    __m512 one[MOST_ROWS], other[MOST_ROWS];
     for (int r = 0; r < rows; r++) one[r] = other[r] = _mm512_setzero_ps();
     int64_t j = 0, step = (int64_t)(-(uintptr_t)w & 63) / 2;
     if (step == 0) step = 32;
@@ -36,7 +36,7 @@ static inline __attribute__((always_inline)) void dots(
     }
     for (int r = 0; r < rows; r++) {
         sums[r] = _mm512_reduce_add_ps(one[r]);
-        sums[MOST + r] = _mm512_reduce_add_ps(other[r]);
+        sums[MOST_ROWS + r] = _mm512_reduce_add_ps(other[r]);
     }
 }
 
@@ -49,17 +49,14 @@ void vita_bf16_rows(const uint16_t *w, const uint16_t *x, const uint16_t *bias, 
     for (int64_t o = 0; o < n_out; o += 2) {
         const int64_t pair = o + 1 < n_out; /* the last weight row may stand alone: it is taken twice */
         const uint16_t *at = w + o * n_in;
-        float sums[2 * MOST];
+        float sums[2 * MOST_ROWS];
         for (int64_t r = 0; r < rows;) {
             const uint16_t *from = x + r * n_in;
-            int64_t left = rows - r, taken;
-            if (left >= 8) { dots(at, pair * n_in, from, sums, n_in, 8); taken = 8; }
-            else if (left >= 4) { dots(at, pair * n_in, from, sums, n_in, 4); taken = 4; }
-            else if (left >= 2) { dots(at, pair * n_in, from, sums, n_in, 2); taken = 2; }
-            else { dots(at, pair * n_in, from, sums, n_in, 1); taken = 1; }
+            int64_t taken;
+            SOME_ROWS(rows - r, taken, dots(at, pair * n_in, from, sums, n_in, ROWS))
             for (int64_t k = 0; k < taken; k++)
                 for (int64_t c = 0; c <= pair; c++)
-                    y[(r + k) * n_out + o + c] = narrow(sums[c * MOST + k] + (bias ? wide(bias[o + c]) : 0));
+                    y[(r + k) * n_out + o + c] = narrow(sums[c * MOST_ROWS + k] + (bias ? wide(bias[o + c]) : 0));
             r += taken;
         }
     }

@@ -8,11 +8,11 @@
  */
 #include <math.h>
 #include "int4.h"
+#include "rows.h"
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
-#define MOST_ROWS 8 /* of x at a time: their sums stay in registers */
 #define AHEAD 8192  /* bytes asked for before they are needed */
 
 /* Rounds rows of x: int8 values, and for each group its scale and minus eight times its sum, scaled.
@@ -172,11 +172,8 @@ void vita_int4_product(const uint8_t *w, const uint16_t *w_scale, const void *in
         for (int64_t r = 0; r < rows;) {
             const int8_t *x = q + r * n_in;
             const float *s = scale + r * groups, *d = shift + r * groups;
-            int64_t left = rows - r, taken;
-            if (left >= 8) { dots(row, unit, x, s, d, sums, n_in, 8); taken = 8; }
-            else if (left >= 4) { dots(row, unit, x, s, d, sums, n_in, 4); taken = 4; }
-            else if (left >= 2) { dots(row, unit, x, s, d, sums, n_in, 2); taken = 2; }
-            else { dots(row, unit, x, s, d, sums, n_in, 1); taken = 1; }
+            int64_t taken;
+            SOME_ROWS(rows - r, taken, dots(row, unit, x, s, d, sums, n_in, ROWS))
             for (int64_t k = 0; k < taken; k++) put(y, (r + k) * n_out + o, sums[k] + add, (int)half);
             r += taken;
         }

@@ -4,12 +4,12 @@
  * Rows in a mapped file may begin anywhere: the first few values are taken apart, so that loads lie on cache lines.
  */
 #include "floats.h"
+#include "rows.h"
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
 #define AHEAD 1024   /* bytes asked for before they are needed */
-#define MOST_ROWS 8  /* of x at a time: their sums stay in registers */
 
 /* One weight row times `rows` rows of x (a constant where this is inlined). */
 static inline __attribute__((always_inline)) void dots(const int8_t *w, const float *x, float *sums, int64_t n_in,
@@ -69,11 +69,8 @@ void vita_int8_product(const int8_t *w, const uint16_t *w_scale, const void *x, 
         float sums[MOST_ROWS], unit = wide(w_scale[o]), add = bias ? get(bias, o, (int)half) : 0;
         for (int64_t r = 0; r < rows;) {
             const float *from = room + r * n_in;
-            int64_t left = rows - r, taken;
-            if (left >= 8) { dots(row, from, sums, n_in, 8); taken = 8; }
-            else if (left >= 4) { dots(row, from, sums, n_in, 4); taken = 4; }
-            else if (left >= 2) { dots(row, from, sums, n_in, 2); taken = 2; }
-            else { dots(row, from, sums, n_in, 1); taken = 1; }
+            int64_t taken;
+            SOME_ROWS(rows - r, taken, dots(row, from, sums, n_in, ROWS))
             for (int64_t k = 0; k < taken; k++) put(y, (r + k) * n_out + o, unit * sums[k] + add, (int)half);
             r += taken;
         }
