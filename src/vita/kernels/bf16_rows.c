@@ -11,8 +11,8 @@
 
 #define AHEAD 4096 /* bytes asked for before they are needed */
 
-/* Two weight rows times `rows` rows of x (a constant where this is inlined), as sums [2][MOST_ROWS]. Loads of weights are
- * brought onto cache lines, and those of x cross them instead. */
+/* Two weight rows times `rows` rows of x (a constant where this is inlined), as sums [2][MOST_ROWS]. Loads of weights
+ * are brought onto cache lines, and those of x cross them instead. */
 static inline __attribute__((always_inline)) void dots(
     const uint16_t *w, int64_t stride, const uint16_t *x, float *sums, int64_t n_in, const int rows) {
     __m512 one[MOST_ROWS], other[MOST_ROWS];

@@ -92,8 +92,8 @@ static inline void put_some(void *y, int64_t at, __m512 sums, int64_t count, int
 int vita_int4_has_rows(void) { return 1; }
 
 /* y [rows, n_out] = x w^T + bias; x, bias (or null) and y in one format. `room` is for a panel a thread,
- * PANEL * (n_in + 4 * groups) bytes, and then for the rounded rows with what every group's sum begins with (-8 times the
- * sum of x), rows * (n_in + 12 * groups). */
+ * PANEL * (n_in + 4 * groups) bytes, and then for the rounded rows with what every group's sum begins with (-8 times
+ * the sum of x), rows * (n_in + 12 * groups). */
 void vita_int4_rows(const uint8_t *w, const uint16_t *w_scale, const void *input, const void *bias, void *y,
                     uint8_t *room, int64_t rows, int64_t n_out, int64_t n_in, int64_t half, int64_t threads) {
     const int64_t groups = n_in / GROUP, panels = (n_out + PANEL - 1) / PANEL;
