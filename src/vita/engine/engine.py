@@ -27,6 +27,7 @@ from vita.engine.device import choose_device, choose_dtype, choose_kv_cache, cho
 from vita.engine.features import FeatureStore
 from vita.engine.fit import Fit, choose_fit, parse_size
 from vita.engine.generate import Cancelled, Token, decode, prefill
+from vita.engine.heap import keep_freed_blocks
 from vita.engine.memory import TILE_BATCH, available_memory, check_memory, predict_memory
 from vita.engine.metrics import Stopwatch, gpu_utilisation, peak_memory
 from vita.engine.prefix import PrefixStore, Unit, digest, filled, rows_of, units_of
@@ -98,6 +99,8 @@ class Engine:
         self.fit = self._fit(fit, quantize, context)
         self.quantize = self.fit.scheme
         check_memory(self.fit.need, self.device)
+        if self.device.type == "cpu" and fit is None:  # with a limit memory is dearer than time
+            keep_freed_blocks()
         route, reason = choose_route(self.device, self.dtype)
         log.info("%s on %s (%s); %s linears: %s", self.dtype, self.device, self.dtype_reason, route, reason)
         if self.quantize:
