@@ -48,35 +48,43 @@ def run_vita(args: argparse.Namespace, folder: Path) -> dict[str, float]:
 
 
 def run_transformers(args: argparse.Namespace, attention: str) -> dict[str, float]:
-    """Vision with plain attention, then transformers' Qwen2 on the same mapped weights."""
+    """Vision with plain attention, then transformers' Qwen2 on the same mapped weights.
+
+    No engine of ours is made in its process: what one sets for itself (threads, the heap) must not be the peer's.
+    """
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
     from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
-    from vita.engine.engine import Engine
+    from vita.prompt.tokenizer import Tokenizer
     from vita.weights.find import open_checkpoint
+    from vita.weights.load import load_part
     from vita.weights.names import checkpoint_name
 
-    def load() -> tuple[Engine, Any]:
-        engine = Engine(open_checkpoint(str(args.checkpoint), offline=True))
-        d = engine.config.decoder
+    checkpoint = open_checkpoint(str(args.checkpoint), offline=True)
+    size, d, cpu = Tokenizer.load(args.checkpoint).size, checkpoint.config.decoder, torch.device("cpu")
+
+    def part(name: str) -> torch.nn.Module:
+        return load_part(name, checkpoint, size, torch.bfloat16, cpu)
+
+    def load() -> Any:
         config = Qwen2Config(
-            vocab_size=engine.tokenizer.size, hidden_size=d.hidden_size, intermediate_size=d.intermediate_size,
+            vocab_size=size, hidden_size=d.hidden_size, intermediate_size=d.intermediate_size,
             num_hidden_layers=d.num_layers, num_attention_heads=d.num_heads, num_key_value_heads=d.num_kv_heads,
             rms_norm_eps=d.rms_norm_eps, rope_theta=d.rope_theta, tie_word_embeddings=False,
             attn_implementation=attention,
         )  # fmt: skip
         with torch.device("meta"):
             model = Qwen2ForCausalLM(config)
-        state = {checkpoint_name("decoder", name): value for name, value in engine.decoder.state_dict().items()}
+        state = {checkpoint_name("decoder", name): value for name, value in part("decoder").state_dict().items()}
         model.load_state_dict(state, strict=True, assign=True)
         model.model.rotary_emb = Qwen2RotaryEmbedding(config)
-        return engine, model.eval()
+        return model.eval()
 
-    loaded, (engine, model) = timed(load)
+    loaded, model = timed(load)
     with torch.inference_mode():
-        vision = plain_vision(engine)
-        embeds = torch.randn(1, PROMPT, engine.config.decoder.hidden_size, dtype=torch.bfloat16) * 0.02
+        vision = plain_vision(part("vision"), part("projector"))
+        embeds = torch.randn(1, PROMPT, d.hidden_size, dtype=torch.bfloat16) * 0.02
         model(inputs_embeds=embeds[:, :64], logits_to_keep=1)  # warm
         prefill, out = timed(lambda: model(inputs_embeds=embeds, use_cache=True, logits_to_keep=1))
 
@@ -90,18 +98,17 @@ def run_transformers(args: argparse.Namespace, attention: str) -> dict[str, floa
     return {"load": loaded, "vision": vision, "prefill": prefill, "step": seconds / (args.tokens - 1)}
 
 
-def plain_vision(engine: Any) -> float:
+def plain_vision(vision: Any, projector: Any) -> float:
     """Seconds of the ViT as it is usually written: scores, softmax and weighted sum as three operations."""
     import torch
 
     def plain(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         return ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(-1) @ v
 
-    vision, projector = engine.part("vision"), engine.part("projector")
     for layer in vision.layers:
         layer.attn.attend = plain
         layer.mlp.fc1.activated = lambda x, _, fc1=layer.mlp.fc1: torch.nn.functional.gelu(fc1(x))
-    size = engine.config.vision.image_size
+    size = vision.config.image_size
     pixels = torch.randn(TILES, 3, size, size)
     projector(vision(pixels[:1]))
     return timed(lambda: projector(vision(pixels)))[0]

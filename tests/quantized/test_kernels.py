@@ -149,20 +149,6 @@ def test_one_row_of_bfloat16(own: Kernels, width: int, by: int) -> None:
     torch.testing.assert_close(own.bf16_row(x, weight, bias).float(), exact, atol=2e-3, rtol=2**-7)
 
 
-@pytest.mark.parametrize("by", [0, 2, 62])
-@pytest.mark.parametrize("rows", [1, 2, 5, 8, 15])
-@pytest.mark.parametrize(("width", "channels"), [(20, 1), (64, 21), (200, 20), (1027, 21)])
-def test_a_few_rows_of_bfloat16(own: Kernels, width: int, channels: int, rows: int, by: int) -> None:
-    torch.manual_seed(width)
-    x, bias = torch.randn(rows, width).bfloat16(), torch.randn(channels).bfloat16()
-    weight = moved(torch.randn(channels, width).bfloat16(), by)
-    mine = own.bf16_rows(x, weight, bias)
-    if mine is None:
-        pytest.skip("NO AVX-512 BF16, OR AMX: PyTorch's own product is used here")
-    exact = x.float() @ weight.float().t() + bias.float()
-    torch.testing.assert_close(mine.float(), exact, atol=2e-3, rtol=2**-7)
-
-
 @pytest.mark.parametrize("width", [64, 200, 3584])
 def test_rms_norm_is_the_eight_operations(own: Kernels, width: int) -> None:
     torch.manual_seed(width)

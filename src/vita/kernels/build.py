@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 log = logging.getLogger("vita")
-_NAMES = ("bf16", "bf16_rows", "int8", "int4", "int4_rows", "attention", "norm", "silu")
+_NAMES = ("bf16", "int8", "int4", "int4_rows", "attention", "norm", "silu")
 SOURCES = tuple(Path(__file__).with_name(f"{name}.c") for name in _NAMES)
 HEADERS = tuple(Path(__file__).with_name(name) for name in ("floats.h", "int4.h", "power.h", "rows.h"))
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
@@ -48,15 +48,6 @@ class Kernels:
         out = torch.empty(1, weight.shape[0], dtype=torch.bfloat16)
         call = self._library.vita_bf16_row
         call(_at(weight), _at(x), _at(bias), _at(out), _size(weight.shape[0]), _size(weight.shape[1]))
-        return out
-
-    def bf16_rows(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
-        """The same of a few rows; None where PyTorch's product is faster."""
-        if not self._library.vita_bf16_has_rows():
-            return None
-        out = torch.empty(len(x), weight.shape[0], dtype=torch.bfloat16)
-        sizes = _size(len(x)), _size(weight.shape[0]), _size(weight.shape[1])
-        self._library.vita_bf16_rows(_at(weight), _at(x), _at(bias), _at(out), *sizes)
         return out
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -5,8 +5,7 @@ Owns how `x · Wᵀ + b` is computed for a given device and dtype. Does not know
 PyTorch's half-precision GEMM on a CPU without bf16/fp16 instructions runs a plain scalar loop, about a hundred
 times slower than float32 (docs/benchmarks.md). There, many rows take the "upcast" route: weights stay in half
 precision in memory, and one block of them at a time is widened to float32 and multiplied by the fast kernel.
-A single row of bfloat16 (decoding) goes through our own kernel, which is bound by memory everywhere, and so do a few
-(requests decoded together) on processors without products of whole tiles.
+A single row of bfloat16 (decoding) goes through our own kernel, which is bound by memory everywhere.
 """
 
 from __future__ import annotations
@@ -32,7 +31,6 @@ class Routed(Protocol):
 
 # Up to this many rows the native half-precision kernel (a matrix-vector loop) wins on CPUs without bf16 GEMM.
 NATIVE_ROWS = 4
-FEW_ROWS = 16  # up to which our own kernels read weights faster than PyTorch's product (docs/benchmarks.md)
 # Weights widened at a time: 4 MiB of float32 stays in the cache between being written and being multiplied.
 UPCAST_BLOCK = 1 << 20
 
@@ -48,17 +46,13 @@ class Linear(nn.Linear):
             return upcast_linear(input, self.weight, self.bias)
         # Always as rows: PyTorch multiplies a slice such as [:, -1:] as a batch, and copies all weights for that.
         rows = input.reshape(-1, self.in_features)
-        out = self._few(rows.contiguous()) if rows.shape[0] <= FEW_ROWS else None
-        if out is None:
-            out = functional.linear(rows, self.weight, self.bias)
-        return out.view(*input.shape[:-1], self.out_features)
-
-    def _few(self, rows: Tensor) -> Tensor | None:
-        """By our own kernels, `[n, in]` to `[n, out]`; None if there is none for it."""
-        own = half_kernels(rows, self.weight) if self.weight.is_contiguous() else None
+        single = rows.shape[0] == 1 and self.weight.is_contiguous()
+        own = half_kernels(rows, self.weight) if single else None
         if own is None:
-            return None
-        return (own.bf16_row if len(rows) == 1 else own.bf16_rows)(rows, self.weight, self.bias)
+            out = functional.linear(rows, self.weight, self.bias)
+        else:
+            out = own.bf16_row(rows.contiguous(), self.weight, self.bias)
+        return out.view(*input.shape[:-1], self.out_features)
 
     def activated(self, input: Tensor, activation: Activation) -> Tensor:
         """As `forward`, then the activation: in one kernel, on sums not yet rounded, where there is one."""
