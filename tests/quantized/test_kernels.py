@@ -24,6 +24,9 @@ BRANCHES = {
     "plain C": (),
 }
 
+# Of kernels that other branches do not have.
+NATIVE = pytest.mark.parametrize("own", ["this processor"], indirect=True)
+
 
 @pytest.fixture(scope="module", params=list(BRANCHES))
 def own(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Kernels:
@@ -62,6 +65,7 @@ def test_four_bits(own: Kernels, rows: int, groups: int) -> None:
     assert torch.equal(room, wide)
 
 
+@NATIVE
 @pytest.mark.parametrize("rows", [1, 6, 13, 40])
 @pytest.mark.parametrize(("groups", "channels"), [(1, 32), (2, 21), (17, 70), (33, 100)])
 def test_many_rows_of_four_bits_are_what_few_are(own: Kernels, rows: int, groups: int, channels: int) -> None:
@@ -81,6 +85,7 @@ def test_many_rows_of_four_bits_are_what_few_are(own: Kernels, rows: int, groups
     torch.testing.assert_close(half, again.bfloat16(), equal_nan=True, atol=0, rtol=0)
 
 
+@NATIVE
 @pytest.mark.parametrize("width", [64, 128])
 @pytest.mark.parametrize(("queries", "keys", "causal"), [
     (2, 2, True), (37, 37, True), (100, 100, False), (11, 300, True), (7, 520, False), (600, 600, True),
@@ -103,6 +108,7 @@ def test_attention_is_pytorchs(own: Kernels, width: int, queries: int, keys: int
     assert spoilt is not None and spoilt[0, :2].isnan().all() and not spoilt[0, 2:].isnan().any()
 
 
+@NATIVE
 @pytest.mark.parametrize("count", [1, 16, 100, 70_001])
 def test_the_gate_is_the_two_operations(own: Kernels, count: int) -> None:
     torch.manual_seed(count)
