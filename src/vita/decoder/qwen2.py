@@ -6,6 +6,7 @@ about tokenizers, or about how a token is chosen from the logits.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 
 import torch
@@ -145,8 +146,7 @@ class Decoder(nn.Module):
         self, embeds: Tensor, cache: Cache | None = None, positions: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
         """Final hidden states `[batch, n, H]`; arguments as in `hidden_states`."""
-        *_, last = self.hidden_states(embeds, cache, positions, mask)
-        return last
+        return deque(self.hidden_states(embeds, cache, positions, mask), maxlen=1).pop()  # the others are not kept
 
     def logits(self, hidden: Tensor) -> Tensor:
         """`[batch, n, H]` to `[batch, n, vocab]`, in the model's dtype."""

@@ -29,7 +29,7 @@ from vita.engine.fit import Fit, choose_fit, parse_size
 from vita.engine.generate import Cancelled, Token, decode, prefill
 from vita.engine.heap import keep_freed_blocks
 from vita.engine.memory import TILE_BATCH, available_memory, check_memory, predict_memory
-from vita.engine.metrics import Stopwatch, gpu_utilisation, peak_memory
+from vita.engine.metrics import Stopwatch, gpu_utilisation, peak_memory, reset_peak
 from vita.engine.prefix import PrefixStore, Unit, digest, filled, rows_of, units_of
 from vita.engine.prepare import Prepared, Preparer, audio_rows, without_first
 from vita.engine.residence import Residence, is_mapped
@@ -174,7 +174,7 @@ class Engine:
         params = params or SamplingParams()
         check_params(params)
         if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
+            reset_peak(self.device)
         watch = Stopwatch(self.device)
         prepared = self.prepare(messages, options or MediaOptions(), watch)
         self._check_trained(prepared)

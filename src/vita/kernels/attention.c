@@ -7,9 +7,9 @@
  */
 #include <math.h>
 #include "floats.h"
-#include "power.h"
+#include "vectors.h"
 
-#if defined(__AVX512BF16__) && defined(__AVX512BW__) && !defined(__AMX_TILE__)
+#if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512VL__) && !defined(__AMX_TILE__)
 #define TILE 6      /* queries whose sums stay in registers */
 #define QUERIES 48  /* of a block */
 #define KEYS 256    /* of a block */
@@ -42,16 +42,14 @@ static float weigh(const float *scores, uint16_t *weights, int64_t seen, int64_t
                    float *sum) {
     __m512 top = _mm512_set1_ps(*largest);
     for (int64_t k = 0; k < seen; k += 16) {
-        const __mmask16 mask = seen - k < 16 ? (__mmask16)((1u << (seen - k)) - 1) : 0xFFFF;
-        top = _mm512_mask_max_ps(top, mask, top, _mm512_loadu_ps(scores + k));
+        top = _mm512_mask_max_ps(top, first_of(seen - k), top, _mm512_loadu_ps(scores + k));
     }
     const float now = _mm512_reduce_max_ps(top), before = *largest;
     const __m512 factor = _mm512_set1_ps(unit), end = _mm512_set1_ps(-now * unit);
     __m512 total = _mm512_setzero_ps();
     for (int64_t k = 0; k < width; k += 16) {
-        const int64_t left = seen - k;
-        const __mmask16 mask = left >= 16 ? 0xFFFF : left <= 0 ? 0 : (__mmask16)((1u << left) - 1);
-        __m512 w = _mm512_maskz_mov_ps(mask, power_of_two(_mm512_fmadd_ps(_mm512_loadu_ps(scores + k), factor, end)));
+        const __m512 power = power_of_two(_mm512_fmadd_ps(_mm512_loadu_ps(scores + k), factor, end));
+        const __m512 w = _mm512_maskz_mov_ps(first_of(seen - k), power);
         total = _mm512_add_ps(total, w);
         _mm256_storeu_si256((__m256i *)(weights + k), (__m256i)_mm512_cvtneps_pbh(w));
     }

@@ -24,7 +24,7 @@ from torch import Tensor
 log = logging.getLogger("vita")
 _NAMES = ("bf16", "int8", "int4", "int4_rows", "attention", "norm", "silu")
 SOURCES = tuple(Path(__file__).with_name(f"{name}.c") for name in _NAMES)
-HEADERS = tuple(Path(__file__).with_name(name) for name in ("floats.h", "int4.h", "power.h", "rows.h"))
+HEADERS = tuple(Path(__file__).with_name(name) for name in ("floats.h", "int4.h", "rows.h", "vectors.h"))
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
 COMPILERS = ("cc", "gcc", "clang")
 GROUP = 64  # as in int4.h

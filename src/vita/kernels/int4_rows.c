@@ -6,10 +6,9 @@
 #include <math.h>
 #include <omp.h>
 #include "int4.h"
+#include "vectors.h"
 
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__) && !defined(__AMX_TILE__)
-#include <immintrin.h>
-
 #define TILE 6                 /* rows of x whose sums stay in registers */
 #define PANEL 32               /* weight rows beside each other: two vectors */
 #define QUADS (GROUP / 4)      /* of values that one product takes, in a group */
@@ -76,17 +75,8 @@ static inline __attribute__((always_inline)) void tile(
 
 /* Sixteen sums into y, of which the first `count` have a place there, in its format. */
 static inline void put_some(void *y, int64_t at, __m512 sums, int64_t count, int half) {
-    const __mmask16 mask = count < 16 ? (__mmask16)((1u << count) - 1) : 0xFFFF;
-    if (!half) {
-        _mm512_mask_storeu_ps((float *)y + at, mask, sums);
-        return;
-    }
-    const __m512i bits = _mm512_castps_si512(sums); /* as `narrow` does it */
-    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-    const __m512i even = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
-    const __mmask16 none = _mm512_cmp_ps_mask(sums, sums, _CMP_UNORD_Q);
-    const __m512i halves = _mm512_mask_mov_epi32(_mm512_srli_epi32(even, 16), none, _mm512_set1_epi32(0x7FC0));
-    _mm256_mask_storeu_epi16((uint16_t *)y + at, mask, _mm512_cvtepi32_epi16(halves));
+    if (half) _mm256_mask_storeu_epi16((uint16_t *)y + at, first_of(count), narrowed(sums));
+    else _mm512_mask_storeu_ps((float *)y + at, first_of(count), sums);
 }
 
 int vita_int4_has_rows(void) { return 1; }
