@@ -11,10 +11,11 @@ import torch
 from torch.nn import functional
 
 from vita.kernels import build
-from vita.kernels.build import GROUP, Kernels
+from vita.kernels.build import GROUP, Kernels, Places
 from vita.layers.attention import causal_mask
 from vita.layers.int4 import quantize_groups, unpack
 from vita.layers.int8 import quantize_rows
+from vita.layers.rotary import rotary, rotate
 
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 X86 = platform.machine() in ("x86_64", "AMD64")
@@ -147,12 +148,69 @@ def test_eight_bits(own: Kernels, rows: int, width: int, by: int) -> None:
 
 @pytest.mark.parametrize("by", [0, 2, 8, 62])
 @pytest.mark.parametrize("width", [20, 64, 200, 1027, 3584])
-def test_one_row_of_bfloat16(own: Kernels, width: int, by: int) -> None:
+def test_rows_of_bfloat16_are_right_in_any_company(own: Kernels, width: int, by: int) -> None:
     torch.manual_seed(width)
-    x, weight, bias = torch.randn(1, width).bfloat16(), torch.randn(21, width).bfloat16(), torch.randn(21).bfloat16()
-    weight = moved(weight, by)
+    x, bias = torch.randn(16, width).bfloat16(), torch.randn(50).bfloat16()
+    weight = moved(torch.randn(50, width).bfloat16(), by)
     exact = x.float() @ weight.float().t() + bias.float()
-    torch.testing.assert_close(own.bf16_row(x, weight, bias).float(), exact, atol=2e-3, rtol=2**-7)
+    alone = required(own.bf16_product(x[:1], weight, bias))
+    torch.testing.assert_close(alone.float(), exact[:1], atol=4e-3, rtol=2**-7)
+    most = own.bf16_product(x, weight, bias)
+    if most is None:
+        pytest.skip("NO AVX-512 BF16, OR AMX: PyTorch multiplies several rows here")
+    torch.testing.assert_close(most.float(), exact, atol=4e-3, rtol=2**-7)
+    for rows in (2, 5, 8, 15):
+        assert torch.equal(required(own.bf16_product(x[:rows], weight, bias)), most[:rows]), "company changed an answer"
+
+
+def required(out: torch.Tensor | None) -> torch.Tensor:
+    assert out is not None
+    return out
+
+
+@NATIVE
+@pytest.mark.parametrize(("heads", "groups", "width"), [(7, 1, 64), (28, 4, 128), (4, 4, 32), (18, 2, 96)])
+def test_attention_of_a_step_is_pytorchs_and_company_does_not_matter(
+    own: Kernels, heads: int, groups: int, width: int
+) -> None:
+    torch.manual_seed(heads)
+    lengths, layers, layer = [0, 5, 255, 256, 700], 2, 1
+    q = (torch.randn(len(lengths), heads, 1, width) * 3).bfloat16()
+    k, v = torch.randn(2, len(lengths), groups, 1, width).bfloat16().unbind(0)
+    caches = [torch.randn(2, layers, 1, groups, n + 3, width).bfloat16().unbind(0) for n in lengths]
+    before = [(keys.clone(), values.clone()) for keys, values in caches]
+    keys, values = [c[0] for c in caches], [c[1] for c in caches]
+    together = own.step(q, k, v, Places(keys, values, lengths), layer)
+    if together is None:
+        pytest.skip("NO AVX-512 BF16: PyTorch's own attention is used here")
+    for r, (n, (was_keys, was_values)) in enumerate(zip(lengths, before, strict=True)):
+        it = slice(r, r + 1)
+        alone = own.step(q[it], k[it], v[it], Places(keys[it], values[it], [n]), layer)
+        assert alone is not None and torch.equal(alone[0], together[r]), "company changed an answer"
+        was_keys[layer, 0, :, n], was_values[layer, 0, :, n] = k[r, :, 0], v[r, :, 0]
+        assert torch.equal(keys[r], was_keys) and torch.equal(values[r], was_values), "one position, and no other"
+        seen = slice(0, n + 1)
+        exact = functional.scaled_dot_product_attention(
+            q[it].float(), was_keys[layer, :, :, seen].float(), was_values[layer, :, :, seen].float(),
+            enable_gqa=True,
+        )  # fmt: skip
+        torch.testing.assert_close(alone.float(), exact, atol=1e-3, rtol=2**-7)
+    values[1][layer, 0, 0, 2] = float("nan")
+    spoilt = required(own.step(q, k, v, Places(keys, values, lengths), layer)).isnan()
+    assert spoilt[1, : heads // groups].all() and int(spoilt.sum()) == heads // groups * width, "hidden, or spread"
+
+
+@NATIVE
+@pytest.mark.parametrize(("batch", "angled"), [(1, 1), (3, 1), (3, 3)])
+def test_rotary_positions_are_the_seven_operations(own: Kernels, batch: int, angled: int) -> None:
+    torch.manual_seed(batch)
+    x = torch.randn(batch, 19, 3, 64).bfloat16()
+    cos, sin = rotary(torch.randint(0, 5000, (angled, 19)), 64, 1e6, torch.bfloat16)
+    with torch.enable_grad():  # PyTorch's operations
+        exact = rotate(x, (cos, sin))
+    if not own.rotate(x, cos, sin):
+        pytest.skip("NO AVX-512: PyTorch's own operations are used here")
+    assert torch.equal(x, exact)
 
 
 @pytest.mark.parametrize("width", [64, 200, 3584])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vita.config import DecoderConfig
+from vita.kernels.build import Places, half_kernels
 from vita.layers.attention import Attend
 
 LARGEST = 127  # of a rounded key or value
@@ -115,11 +116,22 @@ class Together:
 
     def __init__(self, caches: Sequence[KVCache]) -> None:
         self.caches = caches
+        self._places: Places | None = None
 
     def attend(self, attend: Attend, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """As `KVCache.attend`, row by row; `[batch, heads, 1, d]`."""
+        own = half_kernels(q, self.caches[0].keys)
+        out = None if own is None else own.step(q, k, v, self._where(), layer)
+        if out is not None:
+            return out
         rows = zip(self.caches, q.split(1), k.split(1), v.split(1), strict=True)
         return torch.cat([cache.attend(attend, layer, qi, ki, vi, None) for cache, qi, ki, vi in rows])
+
+    def _where(self) -> Places:
+        if self._places is None:
+            parts = ((cache.keys, cache.values, cache.length) for cache in self.caches)
+            self._places = Places(*zip(*parts, strict=True))
+        return self._places
 
     def positions(self, n: int, device: torch.device) -> Tensor:
         """int64 `[batch, 1]`."""
@@ -127,5 +139,6 @@ class Together:
 
     def advance(self, n: int) -> None:
         """One more position in each."""
+        self._places = None
         for cache in self.caches:
             cache.advance(n)

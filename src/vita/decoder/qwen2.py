@@ -18,31 +18,9 @@ from vita.layers.attention import Attend, attend
 from vita.layers.gate import silu_times
 from vita.layers.linear import Linear
 from vita.layers.norm import RMSNorm
+from vita.layers.rotary import Rotary, rotary, rotate
 
 Cache = KVCache | Together
-Rotary = tuple[Tensor, Tensor]  # cos and sin, each [batch or 1, 1, positions, d]
-
-
-def rotary(positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> Rotary:
-    """Angles `position * theta^(-2i/d)` on halves; computed in float32, then cast.
-
-    Args:
-        positions: int64 `[batch or 1, n]`.
-        head_dim: d.
-        theta: the base.
-        dtype: the working dtype.
-    """
-    exponent = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device) / head_dim
-    angle = positions[:, None, :, None].float() * (1.0 / theta**exponent)
-    angle = torch.cat([angle, angle], dim=-1)
-    return angle.cos().to(dtype), angle.sin().to(dtype)
-
-
-def rotate(x: Tensor, angles: Rotary) -> Tensor:
-    """`x * cos + [-x2, x1] * sin` for `[batch, heads, n, d]`."""
-    cos, sin = angles
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin
 
 
 class DecoderAttention(nn.Module):
@@ -60,8 +38,8 @@ class DecoderAttention(nn.Module):
     def forward(self, x: Tensor, angles: Rotary, cache: Cache | None, layer: int, mask: Tensor | None) -> Tensor:
         """`[batch, n, H]` to the same shape, reading and extending layer `layer` of the cache."""
         batch, n, _ = x.shape
-        q = rotate(self.q(x).view(batch, n, self.heads, self.head_dim).transpose(1, 2), angles)
-        k = rotate(self.k(x).view(batch, n, self.kv_heads, self.head_dim).transpose(1, 2), angles)
+        q = rotate(self.q(x).view(batch, n, self.heads, self.head_dim), angles).transpose(1, 2)
+        k = rotate(self.k(x).view(batch, n, self.kv_heads, self.head_dim), angles).transpose(1, 2)
         v = self.v(x).view(batch, n, self.kv_heads, self.head_dim).transpose(1, 2)
         if cache is None:
             out = self.attend(q, k, v, mask=mask, causal=mask is None and n > 1)  # [batch, heads, n, d]

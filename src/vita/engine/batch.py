@@ -120,7 +120,7 @@ class Batcher:
             table = self._decoder.embed.weight
             rows = table[torch.tensor([ticket.token for ticket in batch], device=table.device)][:, None]  # [B, 1, H]
             caches = [ticket.cache for ticket in batch]
-            hidden = self._decoder(rows, caches[0] if len(caches) == 1 else Together(caches))
+            hidden = self._decoder(rows, Together(caches))
             logits = self._decoder.logits(hidden)[:, 0]  # [B, vocab]
         except Exception as error:  # each request raises it where it waits
             for ticket in batch:

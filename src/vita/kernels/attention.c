@@ -59,30 +59,6 @@ static float weigh(const float *scores, uint16_t *weights, int64_t seen, int64_t
     return again;
 }
 
-/* Sixteen rows of sixteen pairs become sixteen columns of them, `stride` values from one to the next. */
-static inline void transpose(const __m512i *rows, uint16_t *out, int64_t stride) {
-    __m512i a[16], b[16];
-    for (int k = 0; k < 8; k++) { /* pairs of one row and the next */
-        a[2 * k] = _mm512_unpacklo_epi32(rows[2 * k], rows[2 * k + 1]);
-        a[2 * k + 1] = _mm512_unpackhi_epi32(rows[2 * k], rows[2 * k + 1]);
-    }
-    for (int k = 0; k < 4; k++) /* of four rows: b[4 k + j] holds columns j, j + 4, j + 8 and j + 12 */
-        for (int j = 0; j < 2; j++) {
-            b[4 * k + 2 * j] = _mm512_unpacklo_epi64(a[4 * k + j], a[4 * k + 2 + j]);
-            b[4 * k + 2 * j + 1] = _mm512_unpackhi_epi64(a[4 * k + j], a[4 * k + 2 + j]);
-        }
-    for (int j = 0; j < 4; j++) {
-        const __m512i low = _mm512_shuffle_i32x4(b[j], b[4 + j], 0x88);
-        const __m512i high = _mm512_shuffle_i32x4(b[j], b[4 + j], 0xDD);
-        const __m512i low2 = _mm512_shuffle_i32x4(b[8 + j], b[12 + j], 0x88);
-        const __m512i high2 = _mm512_shuffle_i32x4(b[8 + j], b[12 + j], 0xDD);
-        _mm512_storeu_si512(out + j * stride, _mm512_shuffle_i32x4(low, low2, 0x88));
-        _mm512_storeu_si512(out + (j + 4) * stride, _mm512_shuffle_i32x4(high, high2, 0x88));
-        _mm512_storeu_si512(out + (j + 8) * stride, _mm512_shuffle_i32x4(low, low2, 0xDD));
-        _mm512_storeu_si512(out + (j + 12) * stride, _mm512_shuffle_i32x4(high, high2, 0xDD));
-    }
-}
-
 /* Panels of 64 rows of x [n, d]: the pairs of 64 rows beside each other, d / 2 times. Rows past n are zeros. */
 static void pack_keys(const uint16_t *x, int64_t stride, uint16_t *out, int64_t n, int64_t d) {
     for (int64_t start = 0; start < n; start += PANEL, out += PANEL * d)
@@ -93,7 +69,7 @@ static void pack_keys(const uint16_t *x, int64_t stride, uint16_t *out, int64_t 
                     const int64_t row = start + r + k;
                     rows[k] = row < n ? _mm512_loadu_si512(x + row * stride + p) : _mm512_setzero_si512();
                 }
-                transpose(rows, out + p * PANEL + 2 * r, 2 * PANEL);
+                transposed(rows, out + p * PANEL + 2 * r, 4 * PANEL);
             }
 }
 

@@ -15,6 +15,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,14 +23,15 @@ import torch
 from torch import Tensor
 
 log = logging.getLogger("vita")
-_NAMES = ("bf16", "int8", "int4", "int4_rows", "attention", "norm", "silu")
+_NAMES = ("bf16", "bf16_rows", "int8", "int4", "int4_rows", "attention", "step", "rotary", "norm", "silu")
 SOURCES = tuple(Path(__file__).with_name(f"{name}.c") for name in _NAMES)
 HEADERS = tuple(Path(__file__).with_name(name) for name in ("floats.h", "int4.h", "rows.h", "vectors.h"))
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
 COMPILERS = ("cc", "gcc", "clang")
 GROUP = 64  # as in int4.h
-PANEL = 32  # as in int4_rows.c
+PANEL, TILE = 32, 6  # as in int4_rows.c
 KEYS, HEAD_WIDTHS = 256, (64, 128)  # as in attention.c
+SHARED, WIDEST_HEAD = 8, 256  # as HEADS and WIDEST in step.c, whose KEYS are attention.c's
 FORMATS = (torch.float32, torch.bfloat16)  # of x and of what comes out
 SECONDS = 60  # a compiler that takes longer hangs
 
@@ -42,13 +44,45 @@ class Kernels:
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
+        self._most_rows: int = library.vita_bf16_most_rows()
 
-    def bf16_row(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """`x · wᵀ + b` of one row, summed in float32: bfloat16 `[1, in]`, `[out, in]` and `[out]` to `[1, out]`."""
-        out = torch.empty(1, weight.shape[0], dtype=torch.bfloat16)
-        call = self._library.vita_bf16_row
-        call(_at(weight), _at(x), _at(bias), _at(out), _size(weight.shape[0]), _size(weight.shape[1]))
+    def bf16_product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
+        """`x · wᵀ + b` of few rows, summed in float32; None for more rows than it is made for.
+
+        Args:
+            x: bfloat16 `[rows, in]`.
+            weight: bfloat16 `[out, in]`.
+            bias: bfloat16 `[out]`, or None.
+
+        Returns:
+            bfloat16 `[rows, out]`; of two rows or more, each is what it would be in other company, to the bit.
+        """
+        (rows, width), channels = x.shape, weight.shape[0]
+        if rows > self._most_rows:
+            return None
+        out, x = torch.empty(rows, channels, dtype=torch.bfloat16), x.contiguous()
+        places, sizes = (_at(weight), _at(x), _at(bias), _at(out)), (_size(channels), _size(width))
+        if rows == 1:
+            self._library.vita_bf16_row(*places, *sizes)
+        else:
+            self._library.vita_bf16_rows(*places, _size(rows), *sizes)
         return out
+
+    def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> bool:
+        """Rotary positions of `x`, in place; False, and nothing done, where there is no kernel.
+
+        Args:
+            x: bfloat16 `[batch, n, heads, d]`.
+            cos, sin: bfloat16 `[batch or 1, n, 1, d]`.
+        """
+        heads, width = x.shape[2:]
+        there = bool(self._library.vita_rotates()) and width % 32 == 0
+        if not there or not all(t.is_contiguous() for t in (x, cos, sin)):
+            return False
+        rows, angles = x.shape[0] * x.shape[1], cos.shape[0] * cos.shape[1]
+        sizes = _size(rows), _size(heads), _size(width), _size(angles)
+        self._library.vita_rotate(_at(x), _at(cos), _at(sin), *sizes)
+        return True
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """RMSNorm over the last dimension: contiguous bfloat16 `[..., n]` and `[n]`."""
@@ -105,8 +139,8 @@ class Kernels:
             return None
         (rows, width), channels, groups = x.shape, weight.shape[0], x.shape[1] // GROUP
         threads = torch.get_num_threads()
-        panels, rounded = threads * PANEL * (width + 4 * groups), rows * (width + 12 * groups)
-        room = torch.empty(panels + rounded, dtype=torch.uint8)
+        panels, tiles = threads * PANEL * (width + 4 * groups), -(-rows // TILE) * TILE
+        room = torch.empty(panels + (rows + tiles) * (width + 8 * groups), dtype=torch.uint8)
         out = x.new_empty(rows, channels)
         sizes = _size(rows), _size(channels), _size(width)
         self._library.vita_int4_rows(
@@ -145,6 +179,44 @@ class Kernels:
             _size(queries), _size(keys), _size(width), _size(causal), ctypes.c_double(scale),
         )  # fmt: skip
         return out.transpose(1, 2)
+
+    def step(self, q: Tensor, k: Tensor, v: Tensor, caches: Places, layer: int) -> Tensor | None:
+        """One position more in every cache, and attention to all that is then there; None where there is no kernel.
+
+        Args:
+            q: bfloat16 `[requests, heads, 1, d]`.
+            k, v: `[requests, groups, 1, d]`.
+            caches: as many, of one model.
+            layer: of theirs.
+
+        Returns:
+            `[requests, heads, 1, d]`; each request's row is what it would be alone, to the bit.
+        """
+        (requests, heads, _, width), groups = q.shape, k.shape[1]
+        if not self._library.vita_steps() or width % 32 or width > WIDEST_HEAD:
+            return None
+        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+        pieces = requests * groups * -(-heads // groups // SHARED) * -(-(max(caches.lengths) + 1) // KEYS)
+        out, room = torch.empty_like(q), torch.empty(pieces * SHARED * (2 + width))
+        self._library.vita_step(
+            _at(q), _at(k), _at(v), caches.keys, caches.values, caches.lengths, caches.capacities, _at(out), _at(room),
+            _size(requests), _size(heads), _size(groups), _size(width), _size(layer), ctypes.c_double(width**-0.5),
+        )  # fmt: skip
+        return out
+
+
+class Places:
+    """Where caches of keys and values lie in memory, as `Kernels.step` wants to know it.
+
+    Args:
+        keys, values: one of each a request, bfloat16 `[layers, 1, groups, capacity, d]`; kept alive by the caller.
+        lengths: positions filled.
+    """
+
+    def __init__(self, keys: Sequence[Tensor], values: Sequence[Tensor], lengths: Sequence[int]) -> None:
+        pointers, numbers = ctypes.c_void_p * len(keys), ctypes.c_int64 * len(keys)
+        self.keys, self.values = pointers(*(t.data_ptr() for t in keys)), pointers(*(t.data_ptr() for t in values))
+        self.lengths, self.capacities = numbers(*lengths), numbers(*(t.shape[-2] for t in keys))
 
 
 def _at(tensor: Tensor | None) -> ctypes.c_void_p:

@@ -1,4 +1,4 @@
-/* Sixteen numbers at a time: bfloat16 to float32 and back as floats.h does it for one, and powers of two. */
+/* Sixteen numbers at a time: bfloat16 to float32 and back as floats.h does it for one, powers of two, transposing. */
 #if defined(__AVX512BW__) && defined(__AVX512VL__)
 #include <immintrin.h>
 #include <stdint.h>
@@ -21,6 +21,31 @@ static inline __m256i narrowed(__m512 values) {
     const __m512i even = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
     const __mmask16 none = _mm512_cmp_ps_mask(values, values, _CMP_UNORD_Q);
     return _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(_mm512_srli_epi32(even, 16), none, _mm512_set1_epi32(0x7FC0)));
+}
+
+/* Sixteen rows of sixteen words of four bytes become sixteen columns, `stride` bytes from one to the next. */
+static inline void transposed(const __m512i *rows, void *out, int64_t stride) {
+    uint8_t *to = out;
+    __m512i a[16], b[16];
+    for (int k = 0; k < 8; k++) { /* of two rows */
+        a[2 * k] = _mm512_unpacklo_epi32(rows[2 * k], rows[2 * k + 1]);
+        a[2 * k + 1] = _mm512_unpackhi_epi32(rows[2 * k], rows[2 * k + 1]);
+    }
+    for (int k = 0; k < 4; k++) /* of four rows: b[4 k + j] holds columns j, j + 4, j + 8 and j + 12 */
+        for (int j = 0; j < 2; j++) {
+            b[4 * k + 2 * j] = _mm512_unpacklo_epi64(a[4 * k + j], a[4 * k + 2 + j]);
+            b[4 * k + 2 * j + 1] = _mm512_unpackhi_epi64(a[4 * k + j], a[4 * k + 2 + j]);
+        }
+    for (int j = 0; j < 4; j++) {
+        const __m512i low = _mm512_shuffle_i32x4(b[j], b[4 + j], 0x88);
+        const __m512i high = _mm512_shuffle_i32x4(b[j], b[4 + j], 0xDD);
+        const __m512i low2 = _mm512_shuffle_i32x4(b[8 + j], b[12 + j], 0x88);
+        const __m512i high2 = _mm512_shuffle_i32x4(b[8 + j], b[12 + j], 0xDD);
+        _mm512_storeu_si512(to + j * stride, _mm512_shuffle_i32x4(low, low2, 0x88));
+        _mm512_storeu_si512(to + (j + 4) * stride, _mm512_shuffle_i32x4(high, high2, 0x88));
+        _mm512_storeu_si512(to + (j + 8) * stride, _mm512_shuffle_i32x4(low, low2, 0xDD));
+        _mm512_storeu_si512(to + (j + 12) * stride, _mm512_shuffle_i32x4(high, high2, 0xDD));
+    }
 }
 
 /* 2^x; below 2^-127 it is next to nothing. What is no number stays none. */

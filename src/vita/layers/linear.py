@@ -5,7 +5,8 @@ Owns how `x · Wᵀ + b` is computed for a given device and dtype. Does not know
 PyTorch's half-precision GEMM on a CPU without bf16/fp16 instructions runs a plain scalar loop, about a hundred
 times slower than float32 (docs/benchmarks.md). There, many rows take the "upcast" route: weights stay in half
 precision in memory, and one block of them at a time is widened to float32 and multiplied by the fast kernel.
-A single row of bfloat16 (decoding) goes through our own kernel, which is bound by memory everywhere.
+One row of bfloat16 (decoding), or a few where PyTorch has no tiles for them, go through our own kernel, which is bound
+by memory everywhere.
 """
 
 from __future__ import annotations
@@ -46,12 +47,10 @@ class Linear(nn.Linear):
             return upcast_linear(input, self.weight, self.bias)
         # Always as rows: PyTorch multiplies a slice such as [:, -1:] as a batch, and copies all weights for that.
         rows = input.reshape(-1, self.in_features)
-        single = rows.shape[0] == 1 and self.weight.is_contiguous()
-        own = half_kernels(rows, self.weight) if single else None
-        if own is None:
+        own = half_kernels(rows, self.weight) if self.weight.is_contiguous() else None
+        out = None if own is None else own.bf16_product(rows, self.weight, self.bias)
+        if out is None:
             out = functional.linear(rows, self.weight, self.bias)
-        else:
-            out = own.bf16_row(rows.contiguous(), self.weight, self.bias)
         return out.view(*input.shape[:-1], self.out_features)
 
     def activated(self, input: Tensor, activation: Activation) -> Tensor:
