@@ -13,7 +13,9 @@
 #include <immintrin.h>
 #endif
 
-#define AHEAD 8192  /* bytes asked for before they are needed */
+#define AHEAD 8192 /* bytes asked for before they are needed */
+#define PANEL 8    /* weight rows that go along several rows of x together */
+#define NEAR 40000 /* bytes of x that fit into the nearest cache */
 
 /* Rounds rows of x: int8 values, and for each group its scale and minus eight times its sum, scaled.
  *
@@ -55,11 +57,11 @@ void vita_round_rows(const void *x, int8_t *q, float *scale, float *shift, int64
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
 /* Adds two groups, which are 64 bytes of weights, to the sums of `rows` rows; `which` picks their factors. */
 static inline __attribute__((always_inline)) void pair(
-    const uint8_t *w, const int8_t *q, int64_t n_in, const __m512 *units, __m512i which, __m512 *total,
-    const int rows) {
+    const uint8_t *w, const int8_t *q, int64_t n_in, const __m512 *units, __m512i which, const uint8_t *next,
+    __m512 *total, const int rows) {
     const __m512i low = _mm512_set1_epi8(15), packed = _mm512_loadu_si512((const void *)w);
     const __m512i one = _mm512_and_si512(packed, low), other = _mm512_and_si512(_mm512_srli_epi16(packed, 4), low);
-    _mm_prefetch((const char *)w + AHEAD, _MM_HINT_T0);
+    _mm_prefetch((const char *)next, _MM_HINT_T0);
     for (int r = 0; r < rows; r++) {
         const int8_t *x = q + r * n_in;
         __m512i sum = _mm512_dpbusd_epi32(_mm512_setzero_si512(), one, _mm512_loadu_si512((const void *)x));
@@ -67,55 +69,75 @@ static inline __attribute__((always_inline)) void pair(
         total[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_permutexvar_ps(which, units[r]), total[r]);
     }
 }
-#endif
 
-/* One weight row times `rows` rounded rows of x (a constant where this is inlined): unpacked once for all of them. */
-static inline __attribute__((always_inline)) void dots(
-    const uint8_t *w, const uint16_t *w_scale, const int8_t *q, const float *scale, const float *shift, float *sums,
-    int64_t n_in, const int rows) {
-    const int64_t groups = n_in / GROUP;
-#if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+/* Adds up to sixteen groups from `g` on to the sums of `rows` rows; pairs of groups go into two sums in turns, since
+ * one would wait for itself. As many weights from `next` on are asked for. */
+static inline __attribute__((always_inline)) void stretch(
+    const uint8_t *w, const uint16_t *w_scale, const int8_t *q, const float *scale, const float *shift, int64_t g,
+    int64_t n_in, const uint8_t *next, __m512 (*sums)[MOST_ROWS], const int rows) {
     const __m512i low = _mm512_set1_epi8(15), two = _mm512_set1_epi32(2);
-    const __m512i first = _mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi32(1), 1); /* 0 x 8, 1 x 8 */
-    __m512 total[MOST_ROWS], second[MOST_ROWS], units[MOST_ROWS];
-    for (int r = 0; r < rows; r++) total[r] = second[r] = _mm512_setzero_ps();
-    for (int64_t g = 0; g < groups; g += 16) { /* the scales and shifts of sixteen groups at once */
-        const int64_t here = groups - g < 16 ? groups - g : 16;
-        const __mmask16 mask = (__mmask16)((1u << here) - 1);
-        _mm_prefetch((const char *)(w_scale + g) + AHEAD / 16, _MM_HINT_T0); /* a sixteenth of the weights' bytes */
-        __m512i halves = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, w_scale + g));
-        __m512 unit = _mm512_castsi512_ps(_mm512_slli_epi32(halves, 16));
+    const int64_t groups = n_in / GROUP, here = groups - g < 16 ? groups - g : 16;
+    const __mmask16 mask = (__mmask16)((1u << here) - 1);
+    _mm_prefetch((const char *)(w_scale + g) + AHEAD / 16, _MM_HINT_T0); /* a sixteenth of the weights' bytes */
+    const __m512i halves = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, w_scale + g));
+    const __m512 unit = _mm512_castsi512_ps(_mm512_slli_epi32(halves, 16));
+    __m512 units[MOST_ROWS]; /* the scales of all sixteen at once */
+    for (int r = 0; r < rows; r++) {
+        sums[0][r] = _mm512_fmadd_ps(unit, _mm512_maskz_loadu_ps(mask, shift + r * groups + g), sums[0][r]);
+        units[r] = _mm512_mul_ps(unit, _mm512_maskz_loadu_ps(mask, scale + r * groups + g));
+    }
+    __m512i which = _mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi32(1), 1); /* 0 x 8, 1 x 8 */
+    int64_t k = 0;
+    for (; k + 4 <= here; k += 4)
+        for (int half = 0; half < 2; half++, which = _mm512_add_epi32(which, two))
+            pair(w + (g + k + 2 * half) * HALF, q + (g + k + 2 * half) * GROUP, n_in, units, which,
+                 next + (k + 2 * half) * HALF, sums[half], rows);
+    if (k + 2 <= here) {
+        pair(w + (g + k) * HALF, q + (g + k) * GROUP, n_in, units, which, next + k * HALF, sums[0], rows);
+        which = _mm512_add_epi32(which, two);
+        k += 2;
+    }
+    if (k < here) { /* a last one without a partner: half as wide */
+        __m256i packed = _mm256_loadu_si256((const __m256i *)(w + (g + k) * HALF));
+        __m256i one = _mm256_and_si256(packed, _mm512_castsi512_si256(low));
+        __m256i other = _mm256_and_si256(_mm256_srli_epi16(packed, 4), _mm512_castsi512_si256(low));
         for (int r = 0; r < rows; r++) {
-            total[r] = _mm512_fmadd_ps(unit, _mm512_maskz_loadu_ps(mask, shift + r * groups + g), total[r]);
-            units[r] = _mm512_mul_ps(unit, _mm512_maskz_loadu_ps(mask, scale + r * groups + g));
-        }
-        __m512i which = first;
-        int64_t k = 0;
-        for (; k + 4 <= here; k += 4) { /* into two sums in turns: one would wait for itself */
-            pair(w + (g + k) * HALF, q + (g + k) * GROUP, n_in, units, which, total, rows);
-            which = _mm512_add_epi32(which, two);
-            pair(w + (g + k + 2) * HALF, q + (g + k + 2) * GROUP, n_in, units, which, second, rows);
-            which = _mm512_add_epi32(which, two);
-        }
-        if (k + 2 <= here) {
-            pair(w + (g + k) * HALF, q + (g + k) * GROUP, n_in, units, which, total, rows);
-            which = _mm512_add_epi32(which, two);
-            k += 2;
-        }
-        if (k < here) { /* a last one without a partner: half as wide */
-            __m256i packed = _mm256_loadu_si256((const __m256i *)(w + (g + k) * HALF));
-            __m256i one = _mm256_and_si256(packed, _mm512_castsi512_si256(low));
-            __m256i other = _mm256_and_si256(_mm256_srli_epi16(packed, 4), _mm512_castsi512_si256(low));
-            for (int r = 0; r < rows; r++) {
-                const __m256i *y = (const __m256i *)(q + r * n_in + (g + k) * GROUP);
-                __m256i sum = _mm256_dpbusd_epi32(_mm256_setzero_si256(), one, _mm256_loadu_si256(y));
-                sum = _mm256_dpbusd_epi32(sum, other, _mm256_loadu_si256(y + 1));
-                __m512 wide = _mm512_maskz_cvtepi32_ps(0xFF, _mm512_castsi256_si512(sum));
-                total[r] = _mm512_fmadd_ps(wide, _mm512_permutexvar_ps(which, units[r]), total[r]);
-            }
+            const __m256i *y = (const __m256i *)(q + r * n_in + (g + k) * GROUP);
+            __m256i sum = _mm256_dpbusd_epi32(_mm256_setzero_si256(), one, _mm256_loadu_si256(y));
+            sum = _mm256_dpbusd_epi32(sum, other, _mm256_loadu_si256(y + 1));
+            __m512 wide = _mm512_maskz_cvtepi32_ps(0xFF, _mm512_castsi256_si512(sum));
+            sums[0][r] = _mm512_fmadd_ps(wide, _mm512_permutexvar_ps(which, units[r]), sums[0][r]);
         }
     }
-    for (int r = 0; r < rows; r++) sums[r] = _mm512_reduce_add_ps(_mm512_add_ps(total[r], second[r]));
+}
+
+#endif
+
+/* `channels` weight rows times `rows` rounded rows of x (a constant where this is inlined): sums [channels, MOST_ROWS].
+ * Sixteen groups of all channels come first, where x does not fit into the nearest cache whole. */
+static inline __attribute__((always_inline)) void dots(
+    const uint8_t *w, const uint16_t *w_scale, const int8_t *q, const float *scale, const float *shift, float *sums,
+    int64_t n_in, int64_t channels, const int rows) {
+    const int64_t groups = n_in / GROUP;
+#if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+    if (channels == 1) {
+        __m512 total[2][MOST_ROWS];
+        for (int r = 0; r < rows; r++) total[0][r] = total[1][r] = _mm512_setzero_ps();
+        for (int64_t g = 0; g < groups; g += 16)
+            stretch(w, w_scale, q, scale, shift, g, n_in, w + g * HALF + AHEAD, total, rows);
+        for (int r = 0; r < rows; r++) sums[r] = _mm512_reduce_add_ps(_mm512_add_ps(total[0][r], total[1][r]));
+        return;
+    }
+    __m512 kept[PANEL][2][MOST_ROWS];
+    for (int64_t c = 0; c < channels; c++)
+        for (int r = 0; r < rows; r++) kept[c][0][r] = kept[c][1][r] = _mm512_setzero_ps();
+    const uint8_t *next = w + channels * n_in / 2; /* in the order in which it lies, which memory likes best */
+    for (int64_t g = 0; g < groups; g += 16)
+        for (int64_t c = 0; c < channels; c++, next += 16 * HALF)
+            stretch(w + c * n_in / 2, w_scale + c * groups, q, scale, shift, g, n_in, next, kept[c], rows);
+    for (int64_t c = 0; c < channels; c++)
+        for (int r = 0; r < rows; r++)
+            sums[c * MOST_ROWS + r] = _mm512_reduce_add_ps(_mm512_add_ps(kept[c][0][r], kept[c][1][r]));
 #elif defined(__AVX2__)
     const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
     __m256 total[MOST_ROWS];
@@ -164,18 +186,26 @@ void vita_int4_product(const uint8_t *w, const uint16_t *w_scale, const void *in
     int8_t *q = (int8_t *)room;
     float *scale = (float *)(room + rows * n_in), *shift = scale + rows * groups;
     vita_round_rows(input, q, scale, shift, rows, n_in, half);
+#if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+    const int64_t together = rows * n_in > NEAR ? PANEL : 1;
+#else
+    const int64_t together = 1;
+#endif
 #pragma omp parallel for schedule(static)
-    for (int64_t o = 0; o < n_out; o++) {
-        const uint8_t *row = w + o * n_in / 2;
-        const uint16_t *unit = w_scale + o * groups;
-        float sums[MOST_ROWS], add = bias ? get(bias, o, (int)half) : 0;
-        for (int64_t r = 0; r < rows;) {
+    for (int64_t first = 0; first < n_out; first += together) {
+        const int64_t channels = n_out - first < together ? n_out - first : together;
+        const uint8_t *row = w + first * n_in / 2;
+        const uint16_t *unit = w_scale + first * groups;
+        for (int64_t r = 0, taken; r < rows; r += taken) {
             const int8_t *x = q + r * n_in;
             const float *s = scale + r * groups, *d = shift + r * groups;
-            int64_t taken;
-            SOME_ROWS(rows - r, taken, dots(row, unit, x, s, d, sums, n_in, ROWS))
-            for (int64_t k = 0; k < taken; k++) put(y, (r + k) * n_out + o, sums[k] + add, (int)half);
-            r += taken;
+            float sums[PANEL * MOST_ROWS];
+            SOME_ROWS(rows - r, taken, dots(row, unit, x, s, d, sums, n_in, channels, ROWS))
+            for (int64_t c = 0; c < channels; c++) {
+                const float add = bias ? get(bias, first + c, (int)half) : 0;
+                for (int64_t k = 0; k < taken; k++)
+                    put(y, (r + k) * n_out + first + c, sums[c * MOST_ROWS + k] + add, (int)half);
+            }
         }
     }
 }

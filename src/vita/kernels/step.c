@@ -11,32 +11,72 @@
 
 #if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512VL__)
 #define KEYS 256   /* of a piece */
+#define NEAR 32    /* positions whose values are gone through together; the next ones are asked for meanwhile */
+#define AHEAD 4096 /* bytes of keys that are asked for before they are needed */
 #define HEADS 8    /* that share keys and go through them together; as many as there are, the others are zeros */
 #define WIDEST 256 /* dimensions of a head */
 
-/* Scores [HEADS, KEYS] of `count` keys [count, d]. */
-static void score(const uint16_t *q, const uint16_t *k, float *scores, int64_t count, int64_t d) {
-    for (int64_t j = 0; j < count; j += 2) { /* two keys for every load of a query */
-        const uint16_t *one = k + j * d, *other = j + 1 < count ? one + d : one;
-        __m512 sum[HEADS][2];
-        for (int h = 0; h < HEADS; h++) sum[h][0] = sum[h][1] = _mm512_setzero_ps();
-        for (int64_t p = 0; p < d; p += 32) {
-            const __m512bh a = (__m512bh)_mm512_loadu_si512(one + p), b = (__m512bh)_mm512_loadu_si512(other + p);
-            for (int h = 0; h < HEADS; h++) {
-                const __m512bh query = (__m512bh)_mm512_loadu_si512(q + h * d + p);
-                sum[h][0] = _mm512_dpbf16_ps(sum[h][0], query, a);
-                sum[h][1] = _mm512_dpbf16_ps(sum[h][1], query, b);
-            }
+/* The sum of each of sixteen vectors, in turns added to and shuffled into half as many. */
+static inline __m512 sums_of_sixteen(const __m512 *from) {
+    __m512 a[8], b[4], c[2];
+    for (int k = 0; k < 8; k++) /* lanes of 128 bits hold two halves of two vectors */
+        a[k] = _mm512_add_ps(_mm512_unpacklo_ps(from[2 * k], from[2 * k + 1]),
+                             _mm512_unpackhi_ps(from[2 * k], from[2 * k + 1]));
+    for (int k = 0; k < 4; k++) { /* lanes hold a quarter of each of four */
+        const __m512d one = _mm512_castps_pd(a[2 * k]), other = _mm512_castps_pd(a[2 * k + 1]);
+        b[k] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(one, other)),
+                             _mm512_castpd_ps(_mm512_unpackhi_pd(one, other)));
+    }
+    for (int k = 0; k < 2; k++)
+        c[k] = _mm512_add_ps(_mm512_shuffle_f32x4(b[2 * k], b[2 * k + 1], 0x88),
+                             _mm512_shuffle_f32x4(b[2 * k], b[2 * k + 1], 0xDD));
+    return _mm512_add_ps(_mm512_shuffle_f32x4(c[0], c[1], 0x88), _mm512_shuffle_f32x4(c[0], c[1], 0xDD));
+}
+
+/* Eight rows of eight pairs of numbers become eight columns, `stride` numbers from one to the next. */
+static inline void columns_of_pairs(const __m512 *rows, float *out, int64_t stride) {
+    for (int odd = 0; odd < 2; odd++) {
+        __m512 a[4];
+        for (int k = 0; k < 4; k++) {
+            const __m512d one = _mm512_castps_pd(rows[2 * k]), other = _mm512_castps_pd(rows[2 * k + 1]);
+            a[k] = _mm512_castpd_ps(odd ? _mm512_unpackhi_pd(one, other) : _mm512_unpacklo_pd(one, other));
         }
-        for (int h = 0; h < HEADS; h++) {
-            scores[h * KEYS + j] = _mm512_reduce_add_ps(sum[h][0]);
-            scores[h * KEYS + j + 1] = _mm512_reduce_add_ps(sum[h][1]);
-        }
+        const __m512 low = _mm512_shuffle_f32x4(a[0], a[1], 0x88), low2 = _mm512_shuffle_f32x4(a[2], a[3], 0x88);
+        const __m512 high = _mm512_shuffle_f32x4(a[0], a[1], 0xDD), high2 = _mm512_shuffle_f32x4(a[2], a[3], 0xDD);
+        _mm512_storeu_ps(out + odd * stride, _mm512_shuffle_f32x4(low, low2, 0x88));
+        _mm512_storeu_ps(out + (2 + odd) * stride, _mm512_shuffle_f32x4(high, high2, 0x88));
+        _mm512_storeu_ps(out + (4 + odd) * stride, _mm512_shuffle_f32x4(low, low2, 0xDD));
+        _mm512_storeu_ps(out + (6 + odd) * stride, _mm512_shuffle_f32x4(high, high2, 0xDD));
     }
 }
 
-/* One head's scores to weights in place; the largest score and the sum of the weights. */
-static void weigh(float *scores, int64_t count, float unit, float *largest, float *sum) {
+/* Scores [HEADS, KEYS] of `count` keys [count, d]; what comes of keys past the last one is not used. */
+static void score(const uint16_t *q, const uint16_t *k, float *scores, int64_t count, int64_t d) {
+    for (int64_t first = 0; first < count; first += 16) {
+        __m512 both[8]; /* [HEADS, 2] each */
+        for (int pair = 0; pair < 8; pair++) { /* two keys for every load of a query */
+            const int64_t j = first + 2 * pair, last = count - 1;
+            const uint16_t *one = k + (j < last ? j : last) * d, *other = k + (j + 1 < last ? j + 1 : last) * d;
+            __m512 sum[HEADS][2];
+            for (int h = 0; h < HEADS; h++) sum[h][0] = sum[h][1] = _mm512_setzero_ps();
+            for (int64_t p = 0; p < d; p += 32) {
+                const __m512bh a = (__m512bh)_mm512_loadu_si512(one + p), b = (__m512bh)_mm512_loadu_si512(other + p);
+                _mm_prefetch((const char *)(one + p) + AHEAD, _MM_HINT_T0);
+                _mm_prefetch((const char *)(other + p) + AHEAD, _MM_HINT_T0);
+                for (int h = 0; h < HEADS; h++) {
+                    const __m512bh query = (__m512bh)_mm512_loadu_si512(q + h * d + p);
+                    sum[h][0] = _mm512_dpbf16_ps(sum[h][0], query, a);
+                    sum[h][1] = _mm512_dpbf16_ps(sum[h][1], query, b);
+                }
+            }
+            both[pair] = sums_of_sixteen(&sum[0][0]);
+        }
+        columns_of_pairs(both, scores + first, KEYS);
+    }
+}
+
+/* One head's scores to weights, zeros behind them; the largest score and the sum of the weights. */
+static void weigh(const float *scores, uint16_t *weights, int64_t count, float unit, float *largest, float *sum) {
     __m512 top = _mm512_set1_ps(-INFINITY), total = _mm512_setzero_ps();
     for (int64_t j = 0; j < count; j += 16)
         top = _mm512_mask_max_ps(top, first_of(count - j), top, _mm512_loadu_ps(scores + j));
@@ -44,42 +84,56 @@ static void weigh(float *scores, int64_t count, float unit, float *largest, floa
     const __m512 factor = _mm512_set1_ps(unit), end = _mm512_set1_ps(-*largest);
     for (int64_t j = 0; j < count; j += 16) {
         const __m512 power = power_of_two(_mm512_fmadd_ps(_mm512_loadu_ps(scores + j), factor, end));
-        _mm512_storeu_ps(scores + j, power);
-        total = _mm512_mask_add_ps(total, first_of(count - j), total, power);
+        const __m512 there = _mm512_maskz_mov_ps(first_of(count - j), power);
+        _mm256_storeu_si256((__m256i *)(weights + j), (__m256i)_mm512_cvtneps_pbh(there));
+        total = _mm512_add_ps(total, there);
     }
     *sum = _mm512_reduce_add_ps(total);
 }
 
-/* out [HEADS, d] = weights [HEADS, KEYS] times values [count, d]. */
-static void gather(const float *weights, const uint16_t *v, float *out, int64_t count, int64_t d) {
-    for (int64_t p = 0; p < d; p += 32) {
-        __m512 sum[HEADS][2];
-        for (int h = 0; h < HEADS; h++) sum[h][0] = sum[h][1] = _mm512_setzero_ps();
-        for (int64_t j = 0; j < count; j++) {
-            const __m512 a = widened(v + j * d + p, 0xFFFF), b = widened(v + j * d + p + 16, 0xFFFF);
-            for (int h = 0; h < HEADS; h++) {
-                const __m512 weight = _mm512_set1_ps(weights[h * KEYS + j]);
-                sum[h][0] = _mm512_fmadd_ps(weight, a, sum[h][0]);
-                sum[h][1] = _mm512_fmadd_ps(weight, b, sum[h][1]);
+/* out [HEADS, d] = weights [HEADS, KEYS] times values [count, d], two values of a dimension at once; in `out` every 32
+ * dimensions lie as `unpack` leaves them. */
+static void gather(const uint16_t *weights, const uint16_t *v, float *out, int64_t count, int64_t d) {
+    for (int64_t k = 0; k < HEADS * d; k += 16) _mm512_storeu_ps(out + k, _mm512_setzero_ps());
+    const char *next = (const char *)(v + NEAR * d);
+    for (int64_t first = 0; first < count; first += NEAR)
+        for (int64_t p = 0; p < d; p += 32) {
+            const int64_t end = first + NEAR < count ? first + NEAR : count;
+            __m512 sum[HEADS][2];
+            for (int h = 0; h < HEADS; h++)
+                for (int k = 0; k < 2; k++) sum[h][k] = _mm512_loadu_ps(out + h * d + p + 16 * k);
+            for (int64_t j = first; j < end; j += 2, next += 128) {
+                const uint16_t *at = v + j * d + p;
+                _mm_prefetch(next, _MM_HINT_T0);
+                _mm_prefetch(next + 64, _MM_HINT_T0);
+                const __m512i one = _mm512_loadu_si512(at);
+                const __m512i other = j + 1 < count ? _mm512_loadu_si512(at + d) : _mm512_setzero_si512();
+                const __m512bh low = (__m512bh)_mm512_unpacklo_epi16(one, other);
+                const __m512bh high = (__m512bh)_mm512_unpackhi_epi16(one, other);
+                for (int h = 0; h < HEADS; h++) {
+                    int32_t pair;
+                    memcpy(&pair, weights + h * KEYS + j, 4);
+                    const __m512bh weight = (__m512bh)_mm512_set1_epi32(pair);
+                    sum[h][0] = _mm512_dpbf16_ps(sum[h][0], weight, low);
+                    sum[h][1] = _mm512_dpbf16_ps(sum[h][1], weight, high);
+                }
             }
+            for (int h = 0; h < HEADS; h++)
+                for (int k = 0; k < 2; k++) _mm512_storeu_ps(out + h * d + p + 16 * k, sum[h][k]);
         }
-        for (int h = 0; h < HEADS; h++) {
-            _mm512_storeu_ps(out + h * d + p, sum[h][0]);
-            _mm512_storeu_ps(out + h * d + p + 16, sum[h][1]);
-        }
-    }
 }
 
 /* One piece for `heads` heads: largest scores [HEADS], sums [HEADS] and outputs [HEADS, d] into `part`. */
 static void piece(const uint16_t *q, const uint16_t *k, const uint16_t *v, float *part, int64_t heads, int64_t count,
                   int64_t d, float unit) {
-    uint16_t query[HEADS * WIDEST];
+    uint16_t query[HEADS * WIDEST], weights[HEADS * KEYS];
     float scores[HEADS * KEYS];
     memcpy(query, q, 2 * (size_t)(heads * d));
     memset(query + heads * d, 0, 2 * (size_t)((HEADS - heads) * d));
     score(query, k, scores, count, d);
-    for (int h = 0; h < HEADS; h++) weigh(scores + h * KEYS, count, unit, part + h, part + HEADS + h);
-    gather(scores, v, part + 2 * HEADS, count, d);
+    for (int h = 0; h < HEADS; h++)
+        weigh(scores + h * KEYS, weights + h * KEYS, count, unit, part + h, part + HEADS + h);
+    gather(weights, v, part + 2 * HEADS, count, d);
 }
 
 /* Puts the pieces of one head together; they lie `stride` numbers apart. */
@@ -94,14 +148,18 @@ static void merge(const float *part, int64_t stride, int64_t pieces, uint16_t *o
         total += factor * from[HEADS + head];
         for (int64_t p = 0; p < d; p++) sums[p] += factor * from[2 * HEADS + head * d + p];
     }
-    for (int64_t p = 0; p < d; p++) out[p] = narrow(sums[p] / total);
+    for (int64_t p = 0; p < d; p++) { /* eight numbers of one half, eight of the other: as `unpack` took them apart */
+        const int64_t from = p / 32 * 32 + p % 8 / 4 * 16 + p % 32 / 8 * 4 + p % 4;
+        out[p] = narrow(sums[from] / total);
+    }
 }
 
 int vita_steps(void) { return 1; }
 
 /* Appends k and v [requests, groups, d] to layer `layer` of each cache, [layers, groups, capacity, d], at `lengths`,
  * and attends with q [requests, heads, d] to all that is then there; out as q. d is a multiple of 32, at most 256.
- * `room` holds the pieces: requests * groups * (blocks of 8 heads of a group) * (pieces of the longest) * (16 + 8 d). */
+ * `room` holds the pieces: requests * groups * (blocks of 8 heads of a group) * (pieces of the longest) * (16 + 8 d)
+ * numbers. */
 void vita_step(const uint16_t *q, const uint16_t *k, const uint16_t *v, uint16_t *const *keys, uint16_t *const *values,
                const int64_t *lengths, const int64_t *capacities, uint16_t *out, float *room, int64_t requests,
                int64_t heads, int64_t groups, int64_t d, int64_t layer, double scale) {

@@ -26,7 +26,7 @@ class Int4Linear(RoundedLinear):
     `scale` is bfloat16 `[out, in / 64]`.
     """
 
-    few = 12  # rows up to which each weight row is multiplied as it is read (docs/benchmarks.md)
+    few = 16  # rows up to which each weight row is multiplied as it is read (docs/benchmarks.md)
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
         super().__init__(in_features, out_features, bias)
