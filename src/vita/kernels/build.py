@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 log = logging.getLogger("vita")
-_NAMES = ("bf16", "bf16_rows", "int8", "int4", "int4_rows", "attention", "step", "rotary", "norm", "silu")
+_NAMES = ("bf16", "bf16_rows", "int8", "round", "int4", "int4_rows", "attention", "step", "rotary", "norm", "silu")
 SOURCES = tuple(Path(__file__).with_name(f"{name}.c") for name in _NAMES)
 HEADERS = tuple(Path(__file__).with_name(name) for name in ("floats.h", "int4.h", "rows.h", "vectors.h"))
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")

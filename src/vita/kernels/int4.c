@@ -6,7 +6,6 @@
  * x is rounded to int8 with one scale a group, so that a group's sum is exact in integers:
  *   sum_j (w_j + 8) x_j - 8 sum_j x_j   with u8 times s8 products.
  */
-#include <math.h>
 #include "int4.h"
 #include "rows.h"
 #if defined(__AVX2__)
@@ -16,43 +15,6 @@
 #define AHEAD 8192 /* bytes asked for before they are needed */
 #define PANEL 8    /* weight rows that go along several rows of x together */
 #define NEAR 40000 /* bytes of x that fit into the nearest cache */
-
-/* Rounds rows of x: int8 values, and for each group its scale and minus eight times its sum, scaled.
- *
- * Two groups a, b are stored as their first halves and then their second ones (a1 b1 a2 b2), since 64 bytes of weights
- * hold both their low halves and both their high ones; a last group without a partner keeps its order. */
-void vita_round_rows(const void *x, int8_t *q, float *scale, float *shift, int64_t rows, int64_t n_in, int64_t half) {
-    const int64_t groups = n_in / GROUP;
-#pragma omp parallel for schedule(static) if (rows * n_in > 65536)
-    for (int64_t at = 0; at < rows * groups; at++) {
-        const int64_t g = at % groups, paired = (g ^ 1) < groups;
-        float from[GROUP];
-        for (int j = 0; j < GROUP; j++) from[j] = get(x, at * GROUP + j, (int)half);
-        int8_t *to = paired ? q + (at - (g & 1)) * GROUP + (g & 1) * HALF : q + at * GROUP;
-        const int64_t second = paired ? GROUP : HALF; /* from the first half to the second */
-        float largest = 0, any = 0;
-        for (int j = 0; j < GROUP; j++) {
-            float size = fabsf(from[j]);
-            largest = size > largest ? size : largest;
-            any += from[j] * 0.0f; /* NaN if one of them is no number */
-        }
-        if (any != 0.0f) { /* a failure upstream stays visible: the whole sum is no number */
-            memset(to, 0, HALF);
-            memset(to + second, 0, HALF);
-            scale[at] = shift[at] = NAN;
-            continue;
-        }
-        float unit = largest / 127.0f, inverse = largest > 0 ? 127.0f / largest : 0;
-        int32_t sum = 0;
-        for (int j = 0; j < GROUP; j++) {
-            int32_t whole = (int32_t)rintf(from[j] * inverse);
-            to[j < HALF ? j : j - HALF + second] = (int8_t)whole;
-            sum += whole;
-        }
-        scale[at] = unit;
-        shift[at] = -8.0f * unit * (float)sum;
-    }
-}
 
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
 /* Adds two groups, which are 64 bytes of weights, to the sums of `rows` rows; `which` picks their factors. */
