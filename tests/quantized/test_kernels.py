@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import platform
 import shutil
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 import torch
 from torch.nn import functional
 
+from vita.config import DecoderConfig
+from vita.decoder.kv_cache import KVCache
 from vita.kernels import build
 from vita.kernels.build import GROUP, Kernels, Places
 from vita.layers.attention import causal_mask
@@ -169,35 +172,51 @@ def required(out: torch.Tensor | None) -> torch.Tensor:
 
 
 @NATIVE
+@pytest.mark.parametrize("rounded", [False, True])
 @pytest.mark.parametrize(("heads", "groups", "width"), [(7, 1, 64), (28, 4, 128), (4, 4, 32), (18, 2, 96)])
 def test_attention_of_a_step_is_pytorchs_and_company_does_not_matter(
-    own: Kernels, heads: int, groups: int, width: int
+    own: Kernels, heads: int, groups: int, width: int, rounded: bool
 ) -> None:
+    """The kernel extends caches and attends as `KVCache` does with PyTorch's operations."""
     torch.manual_seed(heads)
-    lengths, layers, layer = [0, 5, 255, 256, 700], 2, 1
+    lengths, layer = [0, 5, 255, 256, 700], 1
+    config = DecoderConfig(heads * width, 64, 2, heads, groups, 50)
     q = (torch.randn(len(lengths), heads, 1, width) * 3).bfloat16()
     k, v = torch.randn(2, len(lengths), groups, 1, width).bfloat16().unbind(0)
-    caches = [torch.randn(2, layers, 1, groups, n + 3, width).bfloat16().unbind(0) for n in lengths]
-    before = [(keys.clone(), values.clone()) for keys, values in caches]
-    keys, values = [c[0] for c in caches], [c[1] for c in caches]
-    together = own.step(q, k, v, Places(keys, values, lengths), layer)
+    caches = []
+    for n in lengths:
+        caches.append(KVCache(config, n + 3, dtype=torch.bfloat16, device=torch.device("cpu"), rounded=rounded))
+        for part in (caches[-1].keys, caches[-1].values, caches[-1].scales):
+            _ = None if part is None else part.zero_()
+        for at in range(2):
+            caches[-1].write(at, *torch.randn(2, 1, groups, n, width).bfloat16().unbind(0))
+        caches[-1].length = n
+    wanted = copy.deepcopy(caches)
+
+    def step(which: slice) -> torch.Tensor | None:
+        parts = ((c.keys, c.values, c.scales, c.length) for c in caches[which])
+        return own.step(q[which], k[which], v[which], Places(*zip(*parts, strict=True)), layer)
+
+    together = step(slice(None))
     if together is None:
         pytest.skip("NO AVX-512 BF16: PyTorch's own attention is used here")
-    for r, (n, (was_keys, was_values)) in enumerate(zip(lengths, before, strict=True)):
+    for r, cache in enumerate(wanted):
         it = slice(r, r + 1)
-        alone = own.step(q[it], k[it], v[it], Places(keys[it], values[it], [n]), layer)
-        assert alone is not None and torch.equal(alone[0], together[r]), "company changed an answer"
-        was_keys[layer, 0, :, n], was_values[layer, 0, :, n] = k[r, :, 0], v[r, :, 0]
-        assert torch.equal(keys[r], was_keys) and torch.equal(values[r], was_values), "one position, and no other"
-        seen = slice(0, n + 1)
-        exact = functional.scaled_dot_product_attention(
-            q[it].float(), was_keys[layer, :, :, seen].float(), was_values[layer, :, :, seen].float(),
-            enable_gqa=True,
-        )  # fmt: skip
-        torch.testing.assert_close(alone.float(), exact, atol=5e-3, rtol=2**-7)
-    values[1][layer, 0, 0, 2] = float("nan")
-    spoilt = required(own.step(q, k, v, Places(keys, values, lengths), layer)).isnan()
-    assert spoilt[1, : heads // groups].all() and int(spoilt.sum()) == heads // groups * width, "hidden, or spread"
+        assert torch.equal(required(step(it))[0], together[r]), "company changed an answer"
+        keys, values = cache.write(layer, k[it], v[it])
+        exact = functional.scaled_dot_product_attention(q[it].float(), keys.float(), values.float(), enable_gqa=True)
+        torch.testing.assert_close(together[it].float(), exact, atol=5e-3, rtol=2**-7)
+        parts = (caches[r].keys, cache.keys), (caches[r].values, cache.values), (caches[r].scales, cache.scales)
+        assert all(mine is theirs is None or torch.equal(mine, theirs) for mine, theirs in parts), (
+            "one position, no other"
+        )
+    v[1, 0, 0, 0] = float("nan")
+    spoilt = required(step(slice(None))).isnan()
+    seen = heads // groups * (width if rounded else 1)
+    assert spoilt[1, : heads // groups].any(-1).all() and int(spoilt.sum()) == seen, "hidden, or spread"
+    caches[1].length = caches[1].capacity
+    with pytest.raises(ValueError, match="full"):
+        step(slice(None))
 
 
 @NATIVE

@@ -120,7 +120,7 @@ class Together:
 
     def attend(self, attend: Attend, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """As `KVCache.attend`, row by row; `[batch, heads, 1, d]`."""
-        own = half_kernels(q, self.caches[0].keys)
+        own = half_kernels(q, k)
         out = None if own is None else own.step(q, k, v, self._where(), layer)
         if out is not None:
             return out
@@ -129,7 +129,7 @@ class Together:
 
     def _where(self) -> Places:
         if self._places is None:
-            parts = ((cache.keys, cache.values, cache.length) for cache in self.caches)
+            parts = ((cache.keys, cache.values, cache.scales, cache.length) for cache in self.caches)
             self._places = Places(*zip(*parts, strict=True))
         return self._places
 

@@ -199,8 +199,9 @@ class Kernels:
         pieces = requests * groups * -(-heads // groups // SHARED) * -(-(max(caches.lengths) + 1) // KEYS)
         out, room = torch.empty_like(q), torch.empty(pieces * SHARED * (2 + width))
         self._library.vita_step(
-            _at(q), _at(k), _at(v), caches.keys, caches.values, caches.lengths, caches.capacities, _at(out), _at(room),
-            _size(requests), _size(heads), _size(groups), _size(width), _size(layer), ctypes.c_double(width**-0.5),
+            _at(q), _at(k), _at(v), caches.keys, caches.values, caches.scales, caches.lengths, caches.capacities,
+            _at(out), _at(room), _size(requests), _size(heads), _size(groups), _size(width), _size(caches.layers),
+            _size(layer), ctypes.c_double(width**-0.5),
         )  # fmt: skip
         return out
 
@@ -209,14 +210,22 @@ class Places:
     """Where caches of keys and values lie in memory, as `Kernels.step` wants to know it.
 
     Args:
-        keys, values: one of each a request, bfloat16 `[layers, 1, groups, capacity, d]`; kept alive by the caller.
-        lengths: positions filled.
+        keys, values: one of each a request, bfloat16 or int8 `[layers, 1, groups, capacity, d]`, kept alive by the
+            caller.
+        scales: bfloat16 `[2, layers, 1, groups, capacity, 1]` a request, or None where the dtype is bfloat16.
+        lengths: positions filled, fewer than the capacity.
     """
 
-    def __init__(self, keys: Sequence[Tensor], values: Sequence[Tensor], lengths: Sequence[int]) -> None:
+    def __init__(
+        self, keys: Sequence[Tensor], values: Sequence[Tensor], scales: Sequence[Tensor | None], lengths: Sequence[int]
+    ) -> None:
+        capacities = [t.shape[-2] for t in keys]
+        if any(length >= capacity for length, capacity in zip(lengths, capacities, strict=True)):
+            raise ValueError("a cache of keys and values is full")
         pointers, numbers = ctypes.c_void_p * len(keys), ctypes.c_int64 * len(keys)
         self.keys, self.values = pointers(*(t.data_ptr() for t in keys)), pointers(*(t.data_ptr() for t in values))
-        self.lengths, self.capacities = numbers(*lengths), numbers(*(t.shape[-2] for t in keys))
+        self.scales = pointers(*(None if t is None else t.data_ptr() for t in scales))
+        self.lengths, self.capacities, self.layers = numbers(*lengths), numbers(*capacities), len(keys[0])
 
 
 def _at(tensor: Tensor | None) -> ctypes.c_void_p:

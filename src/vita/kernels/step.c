@@ -5,6 +5,7 @@
  * pieces, which threads take in turns and which are put together afterwards (Dao et al. 2023): the pieces depend on the
  * request alone, so it gets the same answer with however many threads, and in whatever company.
  */
+#include <float.h>
 #include <math.h>
 #include "floats.h"
 #include "vectors.h"
@@ -154,15 +155,67 @@ static void merge(const float *part, int64_t stride, int64_t pieces, uint16_t *o
     }
 }
 
+/* The bfloat16 nearest to x / y, as a number. */
+static inline float quotient(float x, float y) { return wide(narrow(x / y)); }
+
+/* One key or value rounded to eight bits by its largest number, as `KVCache` does it. */
+static void round_one(const uint16_t *x, int8_t *to, uint16_t *scale, int64_t d) {
+    float largest = 0;
+    for (int64_t p = 0; p < d; p++) { /* what is no number stays the largest */
+        const float here = fabsf(wide(x[p]));
+        largest = isnan(largest) || here <= largest ? largest : here;
+    }
+    const float unit = quotient(largest, 127.0f), used = unit < FLT_MIN ? FLT_MIN : unit;
+    *scale = narrow(used);
+    for (int64_t p = 0; p < d; p++) {
+        const float whole = rintf(quotient(wide(x[p]), used));
+        to[p] = whole > 127 ? 127 : whole >= -127 ? (int8_t)whole : -127;
+    }
+}
+
+/* Rounded keys or values [count, d] to bfloat16. */
+static void widen(const int8_t *from, const uint16_t *scales, uint16_t *to, int64_t count, int64_t d) {
+    for (int64_t j = 0; j < count; j++) {
+        const __m512 unit = _mm512_set1_ps(wide(scales[j]));
+        for (int64_t p = 0; p < d; p += 16) {
+            const __m512i whole = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(from + j * d + p)));
+            const __m512 value = _mm512_mul_ps(_mm512_cvtepi32_ps(whole), unit);
+            _mm256_storeu_si256((__m256i *)(to + j * d + p), (__m256i)_mm512_cvtneps_pbh(value));
+        }
+    }
+}
+
+/* Where one layer's keys or values of a group lie: [capacity, d], with scales [capacity] if they are rounded. */
+typedef struct {
+    void *values;
+    uint16_t *scales; /* null: they are not */
+} Rows;
+
+/* `count` positions from `first` on, of which the last is `last` if that is not null, and is written first; `room` is
+ * used if they are rounded. */
+static const uint16_t *positions(Rows rows, int64_t first, int64_t count, const uint16_t *last, uint16_t *room,
+                                 int64_t d) {
+    const int64_t at = first + count - 1;
+    if (!rows.scales) {
+        if (last) memcpy((uint16_t *)rows.values + at * d, last, 2 * (size_t)d);
+        return (const uint16_t *)rows.values + first * d;
+    }
+    if (last) round_one(last, (int8_t *)rows.values + at * d, rows.scales + at, d);
+    widen((const int8_t *)rows.values + first * d, rows.scales + first, room, count, d);
+    return room;
+}
+
 int vita_steps(void) { return 1; }
 
 /* Appends k and v [requests, groups, d] to layer `layer` of each cache, [layers, groups, capacity, d], at `lengths`,
- * and attends with q [requests, heads, d] to all that is then there; out as q. d is a multiple of 32, at most 256.
- * `room` holds the pieces: requests * groups * (blocks of 8 heads of a group) * (pieces of the longest) * (16 + 8 d)
- * numbers. */
-void vita_step(const uint16_t *q, const uint16_t *k, const uint16_t *v, uint16_t *const *keys, uint16_t *const *values,
-               const int64_t *lengths, const int64_t *capacities, uint16_t *out, float *room, int64_t requests,
-               int64_t heads, int64_t groups, int64_t d, int64_t layer, double scale) {
+ * and attends with q [requests, heads, d] to all that is then there; out as q. Caches are in bfloat16, or in eight bits
+ * with scales [2, layers, groups, capacity] of keys and then values; `scales` holds nulls if they are not. d is a
+ * multiple of 32, at most 256. `room` holds the pieces: requests * groups * (blocks of 8 heads of a group) * (pieces
+ * of the longest) * (16 + 8 d) numbers. */
+void vita_step(const uint16_t *q, const uint16_t *k, const uint16_t *v, void *const *keys, void *const *values,
+               uint16_t *const *scales, const int64_t *lengths, const int64_t *capacities, uint16_t *out, float *room,
+               int64_t requests, int64_t heads, int64_t groups, int64_t d, int64_t layers, int64_t layer,
+               double scale) {
     const int64_t shared = heads / groups, blocks = (shared + HEADS - 1) / HEADS, size = 2 * HEADS + HEADS * d;
     int64_t most = 0;
     for (int64_t r = 0; r < requests; r++) most = lengths[r] >= most ? lengths[r] + 1 : most;
@@ -172,19 +225,21 @@ void vita_step(const uint16_t *q, const uint16_t *k, const uint16_t *v, uint16_t
 #pragma omp for schedule(dynamic) collapse(2)
         for (int64_t at = 0; at < requests * groups; at++)
             for (int64_t c = 0; c < pieces; c++) {
-                const int64_t r = at / groups, g = at % groups, first = c * KEYS, end = lengths[r] + 1;
+                const int64_t r = at / groups, first = c * KEYS, end = lengths[r] + 1;
                 if (first >= end) continue;
                 const int64_t count = end - first < KEYS ? end - first : KEYS;
-                const int64_t start = ((layer * groups + g) * capacities[r] + first) * d;
-                uint16_t *key = keys[r] + start, *value = values[r] + start;
-                if (first + count == end) { /* the new position is nobody else's */
-                    memcpy(key + (count - 1) * d, k + at * d, 2 * (size_t)d);
-                    memcpy(value + (count - 1) * d, v + at * d, 2 * (size_t)d);
-                }
+                const int64_t start = (layer * groups + at % groups) * capacities[r], each = scales[r] ? 1 : 2;
+                const Rows key = {(char *)keys[r] + start * d * each, scales[r] ? scales[r] + start : 0};
+                const Rows value = {(char *)values[r] + start * d * each,
+                                    scales[r] ? key.scales + layers * groups * capacities[r] : 0};
+                const int newest = first + count == end; /* the new position is nobody else's */
+                uint16_t wide_keys[KEYS * WIDEST], wide_values[KEYS * WIDEST];
+                const uint16_t *ks = positions(key, first, count, newest ? k + at * d : 0, wide_keys, d);
+                const uint16_t *vs = positions(value, first, count, newest ? v + at * d : 0, wide_values, d);
                 for (int64_t b = 0; b < blocks; b++) {
                     const int64_t here = shared - b * HEADS < HEADS ? shared - b * HEADS : HEADS;
-                    piece(q + (r * heads + g * shared + b * HEADS) * d, key, value,
-                          room + ((at * blocks + b) * pieces + c) * size, here, count, d, (float)scale * LOG2_E);
+                    piece(q + (at * shared + b * HEADS) * d, ks, vs, room + ((at * blocks + b) * pieces + c) * size,
+                          here, count, d, (float)scale * LOG2_E);
                 }
             }
 #pragma omp for schedule(static)
