@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import vita
 from vita.config import DecoderConfig
@@ -16,6 +16,8 @@ from vita.decoder.kv_cache import KVCache, Together
 from vita.decoder.qwen2 import Decoder
 from vita.engine.batch import MOST_ROWS, Batcher
 from vita.errors import ResourceError
+from vita.kernels.build import kernels
+from vita.layers.quantized import make_quantized, round_weight
 from vita.types import Result, SamplingParams
 
 CONFIG = DecoderConfig(32, 64, 2, 4, 2, 50)
@@ -52,6 +54,36 @@ def test_a_step_together_is_each_step_alone(decoder: Decoder) -> None:
         torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
         rows = wanted
     assert [c.length for c in shared] == [c.length for c in alone] == [n + 3 for n in lengths]
+
+
+def test_in_four_bits_company_changes_no_bit_of_an_answer() -> None:
+    """Whole numbers are summed exactly, and everything else request by request."""
+    if kernels() is None:
+        pytest.skip("NO COMPILER: weights are widened, and PyTorch's products depend on the number of rows")
+    config = DecoderConfig(128, 256, 2, 4, 2, 90)
+    torch.manual_seed(3)
+    small = Decoder(config, 90).bfloat16().eval().requires_grad_(False)
+    weights = {name: layer.weight for name, layer in small.named_modules() if isinstance(layer, nn.Linear)}
+    make_quantized(small, "int4")
+    for name, weight in weights.items():
+        layer = small.get_submodule(name)
+        layer.weight, layer.scale = round_weight(weight.detach(), layer.weight.dtype)
+    lengths = (3, 40, 1, 17, 9, 25, 2)
+
+    def caches() -> list[KVCache]:
+        made = [KVCache(config, n + 4, dtype=torch.bfloat16, device=CPU) for n in lengths]
+        for n, cache in zip(lengths, made, strict=True):
+            small(torch.randn(1, n, 128, generator=torch.Generator().manual_seed(n)).bfloat16(), cache)
+        return made
+
+    with torch.inference_mode():
+        alone, shared = caches(), caches()
+        rows = torch.randn(len(lengths), 1, 128).bfloat16()
+        for _ in range(3):
+            wanted = torch.cat([small(row[None], Together([cache])) for row, cache in zip(rows, alone, strict=True)])
+            got = small(rows, Together(shared))
+            assert torch.equal(got, wanted) and torch.equal(small.logits(got), small.logits(wanted))
+            rows = wanted
 
 
 def test_requests_that_come_at_once_share_their_steps(decoder: Decoder) -> None:
