@@ -16,7 +16,7 @@ from torch import nn
 
 import vita
 from vita.errors import CheckpointError, RequestError, ResourceError
-from vita.kernels.build import kernels
+from vita.kernels.build import INT8_ROWS, kernels
 from vita.layers import int8
 from vita.layers.int8 import Int8Linear, quantize_rows
 from vita.layers.linear import Linear
@@ -59,7 +59,7 @@ def either_kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.usefixtures("either_kernel")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("rows", [1, 3, Int8Linear.few, Int8Linear.few + 1, 70])
+@pytest.mark.parametrize("rows", [1, 3, INT8_ROWS, INT8_ROWS + 1, 70])
 def test_both_kernels_multiply_what_is_stored(dtype: torch.dtype, rows: int) -> None:
     torch.manual_seed(0)
     layer = layer_of(torch.randn(96, 160) * 0.05, torch.randn(96), dtype)

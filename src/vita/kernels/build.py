@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 log = logging.getLogger("vita")
-_NAMES = ("bf16", "bf16_rows", "int8", "round", "int4", "int4_rows", "attention", "step", "rotary", "norm", "silu")
+_NAMES = ("bf16", "few_rows", "int8", "round", "int4", "int4_rows", "attention", "step", "rotary", "norm", "silu")
 SOURCES = tuple(Path(__file__).with_name(f"{name}.c") for name in _NAMES)
 HEADERS = tuple(Path(__file__).with_name(name) for name in ("floats.h", "int4.h", "rows.h", "vectors.h"))
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
@@ -33,6 +33,7 @@ PANEL, TILE = 32, 6  # as in int4_rows.c
 KEYS, HEAD_WIDTHS = 256, (64, 128)  # as in attention.c
 SHARED, WIDEST_HEAD = 8, 256  # as HEADS and WIDEST in step.c, whose KEYS are attention.c's
 FORMATS = (torch.float32, torch.bfloat16)  # of x and of what comes out
+INT8_ROWS = 8  # up to which float32 sums of eight-bit weights beat widening them (docs/benchmarks.md)
 SECONDS = 60  # a compiler that takes longer hangs
 
 
@@ -44,7 +45,8 @@ class Kernels:
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
-        self._most_rows: int = library.vita_bf16_most_rows()
+        self._most_bf16_rows: int = library.vita_most_bf16_rows()
+        self._most_int8_rows: int = library.vita_most_int8_rows()
 
     def bf16_product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
         """`x · wᵀ + b` of few rows, summed in float32; None for more rows than it is made for.
@@ -58,15 +60,20 @@ class Kernels:
             bfloat16 `[rows, out]`; of two rows or more, each is what it would be in other company, to the bit.
         """
         (rows, width), channels = x.shape, weight.shape[0]
-        if rows > self._most_rows:
+        if rows > max(1, self._most_bf16_rows):
             return None
         out, x = torch.empty(rows, channels, dtype=torch.bfloat16), x.contiguous()
-        places, sizes = (_at(weight), _at(x), _at(bias), _at(out)), (_size(channels), _size(width))
         if rows == 1:
+            places, sizes = (_at(weight), _at(x), _at(bias), _at(out)), (_size(channels), _size(width))
             self._library.vita_bf16_row(*places, *sizes)
         else:
-            self._library.vita_bf16_rows(*places, _size(rows), *sizes)
+            self._few_rows(x, weight, None, bias, out)
         return out
+
+    def _few_rows(self, x: Tensor, weight: Tensor, scale: Tensor | None, bias: Tensor | None, out: Tensor) -> None:
+        (rows, width), channels = x.shape, weight.shape[0]
+        sizes = _size(rows), _size(channels), _size(width)
+        self._library.vita_few_rows(_at(weight), _at(scale), _at(x), _at(bias), _at(out), *sizes)
 
     def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> bool:
         """Rotary positions of `x`, in place; False, and nothing done, where there is no kernel.
@@ -98,16 +105,25 @@ class Kernels:
             self._library.vita_silu_times(_at(gate), _at(up), _size(gate.numel()))
         return there
 
-    def int8_product(self, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
-        """`x · (w · scale)ᵀ + b`, multiplied in float32: `[rows, in]` to `[rows, out]` in the dtype of x.
+    def int8_product(self, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor | None:
+        """`x · (w · scale)ᵀ + b` of few rows, summed in float32; None for more rows than it is made for.
 
         Args:
-            x: float32 or bfloat16 `[rows, in]`.
+            x: float32 or bfloat16 `[rows, in]`, contiguous.
             weight: int8 `[out, in]`.
             scale: bfloat16 `[out]`.
             bias: `[out]` in the dtype of x, or None.
+
+        Returns:
+            `[rows, out]` in the dtype of x; each row is what it would be alone, to the bit.
         """
         (rows, width), channels = x.shape, weight.shape[0]
+        if x.dtype == torch.bfloat16 and rows <= self._most_int8_rows:
+            out = x.new_empty(rows, channels)
+            self._few_rows(x, weight, scale, bias, out)
+            return out
+        if rows > INT8_ROWS:
+            return None
         out, room = x.new_empty(rows, channels), torch.empty(rows, width)
         self._library.vita_int8_product(
             _at(weight), _at(scale), _at(x), _at(bias), _at(out), _at(room),

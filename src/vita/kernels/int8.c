@@ -1,4 +1,4 @@
-/* Products of few rows with eight-bit weights on a CPU, plain C with OpenMP.
+/* Products of few rows with eight-bit weights on a CPU, plain C with OpenMP, where few_rows.c is not there.
  *
  * A weight row has one scale. Weights are widened to float32 in registers and x is float32, so nothing is rounded.
  * Rows in a mapped file may begin anywhere: the first few values are taken apart, so that loads lie on cache lines.
@@ -9,7 +9,7 @@
 #include <immintrin.h>
 #endif
 
-#define AHEAD 1024   /* bytes asked for before they are needed */
+#define AHEAD 4096   /* bytes asked for before they are needed */
 
 /* One weight row times `rows` rows of x (a constant where this is inlined). */
 static inline __attribute__((always_inline)) void dots(const int8_t *w, const float *x, float *sums, int64_t n_in,

@@ -13,13 +13,12 @@ from vita.kernels.build import FORMATS, kernels
 from vita.layers.rounded import ROUND_BLOCK, RoundedLinear
 
 LARGEST = 127
+PACKED_ROWS = 8  # up to which PyTorch's kernel beats widening
 PACKED_CHANNELS = 4  # output channels that PyTorch's kernel does together
 
 
 class Int8Linear(RoundedLinear):
     """`x · (W · scale)ᵀ + b` with W int8 `[out, in]` and one bfloat16 scale an output channel."""
-
-    few = 8  # rows up to which reading rounded weights wins (docs/benchmarks.md)
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
         super().__init__(in_features, out_features, bias)
@@ -28,11 +27,11 @@ class Int8Linear(RoundedLinear):
 
     def product(self, rows: Tensor) -> Tensor | None:
         """Our own kernel for few rows, or PyTorch's where there is no compiler."""
-        if len(rows) > self.few:
-            return None
         own = kernels() if rows.dtype in FORMATS else None
         if own is not None:
             return own.int8_product(rows, self.weight, self.scale, self.bias)
+        if len(rows) > PACKED_ROWS:
+            return None
         out = self._packed(rows)
         return out if self.bias is None else out + self.bias
 
