@@ -119,11 +119,13 @@ class Together:
         self._places: Places | None = None
 
     def attend(self, attend: Attend, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """As `KVCache.attend`, row by row; `[batch, heads, 1, d]`."""
+        """As `KVCache.attend`, in one kernel for all of them where there is one; `[batch, heads, 1, d]`."""
         own = half_kernels(q, k)
         out = None if own is None else own.step(q, k, v, self._where(), layer)
         if out is not None:
             return out
+        if len(self.caches) == 1:
+            return self.caches[0].attend(attend, layer, q, k, v, None)
         rows = zip(self.caches, q.split(1), k.split(1), v.split(1), strict=True)
         return torch.cat([cache.attend(attend, layer, qi, ki, vi, None) for cache, qi, ki, vi in rows])
 
@@ -135,6 +137,8 @@ class Together:
 
     def positions(self, n: int, device: torch.device) -> Tensor:
         """int64 `[batch, 1]`."""
+        if len(self.caches) == 1:  # made on the device, without waiting for it
+            return self.caches[0].positions(n, device)
         return torch.tensor([[cache.length] for cache in self.caches], device=device)
 
     def advance(self, n: int) -> None:

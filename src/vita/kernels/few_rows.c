@@ -129,7 +129,8 @@ int vita_most_bf16_rows(void) { return MOST; }
 #endif
 int vita_most_int8_rows(void) { return MOST; }
 
-/* y [rows, n_out] = x w^T + bias, all in bfloat16; with `scales` [n_out] weights are whole numbers. Bias may be null. */
+/* y [rows, n_out] = x w^T + bias, all in bfloat16, or weights in whole numbers with `scales` [n_out]; bias may be
+ * null. */
 void vita_few_rows(const void *w, const uint16_t *scales, const uint16_t *x, const uint16_t *bias, uint16_t *y,
                    int64_t rows, int64_t n_out, int64_t n_in) {
     const Weights all = {w, scales, n_out, n_in, scales ? 1 : 2};
