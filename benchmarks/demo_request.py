@@ -66,10 +66,14 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--quantize")
+    parser.add_argument("--kv-cache", default="auto")
     args = parser.parse_args()
 
     start = time.perf_counter()
-    model = vita.load(args.checkpoint, dtype=args.dtype, device=args.device)
+    model = vita.load(
+        args.checkpoint, dtype=args.dtype, device=args.device, quantize=args.quantize, kv_cache=args.kv_cache
+    )
     load = time.perf_counter() - start
     model.engine.stop_ids = frozenset()  # random weights: always the full count of tokens
 

@@ -147,6 +147,9 @@ def test_eight_bits(own: Kernels, rows: int, width: int, by: int) -> None:
     again = required(own.int8_product(x.bfloat16().float(), whole, scale, bias.bfloat16().float()))
     assert half.dtype == torch.bfloat16
     torch.testing.assert_close(half.float(), again, atol=1e-3, rtol=2**-8)
+    room = torch.empty(whole.shape, dtype=torch.bfloat16)
+    own.int8_widen(whole, scale, room)
+    assert torch.equal(room, whole.bfloat16() * scale[:, None])
 
 
 @pytest.mark.parametrize("width", [64, 1027, 3584])

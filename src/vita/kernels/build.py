@@ -131,6 +131,11 @@ class Kernels:
         )  # fmt: skip
         return out
 
+    def int8_widen(self, weight: Tensor, scale: Tensor, out: Tensor) -> None:
+        """Weights as bfloat16 into `out`, `[out, in]`."""
+        call = self._library.vita_int8_widen
+        call(_at(weight), _at(scale), _at(out), _size(out.shape[0]), _size(out.shape[1]))
+
     def int4_product(self, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
         """`x · wᵀ + b` with x rounded to eight bits: `[rows, in]` to `[rows, out]` in the dtype of x.
 

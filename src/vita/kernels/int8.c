@@ -5,6 +5,7 @@
  */
 #include "floats.h"
 #include "rows.h"
+#include "vectors.h"
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
@@ -74,5 +75,19 @@ void vita_int8_product(const int8_t *w, const uint16_t *w_scale, const void *x, 
             for (int64_t k = 0; k < taken; k++) put(y, (r + k) * n_out + o, unit * sums[k] + add, (int)half);
             r += taken;
         }
+    }
+}
+
+/* Weights widened to bfloat16 [n_out, n_in], for products with many rows. */
+void vita_int8_widen(const int8_t *w, const uint16_t *w_scale, uint16_t *out, int64_t n_out, int64_t n_in) {
+#pragma omp parallel for schedule(static)
+    for (int64_t o = 0; o < n_out; o++) {
+        const int8_t *from = w + o * n_in;
+        const float unit = wide(w_scale[o]);
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+        scaled(from, unit, out + o * n_in, n_in);
+#else
+        for (int64_t j = 0; j < n_in; j++) out[o * n_in + j] = narrow(unit * (float)from[j]);
+#endif
     }
 }

@@ -173,18 +173,6 @@ static void round_one(const uint16_t *x, int8_t *to, uint16_t *scale, int64_t d)
     }
 }
 
-/* Rounded keys or values [count, d] to bfloat16. */
-static void widen(const int8_t *from, const uint16_t *scales, uint16_t *to, int64_t count, int64_t d) {
-    for (int64_t j = 0; j < count; j++) {
-        const __m512 unit = _mm512_set1_ps(wide(scales[j]));
-        for (int64_t p = 0; p < d; p += 16) {
-            const __m512i whole = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(from + j * d + p)));
-            const __m512 value = _mm512_mul_ps(_mm512_cvtepi32_ps(whole), unit);
-            _mm256_storeu_si256((__m256i *)(to + j * d + p), (__m256i)_mm512_cvtneps_pbh(value));
-        }
-    }
-}
-
 /* Where one layer's keys or values of a group lie: [capacity, d], with scales [capacity] if they are rounded. */
 typedef struct {
     void *values;
@@ -201,7 +189,8 @@ static const uint16_t *positions(Rows rows, int64_t first, int64_t count, const 
         return (const uint16_t *)rows.values + first * d;
     }
     if (last) round_one(last, (int8_t *)rows.values + at * d, rows.scales + at, d);
-    widen((const int8_t *)rows.values + first * d, rows.scales + first, room, count, d);
+    for (int64_t j = first; j < first + count; j++)
+        scaled((const int8_t *)rows.values + j * d, wide(rows.scales[j]), room + (j - first) * d, d);
     return room;
 }
 

@@ -23,6 +23,16 @@ static inline __m256i narrowed(__m512 values) {
     return _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(_mm512_srli_epi32(even, 16), none, _mm512_set1_epi32(0x7FC0)));
 }
 
+/* `n` whole numbers times `unit`, as bfloat16. */
+static inline void scaled(const int8_t *from, float unit, uint16_t *to, int64_t n) {
+    const __m512 by = _mm512_set1_ps(unit);
+    for (int64_t k = 0; k < n; k += 16) {
+        const __mmask16 there = first_of(n - k);
+        const __m512 whole = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(there, from + k)));
+        _mm256_mask_storeu_epi16(to + k, there, narrowed(_mm512_mul_ps(whole, by)));
+    }
+}
+
 /* Sixteen rows of sixteen words of four bytes become sixteen columns, `stride` bytes from one to the next. */
 static inline void transposed(const __m512i *rows, void *out, int64_t stride) {
     uint8_t *to = out;

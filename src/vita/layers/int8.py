@@ -48,6 +48,11 @@ class Int8Linear(RoundedLinear):
 
     def block(self, part: slice, dtype: torch.dtype) -> Tensor:
         """Scaled before the product: after it, the sum of whole numbers can leave float16's range."""
+        own = kernels() if self.weight.device.type == "cpu" and dtype == torch.bfloat16 else None
+        if own is not None:
+            room = torch.empty(self.weight[part].shape, dtype=dtype)
+            own.int8_widen(self.weight[part], self.scale[part], room)
+            return room
         return self.weight[part].to(dtype) * self.scale[part].to(dtype)[:, None]
 
 
