@@ -247,12 +247,16 @@ def read_decoder(config: Json, where: object) -> DecoderConfig:
     if config.get("hidden_act", "silu") != "silu":
         raise CheckpointError(f"hidden_act {config['hidden_act']!r} of the decoder is not supported", where=where)
     heads = _need(config, "num_attention_heads", where)
+    groups = config.get("num_key_value_heads", heads)
+    if not isinstance(groups, int) or groups < 1 or heads % groups:
+        shared = f"num_attention_heads {heads} is no multiple of num_key_value_heads {groups}"
+        raise CheckpointError(shared, where=where)
     return DecoderConfig(
         hidden_size=_need(config, "hidden_size", where),
         intermediate_size=_need(config, "intermediate_size", where),
         num_layers=_need(config, "num_hidden_layers", where),
         num_heads=heads,
-        num_kv_heads=config.get("num_key_value_heads", heads),
+        num_kv_heads=groups,
         vocab_size=_need(config, "vocab_size", where),
         rms_norm_eps=config.get("rms_norm_eps", 1e-6),
         rope_theta=config.get("rope_theta", 1e6),

@@ -24,9 +24,18 @@ COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 X86 = platform.machine() in ("x86_64", "AMD64")
 BRANCHES = {
     "this processor": ("-march=native",),
+    "AVX-512 without products of halves": ("-march=icelake-server",),
     "AVX2": ("-mavx2", "-mfma"),
     "plain C": (),
 }
+
+
+def flags_of_cpu() -> str:
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
 
 # Of kernels that other branches do not have.
 NATIVE = pytest.mark.parametrize("own", ["this processor"], indirect=True)
@@ -38,6 +47,10 @@ def own(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         pytest.skip("NO COMPILER: the kernels cannot be built here")
     if request.param == "AVX2" and not (X86 and torch.cpu._is_avx2_supported()):
         pytest.skip("NO AVX2: this processor cannot run that branch")
+    if "AVX-512" in request.param and not (
+        X86 and torch.cpu._is_avx512_supported() and "avx512_vnni" in flags_of_cpu()
+    ):
+        pytest.skip("NO AVX-512: this processor cannot run that branch")
     import ctypes
 
     flags = ("-O2", *BRANCHES[request.param], "-fopenmp", "-fPIC", "-shared")
@@ -231,6 +244,39 @@ def test_attention_of_a_step_is_pytorchs_and_company_does_not_matter(
     caches[1].length = caches[1].capacity
     with pytest.raises(ValueError, match="full"):
         step(slice(None))
+
+
+def test_what_a_step_does_not_know_is_left_to_pytorch(own: Kernels) -> None:
+    """C would read and write past the end of what it is handed."""
+    q, k = torch.randn(1, 4, 1, 64).bfloat16(), torch.randn(1, 2, 1, 64).bfloat16()
+    plain = torch.zeros(2, 1, 2, 8, 64, dtype=torch.bfloat16)
+    scales = torch.ones(2, 2, 1, 2, 8, 1)
+    twice = plain.repeat(1, 2, 1, 1, 1)
+    for keys, scale in ((plain.float(), None), (twice, None), (plain.to(torch.int8), scales), (plain.half(), None)):
+        assert own.step(q, k, k, Places([keys], [keys], [scale], [3]), 0) is None
+    good = Places([plain], [plain.clone()], [None], [3])
+    several, odd = q.expand(2, -1, -1, -1), torch.randn(1, 5, 1, 64).bfloat16()
+    assert own.step(several, k.expand(2, -1, -1, -1), k.expand(2, -1, -1, -1), good, 0) is None
+    assert own.step(q.expand(-1, -1, 2, -1), k.expand(-1, -1, 2, -1), k.expand(-1, -1, 2, -1), good, 0) is None
+    assert own.step(odd, k, k, good, 0) is None
+
+
+def test_no_rows_are_no_crash(own: Kernels) -> None:
+    none, weight = torch.zeros(0, 64, dtype=torch.bfloat16), torch.ones(8, 64)
+    whole, scale = quantize_rows(weight)
+    assert own.bf16_product(none, weight.bfloat16(), None) is None
+    assert own.int8_product(none, whole, scale, None) is None
+
+
+def test_scratch_memory_does_not_depend_on_the_callers_default(own: Kernels) -> None:
+    whole, scale = quantize_rows(torch.randn(8, 64))
+    x = torch.randn(3, 64)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        mine = own.int8_product(x, whole, scale, None)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    torch.testing.assert_close(mine, x @ (whole.float() * scale.float()[:, None]).t(), atol=1e-3, rtol=1e-4)
 
 
 @NATIVE

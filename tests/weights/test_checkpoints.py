@@ -168,6 +168,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: edit_json(f / "config.json", lambda c: c.update(num_hidden_layers="two")),
         "needs a positive whole number under 'num_hidden_layers'",
     ),
+    "heads that share no keys evenly": (
+        lambda f: edit_json(f / "config.json", lambda c: c.update(num_key_value_heads=3)),
+        "num_attention_heads 4 is no multiple of num_key_value_heads 3",
+    ),
     "s2": (lambda f: edit_json(f / "config.json", lambda c: c.update(use_s2=True)), "use_s2 is true"),
     "projector": (
         lambda f: edit_json(f / "config.json", lambda c: c.update(mm_projector_type="qformer")),

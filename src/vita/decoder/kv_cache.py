@@ -121,7 +121,7 @@ class Together:
     def attend(self, attend: Attend, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """As `KVCache.attend`, in one kernel for all of them where there is one; `[batch, heads, 1, d]`."""
         own = half_kernels(q, k)
-        out = None if own is None else own.step(q, k, v, self._where(), layer)
+        out = None if own is None else own.step(q, k, v, self._where(layer), layer)
         if out is not None:
             return out
         if len(self.caches) == 1:
@@ -129,8 +129,8 @@ class Together:
         rows = zip(self.caches, q.split(1), k.split(1), v.split(1), strict=True)
         return torch.cat([cache.attend(attend, layer, qi, ki, vi, None) for cache, qi, ki, vi in rows])
 
-    def _where(self) -> Places:
-        if self._places is None:
+    def _where(self, layer: int) -> Places:
+        if self._places is None or layer == 0:  # a new step
             parts = ((cache.keys, cache.values, cache.scales, cache.length) for cache in self.caches)
             self._places = Places(*zip(*parts, strict=True))
         return self._places
@@ -143,6 +143,5 @@ class Together:
 
     def advance(self, n: int) -> None:
         """One more position in each."""
-        self._places = None
         for cache in self.caches:
             cache.advance(n)

@@ -60,9 +60,9 @@ class Kernels:
             bfloat16 `[rows, out]`; of two rows or more, each is what it would be in other company, to the bit.
         """
         (rows, width), channels = x.shape, weight.shape[0]
-        if rows > max(1, self._most_bf16_rows):
+        if not width or not 0 < rows <= max(1, self._most_bf16_rows):
             return None
-        out, x = torch.empty(rows, channels, dtype=torch.bfloat16), x.contiguous()
+        out, x = x.new_empty(rows, channels), x.contiguous()
         if rows == 1:
             places, sizes = (_at(weight), _at(x), _at(bias), _at(out)), (_size(channels), _size(width))
             self._library.vita_bf16_row(*places, *sizes)
@@ -118,13 +118,15 @@ class Kernels:
             `[rows, out]` in the dtype of x; each row is what it would be alone, to the bit.
         """
         (rows, width), channels = x.shape, weight.shape[0]
+        if not rows or not width:
+            return None
         if x.dtype == torch.bfloat16 and rows <= self._most_int8_rows:
             out = x.new_empty(rows, channels)
             self._few_rows(x, weight, scale, bias, out)
             return out
         if rows > INT8_ROWS:
             return None
-        out, room = x.new_empty(rows, channels), torch.empty(rows, width)
+        out, room = x.new_empty(rows, channels), x.new_empty(rows, width, dtype=torch.float32)
         self._library.vita_int8_product(
             _at(weight), _at(scale), _at(x), _at(bias), _at(out), _at(room),
             _size(rows), _size(channels), _size(width), _half(x),
@@ -146,7 +148,7 @@ class Kernels:
             bias: `[out]` in the dtype of x, or None.
         """
         (rows, width), channels = x.shape, weight.shape[0]
-        room = torch.empty(rows * (width + 8 * (width // GROUP)), dtype=torch.uint8)
+        room = x.new_empty(rows * (width + 8 * (width // GROUP)), dtype=torch.uint8)
         out = x.new_empty(rows, channels)
         sizes = _size(rows), _size(channels), _size(width)
         self._library.vita_int4_product(
@@ -161,7 +163,7 @@ class Kernels:
         (rows, width), channels, groups = x.shape, weight.shape[0], x.shape[1] // GROUP
         threads = torch.get_num_threads()
         panels, tiles = threads * PANEL * (width + 4 * groups), -(-rows // TILE) * TILE
-        room = torch.empty(panels + (rows + tiles) * (width + 8 * groups), dtype=torch.uint8)
+        room = x.new_empty(panels + (rows + tiles) * (width + 8 * groups), dtype=torch.uint8)
         out = x.new_empty(rows, channels)
         sizes = _size(rows), _size(channels), _size(width)
         self._library.vita_int4_rows(
@@ -213,12 +215,14 @@ class Kernels:
         Returns:
             `[requests, heads, 1, d]`; each request's row is what it would be alone, to the bit.
         """
-        (requests, heads, _, width), groups = q.shape, k.shape[1]
-        if not self._library.vita_steps() or width % 32 or width > WIDEST_HEAD:
+        (requests, heads, n, width), groups = q.shape, k.shape[1]
+        if not self._library.vita_steps() or not caches.fit or width % 32 or width > WIDEST_HEAD or heads % groups:
+            return None
+        if n != 1 or k.shape != v.shape or requests != len(caches.lengths):
             return None
         q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
         pieces = requests * groups * -(-heads // groups // SHARED) * -(-(max(caches.lengths) + 1) // KEYS)
-        out, room = torch.empty_like(q), torch.empty(pieces * SHARED * (2 + width))
+        out, room = torch.empty_like(q), q.new_empty(pieces * SHARED * (2 + width), dtype=torch.float32)
         self._library.vita_step(
             _at(q), _at(k), _at(v), caches.keys, caches.values, caches.scales, caches.lengths, caches.capacities,
             _at(out), _at(room), _size(requests), _size(heads), _size(groups), _size(width), _size(caches.layers),
@@ -229,6 +233,8 @@ class Kernels:
 
 class Places:
     """Where caches of keys and values lie in memory, as `Kernels.step` wants to know it.
+
+    `fit` says whether they are of the kinds it knows.
 
     Args:
         keys, values: one of each a request, bfloat16 or int8 `[layers, 1, groups, capacity, d]`, kept alive by the
@@ -247,6 +253,12 @@ class Places:
         self.keys, self.values = pointers(*(t.data_ptr() for t in keys)), pointers(*(t.data_ptr() for t in values))
         self.scales = pointers(*(None if t is None else t.data_ptr() for t in scales))
         self.lengths, self.capacities, self.layers = numbers(*lengths), numbers(*capacities), len(keys[0])
+        known = (torch.bfloat16, None), (torch.int8, torch.bfloat16)
+        kinds = ((k.dtype, None if s is None else s.dtype) for k, s in zip(keys, scales, strict=True))
+        alike = (
+            k.shape == v.shape and k.dtype == v.dtype and k.shape[1] == 1 for k, v in zip(keys, values, strict=True)
+        )
+        self.fit = all(kind in known for kind in kinds) and all(alike) and len({k.shape[:3] for k in keys}) == 1
 
 
 def _at(tensor: Tensor | None) -> ctypes.c_void_p:

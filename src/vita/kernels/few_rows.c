@@ -26,7 +26,7 @@ typedef struct {
 } Weights;
 
 /* Up to 32 weights as bfloat16. */
-static inline __attribute__((always_inline)) __m512bh weights(const char *at, __mmask32 there, const int bytes) {
+static inline __attribute__((always_inline)) __m512bh load_32(const char *at, __mmask32 there, const int bytes) {
     if (bytes == 2) return (__m512bh)_mm512_maskz_loadu_epi16(there, at);
     const __m256i whole = _mm256_maskz_loadu_epi8(there, at);
     const __m512 one = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_castsi256_si128(whole)));
@@ -34,12 +34,12 @@ static inline __attribute__((always_inline)) __m512bh weights(const char *at, __
 }
 
 /* Adds `count` values of each row, at most 32, to the sums of `channels` weight rows with `rows` rows of x. */
-static inline __attribute__((always_inline)) void some(__m512 total[TOGETHER][MOST_ROWS], const char *w,
-                                                       const uint16_t *x, int64_t n_in, int64_t count, const int bytes,
-                                                       const int channels, const int rows) {
+static inline __attribute__((always_inline)) void add_some(
+    __m512 total[TOGETHER][MOST_ROWS], const char *w, const uint16_t *x, int64_t n_in, int64_t count, const int bytes,
+    const int channels, const int rows) {
     const __mmask32 there = count < 32 ? (__mmask32)((1u << count) - 1) : 0xFFFFFFFF;
     __m512bh weight[TOGETHER];
-    for (int c = 0; c < channels; c++) weight[c] = weights(w + c * n_in * bytes, there, bytes);
+    for (int c = 0; c < channels; c++) weight[c] = load_32(w + c * n_in * bytes, there, bytes);
     for (int r = 0; r < rows; r++) {
         const __m512bh row = (__m512bh)_mm512_maskz_loadu_epi16(there, x + r * n_in);
         for (int c = 0; c < channels; c++) total[c][r] = _mm512_dpbf16_ps(total[c][r], weight[c], row);
@@ -53,27 +53,26 @@ static inline int64_t before_line(const char *at, int64_t bytes) {
 
 /* Goes along `channels` weight rows, which begin equally far from a line, and `rows` rows of x from `start` to `end`,
  * and adds to their sums. What lies from `next` on is asked for meanwhile. */
-static inline __attribute__((always_inline)) void along(const char *w, const uint16_t *x, int64_t n_in, int64_t start,
-                                                        int64_t end, const char *next,
-                                                        __m512 sums[TOGETHER][MOST_ROWS], const int bytes,
-                                                        const int channels, const int rows) {
+static inline __attribute__((always_inline)) void go_along(
+    const char *w, const uint16_t *x, int64_t n_in, int64_t start, int64_t end, const char *next,
+    __m512 sums[TOGETHER][MOST_ROWS], const int bytes, const int channels, const int rows) {
     __m512 total[TOGETHER][MOST_ROWS];
     for (int c = 0; c < channels; c++)
         for (int r = 0; r < rows; r++) total[c][r] = start ? sums[c][r] : _mm512_setzero_ps();
     const int64_t off = before_line(w + start * bytes, bytes);
     int64_t j = start;
     if (off) {
-        some(total, w + j * bytes, x + j, n_in, off < end - j ? off : end - j, bytes, channels, rows);
+        add_some(total, w + j * bytes, x + j, n_in, off < end - j ? off : end - j, bytes, channels, rows);
         j += off;
     }
     for (; j + 64 / bytes <= end; j += 64 / bytes, next += 64 * channels) {
         for (int c = 0; c < channels; c++) _mm_prefetch(next + 64 * c, _MM_HINT_T0);
         for (int k = 0; k < 64 / bytes; k += 32)
-            some(total, w + (j + k) * bytes, x + j + k, n_in, 32, bytes, channels, rows);
+            add_some(total, w + (j + k) * bytes, x + j + k, n_in, 32, bytes, channels, rows);
     }
     for (int64_t here; j < end; j += here) {
         here = end - j < 32 ? end - j : 32;
-        some(total, w + j * bytes, x + j, n_in, here, bytes, channels, rows);
+        add_some(total, w + j * bytes, x + j, n_in, here, bytes, channels, rows);
     }
     for (int c = 0; c < channels; c++)
         for (int r = 0; r < rows; r++) sums[c][r] = total[c][r];
@@ -93,28 +92,28 @@ static void finish(const Weights *w, __m512 sums[TOGETHER][MOST_ROWS], const uin
 static int64_t reach(int64_t rows) { return NEAR / (rows < MOST_ROWS ? rows : MOST_ROWS) / 64 * 32; }
 
 /* The weight rows from `first` to `end`, three together if they begin alike. */
-static inline __attribute__((always_inline)) void panel(const Weights *w, const uint16_t *x, const uint16_t *bias,
-                                                        uint16_t *y, int64_t rows, int64_t first, int64_t end,
-                                                        const int bytes) {
+static inline __attribute__((always_inline)) void panel(
+    const Weights *w, const uint16_t *x, const uint16_t *bias, uint16_t *y, int64_t rows, int64_t first, int64_t end,
+    const int bytes) {
     const int64_t n_in = w->n_in, size = n_in * bytes;
     const int64_t triples = n_in % 32 == 0 ? (end - first) / TOGETHER : 0, rest = first + triples * TOGETHER;
     __m512 sums[MOST_TRIPLES][TOGETHER][MOST_ROWS];
     for (int64_t r = 0, taken = 0; r < rows; r += taken) {
-        const int64_t lead = before_line(w->at, bytes), far = reach(rows - r);
+        const int64_t lead = before_line(w->at, bytes), step = reach(rows - r);
         const uint16_t *from = x + r * n_in;
         const char *next = w->at + end * size;
         for (int64_t start = 0, stop; start < n_in && triples; start = stop) {
-            stop = start + far + (start ? 0 : lead) < n_in ? start + far + (start ? 0 : lead) : n_in;
+            stop = start + step + (start ? 0 : lead) < n_in ? start + step + (start ? 0 : lead) : n_in;
             for (int64_t t = 0; t < triples; t++, next += TOGETHER * bytes * (stop - start)) {
                 const char *at = w->at + (first + t * TOGETHER) * size;
-                SOME_ROWS(rows - r, taken, along(at, from, n_in, start, stop, next, sums[t], bytes, TOGETHER, ROWS))
+                SOME_ROWS(rows - r, taken, go_along(at, from, n_in, start, stop, next, sums[t], bytes, TOGETHER, ROWS))
             }
         }
         for (int64_t t = 0; t < triples; t++)
             finish(w, sums[t], bias, y + r * w->n_out, first + t * TOGETHER, TOGETHER, taken);
         for (int64_t o = rest; o < end; o++) {
             const char *at = w->at + o * size;
-            SOME_ROWS(rows - r, taken, along(at, from, n_in, 0, n_in, at, sums[0], bytes, 1, ROWS))
+            SOME_ROWS(rows - r, taken, go_along(at, from, n_in, 0, n_in, at, sums[0], bytes, 1, ROWS))
             finish(w, sums[0], bias, y + r * w->n_out, o, 1, taken);
         }
     }

@@ -1,3 +1,4 @@
+#pragma once
 /* Numbers as the engine holds them: float32, or bfloat16 (`half` is 1), which is float32 without its lower bits. */
 #include <stdint.h>
 #include <string.h>

@@ -8,6 +8,7 @@
  */
 #include "int4.h"
 #include "rows.h"
+#include "vectors.h"
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
@@ -41,8 +42,7 @@ static inline __attribute__((always_inline)) void stretch(
     const int64_t groups = n_in / GROUP, here = groups - g < 16 ? groups - g : 16;
     const __mmask16 mask = (__mmask16)((1u << here) - 1);
     _mm_prefetch((const char *)(w_scale + g) + AHEAD / 16, _MM_HINT_T0); /* a sixteenth of the weights' bytes */
-    const __m512i halves = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, w_scale + g));
-    const __m512 unit = _mm512_castsi512_ps(_mm512_slli_epi32(halves, 16));
+    const __m512 unit = widened(w_scale + g, mask);
     __m512 units[MOST_ROWS]; /* the scales of all sixteen at once */
     for (int r = 0; r < rows; r++) {
         sums[0][r] = _mm512_fmadd_ps(unit, _mm512_maskz_loadu_ps(mask, shift + r * groups + g), sums[0][r]);
@@ -72,7 +72,6 @@ static inline __attribute__((always_inline)) void stretch(
         }
     }
 }
-
 #endif
 
 /* `channels` weight rows times `rows` rounded rows of x (a constant where this is inlined): sums [channels, MOST_ROWS].
@@ -81,6 +80,7 @@ static inline __attribute__((always_inline)) void dots(
     const uint8_t *w, const uint16_t *w_scale, const int8_t *q, const float *scale, const float *shift, float *sums,
     int64_t n_in, int64_t channels, const int rows) {
     const int64_t groups = n_in / GROUP;
+    (void)channels; /* one, where it is not used */
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
     if (channels == 1) {
         __m512 total[2][MOST_ROWS];

@@ -1,3 +1,4 @@
+#pragma once
 /* How four-bit weights and rounded rows of x lie in memory (int4.c says why). */
 #include "floats.h"
 

@@ -1,4 +1,4 @@
-/* Products of few rows with eight-bit weights on a CPU, plain C with OpenMP, where few_rows.c is not there.
+/* Products of few rows with eight-bit weights on a CPU, plain C with OpenMP: of float32, or where few_rows.c is not.
  *
  * A weight row has one scale. Weights are widened to float32 in registers and x is float32, so nothing is rounded.
  * Rows in a mapped file may begin anywhere: the first few values are taken apart, so that loads lie on cache lines.

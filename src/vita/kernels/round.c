@@ -19,7 +19,8 @@ static int32_t round_group(const void *x, int64_t at, int8_t *to, int64_t second
     const float largest = _mm512_reduce_max_ps(top), inverse = largest > 0 ? 127.0f / largest : 0;
     __m512i sum = _mm512_setzero_si512();
     for (int k = 0; k < 4; k++) {
-        const __m512i whole = odd ? sum : _mm512_cvtps_epi32(_mm512_mul_ps(from[k], _mm512_set1_ps(inverse)));
+        const __m512i rounded = _mm512_cvtps_epi32(_mm512_mul_ps(from[k], _mm512_set1_ps(inverse)));
+        const __m512i whole = odd ? _mm512_setzero_si512() : rounded;
         _mm_storeu_si128((__m128i *)(to + k / 2 * second + k % 2 * 16), _mm512_cvtepi32_epi8(whole));
         sum = _mm512_add_epi32(sum, whole);
     }

@@ -1,3 +1,4 @@
+#pragma once
 /* Rows of x are multiplied eight, four, two or one at a time, as many as there are left: `call` is compiled for each
  * count, which it knows as the constant ROWS, so that their sums stay in registers. */
 #define MOST_ROWS 8

@@ -17,7 +17,7 @@ void vita_silu_times(uint16_t *gate, const uint16_t *up, int64_t n) {
             const __m512 x = widened(gate + k, there);
             const __m512 power = power_of_two(_mm512_mul_ps(x, _mm512_set1_ps(-LOG2_E)));
             const __m256i open = narrowed(_mm512_div_ps(x, _mm512_add_ps(_mm512_set1_ps(1.0f), power)));
-            const __m512 rounded = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(open), 16));
+            const __m512 rounded = as_floats(open);
             const __m512 out = _mm512_mul_ps(rounded, widened(up + k, there));
             _mm256_mask_storeu_epi16(gate + k, there, narrowed(out));
         }

@@ -92,8 +92,8 @@ static void weigh(const float *scores, uint16_t *weights, int64_t count, float u
     *sum = _mm512_reduce_add_ps(total);
 }
 
-/* out [HEADS, d] = weights [HEADS, KEYS] times values [count, d], two values of a dimension at once; in `out` every 32
- * dimensions lie as `unpack` leaves them. */
+/* out [HEADS, d] = weights [HEADS, KEYS] times values [count, d], two values of a dimension at once. What interleaves
+ * the two takes every eight dimensions apart: in `out` the first halves of 32 come first, and then the second ones. */
 static void gather(const uint16_t *weights, const uint16_t *v, float *out, int64_t count, int64_t d) {
     for (int64_t k = 0; k < HEADS * d; k += 16) _mm512_storeu_ps(out + k, _mm512_setzero_ps());
     const char *next = (const char *)(v + NEAR * d);
@@ -149,7 +149,7 @@ static void merge(const float *part, int64_t stride, int64_t pieces, uint16_t *o
         total += factor * from[HEADS + head];
         for (int64_t p = 0; p < d; p++) sums[p] += factor * from[2 * HEADS + head * d + p];
     }
-    for (int64_t p = 0; p < d; p++) { /* eight numbers of one half, eight of the other: as `unpack` took them apart */
+    for (int64_t p = 0; p < d; p++) { /* back from where `gather` left them */
         const int64_t from = p / 32 * 32 + p % 8 / 4 * 16 + p % 32 / 8 * 4 + p % 4;
         out[p] = narrow(sums[from] / total);
     }

@@ -1,3 +1,4 @@
+#pragma once
 /* Sixteen numbers at a time: bfloat16 to float32 and back as floats.h does it for one, powers of two, transposing. */
 #if defined(__AVX512BW__) && defined(__AVX512VL__)
 #include <immintrin.h>
@@ -10,8 +11,12 @@ static inline __mmask16 first_of(int64_t count) {
     return count >= 16 ? 0xFFFF : count <= 0 ? 0 : (__mmask16)((1u << count) - 1);
 }
 
+static inline __m512 as_floats(__m256i halves) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+}
+
 static inline __m512 widened(const uint16_t *from, __mmask16 there) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(there, from)), 16));
+    return as_floats(_mm256_maskz_loadu_epi16(there, from));
 }
 
 /* To the nearest, ties to even; what is no number stays none. */

@@ -27,7 +27,7 @@ class Int8Linear(RoundedLinear):
 
     def product(self, rows: Tensor) -> Tensor | None:
         """Our own kernel for few rows, or PyTorch's where there is no compiler."""
-        own = kernels() if rows.dtype in FORMATS else None
+        own = kernels() if rows.dtype in FORMATS and not rows.requires_grad else None
         if own is not None:
             return own.int8_product(rows, self.weight, self.scale, self.bias)
         if len(rows) > PACKED_ROWS:
