@@ -33,8 +33,13 @@ static inline void scaled(const int8_t *from, float unit, uint16_t *to, int64_t 
     const __m512 by = _mm512_set1_ps(unit);
     for (int64_t k = 0; k < n; k += 16) {
         const __mmask16 there = first_of(n - k);
-        const __m512 whole = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(there, from + k)));
-        _mm256_mask_storeu_epi16(to + k, there, narrowed(_mm512_mul_ps(whole, by)));
+        const __m512i whole = _mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(there, from + k));
+        const __m512 value = _mm512_mul_ps(_mm512_cvtepi32_ps(whole), by);
+#if defined(__AVX512BF16__)
+        _mm256_mask_storeu_epi16(to + k, there, (__m256i)_mm512_cvtneps_pbh(value));
+#else
+        _mm256_mask_storeu_epi16(to + k, there, narrowed(value));
+#endif
     }
 }
 
