@@ -9,10 +9,9 @@
 #include <omp.h>
 #include "floats.h"
 #include "rows.h"
+#include "vectors.h"
 
 #if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512VL__)
-#include <immintrin.h>
-
 #define TOGETHER 3        /* weight rows: their sums with eight rows of x fill the registers */
 #define MOST_TRIPLES 8    /* of a panel */
 #define PANEL (256 << 10) /* bytes: this one, the next and x share the second cache */
@@ -25,21 +24,13 @@ typedef struct {
     int64_t n_out, n_in, bytes;
 } Weights;
 
-/* Up to 32 weights as bfloat16. */
-static inline __attribute__((always_inline)) __m512bh load_32(const char *at, __mmask32 there, const int bytes) {
-    if (bytes == 2) return (__m512bh)_mm512_maskz_loadu_epi16(there, at);
-    const __m256i whole = _mm256_maskz_loadu_epi8(there, at);
-    const __m512 one = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_castsi256_si128(whole)));
-    return _mm512_cvtne2ps_pbh(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_extracti128_si256(whole, 1))), one);
-}
-
 /* Adds `count` values of each row, at most 32, to the sums of `channels` weight rows with `rows` rows of x. */
 static inline __attribute__((always_inline)) void add_some(
     __m512 total[TOGETHER][MOST_ROWS], const char *w, const uint16_t *x, int64_t n_in, int64_t count, const int bytes,
     const int channels, const int rows) {
     const __mmask32 there = count < 32 ? (__mmask32)((1u << count) - 1) : 0xFFFFFFFF;
     __m512bh weight[TOGETHER];
-    for (int c = 0; c < channels; c++) weight[c] = load_32(w + c * n_in * bytes, there, bytes);
+    for (int c = 0; c < channels; c++) weight[c] = halves_of(w + c * n_in * bytes, there, bytes);
     for (int r = 0; r < rows; r++) {
         const __m512bh row = (__m512bh)_mm512_maskz_loadu_epi16(there, x + r * n_in);
         for (int c = 0; c < channels; c++) total[c][r] = _mm512_dpbf16_ps(total[c][r], weight[c], row);

@@ -51,19 +51,21 @@ static inline void columns_of_pairs(const __m512 *rows, float *out, int64_t stri
     }
 }
 
-/* Scores [HEADS, KEYS] of `count` keys [count, d]; what comes of keys past the last one is not used. */
-static void score(const uint16_t *q, const uint16_t *k, float *scores, int64_t count, int64_t d) {
+/* Scores [HEADS, KEYS] of `count` keys [count, d], without their scales; what comes of keys past the last one is not
+ * used. */
+static inline __attribute__((always_inline)) void score(
+    const uint16_t *q, const char *k, float *scores, int64_t count, int64_t d, const int bytes) {
     for (int64_t first = 0; first < count; first += 16) {
         __m512 both[8]; /* [HEADS, 2] each */
         for (int pair = 0; pair < 8; pair++) { /* two keys for every load of a query */
             const int64_t j = first + 2 * pair, last = count - 1;
-            const uint16_t *one = k + (j < last ? j : last) * d, *other = k + (j + 1 < last ? j + 1 : last) * d;
+            const char *one = k + (j < last ? j : last) * d * bytes, *other = j < last ? one + d * bytes : one;
             __m512 sum[HEADS][2];
             for (int h = 0; h < HEADS; h++) sum[h][0] = sum[h][1] = _mm512_setzero_ps();
             for (int64_t p = 0; p < d; p += 32) {
-                const __m512bh a = (__m512bh)_mm512_loadu_si512(one + p), b = (__m512bh)_mm512_loadu_si512(other + p);
-                _mm_prefetch((const char *)(one + p) + AHEAD, _MM_HINT_T0);
-                _mm_prefetch((const char *)(other + p) + AHEAD, _MM_HINT_T0);
+                const __m512bh a = halves_of(one + p * bytes, ~0u, bytes), b = halves_of(other + p * bytes, ~0u, bytes);
+                _mm_prefetch(one + p * bytes + AHEAD, _MM_HINT_T0);
+                _mm_prefetch(other + p * bytes + AHEAD, _MM_HINT_T0);
                 for (int h = 0; h < HEADS; h++) {
                     const __m512bh query = (__m512bh)_mm512_loadu_si512(q + h * d + p);
                     sum[h][0] = _mm512_dpbf16_ps(sum[h][0], query, a);
@@ -76,39 +78,48 @@ static void score(const uint16_t *q, const uint16_t *k, float *scores, int64_t c
     }
 }
 
-/* One head's scores to weights, zeros behind them; the largest score and the sum of the weights. */
-static void weigh(const float *scores, uint16_t *weights, int64_t count, float unit, float *largest, float *sum) {
+/* One head's scores to weights, zeros behind them; the largest score and the sum of the weights. Rounded keys' scales
+ * belong to the scores, rounded values' to the weights; null if there are none. */
+static void weigh(float *scores, uint16_t *weights, const uint16_t *of_keys, const uint16_t *of_values, int64_t count,
+                  float unit, float *largest, float *sum) {
     __m512 top = _mm512_set1_ps(-INFINITY), total = _mm512_setzero_ps();
-    for (int64_t j = 0; j < count; j += 16)
-        top = _mm512_mask_max_ps(top, first_of(count - j), top, _mm512_loadu_ps(scores + j));
-    *largest = _mm512_reduce_max_ps(top) * unit;
-    const __m512 factor = _mm512_set1_ps(unit), end = _mm512_set1_ps(-*largest);
     for (int64_t j = 0; j < count; j += 16) {
-        const __m512 power = power_of_two(_mm512_fmadd_ps(_mm512_loadu_ps(scores + j), factor, end));
-        const __m512 there = _mm512_maskz_mov_ps(first_of(count - j), power);
-        _mm256_storeu_si256((__m256i *)(weights + j), (__m256i)_mm512_cvtneps_pbh(there));
-        total = _mm512_add_ps(total, there);
+        const __mmask16 there = first_of(count - j);
+        __m512 here = _mm512_mul_ps(_mm512_loadu_ps(scores + j), _mm512_set1_ps(unit));
+        if (of_keys) here = _mm512_mul_ps(here, widened(of_keys + j, there));
+        _mm512_storeu_ps(scores + j, here);
+        top = _mm512_mask_max_ps(top, there, top, here);
+    }
+    *largest = _mm512_reduce_max_ps(top);
+    for (int64_t j = 0; j < count; j += 16) {
+        const __mmask16 there = first_of(count - j);
+        const __m512 less = _mm512_sub_ps(_mm512_loadu_ps(scores + j), _mm512_set1_ps(*largest));
+        const __m512 power = _mm512_maskz_mov_ps(there, power_of_two(less));
+        const __m512 weight = of_values ? _mm512_mul_ps(power, widened(of_values + j, there)) : power;
+        _mm256_storeu_si256((__m256i *)(weights + j), (__m256i)_mm512_cvtneps_pbh(weight));
+        total = _mm512_add_ps(total, power);
     }
     *sum = _mm512_reduce_add_ps(total);
 }
 
 /* out [HEADS, d] = weights [HEADS, KEYS] times values [count, d], two values of a dimension at once. What interleaves
  * the two takes every eight dimensions apart: in `out` the first halves of 32 come first, and then the second ones. */
-static void gather(const uint16_t *weights, const uint16_t *v, float *out, int64_t count, int64_t d) {
+static inline __attribute__((always_inline)) void gather(
+    const uint16_t *weights, const char *v, float *out, int64_t count, int64_t d, const int bytes) {
     for (int64_t k = 0; k < HEADS * d; k += 16) _mm512_storeu_ps(out + k, _mm512_setzero_ps());
-    const char *next = (const char *)(v + NEAR * d);
+    const char *next = v + NEAR * d * bytes;
     for (int64_t first = 0; first < count; first += NEAR)
         for (int64_t p = 0; p < d; p += 32) {
             const int64_t end = first + NEAR < count ? first + NEAR : count;
             __m512 sum[HEADS][2];
             for (int h = 0; h < HEADS; h++)
                 for (int k = 0; k < 2; k++) sum[h][k] = _mm512_loadu_ps(out + h * d + p + 16 * k);
-            for (int64_t j = first; j < end; j += 2, next += 128) {
-                const uint16_t *at = v + j * d + p;
+            for (int64_t j = first; j < end; j += 2, next += 64 * bytes) {
+                const char *at = v + (j * d + p) * bytes;
                 _mm_prefetch(next, _MM_HINT_T0);
-                _mm_prefetch(next + 64, _MM_HINT_T0);
-                const __m512i one = _mm512_loadu_si512(at);
-                const __m512i other = j + 1 < count ? _mm512_loadu_si512(at + d) : _mm512_setzero_si512();
+                if (bytes == 2) _mm_prefetch(next + 64, _MM_HINT_T0);
+                const __m512i one = (__m512i)halves_of(at, ~0u, bytes);
+                const __m512i other = (__m512i)halves_of(at + d * bytes, j + 1 < count ? ~0u : 0, bytes);
                 const __m512bh low = (__m512bh)_mm512_unpacklo_epi16(one, other);
                 const __m512bh high = (__m512bh)_mm512_unpackhi_epi16(one, other);
                 for (int h = 0; h < HEADS; h++) {
@@ -124,17 +135,26 @@ static void gather(const uint16_t *weights, const uint16_t *v, float *out, int64
         }
 }
 
-/* One piece for `heads` heads: largest scores [HEADS], sums [HEADS] and outputs [HEADS, d] into `part`. */
-static void piece(const uint16_t *q, const uint16_t *k, const uint16_t *v, float *part, int64_t heads, int64_t count,
-                  int64_t d, float unit) {
+/* One layer's keys or values of a group: [capacity, d], in bfloat16, or in eight bits with scales [capacity]. */
+typedef struct {
+    char *at;
+    uint16_t *scales; /* null: in bfloat16 */
+} Rows;
+
+/* One piece, `count` positions from `first` on, for `heads` heads: largest scores [HEADS], sums [HEADS] and outputs
+ * [HEADS, d] into `part`. */
+static inline __attribute__((always_inline)) void piece(
+    const uint16_t *q, Rows k, Rows v, float *part, int64_t heads, int64_t first, int64_t count, int64_t d, float unit,
+    const int bytes) {
     uint16_t query[HEADS * WIDEST], weights[HEADS * KEYS];
     float scores[HEADS * KEYS];
     memcpy(query, q, 2 * (size_t)(heads * d));
     memset(query + heads * d, 0, 2 * (size_t)((HEADS - heads) * d));
-    score(query, k, scores, count, d);
+    const uint16_t *of_keys = bytes == 1 ? k.scales + first : 0, *of_values = bytes == 1 ? v.scales + first : 0;
+    score(query, k.at + first * d * bytes, scores, count, d, bytes);
     for (int h = 0; h < HEADS; h++)
-        weigh(scores + h * KEYS, weights + h * KEYS, count, unit, part + h, part + HEADS + h);
-    gather(weights, v, part + 2 * HEADS, count, d);
+        weigh(scores + h * KEYS, weights + h * KEYS, of_keys, of_values, count, unit, part + h, part + HEADS + h);
+    gather(weights, v.at + first * d * bytes, part + 2 * HEADS, count, d, bytes);
 }
 
 /* Puts the pieces of one head together; they lie `stride` numbers apart. */
@@ -173,25 +193,10 @@ static void round_one(const uint16_t *x, int8_t *to, uint16_t *scale, int64_t d)
     }
 }
 
-/* Where one layer's keys or values of a group lie: [capacity, d], with scales [capacity] if they are rounded. */
-typedef struct {
-    void *values;
-    uint16_t *scales; /* null: they are not */
-} Rows;
-
-/* `count` positions from `first` on, of which the last is `last` if that is not null, and is written first; `room` is
- * used if they are rounded. */
-static const uint16_t *positions(Rows rows, int64_t first, int64_t count, const uint16_t *last, uint16_t *room,
-                                 int64_t d) {
-    const int64_t at = first + count - 1;
-    if (!rows.scales) {
-        if (last) memcpy((uint16_t *)rows.values + at * d, last, 2 * (size_t)d);
-        return (const uint16_t *)rows.values + first * d;
-    }
-    if (last) round_one(last, (int8_t *)rows.values + at * d, rows.scales + at, d);
-    for (int64_t j = first; j < first + count; j++)
-        scaled((const int8_t *)rows.values + j * d, wide(rows.scales[j]), room + (j - first) * d, d);
-    return room;
+/* Writes one position. */
+static void write_one(Rows rows, int64_t at, const uint16_t *x, int64_t d) {
+    if (rows.scales) round_one(x, (int8_t *)rows.at + at * d, rows.scales + at, d);
+    else memcpy(rows.at + 2 * at * d, x, 2 * (size_t)d);
 }
 
 int vita_steps(void) { return 1; }
@@ -217,18 +222,21 @@ void vita_step(const uint16_t *q, const uint16_t *k, const uint16_t *v, void *co
                 const int64_t r = at / groups, first = c * KEYS, end = lengths[r] + 1;
                 if (first >= end) continue;
                 const int64_t count = end - first < KEYS ? end - first : KEYS;
-                const int64_t start = (layer * groups + at % groups) * capacities[r], each = scales[r] ? 1 : 2;
-                const Rows key = {(char *)keys[r] + start * d * each, scales[r] ? scales[r] + start : 0};
-                const Rows value = {(char *)values[r] + start * d * each,
-                                    scales[r] ? key.scales + layers * groups * capacities[r] : 0};
-                const int newest = first + count == end; /* the new position is nobody else's */
-                uint16_t wide_keys[KEYS * WIDEST], wide_values[KEYS * WIDEST];
-                const uint16_t *ks = positions(key, first, count, newest ? k + at * d : 0, wide_keys, d);
-                const uint16_t *vs = positions(value, first, count, newest ? v + at * d : 0, wide_values, d);
+                const int64_t start = (layer * groups + at % groups) * capacities[r], bytes = scales[r] ? 1 : 2;
+                uint16_t *of_keys = scales[r] ? scales[r] + start : 0;
+                uint16_t *of_values = scales[r] ? of_keys + layers * groups * capacities[r] : 0;
+                const Rows key = {(char *)keys[r] + start * d * bytes, of_keys};
+                const Rows value = {(char *)values[r] + start * d * bytes, of_values};
+                if (first + count == end) { /* the new position is nobody else's */
+                    write_one(key, end - 1, k + at * d, d);
+                    write_one(value, end - 1, v + at * d, d);
+                }
                 for (int64_t b = 0; b < blocks; b++) {
                     const int64_t here = shared - b * HEADS < HEADS ? shared - b * HEADS : HEADS;
-                    piece(q + (at * shared + b * HEADS) * d, ks, vs, room + ((at * blocks + b) * pieces + c) * size,
-                          here, count, d, (float)scale * LOG2_E);
+                    const uint16_t *query = q + (at * shared + b * HEADS) * d;
+                    float *part = room + ((at * blocks + b) * pieces + c) * size;
+                    if (bytes == 1) piece(query, key, value, part, here, first, count, d, (float)scale * LOG2_E, 1);
+                    else piece(query, key, value, part, here, first, count, d, (float)scale * LOG2_E, 2);
                 }
             }
 #pragma omp for schedule(static)

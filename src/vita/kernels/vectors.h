@@ -43,6 +43,17 @@ static inline void scaled(const int8_t *from, float unit, uint16_t *to, int64_t 
     }
 }
 
+#if defined(__AVX512BF16__)
+/* Up to 32 numbers of `bytes` each (a constant where this is inlined): two of bfloat16, one of whole numbers, which are
+ * exact in it. */
+static inline __attribute__((always_inline)) __m512bh halves_of(const void *at, __mmask32 there, const int bytes) {
+    if (bytes == 2) return (__m512bh)_mm512_maskz_loadu_epi16(there, at);
+    const __m256i whole = _mm256_maskz_loadu_epi8(there, at);
+    const __m512 one = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_castsi256_si128(whole)));
+    return _mm512_cvtne2ps_pbh(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_extracti128_si256(whole, 1))), one);
+}
+#endif
+
 /* Sixteen rows of sixteen words of four bytes become sixteen columns, `stride` bytes from one to the next. */
 static inline void transposed(const __m512i *rows, void *out, int64_t stride) {
     uint8_t *to = out;
