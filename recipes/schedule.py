@@ -47,7 +47,7 @@ class Phase:
 
 # What is hard (small letters, long words, labels of charts) is seen more often than the mix has it.
 EVERYTHING = (
-    ("mix", 0.42), ("words", 0.16), ("charts", 0.2), ("tiles", 0.08), ("pages4", 0.04), ("drill", 0.1),
+    ("mix", 0.34), ("words", 0.3), ("charts", 0.2), ("tiles", 0.08), ("pages4", 0.06), ("drill", 0.02),
 )  # fmt: skip
 # Pages from easy to hard, each with a share of the step before, and each left as soon as it is read: a harder page
 # teaches nothing to a model that cannot read the easier one. Then everything the model is asked about.

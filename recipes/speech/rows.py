@@ -39,12 +39,12 @@ NO_ANSWER = "☟"
 HEARD = "I hear: "
 SPOKEN_MARK = "☞"
 TYPED_BESIDE = 2  # typed questions that keep the decoder's older skills in every row with a picture
-CLIPS, PICTURES, TALK = 0.12, 0.4, 0.15  # shares of the answering phase; the rest is sound to repeat or to ignore
+CLIPS, PICTURES, TALK = 0.14, 0.4, 0.15  # shares of the answering phase; the rest is sound to repeat or to ignore
 WIDE = 0.2  # of the pictures are cut into tiles
 WIDEST_BLOT, LONGEST_BLOT = 14, 8  # bands and frames
 TOGETHER = 8  # sounds of like length that are padded to the longest of them
 BESIDE = CURRICULUM[-1:]  # the pictures that are shown between sounds
-SEEN_BESIDE = 2  # batches of them: reading is what gets lost first
+SEEN_BESIDE = 3  # batches of them: reading is what gets lost first
 SPOKEN_OF_CLIP = 0.4  # of the clips come with a spoken question
 
 

@@ -50,7 +50,7 @@ from vita.weights.find import DEFAULT
 HEARING_UNTIL = 0.4  # share of the budget with CTC alone
 CTC_BESIDE = 0.3  # its weight once answers are taught
 # What is trained at which share of the rate: what sees and answers knows its trade already.
-RATES = {EARS: 1.0, ("vision.", "projector.", "dense."): 0.5, ("decoder.",): 0.8}
+RATES = {EARS: 1.0, ("vision.", "projector.", "dense."): 0.7, ("decoder.",): 0.8}
 LOG_SECONDS, SAVE_SECONDS, CHECK_SECONDS = 20.0, 180.0, 300.0
 STATISTICS_FROM = 200  # sounds
 CPU = torch.device("cpu")

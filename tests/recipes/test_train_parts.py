@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from recipes.average import average
+from recipes.checkpoint import FILE, read_state
 from recipes.data import QA
 from recipes.feed import build_batch
 from recipes.model import Learner, sizes
@@ -139,3 +141,15 @@ def test_curves_are_drawn(tmp_path: Path) -> None:
     draw_curves(tmp_path / "curves.jsonl", tmp_path / "curves.png")
     picture = Image.open(tmp_path / "curves.png")
     assert len(set(picture.get_flattened_data() if hasattr(picture, "get_flattened_data") else picture.getdata())) > 10
+
+
+def test_the_mean_of_runs_has_the_mean_of_their_weights(tmp_path: Path) -> None:
+    for name, value in (("one", 1.0), ("two", 4.0)):
+        (tmp_path / name / "tokenizer").mkdir(parents=True)
+        (tmp_path / name / "tokenizer" / "tokenizer.json").write_text(name, encoding="utf-8")
+        weights = {"w": torch.full((2, 3), value), "count": torch.tensor(int(value))}
+        torch.save({"model": weights, "preset": name}, tmp_path / name / FILE)
+    average([tmp_path / "one", tmp_path / "two"], tmp_path / "mean")
+    made = read_state(tmp_path / "mean")
+    assert torch.equal(made["model"]["w"], torch.full((2, 3), 2.5)) and int(made["model"]["count"]) == 4
+    assert made["preset"] == "two" and (tmp_path / "mean" / "tokenizer" / "tokenizer.json").read_text() == "two"
