@@ -247,10 +247,11 @@ def read_decoder(config: Json, where: object) -> DecoderConfig:
     if config.get("hidden_act", "silu") != "silu":
         raise CheckpointError(f"hidden_act {config['hidden_act']!r} of the decoder is not supported", where=where)
     heads = _need(config, "num_attention_heads", where)
-    groups = config.get("num_key_value_heads", heads)
-    if not isinstance(groups, int) or groups < 1 or heads % groups:
-        shared = f"num_attention_heads {heads} is no multiple of num_key_value_heads {groups}"
-        raise CheckpointError(shared, where=where)
+    groups = _need(config, "num_key_value_heads", where) if "num_key_value_heads" in config else heads
+    if heads % groups:
+        raise CheckpointError(
+            f"num_attention_heads {heads} is no multiple of num_key_value_heads {groups}", where=where
+        )
     return DecoderConfig(
         hidden_size=_need(config, "hidden_size", where),
         intermediate_size=_need(config, "intermediate_size", where),
