@@ -14,7 +14,8 @@ import vita
 from vita.config import DecoderConfig
 from vita.decoder.kv_cache import KVCache, Together
 from vita.decoder.qwen2 import Decoder
-from vita.engine.batch import MOST_ROWS, Batcher
+from vita.engine.batch import Batcher
+from vita.engine.steps import MOST_ROWS, PlainSteps
 from vita.errors import ResourceError
 from vita.kernels.build import kernels
 from vita.layers.quantized import make_quantized, round_weight
@@ -39,7 +40,7 @@ def prompt(decoder: Decoder, length: int) -> KVCache:
 def greedy(step: object, cache: KVCache, token: int, count: int) -> list[int]:
     out = []
     for _ in range(count):
-        token = int(step(token, cache).argmax())  # type: ignore[operator]
+        token = int(step(torch.tensor(token), cache).argmax())  # type: ignore[operator]
         out.append(token)
     return out
 
@@ -87,10 +88,11 @@ def test_in_four_bits_company_changes_no_bit_of_an_answer() -> None:
 
 
 def test_requests_that_come_at_once_share_their_steps(decoder: Decoder) -> None:
-    batcher = Batcher(decoder, threading.Lock())
+    batcher = Batcher(PlainSteps(decoder), threading.Lock())
     counts = [5, 9, 9, 7, 9, 3]
     alone = [
-        greedy(Batcher(decoder, threading.Lock()).step, prompt(decoder, 4 + k), k, n) for k, n in enumerate(counts)
+        greedy(Batcher(PlainSteps(decoder), threading.Lock()).step, prompt(decoder, 4 + k), k, n)
+        for k, n in enumerate(counts)
     ]
     begin = threading.Barrier(len(counts))
 
@@ -116,7 +118,7 @@ def test_requests_that_come_at_once_share_their_steps(decoder: Decoder) -> None:
 
 
 def test_more_requests_than_rows_all_end(decoder: Decoder) -> None:
-    batcher, count = Batcher(decoder, threading.Lock()), MOST_ROWS + 5
+    batcher, count = Batcher(PlainSteps(decoder), threading.Lock()), MOST_ROWS + 5
 
     def ask(k: int) -> list[int]:
         cache = prompt(decoder, 3)
@@ -132,9 +134,9 @@ def test_more_requests_than_rows_all_end(decoder: Decoder) -> None:
 
 
 def test_a_request_that_pauses_holds_nobody_up(decoder: Decoder) -> None:
-    batcher = Batcher(decoder, threading.Lock())
+    batcher = Batcher(PlainSteps(decoder), threading.Lock())
     sleeper, worker = prompt(decoder, 3), prompt(decoder, 5)
-    batcher.step(1, sleeper)  # and then its reader goes to lunch
+    batcher.step(torch.tensor(1), sleeper)  # and then its reader goes to lunch
     done = threading.Thread(target=greedy, args=(batcher.step, worker, 1, 12))
     done.start()
     done.join(timeout=10)
@@ -142,20 +144,20 @@ def test_a_request_that_pauses_holds_nobody_up(decoder: Decoder) -> None:
 
 
 def test_a_failed_step_reaches_those_who_wait_and_the_next_one_works(decoder: Decoder) -> None:
-    batcher, cache = Batcher(decoder, threading.Lock()), prompt(decoder, 3)
+    batcher, cache = Batcher(PlainSteps(decoder), threading.Lock()), prompt(decoder, 3)
 
     def fail(*_: object) -> Tensor:
         raise RuntimeError("out of memory")
 
     broken = decoder.head.register_forward_hook(fail)
     with pytest.raises(RuntimeError, match="out of memory"):
-        batcher.step(1, cache)
+        batcher.step(torch.tensor(1), cache)
     broken.remove()
-    assert batcher.step(1, cache).shape == (50,)
+    assert batcher.step(torch.tensor(1), cache).shape == (50,)
 
 
 def test_an_interrupted_leader_does_not_leave_the_others_waiting(decoder: Decoder) -> None:
-    batcher, begin = Batcher(decoder, threading.Lock()), threading.Barrier(3)
+    batcher, begin = Batcher(PlainSteps(decoder), threading.Lock()), threading.Barrier(3)
     caches = [prompt(decoder, 3) for _ in range(3)]
     ended: list[str] = []
 
@@ -166,7 +168,7 @@ def test_an_interrupted_leader_does_not_leave_the_others_waiting(decoder: Decode
     def ask(cache: KVCache) -> None:
         begin.wait()
         try:
-            batcher.step(1, cache)
+            batcher.step(torch.tensor(1), cache)
         except (KeyboardInterrupt, RuntimeError) as error:
             ended.append(type(error).__name__)
 
@@ -178,7 +180,7 @@ def test_an_interrupted_leader_does_not_leave_the_others_waiting(decoder: Decode
         thread.join(timeout=10)
     broken.remove()
     assert len(ended) == 3 and "KeyboardInterrupt" in ended
-    assert batcher.step(1, prompt(decoder, 3)).shape == (50,)
+    assert batcher.step(torch.tensor(1), prompt(decoder, 3)).shape == (50,)
 
 
 def test_the_engines_answers_in_company_are_those_alone(mini_model: vita.Vita) -> None:

@@ -287,3 +287,22 @@ def test_the_gpu_gives_the_cpus_ids(mini: Path, mini_model: vita.Vita) -> None:
     gpu = vita.load(mini / "mini_ckpt", dtype="float32", device="cuda")
     asked = vita.user("What?", image=PICTURE, audio=SOUND)
     assert collect(gpu, asked).token_ids == collect(mini_model, asked).token_ids
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("quantize", [None, "int8", "int4"])
+def test_recorded_steps_on_a_gpu_answer_as_the_cpu_does(quantize: str | None) -> None:
+    """Four requests at a time, of different lengths, joined and left at different tokens."""
+    if not torch.cuda.is_available():
+        pytest.skip("SKIPPED LOUDLY: no CUDA device here")
+    from vita.engine.graphs import GraphedSteps  # needs Triton
+
+    gpu, cpu = (vita.load(dtype="float32", device=device, quantize=quantize) for device in ("cuda", "cpu"))
+    assert isinstance(gpu.engine.steps, GraphedSteps)
+    asked = [
+        vita.user(f"What is a {word}?" * k, image=PICTURE) for k, word in enumerate(("dog", "cat", "ox", "bee"), 1)
+    ]
+    counts = [SamplingParams(max_tokens=n) for n in (5, 9, 14, 20)]
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda pair: collect(gpu, *pair).token_ids, zip(asked, counts, strict=True)))
+    assert answers == [collect(cpu, message, params).token_ids for message, params in zip(asked, counts, strict=True)]

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from vita.bench.ceilings import best_seconds, ceilings, synchronize
-from vita.decoder.kv_cache import KVCache, Together
+from vita.decoder.kv_cache import KVCache
 from vita.decoder.sampling import Sampler
 from vita.encoders.audio import AudioEncoder
 from vita.encoders.project import AudioAdapter, Projector
@@ -224,8 +224,8 @@ def _request(engine: Engine, tiles: int, tokens: int) -> list[Figure]:
     out = [Figure(f"prefill, {label}", seconds, rate, "TFLOP/s", what=f"{length:,} positions")]
     watch = Stopwatch(engine.device)
     sampler = Sampler(SamplingParams(), 1.0, engine.device)
-    step = engine.batcher.step
-    made = sum(1 for _ in decode(step, logits, cache, sampler, frozenset(), tokens, lambda: False, watch))
+    step, ahead = engine.batcher.step, engine.device.type == "cuda"
+    made = sum(1 for _ in decode(step, logits, cache, sampler, frozenset(), tokens, lambda: False, watch, ahead=ahead))
     engine.batcher.leave(cache)
     spent = watch.seconds["decode"]
     read = weight_bytes(decoder) + KVCache.bytes_per_position(config.decoder, engine.dtype) * (length + made // 2)
@@ -237,7 +237,7 @@ def _request(engine: Engine, tiles: int, tokens: int) -> list[Figure]:
 @torch.inference_mode()
 def _batches(engine: Engine) -> list[Figure]:
     """Decode steps shared by several requests, each behind a prompt of one tile."""
-    decoder, length = engine.decoder, engine.config.vision.tokens_per_tile + 64
+    length = engine.config.vision.tokens_per_tile + 64
     first = KVCache(engine.config.decoder, length + BATCH_STEPS + 2, dtype=engine.dtype, device=engine.device)
     first.keys.normal_()
     first.values.normal_()
@@ -247,7 +247,7 @@ def _batches(engine: Engine) -> list[Figure]:
         tokens = torch.arange(rows, device=engine.device)
 
         def step(caches: list[KVCache] = caches, tokens: Tensor = tokens) -> None:
-            decoder.logits(decoder(decoder.embed.weight[tokens][:, None], Together(caches)))
+            engine.steps(tokens, caches)
 
         seconds = best_seconds(step, engine.device, BATCH_STEPS)
         speed = rows / seconds

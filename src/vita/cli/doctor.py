@@ -46,8 +46,6 @@ def machine() -> list[Finding]:
             "bfloat16 on CPU", "widened to float32 block by block", "large models run, but prefill is float32-fast"
         )
     )
-    cuda = torch.cuda.is_available()
-    gpu = Finding("CUDA", torch.cuda.get_device_name(0)) if cuda else Finding("CUDA", "none; the CPU is used")
     return [
         Finding("Python", platform.python_version(), "" if sys.version_info >= (3, 10) else "3.10 or newer is needed"),
         Finding("PyTorch", str(torch.__version__)),
@@ -56,9 +54,21 @@ def machine() -> list[Finding]:
         _kernel(),
         Finding("memory", f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB available"),
         Finding("memory read", f"{read_bandwidth():.1f} GB/s, the ceiling of decoding"),
-        gpu,
+        _cuda(),
         Finding("MPS", "there" if torch.backends.mps.is_available() else "none"),
     ]
+
+
+def _cuda() -> Finding:
+    """Whether there is a GPU of NVIDIA's, and what our kernels for it need."""
+    import torch
+
+    from vita.kernels import gpu
+
+    if not torch.cuda.is_available():
+        return Finding("CUDA", "none; the CPU is used")
+    hint = "" if gpu.available() else "pip install triton to decode with our own kernels"
+    return Finding("CUDA", torch.cuda.get_device_name(0), hint)
 
 
 def _kernel() -> Finding:

@@ -55,24 +55,29 @@ class Sampler:
                 self.generator.seed()
             else:
                 self.generator.manual_seed(params.seed)
-        self.seen: list[int] = []
+        self._seen: list[Tensor] = []  # ids of the answer so far, if they are penalised
 
     def __call__(self, logits: Tensor) -> int:
         """The next id from logits `[vocab]`."""
+        return int(self.choose(logits))
+
+    def choose(self, logits: Tensor) -> Tensor:
+        """The same, int64 `[]` on the device, which nobody waits for."""
         scores = logits.float()
-        if self.penalty != 1.0 and self.seen:
+        if self._seen:
             scores = self._penalised(scores)
-        token = int(scores.argmax()) if self.generator is None else self._draw(scores)
-        self.seen.append(token)
+        token = scores.argmax() if self.generator is None else self._draw(scores)
+        if self.penalty != 1.0:
+            self._seen.append(token)
         return token
 
     def _penalised(self, scores: Tensor) -> Tensor:
         """Each token of the answer so far: divided if positive, multiplied if negative (CTRL, arXiv 1909.05858)."""
-        ids = torch.tensor(sorted(set(self.seen)), device=scores.device)
+        ids = torch.stack(self._seen)  # an id that is there twice gets the same score twice
         picked = scores[ids]
-        return scores.index_copy(0, ids, torch.where(picked > 0, picked / self.penalty, picked * self.penalty))
+        return scores.scatter(0, ids, torch.where(picked > 0, picked / self.penalty, picked * self.penalty))
 
-    def _draw(self, scores: Tensor) -> int:
+    def _draw(self, scores: Tensor) -> Tensor:
         p = self.params
         scores = (scores - scores.max()) / p.temperature  # the largest is 0, so that a tiny temperature is greedy
         if p.top_k and p.top_k < scores.numel():
@@ -85,7 +90,7 @@ class Sampler:
             # Keep the smallest set that reaches top_p: a token stays if the mass before it is still short of it.
             before = ordered.cumsum(-1) - ordered
             probs = torch.zeros_like(probs).index_copy(0, index, ordered.masked_fill(before >= p.top_p, 0.0))
-        return int(torch.multinomial(probs, 1, generator=self.generator))
+        return torch.multinomial(probs, 1, generator=self.generator)[0]
 
 
 def log_probabilities(logits: Tensor, token: int, top: int) -> tuple[float, list[tuple[int, float]]]:

@@ -1,31 +1,28 @@
 """Continuous batching: requests that decode at the same time share every step's weights.
 
-Owns who steps with whom. There is no thread of its own: one of the waiting requests leads and computes a step for all
-of them, so a request joins or leaves between any two steps. Does not know about text or sampling.
+Owns who steps with whom; `engine.steps` computes. There is no thread of its own: one of the waiting requests leads and
+asks for a step for all of them, so a request joins or leaves between any two steps. Does not know about text or
+sampling.
 """
 
 from __future__ import annotations
 
 import threading
-import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from vita.decoder.kv_cache import KVCache, Together
-from vita.decoder.qwen2 import Decoder
-
-MOST_ROWS = 16  # requests in one step
-PATIENCE = 0.25  # of the last step's time: how long a step waits for requests that took part in the one before
+from vita.decoder.kv_cache import KVCache
+from vita.engine.steps import MOST_ROWS, Steps
 
 
 @dataclass(eq=False)
 class _Ticket:
     """One request's wish for one step."""
 
-    token: int
+    token: Tensor  # int64 [], on the model's device
     cache: KVCache
     logits: Tensor | None = None
     error: Exception | None = None
@@ -40,24 +37,23 @@ class Batcher:
     """Decode steps for any number of threads.
 
     Args:
-        decoder: the model.
+        steps: the model.
         turn: held while the model computes; prefill and encoders take it too.
     """
 
-    def __init__(self, decoder: Decoder, turn: AbstractContextManager[object]) -> None:
-        self._decoder, self._turn = decoder, turn
+    def __init__(self, steps: Steps, turn: AbstractContextManager[object]) -> None:
+        self._steps, self._turn = steps, turn
         self._changed = threading.Condition()
         self._waiting: list[_Ticket] = []
         self._expected: set[int] = set()  # caches of the requests that are likely to come back at once
         self._leading = False  # somebody computes a step, or is about to
-        self._seconds = 0.0  # the last step took
         self.steps = self.rows = 0  # so far
 
-    def step(self, token: int, cache: KVCache) -> Tensor:
+    def step(self, token: Tensor, cache: KVCache) -> Tensor:
         """Feed one token of one request.
 
         Args:
-            token: its newest id.
+            token: its newest id, int64 `[]`.
             cache: its own, extended in place.
 
         Returns:
@@ -104,7 +100,7 @@ class Batcher:
         """Those that step now. Waits a moment for requests of the last step, which come back as soon as they have
         chosen their token; who does not is no longer waited for."""
         with self._changed:
-            self._changed.wait_for(self._all_here, timeout=PATIENCE * self._seconds)
+            self._changed.wait_for(self._all_here, timeout=self._steps.patience)
             self._expected = {id(ticket.cache) for ticket in self._waiting}
             batch, self._waiting = self._waiting[:MOST_ROWS], self._waiting[MOST_ROWS:]
         return batch
@@ -114,14 +110,10 @@ class Batcher:
 
     @torch.inference_mode()
     def _compute(self, batch: list[_Ticket]) -> None:
-        start = time.perf_counter()
         self.steps, self.rows = self.steps + 1, self.rows + len(batch)
         try:
-            table = self._decoder.embed.weight
-            rows = table[torch.tensor([ticket.token for ticket in batch], device=table.device)][:, None]  # [B, 1, H]
-            caches = [ticket.cache for ticket in batch]
-            hidden = self._decoder(rows, Together(caches))
-            logits = self._decoder.logits(hidden)[:, 0]  # [B, vocab]
+            tokens = torch.stack([ticket.token for ticket in batch])
+            logits = self._steps(tokens, [ticket.cache for ticket in batch])  # [B, vocab]
         except Exception as error:  # each request raises it where it waits
             for ticket in batch:
                 ticket.error = error
@@ -130,6 +122,5 @@ class Batcher:
             for ticket in batch:
                 ticket.error = RuntimeError("the step was interrupted by another request's thread")
             raise
-        self._seconds = time.perf_counter() - start
         for ticket, row in zip(batch, logits, strict=True):
             ticket.logits = row

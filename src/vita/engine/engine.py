@@ -33,6 +33,7 @@ from vita.engine.metrics import Stopwatch, gpu_utilisation, peak_memory, reset_p
 from vita.engine.prefix import PrefixStore, Unit, digest, filled, rows_of, units_of
 from vita.engine.prepare import Prepared, Preparer, audio_rows, without_first
 from vita.engine.residence import Residence, is_mapped
+from vita.engine.steps import choose_steps
 from vita.errors import RequestError, ResourceError
 from vita.fusion import fuse
 from vita.layers.linear import choose_route
@@ -116,7 +117,8 @@ class Engine:
         self._parts: dict[str, nn.Module] = {}
         self._loading = threading.Lock()
         self._turn = threading.Lock()
-        self.batcher = Batcher(self.decoder, self._turn)
+        self.steps = choose_steps(self.decoder, rounded_cache=self.rounded_cache)
+        self.batcher = Batcher(self.steps, self._turn)
         self._weight_bytes = weight_bytes(self.decoder)
 
     def _fit(self, size: str | None, quantize: str | None, context: int) -> Fit:
@@ -190,7 +192,10 @@ class Engine:
             embeds = self.embed(without_first(prepared, shared), watch, cancelled)
             with watch.stage("prefill"):
                 logits = prefill(self.decoder, embeds, cache, self._turn, cancelled)
-            steps = decode(self.batcher.step, logits, cache, sampler, self.stop_ids, limit, cancelled, watch)
+            steps = decode(
+                self.batcher.step, logits, cache, sampler, self.stop_ids, limit, cancelled, watch,
+                ahead=self.device.type == "cuda",
+            )  # fmt: skip
             for token in steps:
                 tokens.append(token)
                 piece = text.push(token.id)

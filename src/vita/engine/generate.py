@@ -1,10 +1,14 @@
 """Prefill and decode: from embedding rows to a stream of token ids.
 
-Owns the loop, on one screen: prefill in chunks, then sample, check, step. Does not know about text.
+Owns the loop, on one screen: prefill in chunks, then sample, step, check. Does not know about text.
+
+On a CPU a token is checked before it is fed. A GPU is kept one step ahead: the token it has chosen is fed at once, and
+checked here while the step runs.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -61,12 +65,12 @@ def prefill(
         return decoder.logits(hidden[:, -1:])[0, 0]
 
 
-Step = Callable[[int, KVCache], Tensor]  # feeds a token, extends the cache; logits [vocab] of the next
+Step = Callable[[Tensor, KVCache], Tensor]  # feeds a token, int64 []; extends the cache; logits [vocab] of the next
 
 
 def decode(
     step: Step, logits: Tensor, cache: KVCache, sampler: Sampler, stop_ids: frozenset[int], max_tokens: int,
-    cancelled: Callable[[], bool], watch: Stopwatch,
+    cancelled: Callable[[], bool], watch: Stopwatch, *, ahead: bool = False,
 ) -> Iterator[Token]:  # fmt: skip
     """Tokens one by one, the stop token included, until a stop id, the limit, or the cache is full.
 
@@ -74,19 +78,50 @@ def decode(
         step: one step of the model, alone or in company.
         logits: `[vocab]` from prefill.
         cache: holding the prompt; extended in place.
+        ahead: feed a token before its id is known here. The step after a stop token is computed for nothing (the
+            cache then holds that token too), and the time of a step is counted from one id to the next. With
+            log-probabilities every id is waited for all the same.
     """
     top = sampler.params.logprobs
+    early, before = False, time.perf_counter()
     for produced in range(1, max_tokens + 1):
-        token = sampler(logits)
+        chosen = sampler.choose(logits)
+        read = reading(chosen)
+        more = produced < max_tokens and cache.length < cache.capacity
+        fed, early = early, ahead and more and not top
+        following = step(chosen, cache) if early else logits
+        token = read()
+        now = time.perf_counter()
+        if fed:
+            watch.add("decode", now - before)
+        before = now
         watch.mark_first_token()
         if top:
             logprob, best = log_probabilities(logits, token, top)
             yield Token(token, logprob, tuple(best))
         else:
             yield Token(token)
-        if token in stop_ids or produced == max_tokens or cache.length >= cache.capacity:
+        if token in stop_ids or not more:
             return
         if cancelled():
             raise Cancelled
-        with watch.stage("decode"):
-            logits = step(token, cache)
+        if not early:
+            with watch.stage("decode"):
+                following = step(chosen, cache)
+        logits = following
+
+
+def reading(chosen: Tensor) -> Callable[[], int]:
+    """Starts bringing a number to the host; what comes back waits for it, and for nothing that is asked for later."""
+    if chosen.device.type != "cuda":
+        return lambda: int(chosen)
+    here = torch.empty((), dtype=chosen.dtype, pin_memory=True)
+    here.copy_(chosen, non_blocking=True)
+    arrived = torch.cuda.Event()
+    arrived.record()
+
+    def read() -> int:
+        arrived.synchronize()
+        return int(here)
+
+    return read

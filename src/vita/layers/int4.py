@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vita.kernels import gpu
 from vita.kernels.build import FORMATS, GROUP, kernels
 from vita.layers.rounded import ROUND_BLOCK, RoundedLinear
 
@@ -44,8 +45,14 @@ class Int4Linear(RoundedLinear):
         return multiply(rows, self.weight, self.scale, self.bias)
 
     def block(self, part: slice, dtype: torch.dtype) -> Tensor:
-        """Widened by our own kernel on a CPU that has it."""
+        """Widened by our own kernel where there is one."""
         weight, scale = self.weight[part], self.scale[part]
+        if weight.device.type == "cuda" and gpu.available():
+            from vita.kernels.gpu.rows import int4_widen  # needs Triton
+
+            wide = torch.empty(len(weight), self.in_features, dtype=dtype, device=weight.device)
+            int4_widen(weight, scale, wide)
+            return wide
         own = kernels() if weight.device.type == "cpu" else None
         if own is None:
             return unpack(weight, scale).to(dtype)

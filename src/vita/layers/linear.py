@@ -3,14 +3,17 @@
 Owns how `x · Wᵀ + b` is computed for a given device and dtype. Does not know which model it stands in.
 
 PyTorch's half-precision GEMM on a CPU without bf16/fp16 instructions runs a plain scalar loop, about a hundred
-times slower than float32 (docs/benchmarks.md). There, many rows take the "upcast" route: weights stay in half
-precision in memory, and one block of them at a time is widened to float32 and multiplied by the fast kernel.
+times slower than float32 (docs/benchmarks.md), and where such instructions stand without AMX, as in many virtual
+machines on Intel's processors, it can be half as fast. There, many rows take the "upcast" route: weights stay in half
+precision in memory, and one block of them at a time is widened to float32 and multiplied by the faster kernel.
 One row of bfloat16 (decoding), or a few where PyTorch has no tiles for them, go through our own kernel, which is bound
 by memory everywhere.
 """
 
 from __future__ import annotations
 
+import time
+from functools import lru_cache
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
@@ -32,6 +35,9 @@ class Routed(Protocol):
 
 # Up to this many rows the native half-precision kernel (a matrix-vector loop) wins on CPUs without bf16 GEMM.
 NATIVE_ROWS = 4
+# Rows, width and channels of the product that `float32_gain` measures, and how often.
+PROBE, PROBES = (256, 2048, 1024), 4
+WORTH_WIDENING = 1.4  # times as fast a float32 product must be: widening costs something, and must not hang on noise
 # Weights widened at a time: 4 MiB of float32 stays in the cache between being written and being multiplied.
 UPCAST_BLOCK = 1 << 20
 
@@ -43,14 +49,13 @@ class Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """`[..., in_features]` to `[..., out_features]`, in the input's dtype."""
-        if self.route == "upcast" and input.numel() > NATIVE_ROWS * self.in_features:
-            return upcast_linear(input, self.weight, self.bias)
         # Always as rows: PyTorch multiplies a slice such as [:, -1:] as a batch, and copies all weights for that.
         rows = input.reshape(-1, self.in_features)
         own = half_kernels(rows, self.weight) if self.weight.is_contiguous() else None
         out = None if own is None else own.bf16_product(rows, self.weight, self.bias)
         if out is None:
-            out = functional.linear(rows, self.weight, self.bias)
+            wide = self.route == "upcast" and len(rows) > NATIVE_ROWS
+            out = (upcast_linear if wide else functional.linear)(rows, self.weight, self.bias)
         return out.view(*input.shape[:-1], self.out_features)
 
     def activated(self, input: Tensor, activation: Activation) -> Tensor:
@@ -96,11 +101,34 @@ def choose_route(device: torch.device, dtype: torch.dtype) -> tuple[Route, str]:
     """The route for this machine and the reason, to be logged once."""
     if device.type != "cpu" or dtype == torch.float32:
         return "native", f"{device.type} has a fast {dtype} GEMM"
-    if dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return "native", "this CPU multiplies bfloat16 itself"
-    if dtype == torch.float16 and torch.ops.mkldnn._is_mkldnn_fp16_supported():
-        return "native", "this CPU multiplies float16 itself"
-    return "upcast", f"this CPU has no {dtype} GEMM: weights are widened to float32 block by block"
+    there = torch.ops.mkldnn._is_mkldnn_bf16_supported if dtype == torch.bfloat16 else _has_float16
+    if not there():
+        return "upcast", f"this CPU has no {dtype} GEMM: weights are widened to float32 block by block"
+    gain = float32_gain(dtype)
+    if gain > WORTH_WIDENING:
+        return "upcast", f"this CPU multiplies float32 {gain:.1f} times as fast as {dtype}: weights are widened"
+    return "native", f"this CPU multiplies {dtype} itself"
+
+
+def _has_float16() -> bool:
+    return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+
+
+@lru_cache(maxsize=2)
+def float32_gain(dtype: torch.dtype) -> float:
+    """How many times as fast as in `dtype` a matrix product is in float32 here; measured once, in about 50 ms."""
+
+    def seconds(form: torch.dtype) -> float:
+        x, weight = torch.full((PROBE[0], PROBE[1]), 0.5).to(form), torch.full((PROBE[2], PROBE[1]), 0.5).to(form)
+        shortest = float("inf")
+        for _ in range(PROBES):
+            start = time.perf_counter()
+            functional.linear(x, weight)
+            shortest = min(shortest, time.perf_counter() - start)
+        return shortest
+
+    with torch.inference_mode():
+        return seconds(dtype) / seconds(torch.float32)
 
 
 def set_route(module: nn.Module, route: Route) -> None:

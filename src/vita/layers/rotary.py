@@ -10,7 +10,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from vita.kernels.build import half_kernels
+from vita.kernels.choose import row_kernels
 
 Rotary: TypeAlias = tuple[Tensor, Tensor]  # cos and sin, each [batch or 1, positions, 1, d]
 
@@ -24,8 +24,17 @@ def rotary(positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -
         theta: the base.
         dtype: the working dtype.
     """
-    exponent = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device) / head_dim
-    angle = positions[:, :, None, None].float() * (1.0 / theta**exponent)
+    return turned(positions, frequencies(head_dim, theta, positions.device), dtype)
+
+
+def frequencies(head_dim: int, theta: float, device: torch.device) -> Tensor:
+    """Radians a position: float32 `[d / 2]`."""
+    return 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim)
+
+
+def turned(positions: Tensor, radians: Tensor, dtype: torch.dtype) -> Rotary:
+    """As `rotary`, of known frequencies."""
+    angle = positions[:, :, None, None].float() * radians
     angle = torch.cat([angle, angle], dim=-1)
     return angle.cos().to(dtype), angle.sin().to(dtype)
 
@@ -33,7 +42,7 @@ def rotary(positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -
 def rotate(x: Tensor, angles: Rotary) -> Tensor:
     """`x * cos + [-x2, x1] * sin` for `[batch, n, heads, d]`; outside training the room of x is used for it."""
     cos, sin = angles
-    own = half_kernels(x, cos)
+    own = row_kernels(x, cos)
     if own is not None and own.rotate(x, cos, sin):
         return x
     first, second = x.chunk(2, dim=-1)

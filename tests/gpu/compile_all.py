@@ -1,0 +1,92 @@
+"""Compiles every kernel for a GPU that need not be there, as the released model launches it.
+
+    python -m tests.gpu.compile_all 90
+
+One line a kernel: its name, registers a thread, bytes of stack (spilled registers), bytes of shared memory. The
+interpreter runs kernels more loosely than the compiler takes them, so both are needed.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from vita.kernels.gpu import attention, products, rows
+
+HALF = "*bf16"
+WEIGHTS = {products.WHOLE: HALF, products.BITS8: "*i8", products.BITS4: "*u8"}
+
+
+def launches() -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any], int]]:
+    """Name, kernel, types of what is passed, constants, warps."""
+    for (kind, alone), cut in products.SHAPES.items():
+        for name, more in {
+            "qkv": {"NORM": True, "BIAS": True}, "sum": {"ADD": True}, "gate": {"NORM": True, "GATE": True},
+        }.items():  # fmt: skip
+            constants = {"NORM": False, "BIAS": False, "ADD": False, "GATE": False, **more}
+            constants |= {"INPUTS": 3584, "KIND": kind, "ALONE": alone, "CHANNELS": cut.channels, "WIDTH": cut.width}
+            constants |= {"STAGES": cut.stages, "ROWS": products.MOST_ROWS}
+            types = {"x": HALF, "weight": WEIGHTS[kind], "out": HALF, "rows": "i32", "channels": "i32", "eps": "fp32"}
+            there = {"gain": "NORM", "bias": "BIAS", "add": "ADD"}
+            types |= {pointer: HALF for pointer, flag in there.items() if constants[flag]}
+            types |= {"scale": HALF} if kind != products.WHOLE else {}
+            label = f"{name}, {('whole', 'eight bits', 'four bits')[kind]}, {'one row' if alone else 'rows'}"
+            yield label, products._product, types, constants, cut.warps
+    for rounded in (False, True):
+        types = {"qkv": HALF, "table": "*i64", "cosines": HALF, "sines": HALF, "parts": "*fp32"}
+        types |= {"layers": "i32", "layer": "i32", "scale": "fp32"}
+        sizes = {"HEADS": 28, "GROUPS": 4, "WIDTH": 128, "SPLITS": 32, "KEYS": attention.KEYS, "PADDED": 16}
+        name = "attention, eight bits" if rounded else "attention"
+        yield name, attention._parts, types, {**sizes, "ROUNDED": rounded}, 4
+    sizes = {"HEADS": 28, "WIDTH": 128, "SPLITS": 32}
+    yield "joined", attention._joined, {"parts": "*fp32", "out": HALF}, sizes, 4
+    yield (
+        "norm",
+        rows._norm,
+        {"x": HALF, "weight": HALF, "out": HALF, "width": "i32", "eps": "fp32"},
+        {"WIDTH": 4096},
+        8,
+    )
+    types = {"x": HALF, "cos": HALF, "sin": HALF, "heads": "i32", "angles": "i32"}
+    yield "rotate", rows._rotate, types, {"HALF": 64}, 1
+    yield "gate", rows._gate, {"gate": HALF, "up": HALF, "count": "i32"}, {"LANES": rows.LANES}, 4
+    yield "widen", rows._widen, {"weight": "*u8", "scale": HALF, "out": HALF, "groups": "i32"}, {"GROUPS": 32}, 4
+
+
+def compiled(kernel: Any, types: dict[str, str], constants: dict[str, Any], warps: int, target: int) -> Any:
+    """What Triton makes of it; pointers lie on 16-byte borders, as PyTorch's memory does."""
+    names = kernel.arg_names
+    absent = {name: None for name in names if name not in types and name not in constants}
+    signature = {name: types.get(name, "constexpr") for name in names}
+    values = {(names.index(name),): value for name, value in {**constants, **absent}.items()}
+    borders = {(names.index(name),): [["tt.divisibility", 16]] for name, kind in types.items() if kind.startswith("*")}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=values, attrs=borders)
+    return triton.compile(source, target=GPUTarget("cuda", target, 32), options={"num_warps": warps})
+
+
+def resources(made: Any) -> tuple[int, int]:
+    """Registers a thread, bytes of stack."""
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(made.asm["cubin"])
+        file.flush()
+        said = subprocess.run([tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True)
+    found = re.search(r"REG:(\d+) STACK:(\d+)", said.stdout)
+    assert found is not None, said.stdout
+    return int(found[1]), int(found[2])
+
+
+if __name__ == "__main__":
+    for name, kernel, types, constants, warps in launches():
+        made = compiled(kernel, types, constants, warps, int(sys.argv[1]))
+        registers, stack = resources(made)
+        print(f"{name}: {registers} registers, {stack} bytes of stack, {made.metadata.shared} shared", flush=True)
