@@ -67,7 +67,8 @@ def _cuda() -> Finding:
 
     if not torch.cuda.is_available():
         return Finding("CUDA", "none; the CPU is used")
-    hint = "" if gpu.available() else "pip install triton to decode with our own kernels"
+    own = gpu.available(torch.device("cuda"))
+    hint = "" if own else "without Triton, or before Ampere, decoding is slower (pip install triton)"
     return Finding("CUDA", torch.cuda.get_device_name(0), hint)
 
 

@@ -115,10 +115,10 @@ def reading(chosen: Tensor) -> Callable[[], int]:
     """Starts bringing a number to the host; what comes back waits for it, and for nothing that is asked for later."""
     if chosen.device.type != "cuda":
         return lambda: int(chosen)
-    here = torch.empty((), dtype=chosen.dtype, pin_memory=True)
-    here.copy_(chosen, non_blocking=True)
-    arrived = torch.cuda.Event()
-    arrived.record()
+    here, arrived = torch.empty((), dtype=chosen.dtype, pin_memory=True), torch.cuda.Event()
+    with torch.cuda.device_of(chosen):
+        here.copy_(chosen, non_blocking=True)
+        arrived.record()
 
     def read() -> int:
         arrived.synchronize()

@@ -51,7 +51,12 @@ class GraphedSteps:
         """Whether the kernels know this decoder's sizes."""
         return FusedWeights.fit(decoder)
 
+    @torch.inference_mode()
     def __call__(self, tokens: Tensor, caches: Sequence[KVCache]) -> Tensor:
+        with torch.cuda.device_of(tokens):
+            return self._step(tokens, caches)
+
+    def _step(self, tokens: Tensor, caches: Sequence[KVCache]) -> Tensor:
         if any(cache.length >= cache.capacity for cache in caches):
             raise ValueError("a cache of keys and values is full")
         count = len(caches)

@@ -53,10 +53,11 @@ class PlainSteps:
 
 def choose_steps(decoder: Decoder, *, rounded_cache: bool) -> Steps:
     """The fastest way for the device that the decoder is on; the reason is logged once."""
-    if decoder.embed.weight.device.type != "cuda":
+    device = decoder.embed.weight.device
+    if device.type != "cuda":
         return PlainSteps(decoder)
-    if not gpu.available():
-        log.info("decode steps: operation by operation, since Triton is not installed")
+    if not gpu.available(device):
+        log.info("decode steps: operation by operation, since Triton is not installed or the GPU is older than Ampere")
         return PlainSteps(decoder)
     from vita.engine.graphs import GraphedSteps  # needs Triton
 

@@ -34,7 +34,7 @@ def row_kernels(x: Tensor, other: Tensor) -> RowKernels | None:
     if x.device.type != "cuda":
         return half_kernels(x, other)
     alike = x.dtype == other.dtype and not torch.is_grad_enabled()
-    return gpu_rows() if alike and gpu.available() else None
+    return gpu_rows() if alike and gpu.available(x.device) else None
 
 
 @lru_cache(maxsize=1)

@@ -47,7 +47,7 @@ class Int4Linear(RoundedLinear):
     def block(self, part: slice, dtype: torch.dtype) -> Tensor:
         """Widened by our own kernel where there is one."""
         weight, scale = self.weight[part], self.scale[part]
-        if weight.device.type == "cuda" and gpu.available():
+        if gpu.available(weight.device):
             from vita.kernels.gpu.rows import int4_widen  # needs Triton
 
             wide = torch.empty(len(weight), self.in_features, dtype=dtype, device=weight.device)

@@ -38,8 +38,8 @@ NATIVE_ROWS = 4
 # Rows, width and channels of the product that `float32_gain` measures, and how often.
 PROBE, PROBES = (256, 2048, 1024), 4
 WORTH_WIDENING = 1.4  # times as fast a float32 product must be: widening costs something, and must not hang on noise
-# Weights widened at a time: 4 MiB of float32 stays in the cache between being written and being multiplied.
-UPCAST_BLOCK = 1 << 20
+# Weights widened at a time: fewer make narrow products, which are slow where rows are long.
+UPCAST_BLOCK = 8 << 20
 
 
 class Linear(nn.Linear):

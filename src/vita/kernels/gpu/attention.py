@@ -76,7 +76,7 @@ def attend_step(
     _joined[(heads.count, rows)](parts, out, HEADS=heads.count, WIDTH=heads.width, SPLITS=heads.splits, num_warps=4)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["layers", "layer"])  # one kernel for all layers
 def _parts(
     qkv, table, cosines, sines, parts, layers, layer, scale,
     HEADS: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.constexpr, SPLITS: tl.constexpr, ROUNDED: tl.constexpr,
@@ -101,13 +101,13 @@ def _parts(
     second = tl.load(own + at + HALF, mask=real, other=0.0).to(tl.float32)
     q1 = (first * cos[None] - second * sin[None]).to(form)  # [PADDED, HALF]
     q2 = (second * cos[None] + first * sin[None]).to(form)
-    plane = (layer.to(tl.int64) * GROUPS + group) * capacity  # positions before this head's
+    plane = (layer * GROUPS + group) * capacity  # positions before this head's; int64, as the capacity is
     stored = tl.int8 if ROUNDED else form
     keys = tl.load(cell).to(tl.pointer_type(stored)) + plane * WIDTH
     values = tl.load(cell + 1).to(tl.pointer_type(stored)) + plane * WIDTH
     keys, values = tl.multiple_of(keys, 16), tl.multiple_of(values, 16)  # memory comes on such borders: wide loads
     scales = tl.load(cell + 2).to(tl.pointer_type(form)) + plane
-    scales_v = scales + layers.to(tl.int64) * GROUPS * capacity
+    scales_v = scales + layers * GROUPS * capacity
     most = tl.full([PADDED], -float("inf"), tl.float32)
     total = tl.zeros([PADDED], tl.float32)
     mixed = tl.zeros([PADDED, WIDTH], tl.float32)

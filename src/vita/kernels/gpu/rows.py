@@ -20,7 +20,8 @@ class GpuRows:
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """RMSNorm over the last dimension: contiguous `[..., n]` and `[n]`."""
         out, width = torch.empty_like(x), weight.shape[0]
-        _norm[(x.numel() // width,)](x, weight, out, width, eps, WIDTH=triton.next_power_of_2(width), num_warps=8)
+        with torch.cuda.device_of(x):
+            _norm[(x.numel() // width,)](x, weight, out, width, eps, WIDTH=triton.next_power_of_2(width), num_warps=8)
         return out
 
     def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> bool:
@@ -29,21 +30,24 @@ class GpuRows:
         if not all(t.is_contiguous() for t in (x, cos, sin)) or width & (width - 1):
             return False
         rows, angles = x.shape[0] * x.shape[1], cos.shape[0] * cos.shape[1]
-        _rotate[(rows, heads)](x, cos, sin, heads, angles, HALF=width // 2, num_warps=1)
+        with torch.cuda.device_of(x):
+            _rotate[(rows, heads)](x, cos, sin, heads, angles, HALF=width // 2, num_warps=1)
         return True
 
     def silu_times(self, gate: Tensor, up: Tensor) -> bool:
         """`silu(gate) · up` into `gate`."""
         there = gate.is_contiguous() and up.is_contiguous()
         if there:
-            _gate[(triton.cdiv(gate.numel(), LANES),)](gate, up, gate.numel(), LANES=LANES, num_warps=4)
+            with torch.cuda.device_of(gate):
+                _gate[(triton.cdiv(gate.numel(), LANES),)](gate, up, gate.numel(), LANES=LANES, num_warps=4)
         return there
 
 
 def int4_widen(weight: Tensor, scale: Tensor, out: Tensor) -> None:
     """Weights of four bits (layers.int4), contiguous, as floats into `out`, contiguous `[out, in]`."""
     groups = scale.numel()
-    _widen[(triton.cdiv(groups, LANES // 32),)](weight, scale, out, groups, GROUPS=LANES // 32, num_warps=4)
+    with torch.cuda.device_of(weight):
+        _widen[(triton.cdiv(groups, LANES // 32),)](weight, scale, out, groups, GROUPS=LANES // 32, num_warps=4)
 
 
 @triton.jit
