@@ -35,9 +35,7 @@ def launches() -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any], int]]
             constants = {"NORM": False, "BIAS": False, "ADD": False, "GATE": False, **more}
             constants |= {"INPUTS": 3584, "KIND": kind, "ALONE": alone, "CHANNELS": cut.channels, "WIDTH": cut.width}
             constants |= {"STAGES": cut.stages, "ROWS": products.MOST_ROWS}
-            constants |= {"rows": 1} if alone else {}  # Triton makes a constant of a one
-            types = {"x": HALF, "weight": WEIGHTS[kind], "out": HALF, "channels": "i32", "eps": "fp32"}
-            types |= {} if alone else {"rows": "i32"}
+            types = {"x": HALF, "weight": WEIGHTS[kind], "out": HALF, "rows": "i32", "channels": "i32", "eps": "fp32"}
             there = {"gain": "NORM", "bias": "BIAS", "add": "ADD"}
             types |= {pointer: HALF for pointer, flag in there.items() if constants[flag]}
             types |= {"scale": HALF} if kind != products.WHOLE else {}

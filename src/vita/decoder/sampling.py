@@ -90,7 +90,8 @@ class Sampler:
             # Keep the smallest set that reaches top_p: a token stays if the mass before it is still short of it.
             before = ordered.cumsum(-1) - ordered
             probs = torch.zeros_like(probs).index_copy(0, index, ordered.masked_fill(before >= p.top_p, 0.0))
-        return torch.multinomial(probs, 1, generator=self.generator)[0]
+        # The first of independent arrivals at these rates; torch.multinomial draws alike, and waits for the device.
+        return (probs / torch.empty_like(probs).exponential_(generator=self.generator)).argmax()
 
 
 def log_probabilities(logits: Tensor, token: int, top: int) -> tuple[float, list[tuple[int, float]]]:

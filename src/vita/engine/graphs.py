@@ -18,6 +18,7 @@ from vita.decoder.kv_cache import KVCache
 from vita.decoder.qwen2 import Decoder
 from vita.kernels.gpu.attention import SPLITS
 
+PATIENCE = 0.7  # of a step's time
 SIZES = (1, 2, 4, 8, 16)  # requests that a step is recorded for
 
 
@@ -92,8 +93,8 @@ class GraphedSteps:
             step()  # compiles the kernels, which cannot be done while recording
         torch.cuda.current_stream().wait_stream(side)
         recorded.graph = torch.cuda.CUDAGraph()
-        # Other threads may ask the GPU for something meanwhile; that must not spoil the recording.
-        with torch.cuda.graph(recorded.graph, capture_error_mode="thread_local"):
+        # Other threads may ask the GPU for memory meanwhile; that must not spoil the recording.
+        with torch.cuda.graph(recorded.graph, stream=side, capture_error_mode="thread_local"):
             step()
         return recorded
 
@@ -103,8 +104,8 @@ class GraphedSteps:
             return
         if self._timer is None or self._timer[1].query():
             if self._timer is not None:
-                # A request whose id is on its way is back within a step, while the GPU is busy: worth all of it.
-                self.patience = self._timer[0].elapsed_time(self._timer[1]) / 1000
+                # A request whose id is on its way is back within a step, while the GPU is busy: worth most of it.
+                self.patience = PATIENCE * self._timer[0].elapsed_time(self._timer[1]) / 1000
             self._timer = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             self._timer[0].record()
             recorded.graph.replay()

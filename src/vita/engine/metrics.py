@@ -33,7 +33,8 @@ class Stopwatch:
             yield
         finally:
             if self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)
+                # Not the whole device: that is not allowed while another thread records a CUDA graph.
+                torch.cuda.current_stream(self.device).synchronize()
             self.add(name, time.perf_counter() - start)
 
     def add(self, name: str, seconds: float) -> None:

@@ -76,7 +76,7 @@ def product(
     )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _product(
     x, weight, scale, bias, gain, add, out, rows, channels, eps,
     INPUTS: tl.constexpr, KIND: tl.constexpr, ALONE: tl.constexpr, GATE: tl.constexpr, NORM: tl.constexpr,

@@ -61,7 +61,7 @@ def _norm(x, weight, out, width, eps, WIDTH: tl.constexpr):
     tl.store(out + row * width + at, ys.to(kept), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["heads", "angles"])  # lengths of prompts: no kernel of its own for multiples of 16
 def _rotate(x, cos, sin, heads, angles, HALF: tl.constexpr):
     row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     at = tl.arange(0, HALF)
