@@ -224,7 +224,7 @@ def _request(engine: Engine, tiles: int, tokens: int) -> list[Figure]:
     out = [Figure(f"prefill, {label}", seconds, rate, "TFLOP/s", what=f"{length:,} positions")]
     watch = Stopwatch(engine.device)
     sampler = Sampler(SamplingParams(), 1.0, engine.device)
-    step, ahead = engine.batcher.step, engine.device.type == "cuda"
+    step, ahead = engine.batcher.step, engine.ahead
     made = sum(1 for _ in decode(step, logits, cache, sampler, frozenset(), tokens, lambda: False, watch, ahead=ahead))
     engine.batcher.leave(cache)
     spent = watch.seconds["decode"]

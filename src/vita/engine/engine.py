@@ -151,6 +151,11 @@ class Engine:
     def decoder(self) -> Decoder:
         return cast(Decoder, self.part("decoder"))
 
+    @property
+    def ahead(self) -> bool:
+        """Whether tokens are fed before they are known here (`engine.generate.decode`)."""
+        return self.device.type == "cuda"
+
     def stream(
         self,
         messages: Sequence[Message],
@@ -194,7 +199,7 @@ class Engine:
                 logits = prefill(self.decoder, embeds, cache, self._turn, cancelled)
             steps = decode(
                 self.batcher.step, logits, cache, sampler, self.stop_ids, limit, cancelled, watch,
-                ahead=self.device.type == "cuda",
+                ahead=self.ahead,
             )  # fmt: skip
             for token in steps:
                 tokens.append(token)

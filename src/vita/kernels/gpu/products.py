@@ -18,9 +18,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from vita.kernels.build import GROUP
 from vita.kernels.weight import Weight
 
-GROUP = 64  # values of four bits that share a scale (layers.int4)
 MOST_ROWS = 16  # of a matrix instruction
 WHOLE, BITS8, BITS4 = 0, 1, 2
 
