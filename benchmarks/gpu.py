@@ -87,7 +87,7 @@ def check_steps(model: vita.Vita, name: str) -> Iterator[tuple[str, float]]:
         tokens = torch.arange(1, len(lengths) + 1, device=CUDA)
         worst = 0.0
         for _ in range(4):
-            wanted = decoder.logits(decoder(decoder.embed.weight[tokens][:, None], Together(twins)))[:, 0].double()
+            wanted = decoder.logits(decoder(decoder.rows(tokens)[:, None], Together(twins)))[:, 0].double()
             got = steps(tokens, caches).double()
             worst = max(worst, float((got - wanted).norm() / wanted.norm()))
             tokens = wanted.argmax(-1)

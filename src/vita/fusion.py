@@ -14,14 +14,18 @@ IMAGE_SLOT = -200
 AUDIO_SLOT = -500
 
 
-def fuse(ids: Sequence[int], embedding: Tensor, images: Sequence[Tensor], audios: Sequence[Tensor]) -> Tensor:
+def fuse(
+    ids: Sequence[int], embedding: Tensor, images: Sequence[Tensor], audios: Sequence[Tensor],
+    device: torch.device | None = None,
+) -> Tensor:  # fmt: skip
     """One sequence of embedding rows.
 
     Args:
         ids: token ids, with -200 where a picture tile or frame goes and -500 where a sound goes.
-        embedding: the decoder's table `[vocab, H]`.
+        embedding: the decoder's table `[vocab, H]`, read by row where it lies.
         images: one `[tokens, H]` for every -200, in order.
         audios: one `[tokens, H]` for every -500, in order.
+        device: where the media are and the rows go; default: where the table is.
 
     Returns:
         `[length, H]` in the table's dtype.
@@ -35,12 +39,13 @@ def fuse(ids: Sequence[int], embedding: Tensor, images: Sequence[Tensor], audios
         found = sum(1 for i in ids if i == slot)
         if found != count:
             raise ValueError(f"{found} slots of kind {slot} for {count} media")
+    where = device or embedding.device
     pieces: list[Tensor] = []
     run: list[int] = []
 
     def close_run() -> None:
         if run:
-            pieces.append(embedding[torch.tensor(run, device=embedding.device)])
+            pieces.append(embedding[torch.tensor(run, device=embedding.device)].to(where))
             run.clear()
 
     for token in ids:
@@ -50,7 +55,7 @@ def fuse(ids: Sequence[int], embedding: Tensor, images: Sequence[Tensor], audios
         else:
             run.append(token)
     close_run()
-    return torch.cat(pieces) if pieces else embedding[:0]
+    return torch.cat(pieces) if pieces else embedding[:0].to(where)
 
 
 def visual_positions(ids: Sequence[int], lengths: Sequence[int], stride: int) -> Tensor:

@@ -15,7 +15,10 @@ import pytest
 import torch
 
 import vita
+from vita.engine.batch import Batcher
+from vita.engine.device import choose_device
 from vita.engine.metrics import Stopwatch
+from vita.engine.steps import PlainSteps
 from vita.errors import MediaError, RequestError
 from vita.types import Done, MediaOptions, Result, SamplingParams, TextDelta
 
@@ -280,10 +283,19 @@ def test_half_precision_answers(mini: Path, dtype: str) -> None:
     assert result.usage.completion_tokens == 8
 
 
+def test_a_small_model_stays_on_the_cpu_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    small, large = 7_000_000, 8_320_087_040
+    assert [choose_device("auto", n).type for n in (small, large)] == ["cpu", "cuda"]
+    assert choose_device("cuda", small).type == "cuda"
+
+
 @pytest.mark.gpu
-def test_the_gpu_gives_the_cpus_ids(mini: Path, mini_model: vita.Vita) -> None:
+def test_the_gpu_gives_the_cpus_ids(mini: Path, mini_model: vita.Vita, monkeypatch: pytest.MonkeyPatch) -> None:
     if not torch.cuda.is_available():
         pytest.skip("SKIPPED LOUDLY: no CUDA device here")
+    monkeypatch.setattr("torch.backends.cudnn.allow_tf32", False)
     gpu = vita.load(mini / "mini_ckpt", dtype="float32", device="cuda")
     asked = vita.user("What?", image=PICTURE, audio=SOUND)
     assert collect(gpu, asked).token_ids == collect(mini_model, asked).token_ids
@@ -291,18 +303,19 @@ def test_the_gpu_gives_the_cpus_ids(mini: Path, mini_model: vita.Vita) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("quantize", [None, "int8", "int4"])
-def test_recorded_steps_on_a_gpu_answer_as_the_cpu_does(quantize: str | None) -> None:
+def test_recorded_steps_on_a_gpu_answer_as_the_decoder_does(quantize: str | None) -> None:
     """Four requests at a time, of different lengths, joined and left at different tokens."""
     if not torch.cuda.is_available():
         pytest.skip("SKIPPED LOUDLY: no CUDA device here")
     from vita.engine.graphs import GraphedSteps  # needs Triton
 
-    gpu, cpu = (vita.load(dtype="float32", device=device, quantize=quantize) for device in ("cuda", "cpu"))
-    assert isinstance(gpu.engine.steps, GraphedSteps)
+    recorded, plain = (vita.load(dtype="float32", device="cuda", quantize=quantize) for _ in range(2))
+    assert isinstance(recorded.engine.steps, GraphedSteps)
+    plain.engine.batcher = Batcher(PlainSteps(plain.engine.decoder), threading.Lock())
     asked = [
         vita.user(f"What is a {word}?" * k, image=PICTURE) for k, word in enumerate(("dog", "cat", "ox", "bee"), 1)
     ]
     counts = [SamplingParams(max_tokens=n) for n in (5, 9, 14, 20)]
     with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(lambda pair: collect(gpu, *pair).token_ids, zip(asked, counts, strict=True)))
-    assert answers == [collect(cpu, message, params).token_ids for message, params in zip(asked, counts, strict=True)]
+        answers = list(pool.map(lambda pair: collect(recorded, *pair).token_ids, zip(asked, counts, strict=True)))
+    assert answers == [collect(plain, *pair).token_ids for pair in zip(asked, counts, strict=True)]

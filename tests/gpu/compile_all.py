@@ -1,8 +1,9 @@
 """Compiles every kernel for a GPU that need not be there, as the released model launches it.
 
-    python -m tests.gpu.compile_all 90
+    python -m tests.gpu.compile_all 90 bf16
 
 One line a kernel: its name, registers a thread, bytes of stack (spilled registers), bytes of shared memory. The
+number is the compute capability; the format is the model's, one of bf16, fp16 and fp32. The
 interpreter runs kernels more loosely than the compiler takes them, so both are needed.
 """
 
@@ -22,12 +23,12 @@ from triton.compiler import ASTSource
 
 from vita.kernels.gpu import attention, products, rows
 
-HALF = "*bf16"
-WEIGHTS = {products.WHOLE: HALF, products.BITS8: "*i8", products.BITS4: "*u8"}
+SCALES = "*bf16"  # of rounded weights, whatever the model works in
 
 
-def launches() -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any], int]]:
-    """Name, kernel, types of what is passed, constants, warps."""
+def launches(form: str) -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any], int]]:
+    """Name, kernel, types of what is passed, constants, warps; for tensors of a format such as `*bf16`."""
+    weights = {products.WHOLE: form, products.BITS8: "*i8", products.BITS4: "*u8"}
     for (kind, alone), cut in products.SHAPES.items():
         for name, more in {
             "qkv": {"NORM": True, "BIAS": True}, "sum": {"ADD": True}, "gate": {"NORM": True, "GATE": True},
@@ -35,31 +36,40 @@ def launches() -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any], int]]
             constants = {"NORM": False, "BIAS": False, "ADD": False, "GATE": False, **more}
             constants |= {"INPUTS": 3584, "KIND": kind, "ALONE": alone, "CHANNELS": cut.channels, "WIDTH": cut.width}
             constants |= {"STAGES": cut.stages, "ROWS": products.MOST_ROWS}
-            types = {"x": HALF, "weight": WEIGHTS[kind], "out": HALF, "rows": "i32", "channels": "i32", "eps": "fp32"}
+            types = {"x": form, "weight": weights[kind], "out": form, "rows": "i32", "channels": "i32", "eps": "fp32"}
             there = {"gain": "NORM", "bias": "BIAS", "add": "ADD"}
-            types |= {pointer: HALF for pointer, flag in there.items() if constants[flag]}
-            types |= {"scale": HALF} if kind != products.WHOLE else {}
+            types |= {pointer: form for pointer, flag in there.items() if constants[flag]}
+            types |= {"scale": SCALES} if kind != products.WHOLE else {}
             label = f"{name}, {('whole', 'eight bits', 'four bits')[kind]}, {'one row' if alone else 'rows'}"
             yield label, products._product, types, constants, cut.warps
     for rounded in (False, True):
-        types = {"qkv": HALF, "table": "*i64", "cosines": HALF, "sines": HALF, "parts": "*fp32"}
+        types = {"qkv": form, "table": "*i64", "cosines": form, "sines": form, "parts": "*fp32"}
         types |= {"layers": "i32", "layer": "i32", "scale": "fp32"}
-        sizes = {"HEADS": 28, "GROUPS": 4, "WIDTH": 128, "SPLITS": 32, "KEYS": attention.KEYS, "PADDED": 16}
+        sizes = {
+            "HEADS": 28,
+            "GROUPS": 4,
+            "WIDTH": 128,
+            "SPLITS": 32,
+            "KEYS": attention.keys_of(form == "*fp32"),
+            "PADDED": 16,
+        }
         name = "attention, eight bits" if rounded else "attention"
         yield name, attention._parts, types, {**sizes, "ROUNDED": rounded}, 4
     sizes = {"HEADS": 28, "WIDTH": 128, "SPLITS": 32}
-    yield "joined", attention._joined, {"parts": "*fp32", "out": HALF}, sizes, 4
+    yield "joined", attention._joined, {"parts": "*fp32", "out": form}, sizes, 4
     yield (
         "norm",
         rows._norm,
-        {"x": HALF, "weight": HALF, "out": HALF, "width": "i32", "eps": "fp32"},
+        {"x": form, "weight": form, "out": form, "width": "i32", "eps": "fp32"},
         {"WIDTH": 4096},
         8,
     )
-    types = {"x": HALF, "cos": HALF, "sin": HALF, "heads": "i32", "angles": "i32"}
+    types = {"table": form, "tokens": "*i64", "out": form, "width": "i32"}
+    yield "take", rows._take, types, {"LANES": rows.LANES}, 4
+    types = {"x": form, "cos": form, "sin": form, "heads": "i32", "angles": "i32"}
     yield "rotate", rows._rotate, types, {"HALF": 64}, 1
-    yield "gate", rows._gate, {"gate": HALF, "up": HALF, "count": "i32"}, {"LANES": rows.LANES}, 4
-    yield "widen", rows._widen, {"weight": "*u8", "scale": HALF, "out": HALF, "groups": "i32"}, {"GROUPS": 32}, 4
+    yield "gate", rows._gate, {"gate": form, "up": form, "count": "i32"}, {"LANES": rows.LANES}, 4
+    yield "widen", rows._widen, {"weight": "*u8", "scale": SCALES, "out": form, "groups": "i32"}, {"GROUPS": 32}, 4
 
 
 def compiled(kernel: Any, types: dict[str, str], constants: dict[str, Any], warps: int, target: int) -> Any:
@@ -86,7 +96,7 @@ def resources(made: Any) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    for name, kernel, types, constants, warps in launches():
+    for name, kernel, types, constants, warps in launches("*" + sys.argv[2]):
         made = compiled(kernel, types, constants, warps, int(sys.argv[1]))
         registers, stack = resources(made)
         print(f"{name}: {registers} registers, {stack} bytes of stack, {made.metadata.shared} shared", flush=True)

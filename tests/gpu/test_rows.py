@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from vita.kernels.gpu.rows import GpuRows, int4_widen
+from vita.kernels.gpu.rows import GpuRows, int4_widen, take
 from vita.layers.int4 import quantize_groups, unpack
 from vita.layers.norm import RMSNorm
 from vita.layers.rotary import rotary, rotate
@@ -47,3 +47,10 @@ def test_four_bits_widened() -> None:
     out = torch.full((10, 192), torch.nan)
     int4_widen(values, scale, out)
     torch.testing.assert_close(out, unpack(values, scale).float(), atol=1e-2, rtol=1e-2)  # those are bfloat16
+
+
+def test_rows_of_a_table_wider_than_a_program() -> None:
+    table, tokens = torch.randn(40, 1100), torch.tensor([39, 0, 7, 7])
+    out = torch.full((4, 1100), torch.nan)
+    take(table, tokens, out)
+    assert torch.equal(out, table[tokens])

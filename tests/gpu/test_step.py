@@ -49,7 +49,7 @@ def prompts(decoder: Decoder, lengths: tuple[int, ...], rounded: bool = False) -
 
 
 def plain_step(decoder: Decoder, tokens: Tensor, caches: list[KVCache]) -> Tensor:
-    return decoder.logits(decoder(decoder.embed.weight[tokens][:, None], Together(caches)))[:, 0]
+    return decoder.logits(decoder(decoder.rows(tokens)[:, None], Together(caches)))[:, 0]
 
 
 @pytest.mark.parametrize("rounded", [False, True])

@@ -11,7 +11,7 @@ from torch import nn
 from vita.config import DecoderConfig
 from vita.decoder.kv_cache import KVCache
 from vita.decoder.qwen2 import Decoder, padded_mask
-from vita.layers.attention import attend
+from vita.layers.attention import attend, behind_cached, causal_mask
 
 CPU = torch.device("cpu")
 CONFIG = DecoderConfig(48, 96, 3, 4, 2, vocab_size=64)
@@ -96,3 +96,10 @@ def test_attention_in_half_precision_stays_near_float32(dtype: torch.dtype) -> N
     half = attend(q.to(dtype), k.to(dtype), v.to(dtype), causal=True)
     assert half.dtype == dtype
     torch.testing.assert_close(half.float(), attend(q, k, v, causal=True), atol=0.03, rtol=0.03)
+
+
+def test_attention_behind_a_cache_as_it_is_asked_for_on_cuda() -> None:
+    torch.manual_seed(0)
+    q, k, v = torch.randn(1, 6, 5, 16), torch.randn(1, 2, 12, 16), torch.randn(1, 2, 12, 16)
+    wanted = attend(q, k, v, mask=causal_mask(5, 7, CPU))
+    torch.testing.assert_close(behind_cached(q, k, v, None), wanted)

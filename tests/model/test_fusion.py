@@ -32,6 +32,13 @@ def test_every_row_lands_where_its_slot_stood(items: list[Item]) -> None:
     assert fused[:, 0].tolist() == expected
 
 
+def test_rows_go_to_where_the_media_are_and_the_table_stays() -> None:
+    """The meta device stands for a GPU."""
+    there = torch.device("meta")
+    fused = fuse([1, IMAGE_SLOT, 2], TABLE, [torch.empty(4, 3, device=there)], [], there)
+    assert fused.device == there and list(fused.shape) == [6, 3]
+
+
 def test_slots_and_media_must_pair_up() -> None:
     with pytest.raises(ValueError, match="1 slots of kind -200 for 0 media"):
         fuse([1, IMAGE_SLOT], TABLE, [], [])

@@ -16,9 +16,11 @@ from safetensors.torch import save_file
 from tests.checkpoints import AUDIO, VISION, copy_mini, edit_json, read_tensors, write_single
 
 import vita
+from vita.decoder.qwen2 import Decoder
 from vita.errors import CheckpointError, DownloadError, RequestError, ResourceError
 from vita.types import SamplingParams
 from vita.weights.find import open_checkpoint
+from vita.weights.load import load_part
 
 QUESTION = "Hello, who are you?"
 PICTURE = torch.arange(64 * 64 * 3).remainder(251).reshape(64, 64, 3).byte().numpy()
@@ -112,6 +114,16 @@ class TestLayouts:
         engine = mini_model.engine
         assert engine.config.decoder.vocab_size == 1408 and engine.tokenizer.size == 1378
         assert engine.decoder.embed.weight.shape[0] == engine.decoder.head.weight.shape[0] == 1378
+
+    def test_a_gpu_gets_all_but_the_embedding_table(self, mini: Path) -> None:
+        """The meta device stands for a GPU: of the table rows are read from the file."""
+        checkpoint, there = open_checkpoint(mini / "mini_ckpt"), torch.device("meta")
+        decoder = load_part("decoder", checkpoint, 1378, torch.float32, there)
+        assert isinstance(decoder, Decoder)
+        places = {name: tensor.device.type for name, tensor in decoder.state_dict().items()}
+        assert places.pop("embed.weight") == "cpu" and set(places.values()) == {"meta"}
+        rows = decoder.rows(torch.tensor([[1, 2]]))
+        assert rows.device == there and list(rows.shape) == [1, 2, decoder.config.hidden_size]
 
     def test_statistics_file_stands_in_for_missing_cmvn_tensors(self, folder: Path, expected: tuple[int, ...]) -> None:
         write_single(folder, {n: t for n, t in read_tensors(folder).items() if "global_cmvn" not in n})

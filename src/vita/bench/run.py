@@ -34,7 +34,7 @@ from vita.engine.costs import audio_flops, prefill_flops, vision_flops, weight_b
 from vita.engine.device import choose_device, choose_dtype
 from vita.engine.engine import Engine
 from vita.engine.generate import decode, prefill
-from vita.engine.memory import TILE_BATCH
+from vita.engine.memory import tile_batch
 from vita.engine.metrics import Stopwatch, peak_memory, reset_peak
 from vita.fusion import IMAGE_SLOT, fuse
 from vita.prompt.template import Slots, Turn, render
@@ -115,7 +115,7 @@ def bench(
         VitaError: the checkpoint or the machine is not up to it.
     """
     tell("ceilings")
-    where, form = choose_device(device), _dtype_of(checkpoint, device, dtype)
+    where, form = _place_of(checkpoint, device, dtype)
     top = measured_apart(where, form)
     open_engine = partial(Engine, checkpoint, device=device, dtype=dtype, quantize=quantize)
     loads = []
@@ -160,9 +160,10 @@ def measured_apart(device: torch.device, dtype: torch.dtype) -> dict[str, float]
         return pool.submit(ceilings, device, dtype).result()
 
 
-def _dtype_of(checkpoint: Checkpoint, device: str, dtype: str) -> torch.dtype:
+def _place_of(checkpoint: Checkpoint, device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
     total = sum(parameter_counts(checkpoint.config, checkpoint.config.decoder.vocab_size).values())
-    return choose_dtype(dtype, checkpoint.config, total, choose_device(device))[0]
+    where = choose_device(device, total)
+    return where, choose_dtype(dtype, checkpoint.config, total, where)[0]
 
 
 def _stages(engine: Engine, tokens: int) -> Iterator[tuple[str, Callable[[], list[Figure]]]]:
@@ -182,7 +183,7 @@ def _vision(engine: Engine, tiles: int, name: str = "") -> Figure:
     pixels = torch.randn(tiles, 3, size, size).to(engine.device)
 
     def run() -> list[Tensor]:
-        return [projector(vision(batch)) for batch in pixels.split(TILE_BATCH)]
+        return [projector(vision(batch)) for batch in pixels.split(tile_batch(engine.device))]
 
     seconds = best_seconds(run, engine.device, 2)
     rate = vision_flops(engine.config, tiles) / seconds / 1e12
@@ -208,11 +209,12 @@ def _request(engine: Engine, tiles: int, tokens: int) -> list[Figure]:
     ids = render([Turn("user", (Slots("image", tiles), QUESTION))], engine.tokenizer)
     rows = torch.randn(config.vision.tokens_per_tile, config.decoder.hidden_size)
     images = [rows.to(engine.device, engine.dtype) * 0.02] * sum(i == IMAGE_SLOT for i in ids)
-    embeds = fuse(ids, decoder.embed.weight, images, [])
+    embeds = fuse(ids, decoder.embed.weight, images, [], engine.device)
     length = len(embeds)
     tokens = min(tokens, config.context - length)
     cache = KVCache(config.decoder, length + tokens, dtype=engine.dtype, device=engine.device)
-    prefill(decoder, embeds[:32], cache, turn, lambda: False)  # warm
+    # Warm; a GPU's library chooses and loads kernels by the shape.
+    prefill(decoder, embeds[:32] if engine.device.type == "cpu" else embeds, cache, turn, lambda: False)
     cache.reset()
     synchronize(engine.device)
     start = time.perf_counter()

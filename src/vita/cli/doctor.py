@@ -68,7 +68,7 @@ def _cuda() -> Finding:
     if not torch.cuda.is_available():
         return Finding("CUDA", "none; the CPU is used")
     own = gpu.available(torch.device("cuda"))
-    hint = "" if own else "without Triton, or before Ampere, decoding is slower (pip install triton)"
+    hint = "" if own else "without Triton and a C compiler, or before Ampere, decoding is slower"
     return Finding("CUDA", torch.cuda.get_device_name(0), hint)
 
 

@@ -48,7 +48,7 @@ def collect(
     except CheckpointError as error:
         problem = str(error)
     counts = parameter_counts(config, tokenizer.size)
-    device = choose_device(device_name)
+    device = choose_device(device_name, sum(counts.values()))
     dtype, why = choose_dtype(dtype_name, config, sum(counts.values()), device)
     scheme = checkpoint.quantized or choose_quantize(quantize)
     route, route_why = choose_route(device, dtype)

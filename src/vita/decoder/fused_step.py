@@ -7,20 +7,25 @@ caches lie) is on the device, so that a step can be recorded once and replayed (
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vita.decoder.kv_cache import KVCache
 from vita.decoder.qwen2 import Decoder, DecoderBlock
 from vita.kernels.gpu.attention import COLUMNS, LEAST_WIDTH, SPLITS, Heads, attend_step, room
+from vita.kernels.gpu.host import Reachable
 from vita.kernels.gpu.products import MOST_ROWS, product
+from vita.kernels.gpu.rows import take
 from vita.kernels.weight import Weight
 from vita.layers.join import join, weight_of
 from vita.layers.rotary import frequencies, turned
+
+log = logging.getLogger("vita")
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,9 @@ class FusedWeights:
         config = decoder.config
         self.heads = Heads(config.num_heads, config.num_kv_heads, config.head_dim, splits)
         self.eps = config.rms_norm_eps
-        self.radians = frequencies(config.head_dim, config.rope_theta, decoder.embed.weight.device)
+        self.radians = frequencies(config.head_dim, config.rope_theta, decoder.device)
+        self._locked = _locked(decoder)  # kept as long as steps may read it
+        self.table = decoder.embed.weight
 
     @staticmethod
     def fit(decoder: Decoder) -> bool:
@@ -58,6 +65,21 @@ class FusedWeights:
         c = decoder.config
         width = c.head_dim
         return width >= LEAST_WIDTH and not width & (width - 1)
+
+
+def _locked(decoder: Decoder) -> Reachable | None:
+    """The embedding table where a step can read it: in locked memory of the host, where it can be had."""
+    embed, device = decoder.embed, decoder.device
+    if embed.weight.device == device:
+        return None
+    try:
+        locked = Reachable(embed.weight, device)
+    except MemoryError as error:
+        log.info("the embedding table goes to the GPU: %s", error)
+        embed.weight = nn.Parameter(embed.weight.to(device), requires_grad=False)
+        return None
+    embed.weight = nn.Parameter(locked.values, requires_grad=False)
+    return locked
 
 
 def _block(block: DecoderBlock) -> _Block:
@@ -87,12 +109,11 @@ class FusedStep:
             raise ValueError(f"{rows} rows, not 1 to {MOST_ROWS}")
         self.weights, self.rounded = weights, rounded
         decoder, heads = weights.decoder, weights.heads
-        table = decoder.embed.weight
-        device = table.device
-        wide, vocabulary = decoder.config.intermediate_size, len(table)
+        device, dtype = decoder.device, decoder.norm.weight.dtype
+        wide, vocabulary = decoder.config.intermediate_size, len(weights.table)
 
         def space(width: int) -> Tensor:
-            return torch.empty(rows, width, dtype=table.dtype, device=device)
+            return torch.empty(rows, width, dtype=dtype, device=device)
 
         self.tokens = torch.zeros(rows, dtype=torch.int64, device=device)
         self.table = torch.zeros(rows, COLUMNS, dtype=torch.int64, device=device)
@@ -104,7 +125,7 @@ class FusedStep:
         """Compute one step, and move the lengths in the table on."""
         weights, heads, x = self.weights, self.weights.heads, self._x
         decoder, eps = weights.decoder, weights.eps
-        torch.index_select(decoder.embed.weight, 0, self.tokens, out=x)  # [rows, H]
+        take(weights.table, self.tokens, x)  # [rows, H]
         config = decoder.config
         cos, sin = (angle.flatten(1) for angle in turned(self.table[:, 4:5], weights.radians, x.dtype))  # [rows, width]
         for index, block in enumerate(weights.blocks):

@@ -96,6 +96,16 @@ class Decoder(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.head = Linear(config.hidden_size, vocab_size, bias=False)
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes; the embedding table may lie elsewhere."""
+        return self.norm.weight.device
+
+    def rows(self, tokens: Tensor) -> Tensor:
+        """Rows of the embedding table: int64 `[...]` to `[..., H]` on the decoder's device."""
+        table = self.embed.weight
+        return table[tokens.to(table.device)].to(self.device)
+
     def hidden_states(
         self, embeds: Tensor, cache: Cache | None = None, positions: Tensor | None = None, mask: Tensor | None = None
     ) -> Iterator[Tensor]:

@@ -17,15 +17,17 @@ DTYPES = {
     "float16": torch.float16, "fp16": torch.float16,
     "bfloat16": torch.bfloat16, "bf16": torch.bfloat16,
 }  # fmt: skip
-SMALL_MODEL = 200_000_000  # parameters up to which float32 costs nobody anything on a CPU
+SMALL_MODEL = 200_000_000  # parameters up to which a CPU has answered, in float32, before a GPU is ready
 
 
-def choose_device(name: str) -> torch.device:
-    """`auto`, `cpu`, `cuda`, `cuda:1` or `mps` to a device that is there.
+def choose_device(name: str, parameters: int) -> torch.device:
+    """`auto`, `cpu`, `cuda`, `cuda:1` or `mps` to a device that is there; `auto` leaves small models on the CPU.
 
     Raises:
         RequestError: not a device name. ResourceError: the device is not there.
     """
+    if name == "auto" and parameters <= SMALL_MODEL:
+        return torch.device("cpu")
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")

@@ -28,9 +28,9 @@ from vita.engine.features import FeatureStore
 from vita.engine.fit import Fit, choose_fit, parse_size
 from vita.engine.generate import Cancelled, Token, decode, prefill
 from vita.engine.heap import keep_freed_blocks
-from vita.engine.memory import TILE_BATCH, available_memory, check_memory, predict_memory
+from vita.engine.memory import available_memory, check_memory, predict_memory, tile_batch
 from vita.engine.metrics import Stopwatch, gpu_utilisation, peak_memory, reset_peak
-from vita.engine.prefix import PrefixStore, Unit, digest, filled, rows_of, units_of
+from vita.engine.prefix import PrefixStore, Unit, filled, rows_of, units_of
 from vita.engine.prepare import Prepared, Preparer, audio_rows, without_first
 from vita.engine.residence import Residence, is_mapped
 from vita.engine.steps import choose_steps
@@ -84,9 +84,9 @@ class Engine:
         self.checkpoint = checkpoint
         self.config = checkpoint.config
         self.tokenizer = Tokenizer.load(checkpoint.folder)
-        self.device = choose_device(device)
         self.parameters = parameter_counts(self.config, self.tokenizer.size)
         total = sum(self.parameters.values())
+        self.device = choose_device(device, total)
         self.dtype, self.dtype_reason = choose_dtype(dtype, self.config, total, self.device)
         self.quantize = checkpoint.quantized or choose_quantize(quantize)
         if quantize is not None and self.quantize != choose_quantize(quantize):
@@ -190,7 +190,7 @@ class Engine:
         tokens: list[Token] = []
         reason: FinishReason = "length"
         limit = min(params.max_tokens, self.config.context - prepared.length)
-        units = self._units(prepared, watch)
+        units = self._units(prepared)
         cache, shared = self._begin(units, prepared.length + limit)
         reused = cache.length
         try:
@@ -227,23 +227,23 @@ class Engine:
         if prepared.pixels is not None:
             pixels = prepared.pixels
             images = self.features.fill(
-                [digest(tile) for tile in pixels],
-                lambda places: self._encode_pictures(pixels[places], watch, cancelled),
+                prepared.tile_keys,
+                lambda places: self._encode_pictures(_at(pixels, places), watch, cancelled),
             )
         if prepared.filterbanks:
             sounds = prepared.filterbanks
             audios = self.features.fill(
-                [digest(*windows) for windows in sounds],
+                prepared.sound_keys,
                 lambda places: [self._encode_sound(sounds[k], watch, cancelled) for k in places],
             )
-        return fuse(prepared.ids, self.decoder.embed.weight, images, audios)
+        return fuse(prepared.ids, self.decoder.embed.weight, images, audios, self.device)
 
     def _encode_pictures(self, pixels: Tensor, watch: Stopwatch, cancelled: Callable[[], bool]) -> list[Tensor]:
         with watch.stage("load"):
             vision, projector = cast(VisionEncoder, self.part("vision")), cast(Projector, self.part("projector"))
         rows: list[Tensor] = []
         with self.residence.encoding("vision", "projector"):
-            for batch in pixels.split(TILE_BATCH):
+            for batch in pixels.split(tile_batch(self.device)):
                 if cancelled():
                     raise Cancelled
                 with watch.stage("vision"), self._turn:
@@ -266,12 +266,10 @@ class Engine:
                     rows.append(out[0, : token_count(frames) + self.config.audio.prompt_tokens])
         return torch.cat(rows)
 
-    def _units(self, prepared: Prepared, watch: Stopwatch) -> list[Unit]:
+    def _units(self, prepared: Prepared) -> list[Unit]:
         rows = [audio_rows(windows, self.config) for windows in prepared.filterbanks]
-        with watch.stage("preprocess"):
-            return units_of(
-                prepared.ids, prepared.pixels, prepared.filterbanks, self.config.vision.tokens_per_tile, rows
-            )
+        tile_rows = self.config.vision.tokens_per_tile
+        return units_of(prepared.ids, prepared.tile_keys, tile_rows, prepared.sound_keys, rows)
 
     def _begin(self, units: list[Unit], capacity: int) -> tuple[KVCache, int]:
         """A cache with room for the request, holding as much of the prompt as was computed before; and how much."""
@@ -346,3 +344,8 @@ class Engine:
 
         top = tuple((i, name(i), p) for i, p in token.top)
         return TokenLogprob(token.id, name(token.id), token.logprob or 0.0, top)
+
+
+def _at(pixels: Tensor, places: list[int]) -> Tensor:
+    """Some tiles, or all of them without a copy."""
+    return pixels if len(places) == len(pixels) else pixels[places]

@@ -115,7 +115,8 @@ def reading(chosen: Tensor) -> Callable[[], int]:
     """Starts bringing a number to the host; what comes back waits for it, and for nothing that is asked for later."""
     if chosen.device.type != "cuda":
         return lambda: int(chosen)
-    here, arrived = torch.empty((), dtype=chosen.dtype, pin_memory=True), torch.cuda.Event()
+    # Asleep, not spinning, until it is there: as many threads may wait as there are requests.
+    here, arrived = torch.empty((), dtype=chosen.dtype, pin_memory=True), torch.cuda.Event(blocking=True)
     with torch.cuda.device_of(chosen):
         here.copy_(chosen, non_blocking=True)
         arrived.record()

@@ -39,13 +39,15 @@ class GraphedSteps:
     """
 
     def __init__(self, decoder: Decoder, *, rounded_cache: bool, splits: int = SPLITS) -> None:
-        table = decoder.embed.weight
         self._weights, self._rounded = FusedWeights(decoder, splits), rounded_cache
-        self._spare = KVCache(decoder.config, 1, dtype=table.dtype, device=table.device, rounded=rounded_cache)
-        self._cuda = table.device.type == "cuda"
-        self._recorded: dict[int, _Recorded] = {}
+        dtype, device = decoder.norm.weight.dtype, decoder.device
+        self._spare = KVCache(decoder.config, 1, dtype=dtype, device=device, rounded=rounded_cache)
+        self._cuda = device.type == "cuda"
         self._timer: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
         self.patience = 0.0
+        # All before the first request: its kernels are compiled, and no other thread is at work on the GPU.
+        with torch.inference_mode(), torch.cuda.device_of(decoder.norm.weight):
+            self._recorded = {size: self._record(size) for size in SIZES}
 
     @staticmethod
     def fit(decoder: Decoder) -> bool:
@@ -76,10 +78,7 @@ class GraphedSteps:
 
     def _for(self, count: int) -> _Recorded:
         """The smallest step that has room for so many requests."""
-        size = next(size for size in SIZES if size >= count)
-        if size not in self._recorded:
-            self._recorded[size] = self._record(size)
-        return self._recorded[size]
+        return self._recorded[next(size for size in SIZES if size >= count)]
 
     def _record(self, size: int) -> _Recorded:
         recorded = _Recorded(FusedStep(self._weights, size, rounded=self._rounded))
@@ -87,15 +86,18 @@ class GraphedSteps:
         step.table.copy_(self._sent(rows_of([], size, self._spare)))  # what runs now writes into the spare cache
         if not self._cuda:
             return recorded
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
+        current, side = torch.cuda.current_stream(), torch.cuda.Stream()
+        side.wait_stream(current)
         with torch.cuda.stream(side):
             step()  # compiles the kernels, which cannot be done while recording
-        torch.cuda.current_stream().wait_stream(side)
+        current.wait_stream(side)
         recorded.graph = torch.cuda.CUDAGraph()
-        # Other threads may ask the GPU for memory meanwhile; that must not spoil the recording.
-        with torch.cuda.graph(recorded.graph, stream=side, capture_error_mode="thread_local"):
-            step()
+        try:
+            # Other threads may ask the GPU for memory meanwhile; that must not spoil the recording.
+            with torch.cuda.graph(recorded.graph, stream=side, capture_error_mode="thread_local"):
+                step()
+        finally:
+            torch.cuda.set_stream(current)  # a recording that fails leaves its own behind
         return recorded
 
     def _run(self, recorded: _Recorded) -> None:

@@ -19,7 +19,8 @@ from vita.layers.rounded import WIDE_BLOCK
 from vita.weights.load import build_part
 from vita.weights.names import PARTS
 
-TILE_BATCH = 4  # tiles that go through the ViT together: enough to fill a machine, little enough to cancel between
+TILE_BATCH = 4  # tiles that go through the ViT together: enough to fill a CPU, little enough to cancel between
+GPU_TILE_BATCH = 13  # a picture cut as finely as can be: done before anybody could cancel
 BASE_BYTES = 350 << 20  # the process itself: Python, PyTorch, media libraries
 GPU_BYTES = 600 << 20  # what CUDA takes for itself
 
@@ -54,7 +55,9 @@ def predict_memory(
         # Pages that are given back leave room: encoding and answering take turns.
         encoders = max(0, encoders - cache - work - (decoder if limited else 0)) if mapped else encoders
         process = BASE_BYTES
-    table = 0 if mapped else vocab_size * config.decoder.hidden_size * width
+    tied = config.decoder.tie_word_embeddings and quantize is None
+    # A GPU has no part of it: rows are read from the host's memory.
+    table = 0 if mapped or tied or device.type != "cpu" else vocab_size * config.decoder.hidden_size * width
     return {
         "decoder": decoder, "embedding": table, "encoders": encoders, "kv cache": cache, "workspace": work,
         "process": process,
@@ -97,6 +100,11 @@ def _vision_bytes(config: VitaConfig, width: int) -> int:
     """Activations of the tiles that go through the ViT together."""
     v = config.vision
     return TILE_BATCH * (1 + v.grid**2) * (v.intermediate_size + 8 * v.hidden_size) * width
+
+
+def tile_batch(device: torch.device) -> int:
+    """Tiles that go through the ViT together."""
+    return TILE_BATCH if device.type == "cpu" else GPU_TILE_BATCH
 
 
 def available_memory(device: torch.device) -> int:

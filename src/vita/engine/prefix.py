@@ -39,7 +39,7 @@ class Resting:
 
 def digest(*tensors: Tensor) -> bytes:
     """A name for what an encoder is about to see."""
-    state = hashlib.blake2b(digest_size=16)
+    state = hashlib.sha256()  # processors have instructions for it: twice as fast as blake2b
     for tensor in tensors:
         state.update(str(tuple(tensor.shape)).encode())
         state.update(tensor.contiguous().numpy().tobytes())
@@ -47,27 +47,24 @@ def digest(*tensors: Tensor) -> bytes:
 
 
 def units_of(
-    ids: Sequence[int], pixels: Tensor | None, sounds: Sequence[Sequence[Tensor]], tile_rows: int,
-    sound_rows: Sequence[int],
-) -> list[Unit]:  # fmt: skip
+    ids: Sequence[int], tiles: Sequence[bytes], tile_rows: int, sounds: Sequence[bytes], sound_rows: Sequence[int]
+) -> list[Unit]:
     """A prompt as units.
 
     Args:
         ids: token ids with slots.
-        pixels: float32 `[tiles, 3, S, S]` on the CPU, all slots' tiles in order.
-        sounds: each sound's windows of filterbank, on the CPU.
+        tiles: names of all slots' tiles, in order.
         tile_rows: decoder rows of a tile.
+        sounds: names of the sounds, in order.
         sound_rows: decoder rows of each sound.
     """
-    tiles = iter(() if pixels is None else pixels)
-    heard = iter(zip(sounds, sound_rows, strict=True))
+    seen, heard = iter(tiles), iter(zip(sounds, sound_rows, strict=True))
     units = []
     for token in ids:
         if token == IMAGE_SLOT:
-            units.append(Unit(digest(next(tiles)), tile_rows))
+            units.append(Unit(next(seen), tile_rows))
         elif token == AUDIO_SLOT:
-            windows, rows = next(heard)
-            units.append(Unit(digest(*windows), rows))
+            units.append(Unit(*next(heard)))
         else:
             units.append(Unit(token))
     return units

@@ -9,15 +9,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
+from PIL.Image import Image as Picture
 from torch import Tensor
 
 from vita.config import VitaConfig
 from vita.engine.metrics import Stopwatch
+from vita.engine.prefix import digest
 from vita.errors import RequestError
 from vita.fusion import AUDIO_SLOT, IMAGE_SLOT
 from vita.media.audio import Waveform, load_audio
 from vita.media.filterbank import filterbank, pad_to_minimum, token_count
-from vita.media.image import cut_tiles, load_image, to_pixels
+from vita.media.image import cut_tiles, fingerprint, load_image, to_pixels
 from vita.media.video import load_video
 from vita.prompt.template import Piece, Slots, Turn, render
 from vita.prompt.tokenizer import MARKS, Tokenizer
@@ -34,7 +36,9 @@ class TurnMedia:
 
     turn: Turn
     pixels: list[Tensor] = field(default_factory=list)  # each float32 [tiles, 3, S, S]
+    tile_keys: list[bytes] = field(default_factory=list)
     filterbanks: list[list[Tensor]] = field(default_factory=list)  # a sound: its windows, each float32 [T, 80]
+    sound_keys: list[bytes] = field(default_factory=list)
     seconds: float = 0.0
     pictures: int = 0
     notes: list[str] = field(default_factory=list)
@@ -42,11 +46,13 @@ class TurnMedia:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A request ready for the encoders."""
+    """A request ready for the encoders. Keys are names of content: one a tile, one a sound."""
 
     ids: list[int]  # with slots
     pixels: Tensor | None  # float32 [tiles, 3, S, S], all pictures in order
+    tile_keys: list[bytes]
     filterbanks: list[list[Tensor]]
+    sound_keys: list[bytes]
     image_tokens: int
     audio_tokens: int
     pictures: int
@@ -57,8 +63,7 @@ class Prepared:
     @property
     def length(self) -> int:
         """Positions after fusion."""
-        slots = sum(1 for i in self.ids if i in (IMAGE_SLOT, AUDIO_SLOT))
-        return len(self.ids) - slots + self.image_tokens + self.audio_tokens
+        return fused_length(self.ids, self.image_tokens + self.audio_tokens)
 
 
 class Preparer:
@@ -101,18 +106,23 @@ class Preparer:
         with watch.stage("media"):
             picture = load_image(image.source, options)
         with watch.stage("preprocess"):
-            media.pixels.append(to_pixels(cut_tiles(picture, self.config.tiling), self.config.image))
+            tiles = cut_tiles(picture, self.config.tiling)
+            self._keep(tiles, media)
         media.pictures += 1
-        return Slots("image", media.pixels[-1].shape[0])
+        return Slots("image", len(tiles))
 
     def _read_video(self, video: Video, media: TurnMedia, options: MediaOptions, watch: Stopwatch) -> Slots:
         with watch.stage("media"):
             clip = load_video(video, options)
         with watch.stage("preprocess"):
-            media.pixels.append(to_pixels(clip.frames, self.config.image))
+            self._keep(clip.frames, media)
         media.pictures += len(clip.frames)
         media.notes += clip.notes
         return Slots("video", len(clip.frames))
+
+    def _keep(self, pictures: Sequence[Picture], media: TurnMedia) -> None:
+        media.pixels.append(to_pixels(pictures, self.config.image))
+        media.tile_keys += [fingerprint(picture) for picture in pictures]
 
     def _read_audio(self, audio: Audio, media: TurnMedia, options: MediaOptions, watch: Stopwatch) -> Slots:
         with watch.stage("media"):
@@ -120,6 +130,7 @@ class Preparer:
         with watch.stage("preprocess"):
             windows = self._windows(wave, reference=options.reference)
             media.filterbanks.append([filterbank(w, self.config.filterbank) for w in windows])
+            media.sound_keys.append(digest(*media.filterbanks[-1]))
         media.seconds += wave.seconds
         media.notes += wave.notes
         return Slots("audio")
@@ -159,7 +170,7 @@ class Preparer:
         kept = list(turns)
         while True:
             ids = render([m.turn for m in kept], self.tokenizer, system=system)
-            length = self._pack(kept, ids, dropped=0).length
+            length = fused_length(ids, sum(self._rows(kept)))
             follow = next((i for i, m in enumerate(kept[1:], start=1) if m.turn.role == "user"), None)
             if length <= (limit if follow is None else roomy):
                 return kept, ids
@@ -170,23 +181,36 @@ class Preparer:
                 )
             kept = kept[follow:]
 
+    def _rows(self, kept: Sequence[TurnMedia]) -> tuple[int, int]:
+        """Decoder rows of all pictures and of all sounds."""
+        tiles = sum(len(p) for m in kept for p in m.pixels)
+        sounds = sum(audio_rows(windows, self.config) for m in kept for windows in m.filterbanks)
+        return tiles * self.config.vision.tokens_per_tile, sounds
+
     def _pack(self, kept: list[TurnMedia], ids: list[int], dropped: int) -> Prepared:
         pixels = [p for m in kept for p in m.pixels]
-        banks = [b for m in kept for b in m.filterbanks]
         notes = [n for m in kept for n in m.notes]
         if dropped:
             notes.append(f"The {dropped} oldest messages were left out so that the rest fits the context.")
+        image_tokens, audio_tokens = self._rows(kept)
         return Prepared(
             ids=ids,
-            pixels=torch.cat(pixels) if pixels else None,
-            filterbanks=banks,
-            image_tokens=sum(p.shape[0] for p in pixels) * self.config.vision.tokens_per_tile,
-            audio_tokens=sum(audio_rows(windows, self.config) for windows in banks),
+            pixels=(torch.cat(pixels) if len(pixels) > 1 else pixels[0]) if pixels else None,
+            tile_keys=[key for m in kept for key in m.tile_keys],
+            filterbanks=[b for m in kept for b in m.filterbanks],
+            sound_keys=[key for m in kept for key in m.sound_keys],
+            image_tokens=image_tokens,
+            audio_tokens=audio_tokens,
             pictures=sum(m.pictures for m in kept),
             audio_seconds=sum(m.seconds for m in kept),
             dropped=dropped,
             notes=tuple(notes),
         )
+
+
+def fused_length(ids: Sequence[int], media_rows: int) -> int:
+    """Positions after fusion: slots give way to their media's rows."""
+    return len(ids) - sum(1 for i in ids if i in (IMAGE_SLOT, AUDIO_SLOT)) + media_rows
 
 
 def audio_rows(windows: Sequence[Tensor], config: VitaConfig) -> int:
@@ -200,7 +224,10 @@ def without_first(prepared: Prepared, count: int) -> Prepared:
     tiles = sum(token == IMAGE_SLOT for token in gone)
     sounds = sum(token == AUDIO_SLOT for token in gone)
     pixels = None if prepared.pixels is None or tiles == len(prepared.pixels) else prepared.pixels[tiles:]
-    return replace(prepared, ids=prepared.ids[count:], pixels=pixels, filterbanks=prepared.filterbanks[sounds:])
+    return replace(
+        prepared, ids=prepared.ids[count:], pixels=pixels, tile_keys=prepared.tile_keys[tiles:],
+        filterbanks=prepared.filterbanks[sounds:], sound_keys=prepared.sound_keys[sounds:],
+    )  # fmt: skip
 
 
 def split_system(messages: Sequence[Message]) -> tuple[str | None, list[Message]]:

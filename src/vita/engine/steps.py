@@ -45,7 +45,7 @@ class PlainSteps:
 
     def __call__(self, tokens: Tensor, caches: Sequence[KVCache]) -> Tensor:
         start = time.perf_counter()
-        rows = self._decoder.embed.weight[tokens][:, None]  # [n, 1, H]
+        rows = self._decoder.rows(tokens)[:, None]  # [n, 1, H]
         logits = self._decoder.logits(self._decoder(rows, Together(caches)))[:, 0]  # [n, vocab]
         self.patience = PATIENCE * (time.perf_counter() - start)
         return logits
@@ -53,16 +53,21 @@ class PlainSteps:
 
 def choose_steps(decoder: Decoder, *, rounded_cache: bool) -> Steps:
     """The fastest way for the device that the decoder is on; the reason is logged once."""
-    device = decoder.embed.weight.device
+    device = decoder.device
     if device.type != "cuda":
         return PlainSteps(decoder)
     if not gpu.available(device):
-        log.info("decode steps: operation by operation, since Triton is not installed or the GPU is older than Ampere")
+        log.info("decode steps: operation by operation, since Triton is not there or the GPU is older than Ampere")
         return PlainSteps(decoder)
     from vita.engine.graphs import GraphedSteps  # needs Triton
 
     if not GraphedSteps.fit(decoder):
         log.info("decode steps: operation by operation, since our kernels do not know heads of this width")
         return PlainSteps(decoder)
+    try:
+        steps = GraphedSteps(decoder, rounded_cache=rounded_cache)
+    except Exception as error:  # of Triton, CUDA or its driver; slower is better than not at all, and is said
+        log.warning("decode steps: operation by operation, since recording them failed: %s", error)
+        return PlainSteps(decoder)
     log.info("decode steps: our own kernels, recorded as CUDA graphs")
-    return GraphedSteps(decoder, rounded_cache=rounded_cache)
+    return steps

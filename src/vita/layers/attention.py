@@ -44,8 +44,22 @@ def attend(
     if out is not None:
         return out
     if causal and q.shape[2] < k.shape[2]:
+        if q.device.type == "cuda":
+            return behind_cached(q, k, v, scale)
         mask, causal = causal_mask(q.shape[2], k.shape[2] - q.shape[2], q.device), False
     return _pytorch(q, k, v, mask, causal, scale)
+
+
+def behind_cached(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
+    """The last of the keys as queries, on CUDA: no mask is written down, which would rule out the fast kernels, and
+    heads that share keys get copies, which all of those kernels take."""
+    from torch.nn.attention.bias import causal_lower_right
+
+    share = q.shape[1] // k.shape[1]
+    k, v = (t.repeat_interleave(share, dim=1) if share > 1 else t for t in (k, v))
+    return functional.scaled_dot_product_attention(
+        q, k, v, attn_mask=causal_lower_right(q.shape[2], k.shape[2]), scale=scale
+    )
 
 
 def causal_mask(n: int, past: int, device: torch.device) -> Tensor:

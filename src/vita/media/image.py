@@ -5,6 +5,7 @@ Owns pixels from file to float32. Does not know how many tokens a tile becomes.
 
 from __future__ import annotations
 
+import hashlib
 import struct
 import warnings
 from collections.abc import Sequence
@@ -135,7 +136,25 @@ def cut_tiles(picture: Pillow.Image, tiling: Tiling) -> list[Pillow.Image]:
 
 def to_pixels(pictures: Sequence[Pillow.Image], preprocess: ImagePreprocess) -> Tensor:
     """Resize, crop and normalise: float32 `[n, 3, S, S]` (spec section 3.3)."""
-    return torch.stack([_normalise(_fit(p, preprocess), preprocess) for p in pictures])
+    shades = _shades(preprocess)
+    out = np.empty((len(pictures), 3, preprocess.crop, preprocess.crop), np.float32)
+    for picture, planes in zip(pictures, out, strict=True):
+        values = np.asarray(_fit(picture, preprocess))  # [S, S, 3]
+        for channel in range(3):
+            np.take(shades[channel], values[..., channel], out=planes[channel], mode="clip")  # unlike "raise": in place
+    return torch.from_numpy(out)
+
+
+def fingerprint(picture: Pillow.Image) -> bytes:
+    """A name for what an encoder is about to see of an RGB picture; equal where size and pixels are."""
+    return hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).digest()
+
+
+def _shades(preprocess: ImagePreprocess) -> np.ndarray[Any, Any]:
+    """What each of 256 values becomes: float32 `[3, 256]`. 1/255 acts in float64, mean and deviation in float32."""
+    scaled = (np.arange(256) * (1 / 255)).astype(np.float32)
+    mean, std = (np.array(v, dtype=np.float32)[:, None] for v in (preprocess.mean, preprocess.std))
+    return (scaled - mean) / std
 
 
 def _fit(picture: Pillow.Image, preprocess: ImagePreprocess) -> Pillow.Image:
@@ -165,13 +184,6 @@ def _trim(picture: Pillow.Image) -> Pillow.Image:
     width, height = min(picture.width, most), min(picture.height, most)
     left, top = (picture.width - width) // 2, (picture.height - height) // 2
     return picture.crop((left, top, left + width, top + height))
-
-
-def _normalise(picture: Pillow.Image, preprocess: ImagePreprocess) -> Tensor:
-    """Float32 `[3, S, S]`; the factor 1/255 acts in float64, mean and deviation in float32."""
-    scaled = (np.asarray(picture).astype(np.float64) * (1 / 255)).astype(np.float32)
-    mean, std = (np.array(v, dtype=np.float32) for v in (preprocess.mean, preprocess.std))
-    return torch.from_numpy(np.ascontiguousarray(((scaled - mean) / std).transpose(2, 0, 1)))
 
 
 def _to_rgb(picture: Pillow.Image, options: MediaOptions) -> Pillow.Image:

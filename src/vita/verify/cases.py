@@ -11,6 +11,7 @@ from torch import Tensor
 from vita.decoder.kv_cache import KVCache
 from vita.engine.engine import Engine
 from vita.engine.metrics import Stopwatch
+from vita.engine.prefix import digest
 from vita.engine.prepare import Prepared, audio_rows
 from vita.prompt.template import ids_of_reference_prompt
 from vita.verify.quantized import compare_quantized
@@ -29,7 +30,9 @@ def verify_case(
     prepared = Prepared(
         ids=ids,
         pixels=torch.cat(pictures) if pictures else None,
+        tile_keys=[digest(tile) for picture in pictures for tile in picture],
         filterbanks=[[s] for s in sounds],
+        sound_keys=[digest(s) for s in sounds],
         image_tokens=sum(p.shape[0] for p in pictures) * engine.config.vision.tokens_per_tile,
         audio_tokens=sum(audio_rows([s], engine.config) for s in sounds),
         pictures=len(pictures),
@@ -66,7 +69,7 @@ def greedy(engine: Engine, fused: Tensor, steps: int, *, cached: bool) -> list[i
         out.append(token)
         if token in stops:
             break
-        new = decoder.embed.weight[token][None, None]
+        new = decoder.rows(torch.tensor([[token]]))
         rows = new if cached else torch.cat([rows, new], dim=1)
     return out
 

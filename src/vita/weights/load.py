@@ -23,6 +23,7 @@ from vita.layers.quantized import STORED, Quantize, make_quantized, round_weight
 from vita.weights.find import Checkpoint
 from vita.weights.names import IGNORED, PARTS, checkpoint_name
 
+HOST = torch.device("cpu")
 Progress = Callable[[str, int, int], None]  # part, tensors done, tensors in all
 
 
@@ -108,11 +109,13 @@ def load_part(
         checkpoint: what `check_tensors` approved.
         vocab_size: rows of embedding and head that stay (spec section 1.6).
         dtype: of the floating-point weights; the audio statistics stay float32.
-        device: where they go.
+        device: where they go, but for the embedding table, of which only rows are read: it stays in the file's map,
+            unless it is the head too.
         progress: called after every tensor.
         quantize: round linear layers while they are read, if the checkpoint does not bring them so.
     """
     module = build_part(part, checkpoint.config, vocab_size, checkpoint.quantized or quantize)
+    tied = checkpoint.config.decoder.tie_word_embeddings and not (checkpoint.quantized or quantize)
     wanted = module.state_dict()
     state: dict[str, Tensor] = {}
     for done, ours in enumerate(wanted, start=1):
@@ -126,11 +129,11 @@ def load_part(
             tensor, scale = round_weight(whole, wanted[ours].dtype)
             _release(checkpoint, part, ours, whole)  # so that the peak stays near the rounded size
             state[ours.removesuffix("weight") + "scale"] = scale.to(device)
-        state[ours] = tensor.to(device=device, dtype=_kept(ours, tensor.dtype, dtype))
+        there = HOST if part == "decoder" and ours == "embed.weight" and not tied else device
+        state[ours] = tensor.to(device=there, dtype=_kept(ours, tensor.dtype, dtype))
         if progress is not None:
             progress(part, done, len(wanted))
     module.load_state_dict(state, strict=True, assign=True)
-    tied = checkpoint.config.decoder.tie_word_embeddings and not (checkpoint.quantized or quantize)
     if part == "decoder" and tied and isinstance(module, Decoder):
         module.head.weight = module.embed.weight
     set_route(module, choose_route(device, dtype)[0])

@@ -6,11 +6,14 @@ current device: a decode step makes the tensors' own the current one for all its
 
 from __future__ import annotations
 
+import logging
 from functools import cache
 from importlib.util import find_spec
 
 import torch
 
+log = logging.getLogger("vita")
+SILU_OF_ONE = 0.7311
 LEAST_CAPABILITY = (8, 0)  # Ampere: the first with bfloat16, and with copies that do not pass through registers
 
 
@@ -19,4 +22,18 @@ def available(device: torch.device) -> bool:
     """Whether the kernels run on a device: a GPU new enough, and Triton, which PyTorch brings on Linux."""
     if device.type != "cuda" or find_spec("triton") is None:
         return False
-    return torch.cuda.get_device_capability(device) >= LEAST_CAPABILITY
+    return torch.cuda.get_device_capability(device) >= LEAST_CAPABILITY and _one_runs(device)
+
+
+def _one_runs(device: torch.device) -> bool:
+    """Try a small kernel: Triton needs a C compiler beside the GPU, and lean container images have none."""
+    from vita.kernels.gpu.rows import GpuRows
+
+    gate, up = torch.ones(2, 8, device=device)
+    try:
+        GpuRows().silu_times(gate, up)
+        value = float(gate[0])
+    except Exception as error:  # Triton's failures have no common class
+        log.warning("Triton builds no kernels here, so PyTorch's own operations are used: %s", error)
+        return False
+    return abs(value - SILU_OF_ONE) < 1e-3

@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-KEYS = 64  # looked at together by one program
+KEYS = 64  # looked at together by one program, half as many in float32: GPUs but the largest have 99 KiB for it
 LEAST_HEADS = 16  # rows of a matrix instruction: heads of a group, padded
 LEAST_WIDTH = 32  # of a head: halves of it are multiplied by matrix instructions
 SPLITS = 32  # of a request's keys; with 4 groups one request makes 128 programs, about one a multiprocessor
@@ -48,6 +48,11 @@ def room(rows: int, heads: Heads, device: torch.device) -> Tensor:
     return torch.empty(rows, heads.count, heads.splits, heads.width + 2, dtype=torch.float32, device=device)
 
 
+def keys_of(wide: bool) -> int:
+    """Keys that a program looks at together; `wide`: in float32."""
+    return KEYS // 2 if wide else KEYS
+
+
 def attend_step(
     qkv: Tensor, table: Tensor, layers: int, layer: int, cos: Tensor, sin: Tensor, heads: Heads, parts: Tensor,
     out: Tensor, *, rounded: bool,
@@ -70,8 +75,9 @@ def attend_step(
     of_group = heads.count // heads.groups
     _parts[(heads.splits, heads.groups, rows)](
         qkv, table, cos, sin, parts, layers, layer, heads.width**-0.5 * LOG2_E,
-        HEADS=heads.count, GROUPS=heads.groups, WIDTH=heads.width, SPLITS=heads.splits, ROUNDED=rounded, KEYS=KEYS,
-        PADDED=max(LEAST_HEADS, triton.next_power_of_2(of_group)), num_warps=4,
+        HEADS=heads.count, GROUPS=heads.groups, WIDTH=heads.width, SPLITS=heads.splits, ROUNDED=rounded,
+        KEYS=keys_of(qkv.dtype == torch.float32), PADDED=max(LEAST_HEADS, triton.next_power_of_2(of_group)),
+        num_warps=4,
     )  # fmt: skip
     _joined[(heads.count, rows)](parts, out, HEADS=heads.count, WIDTH=heads.width, SPLITS=heads.splits, num_warps=4)
 

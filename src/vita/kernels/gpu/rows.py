@@ -1,7 +1,7 @@
 """What stands between the products of many rows on CUDA, each in one launch instead of four to six.
 
-Owns the norm, the rotary turning, the MLP's gate and the widening of four-bit weights: all bound by memory, so each
-value is read once and written once. Does not know about blocks or caches.
+Owns the norm, the rotary turning, the MLP's gate, the widening of four-bit weights and the picking of embedding rows:
+all bound by memory, so each value is read once and written once. Does not know about blocks or caches.
 """
 
 from __future__ import annotations
@@ -48,6 +48,26 @@ def int4_widen(weight: Tensor, scale: Tensor, out: Tensor) -> None:
     groups = scale.numel()
     with torch.cuda.device_of(weight):
         _widen[(triton.cdiv(groups, LANES // 32),)](weight, scale, out, groups, GROUPS=LANES // 32, num_warps=4)
+
+
+def take(table: Tensor, tokens: Tensor, out: Tensor) -> None:
+    """Rows of a table, on the device or in the host's locked memory (`gpu.host`).
+
+    Args:
+        table: `[vocab, H]`, contiguous.
+        tokens: int64 `[rows]`.
+        out: `[rows, H]`, contiguous.
+    """
+    rows, width = out.shape
+    _take[(triton.cdiv(width, LANES), rows)](table, tokens, out, width, LANES=LANES, num_warps=4)
+
+
+@triton.jit
+def _take(table, tokens, out, width, LANES: tl.constexpr):
+    at, row = tl.program_id(0) * LANES + tl.arange(0, LANES), tl.program_id(1)
+    inside = at < width
+    values = tl.load(table + tl.load(tokens + row) * width + at, mask=inside, other=0.0)
+    tl.store(out + row * width + at, values, mask=inside)
 
 
 @triton.jit
