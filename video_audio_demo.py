@@ -2,7 +2,7 @@
 
 import sys
 
-from vita.cli.guard import run_guarded
+from vita.cli.guard import end_process, run_guarded
 
 
 def start() -> int:
@@ -12,4 +12,4 @@ def start() -> int:
 
 
 if __name__ == "__main__":
-    run_guarded(start)
+    end_process(lambda: run_guarded(start))

@@ -57,4 +57,7 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'vita' has no attribute {name!r}")
     home = {"load": "vita.api", "Vita": "vita.api", "Chat": "vita.api", "VitaError": "vita.errors"}
-    return getattr(import_module(home.get(name, "vita.types")), name)
+    from vita.collector import paused
+
+    with paused():
+        return getattr(import_module(home.get(name, "vita.types")), name)

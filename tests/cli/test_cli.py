@@ -22,7 +22,7 @@ from PIL import Image
 from tests.checkpoints import copy_mini, edit_json, read_tensors, write_single
 
 import vita
-from vita.cli import main
+from vita.cli import run as run_command
 from vita.cli.demo import run_demo
 from vita.cli.guard import run_guarded
 
@@ -62,7 +62,7 @@ def run(*arguments: str, stdin: bytes | None = None) -> Ended:
     """`vita` with these arguments."""
     kept, sys.argv = sys.argv, ["vita", *arguments]
     try:
-        return inside(main, stdin)
+        return inside(run_command, stdin)
     finally:
         sys.argv = kept
 
@@ -294,8 +294,8 @@ class TestOtherCommands:
     def test_help_imports_nothing_heavy(self) -> None:
         code = (
             "import sys; sys.argv=['vita','--help']\n"
-            "from vita.cli import main\n"
-            "try: main()\nexcept SystemExit: pass\n"
+            "from vita.cli import run\n"
+            "try: run()\nexcept SystemExit: pass\n"
             "print([m for m in ('torch','numpy','PIL','av','tokenizers') if m in sys.modules])"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=ENV, timeout=60, check=False)

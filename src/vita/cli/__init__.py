@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from vita.cli.guard import run_guarded
+from typing import NoReturn
+
+from vita.cli.guard import end_process, run_guarded
 
 
-def main() -> None:
+def main() -> NoReturn:
     """The entry point of the `vita` command."""
+    end_process(run)
+
+
+def run() -> NoReturn:
+    """The command named by `sys.argv`; raises SystemExit with its exit code."""
 
     def start() -> int:
         from vita.cli.app import app

@@ -35,6 +35,15 @@ def run_guarded(command: Callable[[], int]) -> NoReturn:
     _leave(code)
 
 
+def end_process(command: Callable[[], NoReturn]) -> NoReturn:
+    """Run what raises SystemExit, and end the process there and then: both streams are flushed, files are closed, and
+    Python would take a third of a second to give back PyTorch's modules one by one."""
+    try:
+        command()
+    except SystemExit as stop:
+        os._exit(_code(stop))
+
+
 def _code(stop: SystemExit) -> int:
     return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 2
 

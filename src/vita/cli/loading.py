@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ def load_model(
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="vita: %(message)s")
     if not sys.stderr.isatty():
         _hide_download_bars()
-        from vita.api import load
+        from vita import load
 
         loaded = load(
             model, base=base, device=device, dtype=dtype, quantize=quantize, kv_cache=kv_cache, fit=fit, offline=offline
@@ -32,7 +33,7 @@ def load_model(
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from vita.api import load
+    from vita import load
 
     columns = (TextColumn("loading {task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
@@ -60,6 +61,4 @@ def _say_what_fits(model: Vita, fit: str | None) -> None:
 
 
 def _hide_download_bars() -> None:
-    from huggingface_hub.utils.tqdm import disable_progress_bars
-
-    disable_progress_bars()
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # importing the library to tell it would take longer than to ask

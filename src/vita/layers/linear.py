@@ -47,6 +47,11 @@ class Linear(nn.Linear):
 
     route: Route = "native"
 
+    def reset_parameters(self) -> None:
+        """First values, which on the meta device are none; asking for them would be half of building a model."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
     def forward(self, input: Tensor) -> Tensor:
         """`[..., in_features]` to `[..., out_features]`, in the input's dtype."""
         # Always as rows: PyTorch multiplies a slice such as [:, -1:] as a batch, and copies all weights for that.
