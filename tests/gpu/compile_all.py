@@ -21,7 +21,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from vita.kernels.gpu import attention, products, rows
+from vita.kernels.gpu import MOST_ROWS, attention, products, rows
 
 SCALES = "*bf16"  # of rounded weights, whatever the model works in
 
@@ -35,7 +35,7 @@ def launches(form: str) -> Iterator[tuple[str, Any, dict[str, str], dict[str, An
         }.items():  # fmt: skip
             constants = {"NORM": False, "BIAS": False, "ADD": False, "GATE": False, **more}
             constants |= {"INPUTS": 3584, "KIND": kind, "ALONE": alone, "CHANNELS": cut.channels, "WIDTH": cut.width}
-            constants |= {"STAGES": cut.stages, "ROWS": products.MOST_ROWS}
+            constants |= {"STAGES": cut.stages, "ROWS": MOST_ROWS}
             types = {"x": form, "weight": weights[kind], "out": form, "rows": "i32", "channels": "i32", "eps": "fp32"}
             there = {"gain": "NORM", "bias": "BIAS", "add": "ADD"}
             types |= {pointer: form for pointer, flag in there.items() if constants[flag]}

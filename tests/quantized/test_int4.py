@@ -108,7 +108,7 @@ class TestKernel:
     ) -> None:
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
         compiler = next(path for name in build.COMPILERS if (path := shutil.which(name)))
-        file = build._cache() / f"int4-{build._key(compiler)}.so"
+        file = build._target(compiler)
         file.parent.mkdir(parents=True)
         file.write_bytes(b"another system's")
         library, reason = compiled()

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from vita.decoder.kv_cache import KVCache
 from vita.decoder.qwen2 import Decoder, DecoderBlock
+from vita.kernels.gpu import MOST_ROWS
 from vita.kernels.gpu.attention import COLUMNS, LEAST_WIDTH, SPLITS, Heads, attend_step, room
 from vita.kernels.gpu.host import Reachable
-from vita.kernels.gpu.products import MOST_ROWS, product
+from vita.kernels.gpu.products import product
 from vita.kernels.gpu.rows import take
 from vita.kernels.weight import Weight
 from vita.layers.join import join, weight_of

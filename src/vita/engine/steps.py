@@ -19,7 +19,7 @@ from vita.decoder.qwen2 import Decoder
 from vita.kernels import gpu
 
 log = logging.getLogger("vita")
-MOST_ROWS = 16  # requests in one step
+MOST_ROWS = gpu.MOST_ROWS  # requests in one step, on a CPU too
 PATIENCE = 0.25  # of the last step's time: how long a step waits for requests that took part in the one before
 
 

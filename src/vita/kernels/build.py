@@ -34,7 +34,7 @@ KEYS, HEAD_WIDTHS = 256, (64, 128)  # as in attention.c
 SHARED, WIDEST_HEAD = 8, 256  # as HEADS and WIDEST in step.c, whose KEYS are attention.c's
 FORMATS = (torch.float32, torch.bfloat16)  # of x and of what comes out
 INT8_ROWS = 8  # up to which float32 sums of eight-bit weights beat widening them (docs/benchmarks.md)
-SECONDS = 60  # a compiler that takes longer hangs
+SECONDS = 300  # a compiler that takes longer hangs; on a busy or small machine a minute is not enough
 
 
 class Kernels:
@@ -296,7 +296,7 @@ def compiled() -> tuple[ctypes.CDLL | None, str]:
     if compiler is None:
         return None, "no C compiler (cc, gcc, clang); PyTorch's operations are used, which are slower"
     try:
-        target = _cache() / f"kernels-{_key(compiler)}.so"
+        target = _target(compiler)
         if target.exists():
             with contextlib.suppress(OSError):  # built for another system that shares this folder: built anew below
                 return ctypes.CDLL(str(target)), f"compiled before, {target}"
@@ -321,16 +321,14 @@ def _compile(compiler: str, target: Path) -> str:
     return ""
 
 
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vita" / "kernels"
-
-
-def _key(compiler: str) -> str:
-    """Another source, compiler or processor is another file."""
+def _target(compiler: str) -> Path:
+    """Where what this compiler makes lies; another source, compiler or processor is another file."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vita" / "kernels"
     parts = [source.read_text(encoding="utf-8") for source in (*HEADERS, *SOURCES)]
     parts += [compiler, str(Path(compiler).resolve()), " ".join(FLAGS), _processor()]
     parts += [platform.machine(), *platform.libc_ver()]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    return cache / f"kernels-{digest[:16]}.so"
 
 
 def _processor() -> str:

@@ -72,13 +72,13 @@ def quantize_groups(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Weights rounded to four bits; each group's scale is the one of a few that leaves the least squared error.
 
     Args:
-        weight: `[out, in]`, any float dtype, `in` a multiple of 64.
+        weight: `[out, in]`, any float dtype, `in` a multiple of 64, on any device.
 
     Returns:
         uint8 `[out, in / 2]` and bfloat16 scales `[out, in / 64]`.
     """
-    packed = torch.empty(weight.shape[0], weight.shape[1] // 2, dtype=torch.uint8)
-    scale = torch.empty(weight.shape[0], weight.shape[1] // GROUP, dtype=torch.bfloat16)
+    packed = torch.empty(weight.shape[0], weight.shape[1] // 2, dtype=torch.uint8, device=weight.device)
+    scale = torch.empty(weight.shape[0], weight.shape[1] // GROUP, dtype=torch.bfloat16, device=weight.device)
     step = max(1, ROUND_BLOCK // 4 // weight.shape[1])
     for start in range(0, weight.shape[0], step):  # block by block, so that no float32 copy of the whole exists
         block = weight[start : start + step].float().view(-1, weight.shape[1] // GROUP, GROUP)

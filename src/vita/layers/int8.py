@@ -60,14 +60,14 @@ def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Weights rounded to eight bits, each output channel by its own largest value.
 
     Args:
-        weight: `[out, in]`, any float dtype, possibly a view of a mapped file.
+        weight: `[out, in]`, any float dtype, possibly a view of a mapped file, on any device.
 
     Returns:
         int8 `[out, in]` and bfloat16 scales `[out]`. The scale is rounded before the weights are divided by it, so
         that its own rounding costs nothing.
     """
-    whole = torch.empty(weight.shape, dtype=torch.int8)
-    scale = torch.empty(weight.shape[0], dtype=torch.bfloat16)
+    whole = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
+    scale = torch.empty(weight.shape[0], dtype=torch.bfloat16, device=weight.device)
     step = max(1, ROUND_BLOCK // weight.shape[1])
     for start in range(0, weight.shape[0], step):  # block by block, so that no float32 copy of the whole exists
         block = weight[start : start + step].float()

@@ -126,7 +126,7 @@ def load_part(
             tensor = tensor[:vocab_size]
         if wanted[ours].dtype in STORED and tensor.is_floating_point():
             whole = tensor
-            tensor, scale = round_weight(whole, wanted[ours].dtype)
+            tensor, scale = round_weight(whole.to(device), wanted[ours].dtype)
             _release(checkpoint, part, ours, whole)  # so that the peak stays near the rounded size
             state[ours.removesuffix("weight") + "scale"] = scale.to(device)
         there = HOST if part == "decoder" and ours == "embed.weight" and not tied else device

@@ -14,6 +14,7 @@ import torch
 
 log = logging.getLogger("vita")
 SILU_OF_ONE = 0.7311
+MOST_ROWS = 16  # multiplied together: those of a matrix instruction
 LEAST_CAPABILITY = (8, 0)  # Ampere: the first with bfloat16, and with copies that do not pass through registers
 
 

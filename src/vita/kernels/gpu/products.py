@@ -19,9 +19,9 @@ import triton.language as tl
 from torch import Tensor
 
 from vita.kernels.build import GROUP
+from vita.kernels.gpu import MOST_ROWS
 from vita.kernels.weight import Weight
 
-MOST_ROWS = 16  # of a matrix instruction
 WHOLE, BITS8, BITS4 = 0, 1, 2
 
 
