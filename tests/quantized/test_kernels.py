@@ -92,14 +92,54 @@ def test_many_rows_of_four_bits_are_what_few_are(own: Kernels, rows: int, groups
     x[0] = 0
     if rows > 1:
         x[1, 3] = float("nan")
-    mine = own.int4_rows(x, packed, scale, bias)
+    mine = own.many_rows(x, packed, scale, bias)
     if mine is None:
         pytest.skip("NO VNNI, OR AMX: widened weights are multiplied here")
     torch.testing.assert_close(mine, own.int4_product(x, packed, scale, bias), equal_nan=True, atol=1e-4, rtol=1e-4)
-    half = own.int4_rows(x.bfloat16(), packed, scale, bias.bfloat16())
-    again = own.int4_rows(x.bfloat16().float(), packed, scale, bias.bfloat16().float())
+    half = own.many_rows(x.bfloat16(), packed, scale, bias.bfloat16())
+    again = own.many_rows(x.bfloat16().float(), packed, scale, bias.bfloat16().float())
     assert half is not None and again is not None
     torch.testing.assert_close(half, again.bfloat16(), equal_nan=True, atol=0, rtol=0)
+
+
+@NATIVE
+@pytest.mark.parametrize("rows", [1, 6, 13, 40])
+@pytest.mark.parametrize(("groups", "channels"), [(1, 32), (2, 21), (17, 70), (33, 100)])
+def test_many_rows_of_eight_bits(own: Kernels, rows: int, groups: int, channels: int) -> None:
+    torch.manual_seed(rows * 100 + groups)
+    whole, scale = quantize_rows(torch.randn(channels, groups * GROUP))
+    x, bias = torch.randn(rows, groups * GROUP) * 10, torch.randn(channels)
+    x[-1, 5] = 4000  # its group alone is rounded coarsely, which is little beside what it brings
+    wide = whole.float() * scale.float()[:, None]
+    mine = own.many_rows(x, whole, scale, None)
+    if mine is None:
+        pytest.skip("NO VNNI, OR AMX: widened weights are multiplied here")
+    exact = x @ wide.t()
+    off = (mine - exact).norm(dim=1) / exact.norm(dim=1)
+    assert float(off[-1]) < 0.03 and not (off[:-1] > 0.012).any(), "x is rounded to eight bits"
+    torch.testing.assert_close(own.many_rows(x, whole, scale, bias), mine + bias)
+    again = own.many_rows(x.bfloat16().float(), whole, scale, bias.bfloat16().float())
+    half = own.many_rows(x.bfloat16(), whole, scale, bias.bfloat16())
+    assert half is not None and again is not None and torch.equal(half, again.bfloat16())
+    x[0, 3] = float("nan")
+    spoilt = own.many_rows(x, whole, scale, None)
+    assert spoilt is not None and spoilt[0].isnan().all() and not spoilt[1:].isnan().any()
+
+
+def test_what_is_next_to_nothing_is_nothing(own: Kernels) -> None:
+    packed, scale = quantize_groups(torch.randn(20, 2 * GROUP))
+    x = torch.full((2, 2 * GROUP), 1e-38)
+    x[0, 3], x[1, GROUP:] = 1e-40, 1.0
+    out = own.int4_product(x, packed, scale, None)
+    assert (out[0] == 0).all()
+    alone = unpack(packed, scale)[:, GROUP:].float().sum(1)
+    torch.testing.assert_close(out[1], alone, atol=0.1, rtol=0.01)  # unpacked ones are rounded to bfloat16
+
+
+@NATIVE
+def test_a_width_that_is_no_multiple_of_a_group_is_left_to_others(own: Kernels) -> None:
+    whole, scale = quantize_rows(torch.randn(5, 70))
+    assert own.many_rows(torch.randn(20, 70), whole, scale, None) is None
 
 
 @NATIVE

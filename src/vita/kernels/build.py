@@ -23,13 +23,13 @@ import torch
 from torch import Tensor
 
 log = logging.getLogger("vita")
-_NAMES = ("bf16", "few_rows", "int8", "round", "int4", "int4_rows", "attention", "step", "rotary", "norm", "silu")
+_NAMES = ("bf16", "few_rows", "int8", "round", "int4", "many_rows", "attention", "step", "rotary", "norm", "silu")
 SOURCES = tuple(Path(__file__).with_name(f"{name}.c") for name in _NAMES)
 HEADERS = tuple(Path(__file__).with_name(name) for name in ("floats.h", "int4.h", "rows.h", "vectors.h"))
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
 COMPILERS = ("cc", "gcc", "clang")
 GROUP = 64  # as in int4.h
-PANEL, TILE = 32, 6  # as in int4_rows.c
+PANEL, TILE = 32, 6  # as in many_rows.c
 KEYS, HEAD_WIDTHS = 256, (64, 128)  # as in attention.c
 SHARED, WIDEST_HEAD = 8, 256  # as HEADS and WIDEST in step.c, whose KEYS are attention.c's
 FORMATS = (torch.float32, torch.bfloat16)  # of x and of what comes out
@@ -156,18 +156,33 @@ class Kernels:
         )
         return out
 
-    def int4_rows(self, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor | None:
-        """The same for many rows, every weight unpacked once for all of them; None where widening it is faster."""
-        if not self._library.vita_int4_has_rows():
-            return None
+    def many_rows(self, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor | None:
+        """The same for many rows, every weight unpacked once for all of them; None where widening it is faster.
+
+        Args:
+            x, bias: as for `int4_product`; a width that is no multiple of 64 gets None.
+            weight, scale: as for `int4_product` or for `int8_product`.
+        """
         (rows, width), channels, groups = x.shape, weight.shape[0], x.shape[1] // GROUP
+        if not self._library.vita_has_many_rows() or width % GROUP or not width:
+            return None
         threads = torch.get_num_threads()
+        bits = 8 if weight.dtype == torch.int8 else 4
         panels, tiles = threads * PANEL * (width + 4 * groups), -(-rows // TILE) * TILE
         room = x.new_empty(panels + (rows + tiles) * (width + 8 * groups), dtype=torch.uint8)
         out = x.new_empty(rows, channels)
         sizes = _size(rows), _size(channels), _size(width)
-        self._library.vita_int4_rows(
-            _at(weight), _at(scale), _at(x), _at(bias), _at(out), _at(room), *sizes, _half(x), _size(threads)
+        self._library.vita_many_rows(
+            _at(weight),
+            _at(scale),
+            _at(x),
+            _at(bias),
+            _at(out),
+            _at(room),
+            *sizes,
+            _half(x),
+            _size(bits),
+            _size(threads),
         )
         return out
 

@@ -1,7 +1,11 @@
-/* Rows of x rounded to eight bits, for products with four-bit weights (int4.c, int4_rows.c). */
+/* Rows of x rounded to eight bits, for products with rounded weights (int4.c, many_rows.c). */
 #include <math.h>
 #include "int4.h"
 #include "vectors.h"
+
+/* A group of less than this is nothing: products with subnormal numbers take a hundred times as long, and the gate of
+ * an MLP makes many where it is far from open. */
+#define NOTHING 1e-30f
 
 /* Rounds one group: its values in two halves, to `to` and to `second` behind it. Returns their sum; their scale is none
  * if one of the values is no number or has no end. */
@@ -16,7 +20,7 @@ static int32_t round_group(const void *x, int64_t at, int8_t *to, int64_t second
     __mmask16 odd = 0;
     for (int k = 0; k < 4; k++)
         odd |= _mm512_cmp_ps_mask(_mm512_abs_ps(from[k]), _mm512_set1_ps(INFINITY), _CMP_NLT_UQ);
-    const float largest = _mm512_reduce_max_ps(top), inverse = largest > 0 ? 127.0f / largest : 0;
+    const float largest = _mm512_reduce_max_ps(top), inverse = largest > NOTHING ? 127.0f / largest : 0;
     __m512i sum = _mm512_setzero_si512();
     for (int k = 0; k < 4; k++) {
         const __m512i rounded = _mm512_cvtps_epi32(_mm512_mul_ps(from[k], _mm512_set1_ps(inverse)));
@@ -24,7 +28,7 @@ static int32_t round_group(const void *x, int64_t at, int8_t *to, int64_t second
         _mm_storeu_si128((__m128i *)(to + k / 2 * second + k % 2 * 16), _mm512_cvtepi32_epi8(whole));
         sum = _mm512_add_epi32(sum, whole);
     }
-    *scale = odd ? NAN : largest / 127.0f;
+    *scale = odd ? NAN : largest > NOTHING ? largest / 127.0f : 0;
     return _mm512_reduce_add_epi32(sum);
 #else
     float from[GROUP], largest = 0, any = 0;
@@ -34,14 +38,14 @@ static int32_t round_group(const void *x, int64_t at, int8_t *to, int64_t second
         largest = size > largest ? size : largest;
         any += from[j] * 0.0f;
     }
-    const float inverse = largest > 0 ? 127.0f / largest : 0;
+    const float inverse = largest > NOTHING ? 127.0f / largest : 0;
     int32_t sum = 0;
     for (int j = 0; j < GROUP; j++) {
         const int32_t whole = any == 0.0f ? (int32_t)rintf(from[j] * inverse) : 0;
         to[j < HALF ? j : j - HALF + second] = (int8_t)whole;
         sum += whole;
     }
-    *scale = any == 0.0f ? largest / 127.0f : NAN;
+    *scale = any != 0.0f ? NAN : largest > NOTHING ? largest / 127.0f : 0;
     return sum;
 #endif
 }

@@ -41,7 +41,7 @@ class Int4Linear(RoundedLinear):
         own = kernels() if rows.dtype in FORMATS and not rows.requires_grad else None
         if own is None:
             return None
-        multiply = own.int4_product if len(rows) <= self.few else own.int4_rows
+        multiply = own.int4_product if len(rows) <= self.few else own.many_rows
         return multiply(rows, self.weight, self.scale, self.bias)
 
     def block(self, part: slice, dtype: torch.dtype) -> Tensor:

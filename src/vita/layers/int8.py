@@ -26,10 +26,15 @@ class Int8Linear(RoundedLinear):
         self.register_buffer("scale", torch.ones(out_features, dtype=torch.bfloat16))
 
     def product(self, rows: Tensor) -> Tensor | None:
-        """Our own kernel for few rows, or PyTorch's where there is no compiler."""
+        """Our own kernels, or PyTorch's for few rows where there is no compiler. Many rows are multiplied in whole
+        numbers, x rounded to eight bits, where that is faster and x is not in float32, which is for who wants it exact.
+        """
         own = kernels() if rows.dtype in FORMATS and not rows.requires_grad else None
         if own is not None:
-            return own.int8_product(rows, self.weight, self.scale, self.bias)
+            out = own.int8_product(rows, self.weight, self.scale, self.bias)
+            if out is None and rows.dtype == torch.bfloat16 and len(rows):
+                out = own.many_rows(rows, self.weight, self.scale, self.bias)
+            return out
         if len(rows) > PACKED_ROWS:
             return None
         out = self._packed(rows)

@@ -1,7 +1,9 @@
-/* Four-bit weights times many rounded rows (prefill), with AVX-512's products of whole numbers.
+/* Weights in four or eight bits times many rounded rows (prefill), with AVX-512's products of whole numbers.
  *
  * Built as "not there" where the processor multiplies whole tiles of bfloat16 (AMX), which is faster still, and on
- * those without such products. The format is that of int4.c: sums of a group of 64 are exact, then scaled.
+ * those without such products. Sums of a group of 64 are exact, then scaled. Weights of four bits lie as in int4.c,
+ * those of eight [n_out, n_in] with one scale a row. Such products want one factor without a sign: weights are plus 8,
+ * or plus 128, and a group's sum begins with what takes that off again.
  */
 #include <math.h>
 #include <omp.h>
@@ -14,9 +16,9 @@
 #define QUADS (GROUP / 4)      /* of values that one product takes, in a group */
 #define NEAR (8 << 20)         /* bytes of x that every panel goes through, so that they stay in the last cache */
 
-/* Unpacks `PANEL` weight rows: [group][quad][row][4] values plus eight, and [group][row] scales. Rows past the last one
- * repeat it; what comes of them is thrown away. */
-static void unpack(const uint8_t *w, const uint16_t *w_scale, uint8_t *values, float *scales, int64_t first,
+/* Unpacks `PANEL` weight rows of four bits: [group][quad][row][4] values plus eight, and [group][row] scales. Rows past
+ * the last one repeat it; what comes of them is thrown away. */
+static void unpack_4(const uint8_t *w, const uint16_t *w_scale, uint8_t *values, float *scales, int64_t first,
                    int64_t n_out, int64_t n_in) {
     const int64_t groups = n_in / GROUP;
     const __m512i low = _mm512_set1_epi8(15);
@@ -46,17 +48,40 @@ static void unpack(const uint8_t *w, const uint16_t *w_scale, uint8_t *values, f
     }
 }
 
+/* The same for eight bits, plus 128. */
+static void unpack_8(const uint8_t *w, const uint16_t *w_scale, uint8_t *values, float *scales, int64_t first,
+                     int64_t n_out, int64_t n_in) {
+    const int64_t groups = n_in / GROUP;
+    const __m512i sign = _mm512_set1_epi8((char)128);
+    __m512i rows[16], columns[16];
+    for (int v = 0; v < PANEL; v += 16) {
+        int64_t at[16];
+        float unit[16];
+        for (int c = 0; c < 16; c++) {
+            at[c] = first + v + c < n_out ? first + v + c : n_out - 1;
+            unit[c] = wide(w_scale[at[c]]);
+        }
+        for (int64_t g = 0; g < groups; g++) {
+            for (int c = 0; c < 16; c++) rows[c] = _mm512_loadu_si512(w + at[c] * n_in + g * GROUP);
+            transposed(rows, columns, 64);
+            for (int64_t t = 0; t < QUADS; t++)
+                _mm512_storeu_si512(values + ((g * QUADS + t) * PANEL + v) * 4, _mm512_xor_si512(columns[t], sign));
+            _mm512_storeu_ps(scales + g * PANEL + v, _mm512_loadu_ps(unit));
+        }
+    }
+}
+
 /* Rows of x as tiles read them, one after the other: [group][quad][TILE][4] values, [group][TILE] scales and what a
- * group's sum begins with, which takes the eight off its weights. Rows past the last one are zeros. */
+ * group's sum begins with, `eights` times the shift of int4.c. Rows past the last one are zeros. */
 static void pack(const int8_t *q, const float *scale, const float *shift, int32_t *values, float *scales,
-                 int32_t *start, int64_t count, int64_t n_in) {
+                 int32_t *start, int64_t count, int64_t n_in, int32_t eights) {
     const int64_t groups = n_in / GROUP;
     for (int64_t g = 0; g < groups; g++)
         for (int64_t r = 0; r < TILE; r++) {
             const int64_t from = r * groups + g, to = g * TILE + r;
             scales[to] = r < count ? scale[from] : 0;
             /* no number stays one by its scale */
-            start[to] = scales[to] > 0 ? (int32_t)lrintf(shift[from] / scale[from]) : 0;
+            start[to] = scales[to] > 0 ? eights * (int32_t)lrintf(shift[from] / scale[from]) : 0;
             for (int64_t t = 0; t < QUADS; t++) {
                 const int8_t *quad = q + r * n_in + half_of(g, t / (QUADS / 2), groups) + t % (QUADS / 2) * 4;
                 values[(g * QUADS + t) * TILE + r] = 0;
@@ -103,13 +128,14 @@ static inline void put_some(void *y, int64_t at, __m512 sums, int64_t count, int
     else _mm512_mask_storeu_ps((float *)y + at, first_of(count), sums);
 }
 
-int vita_int4_has_rows(void) { return 1; }
+int vita_has_many_rows(void) { return 1; }
 
-/* y [rows, n_out] = x w^T + bias; x, bias (or null) and y in one format. `room` is for a panel a thread,
+/* y [rows, n_out] = x w^T + bias with weights of `bits`; x, bias (or null) and y in one format. `room` is for a panel a thread,
  * PANEL * (n_in + 4 * groups) bytes, for the rounded rows, rows * (n_in + 8 * groups), and for the same as tiles, where
  * the rows are rounded up to whole ones. */
-void vita_int4_rows(const uint8_t *w, const uint16_t *w_scale, const void *input, const void *bias, void *y,
-                    uint8_t *room, int64_t rows, int64_t n_out, int64_t n_in, int64_t half, int64_t threads) {
+void vita_many_rows(const uint8_t *w, const uint16_t *w_scale, const void *input, const void *bias, void *y,
+                    uint8_t *room, int64_t rows, int64_t n_out, int64_t n_in, int64_t half, int64_t bits,
+                    int64_t threads) {
     const int64_t groups = n_in / GROUP, panels = (n_out + PANEL - 1) / PANEL, tiles = (rows + TILE - 1) / TILE;
     const int64_t panel = PANEL * (n_in + 4 * groups), near = NEAR / (TILE * n_in), block = near > 1 ? near : 1;
     int8_t *q = (int8_t *)(room + threads * panel);
@@ -123,7 +149,8 @@ void vita_int4_rows(const uint8_t *w, const uint16_t *w_scale, const void *input
         for (int64_t t = 0; t < tiles; t++) {
             const int64_t r = t * TILE, at = r * groups;
             int32_t *values = packed + r * n_in / 4;
-            pack(q + r * n_in, scale + at, shift + at, values, scales_of_x + at, start + at, rows - r, n_in);
+            pack(q + r * n_in, scale + at, shift + at, values, scales_of_x + at, start + at, rows - r, n_in,
+                 bits == 8 ? 16 : 1);
         }
 #pragma omp for schedule(dynamic) collapse(2)
         for (int64_t first = 0; first < tiles; first += block)
@@ -133,7 +160,7 @@ void vita_int4_rows(const uint8_t *w, const uint16_t *w_scale, const void *input
                 uint8_t *values = room + omp_get_thread_num() * panel;
                 float *scales = (float *)(values + PANEL * n_in), sums[TILE * PANEL], add[PANEL] = {0};
                 for (int64_t c = 0; c < wide_by && bias; c++) add[c] = get(bias, o + c, (int)half);
-                unpack(w, w_scale, values, scales, o, n_out, n_in);
+                (bits == 8 ? unpack_8 : unpack_4)(w, w_scale, values, scales, o, n_out, n_in);
                 for (int64_t t = first; t < end; t++) {
                     const int64_t at = t * TILE * groups, count = rows - t * TILE < TILE ? rows - t * TILE : TILE;
                     tile(values, scales, packed + t * TILE * n_in / 4, scales_of_x + at, start + at, sums, groups);
@@ -148,6 +175,6 @@ void vita_int4_rows(const uint8_t *w, const uint16_t *w_scale, const void *input
     }
 }
 #else
-int vita_int4_has_rows(void) { return 0; }
-void vita_int4_rows(void) {}
+int vita_has_many_rows(void) { return 0; }
+void vita_many_rows(void) {}
 #endif
