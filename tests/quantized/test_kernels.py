@@ -25,6 +25,7 @@ X86 = platform.machine() in ("x86_64", "AMD64")
 BRANCHES = {
     "this processor": ("-march=native",),
     "AVX-512 without products of halves": ("-march=icelake-server",),
+    "AVX2 and products of whole numbers": ("-mavx2", "-mfma", "-mavxvnni"),
     "AVX2": ("-mavx2", "-mfma"),
     "plain C": (),
 }
@@ -45,8 +46,10 @@ NATIVE = pytest.mark.parametrize("own", ["this processor"], indirect=True)
 def own(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Kernels:
     if COMPILER is None:
         pytest.skip("NO COMPILER: the kernels cannot be built here")
-    if request.param == "AVX2" and not (X86 and torch.cpu._is_avx2_supported()):
+    if "AVX2" in request.param and not (X86 and torch.cpu._is_avx2_supported()):
         pytest.skip("NO AVX2: this processor cannot run that branch")
+    if "AVX2 and" in request.param and "avx_vnni" not in flags_of_cpu():
+        pytest.skip("NO AVX-VNNI: this processor cannot run that branch")
     if "AVX-512" in request.param and not (
         X86 and torch.cpu._is_avx512_supported() and "avx512_vnni" in flags_of_cpu()
     ):
@@ -82,7 +85,6 @@ def test_four_bits(own: Kernels, rows: int, groups: int) -> None:
     assert torch.equal(room, wide)
 
 
-@NATIVE
 @pytest.mark.parametrize("rows", [1, 6, 13, 40])
 @pytest.mark.parametrize(("groups", "channels"), [(1, 32), (2, 21), (17, 70), (33, 100)])
 def test_many_rows_of_four_bits_are_what_few_are(own: Kernels, rows: int, groups: int, channels: int) -> None:
@@ -94,7 +96,7 @@ def test_many_rows_of_four_bits_are_what_few_are(own: Kernels, rows: int, groups
         x[1, 3] = float("nan")
     mine = own.many_rows(x, packed, scale, bias)
     if mine is None:
-        pytest.skip("NO VNNI, OR AMX: widened weights are multiplied here")
+        pytest.skip("NO VNNI OR AVX2, OR AMX: widened weights are multiplied here")
     torch.testing.assert_close(mine, own.int4_product(x, packed, scale, bias), equal_nan=True, atol=1e-4, rtol=1e-4)
     half = own.many_rows(x.bfloat16(), packed, scale, bias.bfloat16())
     again = own.many_rows(x.bfloat16().float(), packed, scale, bias.bfloat16().float())
@@ -102,7 +104,6 @@ def test_many_rows_of_four_bits_are_what_few_are(own: Kernels, rows: int, groups
     torch.testing.assert_close(half, again.bfloat16(), equal_nan=True, atol=0, rtol=0)
 
 
-@NATIVE
 @pytest.mark.parametrize("rows", [1, 6, 13, 40])
 @pytest.mark.parametrize(("groups", "channels"), [(1, 32), (2, 21), (17, 70), (33, 100)])
 def test_many_rows_of_eight_bits(own: Kernels, rows: int, groups: int, channels: int) -> None:
@@ -113,7 +114,7 @@ def test_many_rows_of_eight_bits(own: Kernels, rows: int, groups: int, channels:
     wide = whole.float() * scale.float()[:, None]
     mine = own.many_rows(x, whole, scale, None)
     if mine is None:
-        pytest.skip("NO VNNI, OR AMX: widened weights are multiplied here")
+        pytest.skip("NO VNNI OR AVX2, OR AMX: widened weights are multiplied here")
     exact = x @ wide.t()
     off = (mine - exact).norm(dim=1) / exact.norm(dim=1)
     assert float(off[-1]) < 0.03 and not (off[:-1] > 0.012).any(), "x is rounded to eight bits"

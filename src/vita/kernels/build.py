@@ -25,11 +25,12 @@ from torch import Tensor
 log = logging.getLogger("vita")
 _NAMES = ("bf16", "few_rows", "int8", "round", "int4", "many_rows", "attention", "step", "rotary", "norm", "silu")
 SOURCES = tuple(Path(__file__).with_name(f"{name}.c") for name in _NAMES)
-HEADERS = tuple(Path(__file__).with_name(name) for name in ("floats.h", "int4.h", "rows.h", "vectors.h"))
+_SHARED = ("floats", "int4", "many_rows_256", "many_rows_512", "rows", "vectors")
+HEADERS = tuple(Path(__file__).with_name(f"{name}.h") for name in _SHARED)
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
 COMPILERS = ("cc", "gcc", "clang")
 GROUP = 64  # as in int4.h
-PANEL, TILE = 32, 6  # as in many_rows.c
+PANEL, TILE = 32, 6  # as in many_rows.c and the larger of its two headers
 KEYS, HEAD_WIDTHS = 256, (64, 128)  # as in attention.c
 SHARED, WIDEST_HEAD = 8, 256  # as HEADS and WIDEST in step.c, whose KEYS are attention.c's
 FORMATS = (torch.float32, torch.bfloat16)  # of x and of what comes out
@@ -164,10 +165,10 @@ class Kernels:
             weight, scale: as for `int4_product` or for `int8_product`.
         """
         (rows, width), channels, groups = x.shape, weight.shape[0], x.shape[1] // GROUP
-        if not self._library.vita_has_many_rows() or width % GROUP or not width:
+        bits = 8 if weight.dtype == torch.int8 else 4
+        if not self._library.vita_has_many_rows(_size(bits)) or width % GROUP or not width:
             return None
         threads = torch.get_num_threads()
-        bits = 8 if weight.dtype == torch.int8 else 4
         panels, tiles = threads * PANEL * (width + 4 * groups), -(-rows // TILE) * TILE
         room = x.new_empty(panels + (rows + tiles) * (width + 8 * groups), dtype=torch.uint8)
         out = x.new_empty(rows, channels)
