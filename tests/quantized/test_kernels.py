@@ -40,6 +40,8 @@ def flags_of_cpu() -> str:
 
 # Of kernels that other branches do not have.
 NATIVE = pytest.mark.parametrize("own", ["this processor"], indirect=True)
+WHOLE_8 = pytest.mark.parametrize("own", list(BRANCHES)[:3], indirect=True)
+WHOLE_4 = pytest.mark.parametrize("own", list(BRANCHES)[:4], indirect=True)
 
 
 @pytest.fixture(scope="module", params=list(BRANCHES))
@@ -85,6 +87,7 @@ def test_four_bits(own: Kernels, rows: int, groups: int) -> None:
     assert torch.equal(room, wide)
 
 
+@WHOLE_4
 @pytest.mark.parametrize("rows", [1, 6, 13, 40])
 @pytest.mark.parametrize(("groups", "channels"), [(1, 32), (2, 21), (17, 70), (33, 100)])
 def test_many_rows_of_four_bits_are_what_few_are(own: Kernels, rows: int, groups: int, channels: int) -> None:
@@ -104,6 +107,7 @@ def test_many_rows_of_four_bits_are_what_few_are(own: Kernels, rows: int, groups
     torch.testing.assert_close(half, again.bfloat16(), equal_nan=True, atol=0, rtol=0)
 
 
+@WHOLE_8
 @pytest.mark.parametrize("rows", [1, 6, 13, 40])
 @pytest.mark.parametrize(("groups", "channels"), [(1, 32), (2, 21), (17, 70), (33, 100)])
 def test_many_rows_of_eight_bits(own: Kernels, rows: int, groups: int, channels: int) -> None:
