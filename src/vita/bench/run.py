@@ -45,7 +45,7 @@ from vita.weights.load import parameter_counts
 QUESTION = "Describe this images."
 DEMO_TILES, ONE_TILE, VIDEO_FRAMES = 5, 1, 16
 SPEECH_SECONDS = 10
-START_TOKENS = 30
+START_TOKENS, ANSWERED = 30, "answered"
 BATCHES, BATCH_STEPS = (1, 4, 8, 16), 2
 PICTURE_TOKENS = 64
 LIMITS = {"TFLOP/s": "gemm", "GB/s": "read"}  # the ceiling that a rate is held against, by its unit
@@ -278,12 +278,13 @@ def process_start() -> Figure:
         code = (
             "import sys, vita; m = vita.load(sys.argv[1]); m.engine.stop_ids = frozenset();"
             f"m.ask({QUESTION!r}, images=[sys.argv[2]], params=vita.SamplingParams(max_tokens={START_TOKENS}));"
-            "print(flush=True)"
+            f"print({ANSWERED!r}, flush=True)"
         )
         command, start = [sys.executable, "-c", code, str(DEFAULT), str(picture)], time.perf_counter()
         with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
-            process.stdout.readline()  # the answer is there; what Python does before it ends is not waited for
+            # The answer is there then; what Python does before it ends is not waited for.
+            any(line.strip() == ANSWERED.encode() for line in process.stdout)
             seconds = time.perf_counter() - start
         if process.returncode:
             raise subprocess.CalledProcessError(process.returncode, command)

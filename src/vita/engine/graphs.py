@@ -39,15 +39,17 @@ class GraphedSteps:
     """
 
     def __init__(self, decoder: Decoder, *, rounded_cache: bool, splits: int = SPLITS) -> None:
-        self._weights, self._rounded = FusedWeights(decoder, splits), rounded_cache
+        self._rounded = rounded_cache
         dtype, device = decoder.norm.weight.dtype, decoder.device
         self._spare = KVCache(decoder.config, 1, dtype=dtype, device=device, rounded=rounded_cache)
         self._cuda = device.type == "cuda"
         self._timer: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
         self.patience = 0.0
         # All before the first request: its kernels are compiled, and no other thread is at work on the GPU.
-        with torch.inference_mode(), torch.cuda.device_of(decoder.norm.weight):
-            self._recorded = {size: self._record(size) for size in SIZES}
+        with torch.cuda.device_of(decoder.norm.weight):
+            self._weights = FusedWeights(decoder, splits)
+            with torch.inference_mode():
+                self._recorded = {size: self._record(size) for size in SIZES}
 
     @staticmethod
     def fit(decoder: Decoder) -> bool:

@@ -56,7 +56,7 @@ def predict_memory(
         encoders = max(0, encoders - cache - work - (decoder if limited else 0)) if mapped else encoders
         process = BASE_BYTES
     tied = config.decoder.tie_word_embeddings and quantize is None
-    # A GPU has no part of it: rows are read from the host's memory.
+    # A GPU has no part of it: rows are read from the host's memory, wherever that can be locked.
     table = 0 if mapped or tied or device.type != "cpu" else vocab_size * config.decoder.hidden_size * width
     return {
         "decoder": decoder, "embedding": table, "encoders": encoders, "kv cache": cache, "workspace": work,

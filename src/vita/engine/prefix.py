@@ -39,7 +39,7 @@ class Resting:
 
 def digest(*tensors: Tensor) -> bytes:
     """A name for what an encoder is about to see."""
-    state = hashlib.sha256()  # processors have instructions for it: twice as fast as blake2b
+    state = hashlib.sha256()  # newer processors have instructions for it: twice as fast as blake2b
     for tensor in tensors:
         state.update(str(tuple(tensor.shape)).encode())
         state.update(tensor.contiguous().numpy().tobytes())

@@ -19,7 +19,7 @@ from vita.errors import RequestError
 from vita.fusion import AUDIO_SLOT, IMAGE_SLOT
 from vita.media.audio import Waveform, load_audio
 from vita.media.filterbank import filterbank, pad_to_minimum, token_count
-from vita.media.image import cut_tiles, fingerprint, load_image, to_pixels
+from vita.media.image import cut_tiles, fingerprint, fitted, load_image, normalised
 from vita.media.video import load_video
 from vita.prompt.template import Piece, Slots, Turn, render
 from vita.prompt.tokenizer import MARKS, Tokenizer
@@ -121,8 +121,9 @@ class Preparer:
         return Slots("video", len(clip.frames))
 
     def _keep(self, pictures: Sequence[Picture], media: TurnMedia) -> None:
-        media.pixels.append(to_pixels(pictures, self.config.image))
-        media.tile_keys += [fingerprint(picture) for picture in pictures]
+        values = fitted(pictures, self.config.image)
+        media.pixels.append(normalised(values, self.config.image))
+        media.tile_keys += [fingerprint(picture) for picture in values]
 
     def _read_audio(self, audio: Audio, media: TurnMedia, options: MediaOptions, watch: Stopwatch) -> Slots:
         with watch.stage("media"):

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from vita.decoder.kv_cache import KVCache, Together
 from vita.decoder.qwen2 import Decoder
@@ -37,10 +37,18 @@ class Steps(Protocol):
 
 
 class PlainSteps:
-    """The decoder's own operations, one by one."""
+    """The decoder's own operations, one by one.
 
-    def __init__(self, decoder: Decoder) -> None:
-        self._decoder = decoder
+    Args:
+        decoder: on CUDA its embedding table moves there, so that no step waits for the host.
+        failed: what went wrong with a recording; while it is kept, so is the graph that PyTorch's allocator may still
+            point to.
+    """
+
+    def __init__(self, decoder: Decoder, failed: Exception | None = None) -> None:
+        self._decoder, self._failed = decoder, failed
+        if decoder.device.type == "cuda":
+            decoder.embed.weight = nn.Parameter(decoder.embed.weight.to(decoder.device), requires_grad=False)
         self.patience = 0.0
 
     def __call__(self, tokens: Tensor, caches: Sequence[KVCache]) -> Tensor:
@@ -68,6 +76,6 @@ def choose_steps(decoder: Decoder, *, rounded_cache: bool) -> Steps:
         steps = GraphedSteps(decoder, rounded_cache=rounded_cache)
     except Exception as error:  # of Triton, CUDA or its driver; slower is better than not at all, and is said
         log.warning("decode steps: operation by operation, since recording them failed: %s", error)
-        return PlainSteps(decoder)
+        return PlainSteps(decoder, error)
     log.info("decode steps: our own kernels, recorded as CUDA graphs")
     return steps

@@ -34,7 +34,7 @@ PANEL, TILE = 32, 6  # as in many_rows.c and the larger of its two headers
 KEYS, HEAD_WIDTHS = 256, (64, 128)  # as in attention.c
 SHARED, WIDEST_HEAD = 8, 256  # as HEADS and WIDEST in step.c, whose KEYS are attention.c's
 FORMATS = (torch.float32, torch.bfloat16)  # of x and of what comes out
-INT8_ROWS = 8  # up to which float32 sums of eight-bit weights beat widening them (docs/benchmarks.md)
+INT8_ROWS = 16  # summed in float32, so that each row of a step is what it is alone; from 9 on widening is a bit faster
 SECONDS = 300  # a compiler that takes longer hangs; on a busy or small machine a minute is not enough
 
 

@@ -7,7 +7,7 @@ masks' meaning: it is handed queries, keys, values and, if need be, a mask.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -51,15 +51,24 @@ def attend(
 
 
 def behind_cached(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
-    """The last of the keys as queries, on CUDA: no mask is written down, which would rule out the fast kernels, and
-    heads that share keys get copies, which all of those kernels take."""
-    from torch.nn.attention.bias import causal_lower_right
+    """The last of the keys as queries, on CUDA: heads that share keys get copies, which all fast kernels take, and
+    where there is FlashAttention no mask is written down.
 
+    Not `torch.nn.attention.bias`, which does the same: importing it takes seconds, since it brings PyTorch's compiler.
+    """
     share = q.shape[1] // k.shape[1]
     k, v = (t.repeat_interleave(share, dim=1) if share > 1 else t for t in (k, v))
-    return functional.scaled_dot_product_attention(
-        q, k, v, attn_mask=causal_lower_right(q.shape[2], k.shape[2]), scale=scale
-    )
+    if _has_flash(q):
+        # "Causal" is to the lower right here: the queries are the last of the keys.
+        found = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, True, False, scale=scale)
+        return cast(Tensor, found[0])
+    mask = causal_mask(q.shape[2], k.shape[2] - q.shape[2], q.device)
+    return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+
+
+def _has_flash(q: Tensor) -> bool:
+    half = q.dtype in (torch.bfloat16, torch.float16) and q.shape[-1] % 8 == 0
+    return half and q.device.type == "cuda" and torch.cuda.get_device_capability(q.device) >= (8, 0)
 
 
 def causal_mask(n: int, past: int, device: torch.device) -> Tensor:

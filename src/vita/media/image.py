@@ -9,7 +9,7 @@ import hashlib
 import struct
 import warnings
 from collections.abc import Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 import torch
@@ -27,6 +27,8 @@ MAX_ASPECT = 64  # of a frame; what is beyond lies outside the centre crop anywa
 MAX_SIDE = 1_000_000  # Pillow's tables for resizing take 32 bytes for every pixel of a side
 MAX_CANVAS_SIDE = 16_384  # of a padded picture: 805 MB
 FORMATS = "use PNG, JPEG, WebP or GIF"
+
+Values: TypeAlias = np.ndarray[Any, Any]  # uint8 [height, width, 3]
 
 
 def load_image(source: Source, options: MediaOptions | None = None) -> Pillow.Image:
@@ -136,18 +138,27 @@ def cut_tiles(picture: Pillow.Image, tiling: Tiling) -> list[Pillow.Image]:
 
 def to_pixels(pictures: Sequence[Pillow.Image], preprocess: ImagePreprocess) -> Tensor:
     """Resize, crop and normalise: float32 `[n, 3, S, S]` (spec section 3.3)."""
+    return normalised(fitted(pictures, preprocess), preprocess)
+
+
+def fitted(pictures: Sequence[Pillow.Image], preprocess: ImagePreprocess) -> list[Values]:
+    """Resized and cropped: uint8 `[S, S, 3]` each."""
+    return [np.asarray(_fit(picture, preprocess)) for picture in pictures]
+
+
+def normalised(pictures: Sequence[Values], preprocess: ImagePreprocess) -> Tensor:
+    """As an encoder wants them: float32 `[n, 3, S, S]`."""
     shades = _shades(preprocess)
     out = np.empty((len(pictures), 3, preprocess.crop, preprocess.crop), np.float32)
-    for picture, planes in zip(pictures, out, strict=True):
-        values = np.asarray(_fit(picture, preprocess))  # [S, S, 3]
+    for values, planes in zip(pictures, out, strict=True):
         for channel in range(3):
             np.take(shades[channel], values[..., channel], out=planes[channel], mode="clip")  # unlike "raise": in place
     return torch.from_numpy(out)
 
 
-def fingerprint(picture: Pillow.Image) -> bytes:
-    """A name for what an encoder is about to see of an RGB picture; equal where size and pixels are."""
-    return hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).digest()
+def fingerprint(values: Values) -> bytes:
+    """A name for what an encoder is about to see: uint8 `[S, S, 3]`."""
+    return hashlib.sha256(np.ascontiguousarray(values).data).digest()
 
 
 def _shades(preprocess: ImagePreprocess) -> np.ndarray[Any, Any]:

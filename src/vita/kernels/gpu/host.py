@@ -5,6 +5,7 @@ Owns the locking of its pages, without which a GPU cannot reach them. Does not k
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 
 import torch
@@ -27,10 +28,15 @@ class Reachable:
     """
 
     def __init__(self, tensor: Tensor, device: torch.device) -> None:
-        self.values = tensor.clone(memory_format=torch.contiguous_format)
+        try:
+            self.values = tensor.clone(memory_format=torch.contiguous_format)
+        except RuntimeError as error:  # PyTorch's word for no memory
+            raise MemoryError(str(error)) from error
         address = self.values.data_ptr()
         status = torch.cuda.cudart().cudaHostRegister(address, self.values.nbytes, PORTABLE | MAPPED)
         if int(status) != 0:
+            with contextlib.suppress(RuntimeError):  # it stays CUDA's last error until a launch has reported it
+                torch.zeros(1, device=device).add_(1)
             raise MemoryError(f"cudaHostRegister of {self.values.nbytes} bytes: error {int(status)}")
         weakref.finalize(self, _unlock, address, self.values, device).atexit = False
 
