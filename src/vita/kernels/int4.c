@@ -74,6 +74,18 @@ static inline __attribute__((always_inline)) void stretch(
 }
 #endif
 
+#if defined(__AVX2__)
+/* Eight sums of the products of four values each of both halves of a group. */
+static inline __m256i products(__m256i first, __m256i one, __m256i second, __m256i other) {
+#if defined(__AVXVNNI__)
+    return _mm256_dpbusd_avx_epi32(_mm256_dpbusd_avx_epi32(_mm256_setzero_si256(), first, one), second, other);
+#else
+    const __m256i pairs = _mm256_add_epi16(_mm256_maddubs_epi16(first, one), _mm256_maddubs_epi16(second, other));
+    return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+#endif
+}
+#endif
+
 /* `channels` weight rows times `rows` rounded rows of x (a constant where this is inlined): sums [channels, MOST_ROWS].
  * Sixteen groups of all channels come first, where x does not fit into the nearest cache whole. */
 static inline __attribute__((always_inline)) void dots(
@@ -101,19 +113,20 @@ static inline __attribute__((always_inline)) void dots(
         for (int r = 0; r < rows; r++)
             sums[c * MOST_ROWS + r] = _mm512_reduce_add_ps(_mm512_add_ps(kept[c][0][r], kept[c][1][r]));
 #elif defined(__AVX2__)
-    const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
+    const __m256i low = _mm256_set1_epi8(15);
     __m256 total[MOST_ROWS];
     float rest[MOST_ROWS] = {0};
     for (int r = 0; r < rows; r++) total[r] = _mm256_setzero_ps();
     for (int64_t g = 0; g < groups; g++) {
+        if (g % 2 == 0) _mm_prefetch((const char *)(w + g * HALF) + AHEAD, _MM_HINT_T0);
         __m256i packed = _mm256_loadu_si256((const __m256i *)(w + g * HALF));
         __m256i first = _mm256_and_si256(packed, low), second = _mm256_and_si256(_mm256_srli_epi16(packed, 4), low);
         float unit = wide(w_scale[g]);
         for (int r = 0; r < rows; r++) {
             const int8_t *x = q + r * n_in;
-            __m256i a = _mm256_maddubs_epi16(first, _mm256_loadu_si256((const __m256i *)(x + half_of(g, 0, groups))));
-            __m256i b = _mm256_maddubs_epi16(second, _mm256_loadu_si256((const __m256i *)(x + half_of(g, 1, groups))));
-            __m256 sum = _mm256_cvtepi32_ps(_mm256_madd_epi16(_mm256_add_epi16(a, b), ones));
+            const __m256i one = _mm256_loadu_si256((const __m256i *)(x + half_of(g, 0, groups)));
+            const __m256i other = _mm256_loadu_si256((const __m256i *)(x + half_of(g, 1, groups)));
+            const __m256 sum = _mm256_cvtepi32_ps(products(first, one, second, other));
             total[r] = _mm256_add_ps(total[r], _mm256_mul_ps(sum, _mm256_set1_ps(unit * scale[r * groups + g])));
             rest[r] += unit * shift[r * groups + g];
         }

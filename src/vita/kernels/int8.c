@@ -44,6 +44,7 @@ static inline __attribute__((always_inline)) void dots(const int8_t *w, const fl
     __m256 total[MOST_ROWS];
     for (int r = 0; r < rows; r++) total[r] = _mm256_setzero_ps();
     for (; j + 8 <= n_in; j += 8) {
+        if (j % 64 == 0) _mm_prefetch((const char *)(w + j) + AHEAD, _MM_HINT_T0);
         __m256 value = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(w + j))));
         for (int r = 0; r < rows; r++) {
             total[r] = _mm256_fmadd_ps(value, _mm256_loadu_ps(x + r * n_in + j), total[r]);
