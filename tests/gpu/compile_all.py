@@ -45,14 +45,8 @@ def launches(form: str) -> Iterator[tuple[str, Any, dict[str, str], dict[str, An
     for rounded in (False, True):
         types = {"qkv": form, "table": "*i64", "cosines": form, "sines": form, "parts": "*fp32"}
         types |= {"layers": "i32", "layer": "i32", "scale": "fp32"}
-        sizes = {
-            "HEADS": 28,
-            "GROUPS": 4,
-            "WIDTH": 128,
-            "SPLITS": 32,
-            "KEYS": attention.keys_of(form == "*fp32"),
-            "PADDED": 16,
-        }
+        keys = attention.keys_of(form == "*fp32")
+        sizes = {"HEADS": 28, "GROUPS": 4, "WIDTH": 128, "SPLITS": 32, "KEYS": keys, "PADDED": 16}
         name = "attention, eight bits" if rounded else "attention"
         yield name, attention._parts, types, {**sizes, "ROUNDED": rounded}, 4
     sizes = {"HEADS": 28, "WIDTH": 128, "SPLITS": 32}

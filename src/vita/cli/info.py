@@ -48,8 +48,9 @@ def collect(
     except CheckpointError as error:
         problem = str(error)
     counts = parameter_counts(config, tokenizer.size)
-    device = choose_device(device_name, sum(counts.values()))
-    dtype, why = choose_dtype(dtype_name, config, sum(counts.values()), device)
+    total = sum(counts.values())
+    device = choose_device(device_name, total)
+    dtype, why = choose_dtype(dtype_name, config, total, device)
     scheme = checkpoint.quantized or choose_quantize(quantize)
     route, route_why = choose_route(device, dtype)
     stored = sorted({str(e.dtype).removeprefix("torch.") for e in checkpoint.store.entries.values()})
@@ -57,7 +58,7 @@ def collect(
         "model": model or "default",
         "layout": config.layout,
         "parameters": counts,
-        "total": sum(counts.values()),
+        "total": total,
         "stored_bytes": sum(e.bytes for e in checkpoint.store.entries.values()),
         "stored_dtypes": stored,
         "dtype": str(dtype).removeprefix("torch."),

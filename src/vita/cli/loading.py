@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vita.api import Vita
 
 
@@ -21,19 +24,25 @@ def load_model(
         VitaError: as `vita.load`.
     """
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="vita: %(message)s")
-    if not sys.stderr.isatty():
-        _hide_download_bars()
-        from vita import load
+    watched = sys.stderr.isatty()
+    if not watched:
+        # Importing huggingface_hub to tell it would take longer than to ask.
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    from vita import load
 
-        loaded = load(
-            model, base=base, device=device, dtype=dtype, quantize=quantize, kv_cache=kv_cache, fit=fit, offline=offline
-        )
-        _say_what_fits(loaded, fit)
-        return loaded
+    start = partial(
+        load, model, base=base, device=device, dtype=dtype, quantize=quantize, kv_cache=kv_cache, fit=fit,
+        offline=offline,
+    )  # fmt: skip
+    loaded = _load_watched(start) if watched else start()
+    _say_what_fits(loaded, fit)
+    return loaded
+
+
+def _load_watched(start: Callable[..., Vita]) -> Vita:
+    """With a bar for each part."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from vita import load
 
     columns = (TextColumn("loading {task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
@@ -42,12 +51,8 @@ def load_model(
         def show(part: str, done: int, total: int) -> None:
             bars.update(task, description=f"the {part}", completed=done, total=total)
 
-        loaded = load(
-            model, base=base, device=device, dtype=dtype, quantize=quantize, kv_cache=kv_cache, fit=fit,
-            offline=offline, progress=show,
-        )  # fmt: skip
+        loaded = start(progress=show)
         bars.update(task, visible=False)
-    _say_what_fits(loaded, fit)
     return loaded
 
 
@@ -58,7 +63,3 @@ def _say_what_fits(model: Vita, fit: str | None) -> None:
         spilled = engine.fit.spilled
         note = f"; {spilled} of its blocks are read anew for every token, which takes time" if spilled else ""
         print(f"vita: {taken} is the least rounded variant that fits {fit}{note}", file=sys.stderr)
-
-
-def _hide_download_bars() -> None:
-    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # importing the library to tell it would take longer than to ask

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vita.decoder.kv_cache import KVCache
 from vita.decoder.qwen2 import Decoder, DecoderBlock
@@ -70,16 +70,16 @@ class FusedWeights:
 
 def _locked(decoder: Decoder) -> Reachable | None:
     """The embedding table where a step can read it: in locked memory of the host, where it can be had."""
-    embed, device = decoder.embed, decoder.device
-    if embed.weight.device == device:
+    table, device = decoder.embed.weight, decoder.device
+    if table.device == device:
         return None
     try:
-        locked = Reachable(embed.weight, device)
+        locked = Reachable(table, device)
     except MemoryError as error:
         log.info("the embedding table goes to the GPU: %s", error)
-        embed.weight = nn.Parameter(embed.weight.to(device), requires_grad=False)
+        decoder.keep_table(table.to(device))
         return None
-    embed.weight = nn.Parameter(locked.values, requires_grad=False)
+    decoder.keep_table(locked.values)
     return locked
 
 

@@ -101,6 +101,10 @@ class Decoder(nn.Module):
         """Where it computes; the embedding table may lie elsewhere."""
         return self.norm.weight.device
 
+    def keep_table(self, values: Tensor) -> None:
+        """Hold the embedding table as these `[vocab, H]`, the same numbers elsewhere."""
+        self.embed.weight = nn.Parameter(values, requires_grad=False)
+
     def rows(self, tokens: Tensor) -> Tensor:
         """Rows of the embedding table: int64 `[...]` to `[..., H]` on the decoder's device."""
         table = self.embed.weight

@@ -26,9 +26,9 @@ def choose_device(name: str, parameters: int) -> torch.device:
     Raises:
         RequestError: not a device name. ResourceError: the device is not there.
     """
-    if name == "auto" and parameters <= SMALL_MODEL:
-        return torch.device("cpu")
     if name == "auto":
+        if parameters <= SMALL_MODEL:
+            return torch.device("cpu")
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

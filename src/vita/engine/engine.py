@@ -198,9 +198,8 @@ class Engine:
             with watch.stage("prefill"):
                 logits = prefill(self.decoder, embeds, cache, self._turn, cancelled)
             steps = decode(
-                self.batcher.step, logits, cache, sampler, self.stop_ids, limit, cancelled, watch,
-                ahead=self.ahead,
-            )  # fmt: skip
+                self.batcher.step, logits, cache, sampler, self.stop_ids, limit, cancelled, watch, ahead=self.ahead
+            )
             for token in steps:
                 tokens.append(token)
                 piece = text.push(token.id)

@@ -19,7 +19,7 @@ from vita.errors import RequestError
 from vita.fusion import AUDIO_SLOT, IMAGE_SLOT
 from vita.media.audio import Waveform, load_audio
 from vita.media.filterbank import filterbank, pad_to_minimum, token_count
-from vita.media.image import cut_tiles, fingerprint, fitted, load_image, normalised
+from vita.media.image import cut_tiles, fitted, load_image, normalised
 from vita.media.video import load_video
 from vita.prompt.template import Piece, Slots, Turn, render
 from vita.prompt.tokenizer import MARKS, Tokenizer
@@ -123,7 +123,7 @@ class Preparer:
     def _keep(self, pictures: Sequence[Picture], media: TurnMedia) -> None:
         values = fitted(pictures, self.config.image)
         media.pixels.append(normalised(values, self.config.image))
-        media.tile_keys += [fingerprint(picture) for picture in values]
+        media.tile_keys += [digest(picture) for picture in values]
 
     def _read_audio(self, audio: Audio, media: TurnMedia, options: MediaOptions, watch: Stopwatch) -> Slots:
         with watch.stage("media"):

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from vita.decoder.kv_cache import KVCache, Together
 from vita.decoder.qwen2 import Decoder
@@ -48,7 +48,7 @@ class PlainSteps:
     def __init__(self, decoder: Decoder, failed: Exception | None = None) -> None:
         self._decoder, self._failed = decoder, failed
         if decoder.device.type == "cuda":
-            decoder.embed.weight = nn.Parameter(decoder.embed.weight.to(decoder.device), requires_grad=False)
+            decoder.keep_table(decoder.embed.weight.to(decoder.device))
         self.patience = 0.0
 
     def __call__(self, tokens: Tensor, caches: Sequence[KVCache]) -> Tensor:

@@ -174,17 +174,9 @@ class Kernels:
         out = x.new_empty(rows, channels)
         sizes = _size(rows), _size(channels), _size(width)
         self._library.vita_many_rows(
-            _at(weight),
-            _at(scale),
-            _at(x),
-            _at(bias),
-            _at(out),
-            _at(room),
-            *sizes,
-            _half(x),
-            _size(bits),
+            _at(weight), _at(scale), _at(x), _at(bias), _at(out), _at(room), *sizes, _half(x), _size(bits),
             _size(threads),
-        )
+        )  # fmt: skip
         return out
 
     def int4_widen(self, weight: Tensor, scale: Tensor, out: Tensor) -> None:

@@ -82,6 +82,9 @@ void vita_many_rows(const uint8_t *w, const uint16_t *w_scale, const void *input
     }
 }
 #else
-int vita_has_many_rows(int64_t bits) { return (int)(0 * bits); }
+int vita_has_many_rows(int64_t bits) {
+    (void)bits;
+    return 0;
+}
 void vita_many_rows(void) {}
 #endif

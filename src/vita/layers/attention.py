@@ -62,8 +62,7 @@ def behind_cached(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tenso
         # "Causal" is to the lower right here: the queries are the last of the keys.
         found = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, True, False, scale=scale)
         return cast(Tensor, found[0])
-    mask = causal_mask(q.shape[2], k.shape[2] - q.shape[2], q.device)
-    return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+    return _pytorch(q, k, v, causal_mask(q.shape[2], k.shape[2] - q.shape[2], q.device), causal=False, scale=scale)
 
 
 def _has_flash(q: Tensor) -> bool:

@@ -5,7 +5,6 @@ Owns pixels from file to float32. Does not know how many tokens a tile becomes.
 
 from __future__ import annotations
 
-import hashlib
 import struct
 import warnings
 from collections.abc import Sequence
@@ -154,11 +153,6 @@ def normalised(pictures: Sequence[Values], preprocess: ImagePreprocess) -> Tenso
         for channel in range(3):
             np.take(shades[channel], values[..., channel], out=planes[channel], mode="clip")  # unlike "raise": in place
     return torch.from_numpy(out)
-
-
-def fingerprint(values: Values) -> bytes:
-    """A name for what an encoder is about to see: uint8 `[S, S, 3]`."""
-    return hashlib.sha256(np.ascontiguousarray(values).data).digest()
 
 
 def _shades(preprocess: ImagePreprocess) -> np.ndarray[Any, Any]:

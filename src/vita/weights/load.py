@@ -128,7 +128,7 @@ def load_part(
             whole = tensor
             tensor, scale = round_weight(whole.to(device), wanted[ours].dtype)
             _release(checkpoint, part, ours, whole)  # so that the peak stays near the rounded size
-            state[ours.removesuffix("weight") + "scale"] = scale.to(device)
+            state[ours.removesuffix("weight") + "scale"] = scale
         there = HOST if part == "decoder" and ours == "embed.weight" and not tied else device
         state[ours] = tensor.to(device=there, dtype=_kept(ours, tensor.dtype, dtype))
         if progress is not None:
