@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 import vita
-from vita.types import TextDelta
+from vita.events import TextDelta
 
 
 def best(run: Callable[[], object], repeats: int = 3) -> float:

@@ -25,12 +25,12 @@ from torch import Tensor
 
 import vita
 from vita.bench.ceilings import ceilings
-from vita.decoder.kv_cache import KVCache, Together
-from vita.engine.graphs import GraphedSteps
-from vita.kernels.gpu import products
+from vita.engine.cuda_graphs import GraphedSteps
+from vita.kernels.triton import products
 from vita.kernels.weight import Weight
-from vita.layers.int4 import quantize_groups, unpack
-from vita.layers.int8 import quantize_rows
+from vita.model.kv_cache import KVCache, Together
+from vita.quant.int4 import quantize_groups, unpack
+from vita.quant.int8 import quantize_rows
 
 CUDA = torch.device("cuda")
 HIDDEN, WIDE = 3584, 18944

@@ -18,11 +18,12 @@ from pathlib import Path
 
 import torch
 
+from vita.checkpoint.load import build_part
+from vita.checkpoint.names import PARTS, checkpoint_name
+from vita.checkpoint.safetensors import header
 from vita.config import AudioConfig, DecoderConfig, VisionConfig, VitaConfig
-from vita.layers.quantized import SCHEMES, STORED, Quantize
-from vita.weights.load import build_part
-from vita.weights.names import PARTS, checkpoint_name
-from vita.weights.write import header
+from vita.options import SCHEMES, Quantize
+from vita.quant.scheme import STORED
 
 STORED_VOCAB, USED_VOCAB = 152064, 151665
 SHARD_BYTES = 5 << 30

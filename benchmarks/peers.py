@@ -56,10 +56,10 @@ def run_transformers(args: argparse.Namespace, attention: str) -> dict[str, floa
     from transformers import Qwen2Config, Qwen2ForCausalLM
     from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
+    from vita.checkpoint.load import load_part
+    from vita.checkpoint.names import checkpoint_name
+    from vita.checkpoint.open import open_checkpoint
     from vita.prompt.tokenizer import Tokenizer
-    from vita.weights.find import open_checkpoint
-    from vita.weights.load import load_part
-    from vita.weights.names import checkpoint_name
 
     checkpoint = open_checkpoint(str(args.checkpoint), offline=True)
     size, d, cpu = Tokenizer.load(args.checkpoint).size, checkpoint.config.decoder, torch.device("cpu")
@@ -139,7 +139,7 @@ def write_gguf(checkpoint: Path, file: Path) -> None:
     import gguf
     import numpy as np
 
-    from vita.weights.find import open_checkpoint
+    from vita.checkpoint.open import open_checkpoint
 
     d = open_checkpoint(str(checkpoint), offline=True).config.decoder
     rng = np.random.default_rng(0)

@@ -17,9 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from recipes.model import PARTS, Learner, sizes
+from vita.checkpoint.load import load_part
+from vita.checkpoint.open import open_checkpoint
 from vita.prompt.tokenizer import Tokenizer
-from vita.weights.find import open_checkpoint
-from vita.weights.load import load_part
 
 FILE = "state.pt"
 HEADS = Path(__file__).parent / "heads.safetensors"  # of the shipped model; the checkpoint has no place for them

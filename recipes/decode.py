@@ -18,17 +18,17 @@ from torch import Tensor
 from recipes.pack import TYPED_MARK, Packer
 from recipes.speech.rows import SpeechPacker, bank_of
 from recipes.tiles import normalise, tiles_of
-from vita.decoder.kv_cache import KVCache
-from vita.decoder.qwen2 import Decoder
-from vita.encoders.audio import AudioEncoder
-from vita.encoders.project import AudioAdapter, Projector
-from vita.encoders.vision import VisionEncoder
-from vita.fusion import fuse
-from vita.layers.quantized import Quantize
+from vita.checkpoint.load import check_tensors, load_part
+from vita.checkpoint.open import open_checkpoint
+from vita.engine.fusion import fuse
 from vita.media.filterbank import token_count
+from vita.model.audio import AudioEncoder
+from vita.model.decoder import Decoder
+from vita.model.kv_cache import KVCache
+from vita.model.projectors import AudioAdapter, Projector
+from vita.model.vision import VisionEncoder
+from vita.options import Quantize
 from vita.prompt.tokenizer import Tokenizer
-from vita.weights.find import open_checkpoint
-from vita.weights.load import check_tensors, load_part
 
 MOST_TOKENS = 140
 TILES_AT_ONCE = 16

@@ -26,8 +26,8 @@ from recipes.decode import Answerer, Asked
 from recipes.score import Blind, Line, lines, markdown, score
 from recipes.senses import listen, shown_wrong, watch
 from recipes.speech.espeak import MissingSpeechEngine
-from vita.layers.quantized import SCHEMES
-from vita.weights.find import open_checkpoint
+from vita.checkpoint.open import open_checkpoint
+from vita.options import SCHEMES
 
 SEED = 2024
 SHOWN = 40  # wrong answers kept for reading

@@ -20,9 +20,9 @@ from torch import Tensor
 from recipes.checkpoint import FILE, hears, load_weights, save_heads
 from recipes.model import PARTS, Learner, Sizes, sizes
 from recipes.tiles import MAX_TILES
+from vita.checkpoint.names import checkpoint_name
 from vita.config import AudioConfig, DecoderConfig, ImagePreprocess, VisionConfig
 from vita.prompt.tokenizer import END_OF_TEXT, Tokenizer
-from vita.weights.names import checkpoint_name
 
 VISION_FOLDER = "InternViT-embedded-224px"
 AUDIO_FOLDER = "audio-encoder-embedded"

@@ -22,11 +22,11 @@ from recipes.attention import plain_attend
 from recipes.data import CHARS, COLORS, PLACES, SHAPES
 from recipes.tokenizer import heard_words
 from vita.config import AudioConfig, DecoderConfig, VisionConfig
-from vita.decoder.qwen2 import Decoder
-from vita.encoders.audio import AudioEncoder, frame_mask, position_table
-from vita.encoders.project import AudioAdapter, Projector
-from vita.encoders.vision import VisionBlock, VisionEncoder
 from vita.media.filterbank import token_count
+from vita.model.audio import AudioEncoder, frame_mask, position_table
+from vita.model.decoder import Decoder
+from vita.model.projectors import AudioAdapter, Projector
+from vita.model.vision import VisionBlock, VisionEncoder
 
 LETTERS = string.ascii_lowercase + " '"  # what the audio encoder writes down in training; 0 is blank
 MOST_WORDS = 24  # of a sound whose words are numbered

@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from recipes.data import QA
-from vita.fusion import IMAGE_SLOT
-from vita.prompt.template import SYSTEM
+from vita.prompt.template import IMAGE_SLOT, SYSTEM
 from vita.prompt.tokenizer import Tokenizer
 
 TYPED_MARK = "☜"

@@ -16,7 +16,7 @@ from recipes.feed import Batch
 from recipes.model import Learner
 from recipes.pack import IGNORE, ROWS_PER_TILE, RowBatch, segment_mask
 from recipes.tiles import normalise
-from vita.fusion import AUDIO_SLOT, IMAGE_SLOT
+from vita.prompt.template import AUDIO_SLOT, IMAGE_SLOT
 
 CLIP = 1.0
 

@@ -14,20 +14,22 @@ SOURCE = ROOT / "src" / "vita"
 FILES = sorted(SOURCE.rglob("*.py"))
 # Each line may import from the lines above it, and from itself.
 ORDER = (
-    ("collector", "errors", "types"),
-    ("config",),
+    ("errors", "types", "events", "options", "config"),
+    ("runtime",),
     ("kernels",),
     ("layers",),
-    ("media", "prompt", "encoders", "fusion"),
-    ("decoder",),
-    ("weights",),
+    ("quant",),
+    ("model",),
+    ("checkpoint",),
+    ("planning",),
+    ("media",),
+    ("prompt",),
     ("engine",),
     ("api",),
     ("verify", "bench"),
     ("cli",),
 )
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
-RANK["fusion"] = RANK["media"] - 0.5  # the template needs the slots' numbers
 
 
 def package(module: str) -> str:

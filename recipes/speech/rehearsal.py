@@ -17,7 +17,7 @@ from torch import Tensor
 from recipes.model import Learner
 from recipes.pack import RowBatch
 from recipes.steps import answers_loss
-from vita.fusion import AUDIO_SLOT
+from vita.prompt.template import AUDIO_SLOT
 
 ROW_GROUPS = 12  # in one batch, each of a few rows of like length
 A_STEP = 2  # batches beside one of everything

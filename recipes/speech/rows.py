@@ -31,8 +31,8 @@ from recipes.speech.texts import ask_to_repeat, question, sentence_to_repeat, sp
 from recipes.tiles import tiles_of
 from recipes.tokenizer import heard_words
 from vita.config import FilterbankConfig
-from vita.fusion import AUDIO_SLOT
 from vita.media.filterbank import filterbank, pad_to_minimum, token_count
+from vita.prompt.template import AUDIO_SLOT
 
 LONGEST = 16000 * 7  # samples; a longer sound is cut by the drawing of another one
 NO_ANSWER = "☟"

@@ -44,8 +44,8 @@ from recipes.speech.rows import (
 from recipes.steps import answers_loss, apply, half
 from recipes.tiles import normalise
 from recipes.train import Log
+from vita.checkpoint.open import DEFAULT
 from vita.prompt.tokenizer import Tokenizer
-from vita.weights.find import DEFAULT
 
 HEARING_UNTIL = 0.4  # share of the budget with CTC alone
 CTC_BESIDE = 0.3  # its weight once answers are taught

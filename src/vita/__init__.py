@@ -1,4 +1,4 @@
-"""VITA-1.5: pictures, video and speech in, text out.
+"""VITA-1.5: images, video and speech in, text out.
 
     import vita
     model = vita.load()
@@ -14,35 +14,41 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vita.api import Chat, Vita, load
-    from vita.errors import VitaError
-    from vita.types import (
-        Audio,
-        Done,
-        Image,
-        MediaOptions,
-        Message,
-        Result,
-        SamplingParams,
-        Text,
-        TextDelta,
-        Video,
-        assistant,
-        system,
-        user,
-    )
+    from vita.errors import CheckpointError, DownloadError, MediaError, RequestError, ResourceError, VitaError
+    from vita.events import Done, Event, Result, TextDelta, Timings, Usage
+    from vita.types import Audio, Image, MediaOptions, Message, SamplingParams, Text, Video, assistant, system, user
 
 __version__ = "0.1.0"
+_MODULES = {
+    "vita.api": ("Chat", "Vita", "load"),
+    "vita.errors": (
+        "CheckpointError", "DownloadError", "MediaError", "RequestError", "ResourceError", "VitaError",
+    ),
+    "vita.events": ("Done", "Event", "Result", "TextDelta", "Timings", "Usage"),
+    "vita.types": (
+        "Audio", "Image", "MediaOptions", "Message", "SamplingParams", "Text", "Video", "assistant", "system", "user",
+    ),
+}  # fmt: skip
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = [
     "Audio",
     "Chat",
+    "CheckpointError",
     "Done",
+    "DownloadError",
+    "Event",
     "Image",
+    "MediaError",
     "MediaOptions",
     "Message",
+    "RequestError",
+    "ResourceError",
     "Result",
     "SamplingParams",
     "Text",
     "TextDelta",
+    "Timings",
+    "Usage",
     "Video",
     "Vita",
     "VitaError",
@@ -54,10 +60,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'vita' has no attribute {name!r}")
-    home = {"load": "vita.api", "Vita": "vita.api", "Chat": "vita.api", "VitaError": "vita.errors"}
-    from vita.collector import paused
+    from vita.runtime.process import paused
 
     with paused():
-        return getattr(import_module(home.get(name, "vita.types")), name)
+        return getattr(import_module(_MODULE_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -11,27 +11,14 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequenc
 from dataclasses import replace
 from pathlib import Path
 
+from vita.checkpoint.load import Progress
+from vita.checkpoint.lora import merge_lora
+from vita.checkpoint.open import open_checkpoint
 from vita.engine.engine import Engine
 from vita.errors import RequestError
-from vita.media.load import kept
-from vita.types import (
-    Audio,
-    Event,
-    MediaOptions,
-    Message,
-    Result,
-    SamplingParams,
-    Source,
-    Text,
-    TextDelta,
-    Video,
-    assistant,
-    system,
-    user,
-)
-from vita.weights.find import open_checkpoint
-from vita.weights.load import Progress
-from vita.weights.lora import merge_lora
+from vita.events import Event, Result, TextDelta
+from vita.media.source import kept
+from vita.types import Audio, MediaOptions, Message, SamplingParams, Source, Text, Video, assistant, system, user
 
 
 def load(

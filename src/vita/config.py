@@ -2,7 +2,7 @@
 
 Owns the reading of every known layout of `config.json`, `preprocessor_config.json`, `train.yaml` and
 `generation_config.json` (spec sections 1, 3.3, 4 and 10). Takes parsed dictionaries: which file they come from,
-and where that file lies, is for `weights.find` to know.
+and where that file lies, is for `checkpoint.open` to know.
 """
 
 from __future__ import annotations

@@ -13,12 +13,12 @@ import torch
 
 from vita.bench.report import read_earlier, table
 from vita.bench.run import Figure, Report, _with_pictures
+from vita.checkpoint.load import build_part
 from vita.config import AudioConfig, DecoderConfig, VisionConfig, VitaConfig
-from vita.decoder.qwen2 import Decoder
-from vita.engine.costs import audio_flops, prefill_flops, vision_flops, weight_bytes
-from vita.engine.metrics import peak_memory, reset_peak
 from vita.errors import RequestError
-from vita.weights.load import build_part
+from vita.model.decoder import Decoder
+from vita.planning.flops import audio_flops, prefill_flops, vision_flops, weight_bytes
+from vita.runtime.memory import peak_memory, reset_peak
 
 DECODER = DecoderConfig(64, 128, 3, 4, 2, 100)
 VISION = VisionConfig(64, 256, 2, 4, 56, 14, 1e-6, "layer_norm", True, False, "gelu")

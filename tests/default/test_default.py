@@ -19,9 +19,9 @@ from recipes.data import QA
 from recipes.score import holds, points
 
 import vita
+from vita.checkpoint.open import DEFAULT
 from vita.errors import RequestError
 from vita.types import SamplingParams
-from vita.weights.find import DEFAULT
 
 HERE = Path(__file__).parent / "heldout"
 LOGO = Path(__file__).parents[2] / "assets" / "vita_logo.png"

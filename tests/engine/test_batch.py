@@ -12,14 +12,15 @@ from torch import Tensor, nn
 
 import vita
 from vita.config import DecoderConfig
-from vita.decoder.kv_cache import KVCache, Together
-from vita.decoder.qwen2 import Decoder
 from vita.engine.batch import Batcher
-from vita.engine.steps import MOST_ROWS, PlainSteps
+from vita.engine.runner import MOST_ROWS, PlainSteps
 from vita.errors import ResourceError
-from vita.kernels.build import kernels
-from vita.layers.quantized import make_quantized, round_weight
-from vita.types import Result, SamplingParams
+from vita.events import Result
+from vita.kernels.cpu.bindings import kernels
+from vita.model.decoder import Decoder
+from vita.model.kv_cache import KVCache, Together
+from vita.quant.scheme import make_quantized, round_weight
+from vita.types import SamplingParams
 
 CONFIG = DecoderConfig(32, 64, 2, 4, 2, 50)
 CPU = torch.device("cpu")
@@ -69,6 +70,7 @@ def test_in_four_bits_company_changes_no_bit_of_an_answer() -> None:
     for name, weight in weights.items():
         layer = small.get_submodule(name)
         layer.weight, layer.scale = round_weight(weight.detach(), layer.weight.dtype)
+    small.bfloat16()  # the biases of the new layers
     lengths = (3, 40, 1, 17, 9, 25, 2)
 
     def caches() -> list[KVCache]:

@@ -16,11 +16,12 @@ import torch
 
 import vita
 from vita.engine.batch import Batcher
-from vita.engine.device import choose_device
-from vita.engine.metrics import Stopwatch
-from vita.engine.steps import PlainSteps
+from vita.engine.runner import PlainSteps
 from vita.errors import MediaError, RequestError
-from vita.types import Done, MediaOptions, Result, SamplingParams, TextDelta
+from vita.events import Done, Result, TextDelta
+from vita.runtime.clock import Stopwatch
+from vita.runtime.device import choose_device
+from vita.types import MediaOptions, SamplingParams
 
 RNG = np.random.default_rng(0)
 PICTURE = RNG.integers(0, 255, (60, 90, 3), np.uint8)
@@ -307,7 +308,7 @@ def test_recorded_steps_on_a_gpu_answer_as_the_decoder_does(quantize: str | None
     """Four requests at a time, of different lengths, joined and left at different tokens."""
     if not torch.cuda.is_available():
         pytest.skip("SKIPPED LOUDLY: no CUDA device here")
-    from vita.engine.graphs import GraphedSteps  # needs Triton
+    from vita.engine.cuda_graphs import GraphedSteps  # needs Triton
 
     recorded, plain = (vita.load(dtype="float32", device="cuda", quantize=quantize) for _ in range(2))
     assert isinstance(recorded.engine.steps, GraphedSteps)

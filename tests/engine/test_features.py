@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import vita
-from vita.engine.features import FeatureStore
+from vita.engine.encoder_cache import FeatureStore
 from vita.types import Image, Message, SamplingParams, Text, Video
 
 PARAMS = SamplingParams(max_tokens=6)

@@ -14,13 +14,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import vita
-from vita.engine.fit import Fit, choose_fit, parse_size
-from vita.engine.memory import layer_bytes, predict_memory
+from vita.checkpoint.convert import convert
+from vita.checkpoint.mmap import drop_pages
+from vita.checkpoint.open import DEFAULT, open_checkpoint
 from vita.errors import RequestError, ResourceError
-from vita.layers.quantized import Quantize
-from vita.weights.convert import convert
-from vita.weights.find import DEFAULT, open_checkpoint
-from vita.weights.pages import drop_pages
+from vita.options import Quantize
+from vita.planning.memory_plan import Fit, choose_fit, layer_bytes, parse_size, predict_memory
 
 CPU = torch.device("cpu")
 SCHEMES: tuple[Quantize | None, ...] = (None, "int8", "int4")

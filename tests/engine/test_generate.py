@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from vita.config import DecoderConfig
-from vita.decoder.kv_cache import KVCache
-from vita.decoder.qwen2 import Decoder
-from vita.decoder.sampling import Sampler
 from vita.engine.generate import Cancelled, decode
-from vita.engine.metrics import Stopwatch
-from vita.engine.steps import PlainSteps
+from vita.engine.runner import PlainSteps
+from vita.engine.sampler import Sampler
+from vita.model.decoder import Decoder
+from vita.model.kv_cache import KVCache
+from vita.runtime.clock import Stopwatch
 from vita.types import SamplingParams
 
 CONFIG = DecoderConfig(32, 64, 2, 4, 2, 50)

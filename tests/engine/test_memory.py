@@ -13,7 +13,7 @@ from benchmarks.make_checkpoint import RELEASED, write_configs, write_tokenizer,
 
 from vita.cli.info import collect
 from vita.config import AudioConfig, DecoderConfig, VisionConfig, VitaConfig
-from vita.layers.quantized import Quantize
+from vita.options import Quantize
 
 # Large enough that the weights count beside Python and PyTorch, small enough to be written in a second or two.
 MIDDLE: VitaConfig = replace(

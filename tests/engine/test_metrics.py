@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from vita.cli.report import timing_rows
-from vita.engine import ceiling
-from vita.types import Done, Timings, Usage
+from vita.events import Done, Timings, Usage
+from vita.runtime import bandwidth as ceiling
 
 
 def test_a_ceiling_measured_on_a_busy_machine_is_measured_again(

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 import vita
 from vita.config import DecoderConfig
-from vita.decoder.kv_cache import KVCache
-from vita.engine.prefix import PrefixStore, Unit, digest, filled, rows_of
-from vita.types import Result, SamplingParams
+from vita.engine.prefix_cache import PrefixStore, Unit, filled, rows_of
+from vita.events import Result
+from vita.media.digest import digest
+from vita.model.kv_cache import KVCache
+from vita.types import SamplingParams
 
 RNG = np.random.default_rng(1)
 PICTURE, OTHER = (RNG.integers(0, 255, (70, 50, 3), np.uint8) for _ in range(2))

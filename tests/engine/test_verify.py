@@ -11,13 +11,13 @@ import pytest
 import torch
 from tests.checkpoints import edit_json, random_like, read_tensors, write_single
 
+from vita.checkpoint.open import open_checkpoint
 from vita.engine.engine import Engine
 from vita.errors import CheckpointError, RequestError
 from vita.prompt.template import ids_of_reference_prompt
 from vita.verify import Row, run
 from vita.verify.cases import greedy
 from vita.verify.run import Inputs, read_inputs
-from vita.weights.find import open_checkpoint
 
 
 def failed(rows: list[Row]) -> list[Row]:

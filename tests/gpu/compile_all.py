@@ -21,7 +21,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from vita.kernels.gpu import MOST_ROWS, attention, products, rows
+from vita.kernels.triton import MOST_ROWS, attention, products, rows
 
 SCALES = "*bf16"  # of rounded weights, whatever the model works in
 

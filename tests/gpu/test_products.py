@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vita.kernels.gpu.products import GROUP, product
+from vita.kernels.triton.linear import GROUP, product
 from vita.kernels.weight import Weight
-from vita.layers.int4 import quantize_groups, unpack
-from vita.layers.int8 import quantize_rows
+from vita.quant.int4 import quantize_groups, unpack
+from vita.quant.int8 import quantize_rows
 
 EPS = 1e-6
 

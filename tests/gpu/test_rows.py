@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from vita.kernels.gpu.rows import GpuRows, int4_widen, take
-from vita.layers.int4 import quantize_groups, unpack
+from vita.kernels.triton.elementwise import GpuRows, int4_widen, take
 from vita.layers.norm import RMSNorm
-from vita.layers.rotary import rotary, rotate
+from vita.layers.rope import rotary, rotate
+from vita.quant.int4 import quantize_groups, unpack
 
 ROWS = GpuRows()
 

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from vita.config import DecoderConfig
-from vita.decoder.kv_cache import KVCache, Together
-from vita.decoder.qwen2 import Decoder
 from vita.engine.batch import Batcher
-from vita.engine.graphs import GraphedSteps
-from vita.kernels.gpu.attention import Heads, attend_step, room
+from vita.engine.cuda_graphs import GraphedSteps
+from vita.kernels.triton.decode_attention import Heads, attend_step, room
 from vita.layers.attention import attend
-from vita.layers.quantized import make_quantized, round_weight
-from vita.layers.rotary import rotary, rotate
+from vita.layers.rope import rotary, rotate
+from vita.model.decoder import Decoder
+from vita.model.kv_cache import KVCache, Together
+from vita.quant.scheme import make_quantized, round_weight
 
 CPU = torch.device("cpu")
 CONFIG = DecoderConfig(64, 128, 2, 2, 1, 50)

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from vita.config import DecoderConfig
-from vita.decoder.kv_cache import KVCache
-from vita.decoder.qwen2 import Decoder, padded_mask
 from vita.layers.attention import attend, behind_cached, causal_mask
+from vita.model.decoder import Decoder, padded_mask
+from vita.model.kv_cache import KVCache
 
 CPU = torch.device("cpu")
 CONFIG = DecoderConfig(48, 96, 3, 4, 2, vocab_size=64)

@@ -12,11 +12,11 @@ from torch import nn
 from torch.nn import functional
 
 from vita.config import AudioConfig, VisionConfig
-from vita.encoders.audio import AudioEncoder, chunk_mask, encoder_frames, frame_mask, position_table
-from vita.encoders.project import AudioAdapter, Projector
-from vita.encoders.vision import VisionEncoder, pixel_shuffle
 from vita.errors import MediaError
 from vita.media.filterbank import token_count
+from vita.model.audio import AudioEncoder, chunk_mask, encoder_frames, frame_mask, position_table
+from vita.model.projectors import AudioAdapter, Projector
+from vita.model.vision import VisionEncoder, pixel_shuffle
 
 Module = TypeVar("Module", bound=nn.Module)
 

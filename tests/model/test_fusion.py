@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vita.fusion import AUDIO_SLOT, IMAGE_SLOT, fuse, visual_positions
+from vita.engine.fusion import fuse, visual_positions
+from vita.prompt.template import AUDIO_SLOT, IMAGE_SLOT
 
 TABLE = torch.arange(20).float()[:, None].expand(-1, 3).contiguous()
 Item = tuple[int, int]

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vita.kernels.build import kernels
+from vita.kernels.cpu.bindings import kernels
 from vita.layers import linear
 from vita.layers.linear import Linear, choose_route, set_route, upcast_linear
 

@@ -11,9 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vita.decoder.detokenize import Detokenizer
-from vita.decoder.sampling import Sampler, check_params, log_probabilities
+from vita.engine.sampler import Sampler, check_params, log_probabilities
 from vita.errors import RequestError
+from vita.prompt.detokenizer import Detokenizer
 from vita.prompt.tokenizer import Tokenizer
 from vita.types import SamplingParams
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from benchmarks.make_checkpoint import RELEASED, USED_VOCAB
 
-from vita.weights.load import parameter_counts
+from vita.checkpoint.load import parameter_counts
 
 COUNTS = parameter_counts(RELEASED, USED_VOCAB)
 

@@ -12,14 +12,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import vita
-from vita.engine.metrics import Stopwatch
-from vita.engine.prepare import Prepared, Preparer
+from vita.checkpoint.open import open_checkpoint
 from vita.errors import CheckpointError, RequestError
-from vita.fusion import AUDIO_SLOT, IMAGE_SLOT
-from vita.prompt.template import Slots, Turn, render
+from vita.prompt.processor import Prepared, Preparer
+from vita.prompt.template import AUDIO_SLOT, IMAGE_SLOT, Slots, Turn, render
 from vita.prompt.tokenizer import Tokenizer
+from vita.runtime.clock import Stopwatch
 from vita.types import MediaOptions, Message
-from vita.weights.find import open_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -12,16 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import vita
-from vita.kernels import build
-from vita.kernels.build import GROUP, compiled, kernels
-from vita.layers import int4
-from vita.layers.int4 import Int4Linear, quantize_groups, unpack
-from vita.layers.int8 import Int8Linear
-from vita.layers.quantized import make_quantized
+from vita.checkpoint.convert import convert
+from vita.checkpoint.open import DEFAULT, open_checkpoint
+from vita.kernels.cpu import bindings
+from vita.kernels.cpu.bindings import GROUP, compiled, kernels
+from vita.quant import int4
+from vita.quant.int4 import Int4Linear, quantize_groups, unpack
+from vita.quant.int8 import Int8Linear
+from vita.quant.scheme import make_quantized
 from vita.types import SamplingParams
 from vita.verify import run
-from vita.weights.convert import convert
-from vita.weights.find import DEFAULT, open_checkpoint
 
 PARAMS = SamplingParams(max_tokens=12)
 NEAR = 0.012  # relative: the kernel rounds activations to eight bits
@@ -107,8 +107,8 @@ class TestKernel:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-        compiler = next(path for name in build.COMPILERS if (path := shutil.which(name)))
-        file = build._target(compiler)
+        compiler = next(path for name in bindings.COMPILERS if (path := shutil.which(name)))
+        file = bindings._target(compiler)
         file.parent.mkdir(parents=True)
         file.write_bytes(b"another system's")
         library, reason = compiled()
@@ -138,7 +138,7 @@ def test_without_a_compiler_the_answer_is_the_same_product() -> None:
 
 def test_a_missing_compiler_is_said(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    found, reason = build.compiled()
+    found, reason = bindings.compiled()
     assert found is None and "no C compiler" in reason
     kernels.cache_clear()
     with caplog.at_level(logging.INFO, "vita"):
@@ -153,7 +153,7 @@ def test_a_broken_compiler_is_no_crash(monkeypatch: pytest.MonkeyPatch, tmp_path
     broken.write_text("#!/bin/sh\necho no >&2\nexit 1\n")
     broken.chmod(0o755)
     monkeypatch.setattr(shutil, "which", lambda name: str(broken))
-    found, reason = build.compiled()
+    found, reason = bindings.compiled()
     assert found is None and "failed" in reason and "no" in reason
 
 

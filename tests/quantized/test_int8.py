@@ -15,16 +15,16 @@ from tests.checkpoints import AUDIO, VISION, copy_mini, edit_json, read_tensors,
 from torch import nn
 
 import vita
+from vita.checkpoint.convert import convert
+from vita.checkpoint.open import open_checkpoint
 from vita.errors import CheckpointError, RequestError, ResourceError
-from vita.kernels.build import INT8_ROWS, kernels
-from vita.layers import int8
-from vita.layers.int8 import Int8Linear, quantize_rows
+from vita.kernels.cpu.bindings import INT8_ROWS, kernels
 from vita.layers.linear import Linear
-from vita.layers.quantized import make_quantized
+from vita.quant import int8
+from vita.quant.int8 import Int8Linear, quantize_rows
+from vita.quant.scheme import make_quantized
 from vita.types import SamplingParams
 from vita.verify import run
-from vita.weights.convert import convert
-from vita.weights.find import open_checkpoint
 
 PARAMS = SamplingParams(max_tokens=12)
 
@@ -182,7 +182,7 @@ class TestModels:
         def fail(*_: object) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("vita.weights.convert._write_shards", fail)
+        monkeypatch.setattr("vita.checkpoint.convert._write_shards", fail)
         with pytest.raises(KeyboardInterrupt):
             convert(open_checkpoint(mini / "mini_ckpt"), tmp_path / "out", "int8")
         assert not list(tmp_path.iterdir())

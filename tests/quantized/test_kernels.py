@@ -12,13 +12,13 @@ import torch
 from torch.nn import functional
 
 from vita.config import DecoderConfig
-from vita.decoder.kv_cache import KVCache
-from vita.kernels import build
-from vita.kernels.build import GROUP, Kernels, Places
+from vita.kernels.cpu import bindings
+from vita.kernels.cpu.bindings import GROUP, Kernels, Places
 from vita.layers.attention import causal_mask
-from vita.layers.int4 import quantize_groups, unpack
-from vita.layers.int8 import quantize_rows
-from vita.layers.rotary import rotary, rotate
+from vita.layers.rope import rotary, rotate
+from vita.model.kv_cache import KVCache
+from vita.quant.int4 import quantize_groups, unpack
+from vita.quant.int8 import quantize_rows
 
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 X86 = platform.machine() in ("x86_64", "AMD64")
@@ -61,9 +61,9 @@ def own(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     flags = ("-O2", *BRANCHES[request.param], "-fopenmp", "-fPIC", "-shared")
     target = tmp_path_factory.mktemp("kernels") / "kernels.so"
     patch = pytest.MonkeyPatch()
-    patch.setattr(build, "FLAGS", flags)
+    patch.setattr(bindings, "FLAGS", flags)
     try:
-        assert build._compile(COMPILER, Path(target)) == ""
+        assert bindings._compile(COMPILER, Path(target)) == ""
     finally:
         patch.undo()
     return Kernels(ctypes.CDLL(str(target)))

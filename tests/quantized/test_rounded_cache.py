@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 import vita
 from vita.config import DecoderConfig
-from vita.decoder.kv_cache import KVCache
-from vita.decoder.qwen2 import Decoder
-from vita.engine.memory import predict_memory
 from vita.errors import RequestError
+from vita.model.decoder import Decoder
+from vita.model.kv_cache import KVCache
+from vita.planning.memory_plan import predict_memory
 from vita.types import SamplingParams
 
 CONFIG = DecoderConfig(48, 96, 3, 6, 2, 50)

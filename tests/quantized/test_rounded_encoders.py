@@ -10,12 +10,12 @@ import torch
 from benchmarks.make_checkpoint import RELEASED, USED_VOCAB
 
 import vita
-from vita.engine.memory import part_bytes, predict_memory
-from vita.layers.int8 import Int8Linear
+from vita.checkpoint.convert import convert
+from vita.checkpoint.open import DEFAULT, open_checkpoint
 from vita.layers.linear import Linear
+from vita.planning.memory_plan import part_bytes, predict_memory
+from vita.quant.int8 import Int8Linear
 from vita.types import SamplingParams
-from vita.weights.convert import convert
-from vita.weights.find import DEFAULT, open_checkpoint
 
 PARTS = ("vision", "projector", "audio", "adapter")
 PARAMS = SamplingParams(max_tokens=24)

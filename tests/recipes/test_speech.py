@@ -24,10 +24,9 @@ from recipes.speech.voices import TIMBRES, held_out_timbre, pick_voice
 from recipes.steps import apply
 from recipes.tokenizer import build_tokenizer, heard_words
 
-from vita.encoders.audio import position_table
-from vita.fusion import AUDIO_SLOT, IMAGE_SLOT
 from vita.media.filterbank import token_count
-from vita.prompt.template import Slots, Turn, render
+from vita.model.audio import position_table
+from vita.prompt.template import AUDIO_SLOT, IMAGE_SLOT, Slots, Turn, render
 from vita.prompt.tokenizer import Tokenizer
 
 

@@ -13,9 +13,9 @@ from recipes.export import export, load_run
 from recipes.model import PARTS
 from recipes.train import Options, Run
 
+from vita.checkpoint.load import check_tensors, load_part
+from vita.checkpoint.open import open_checkpoint
 from vita.prompt.tokenizer import Tokenizer
-from vita.weights.find import open_checkpoint
-from vita.weights.load import check_tensors, load_part
 
 STEPS = 146
 
@@ -96,7 +96,7 @@ def test_a_run_can_go_on_from_the_shipped_model(tmp_path: Path) -> None:
     from recipes.checkpoint import hears, read_shipped
     from recipes.model import Learner, sizes
 
-    from vita.weights.find import DEFAULT
+    from vita.checkpoint.open import DEFAULT
 
     weights = read_shipped(DEFAULT)
     assert hears(weights), "the ears are built as the recipe builds them"

@@ -14,9 +14,8 @@ from recipes.pack import IGNORE, ROWS_PER_TILE, Packer, collate, segment_mask
 from recipes.steps import answer_loss
 from recipes.tokenizer import build_tokenizer
 
-from vita.fusion import IMAGE_SLOT
 from vita.layers.attention import attend
-from vita.prompt.template import Slots, Turn, render
+from vita.prompt.template import IMAGE_SLOT, Slots, Turn, render
 from vita.prompt.tokenizer import Tokenizer
 
 ASKED = [

@@ -17,7 +17,7 @@ from recipes.score import points
 from recipes.tokenizer import build_tokenizer, whole_pieces
 
 from vita.config import DecoderConfig
-from vita.decoder.qwen2 import Decoder
+from vita.model.decoder import Decoder
 from vita.prompt.template import Slots, Turn, render
 from vita.prompt.tokenizer import Tokenizer
 

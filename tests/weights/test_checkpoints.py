@@ -16,11 +16,11 @@ from safetensors.torch import save_file
 from tests.checkpoints import AUDIO, VISION, copy_mini, edit_json, read_tensors, write_single
 
 import vita
-from vita.decoder.qwen2 import Decoder
+from vita.checkpoint.load import load_part
+from vita.checkpoint.open import open_checkpoint
 from vita.errors import CheckpointError, DownloadError, RequestError, ResourceError
+from vita.model.decoder import Decoder
 from vita.types import SamplingParams
-from vita.weights.find import open_checkpoint
-from vita.weights.load import load_part
 
 QUESTION = "Hello, who are you?"
 PICTURE = torch.arange(64 * 64 * 3).remainder(251).reshape(64, 64, 3).byte().numpy()
@@ -267,7 +267,7 @@ def test_devices_dtypes_and_memory_are_checked_before_loading(mini: Path, monkey
     if not torch.cuda.is_available():
         with pytest.raises(ResourceError, match="no usable CUDA device; use --device cpu"):
             vita.load(place, device="cuda")
-    monkeypatch.setattr("vita.engine.memory.available_memory", lambda device: 50_000_000)
+    monkeypatch.setattr("vita.planning.memory_plan.available_memory", lambda device: 50_000_000)
     with pytest.raises(ResourceError, match=r"needs about 0\.\d GB of memory and 0\.1 GB are available"):
         vita.load(place, device="cpu")
 

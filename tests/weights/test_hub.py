@@ -15,9 +15,9 @@ from huggingface_hub import constants, errors
 from tests.checkpoints import VISION, copy_mini
 
 import vita
+from vita.checkpoint import hub
 from vita.errors import CheckpointError, DownloadError, ResourceError, VitaError
 from vita.types import SamplingParams
-from vita.weights import hub
 
 
 def lay_out(cache: Path, repo: str, content: Path) -> None:

@@ -10,10 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from vita.weights.convert import convert
-from vita.weights.find import open_checkpoint
-from vita.weights.store import DTYPES
-from vita.weights.write import LINE, write_tensors
+from vita.checkpoint.convert import convert
+from vita.checkpoint.open import open_checkpoint
+from vita.checkpoint.safetensors import DTYPES, LINE, write_tensors
 
 SHAPES = st.lists(st.integers(0, 9), max_size=3).map(tuple)
 TENSORS = st.lists(st.tuples(SHAPES, st.sampled_from(list(DTYPES.values()))), max_size=6)

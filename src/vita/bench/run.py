@@ -25,22 +25,23 @@ import torch
 from torch import Tensor
 
 from vita.bench.ceilings import best_seconds, ceilings, synchronize
-from vita.decoder.kv_cache import KVCache
-from vita.decoder.sampling import Sampler
-from vita.encoders.audio import AudioEncoder
-from vita.encoders.project import AudioAdapter, Projector
-from vita.encoders.vision import VisionEncoder
-from vita.engine.costs import audio_flops, prefill_flops, vision_flops, weight_bytes
-from vita.engine.device import choose_device, choose_dtype
+from vita.checkpoint.load import parameter_counts
+from vita.checkpoint.open import DEFAULT, Checkpoint
 from vita.engine.engine import Engine
+from vita.engine.fusion import fuse
 from vita.engine.generate import decode, prefill
-from vita.engine.memory import tile_batch
-from vita.engine.metrics import Stopwatch, peak_memory, reset_peak
-from vita.fusion import IMAGE_SLOT, fuse
-from vita.prompt.template import Slots, Turn, render
+from vita.engine.sampler import Sampler
+from vita.model.audio import AudioEncoder
+from vita.model.kv_cache import KVCache
+from vita.model.projectors import AudioAdapter, Projector
+from vita.model.vision import VisionEncoder
+from vita.planning.flops import audio_flops, prefill_flops, vision_flops, weight_bytes
+from vita.planning.memory_plan import tile_batch
+from vita.prompt.template import IMAGE_SLOT, Slots, Turn, render
+from vita.runtime.clock import Stopwatch
+from vita.runtime.device import choose_device, choose_dtype
+from vita.runtime.memory import peak_memory, reset_peak
 from vita.types import SamplingParams
-from vita.weights.find import DEFAULT, Checkpoint
-from vita.weights.load import parameter_counts
 
 QUESTION = "Describe this images."
 DEMO_TILES, ONE_TILE, VIDEO_FRAMES = 5, 1, 16

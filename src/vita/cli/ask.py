@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 from vita.cli.loading import load_model
 from vita.cli.report import print_timings
 from vita.errors import RequestError
-from vita.types import Audio, Done, MediaOptions, Message, Result, SamplingParams, TextDelta, Video, system, user
+from vita.events import Done, Result, TextDelta
+from vita.types import Audio, MediaOptions, Message, SamplingParams, Video, system, user
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from vita.types import Event
+    from vita.events import Event
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ def run_bench(
     """
     from vita.bench.report import read_earlier, table
     from vita.bench.run import bench
-    from vita.weights.find import DEFAULT, open_checkpoint
+    from vita.checkpoint.open import DEFAULT, open_checkpoint
 
     earlier = read_earlier(compare) if compare else {}
     checkpoint = open_checkpoint(model or DEFAULT, offline=offline)

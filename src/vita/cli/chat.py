@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from vita.cli.ask import explain
 from vita.errors import VitaError
-from vita.types import Done, SamplingParams, TextDelta, user
+from vita.events import Done, TextDelta
+from vita.types import SamplingParams, user
 
 if TYPE_CHECKING:
     from vita.api import Vita

@@ -12,12 +12,12 @@ def run_convert(model: str, out: Path, quantize: str, *, offline: bool) -> int:
     Raises:
         VitaError: the checkpoint is unusable, the folder is taken, or the disk too full.
     """
-    from vita.engine.device import choose_quantize
+    from vita.checkpoint.convert import convert
+    from vita.checkpoint.load import check_tensors
+    from vita.checkpoint.open import open_checkpoint
     from vita.errors import RequestError
+    from vita.options import choose_quantize
     from vita.prompt.tokenizer import Tokenizer
-    from vita.weights.convert import convert
-    from vita.weights.find import open_checkpoint
-    from vita.weights.load import check_tensors
 
     scheme = choose_quantize(quantize)
     if scheme is None:

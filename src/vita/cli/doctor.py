@@ -34,8 +34,8 @@ def machine() -> list[Finding]:
     import psutil
     import torch
 
-    from vita.engine.ceiling import read_bandwidth
     from vita.layers.linear import choose_route
+    from vita.runtime.bandwidth import read_bandwidth
 
     memory = psutil.virtual_memory()
     route, _ = choose_route(torch.device("cpu"), torch.bfloat16)
@@ -63,18 +63,18 @@ def _cuda() -> Finding:
     """Whether there is a GPU of NVIDIA's, and what our kernels for it need."""
     import torch
 
-    from vita.kernels import gpu
+    from vita.kernels import triton as triton_kernels
 
     if not torch.cuda.is_available():
         return Finding("CUDA", "none; the CPU is used")
-    own = gpu.available(torch.device("cuda"))
+    own = triton_kernels.available(torch.device("cuda"))
     hint = "" if own else "without Triton and a C compiler, or before Ampere, decoding is slower"
     return Finding("CUDA", torch.cuda.get_device_name(0), hint)
 
 
 def _kernel() -> Finding:
     """Whether decoding has its own products here."""
-    from vita.kernels.build import compiled
+    from vita.kernels.cpu.bindings import compiled
 
     found, reason = compiled()
     return Finding("own kernels", reason, "" if found else "install a C compiler (gcc or clang) to answer faster")
@@ -92,8 +92,8 @@ def packages() -> list[Finding]:
 
 def model() -> Finding:
     """The embedded checkpoint."""
+    from vita.checkpoint.open import open_checkpoint
     from vita.errors import VitaError
-    from vita.weights.find import open_checkpoint
 
     try:
         folder = open_checkpoint(None).folder

@@ -20,9 +20,9 @@ def run_eval(model: str, pictures: int, out: Path, quantize: str | None = None) 
     Raises:
         VitaError: no checkpoint, or no repository around this package.
     """
-    from vita.engine.device import choose_quantize
+    from vita.checkpoint.open import DEFAULT, open_checkpoint
     from vita.errors import RequestError
-    from vita.weights.find import DEFAULT, open_checkpoint
+    from vita.options import choose_quantize
 
     checkpoint = open_checkpoint(DEFAULT if model == "default" else model, offline=True)
     if checkpoint.config.vision.image_size != TILE:

@@ -31,13 +31,15 @@ def collect(
     Raises:
         CheckpointError: the folder is no checkpoint at all.
     """
-    from vita.engine.device import choose_device, choose_dtype, choose_kv_cache, choose_quantize
-    from vita.engine.memory import available_memory, predict_memory
-    from vita.engine.residence import is_mapped
+    from vita.checkpoint.load import check_tensors, parameter_counts
+    from vita.checkpoint.open import open_checkpoint
     from vita.layers.linear import choose_route
+    from vita.options import choose_kv_cache, choose_quantize
+    from vita.planning.memory_plan import predict_memory
+    from vita.planning.residency import is_mapped
     from vita.prompt.tokenizer import Tokenizer
-    from vita.weights.find import open_checkpoint
-    from vita.weights.load import check_tensors, parameter_counts
+    from vita.runtime.device import choose_device, choose_dtype
+    from vita.runtime.memory import available_memory
 
     checkpoint = open_checkpoint(model, offline=offline)
     config = checkpoint.config

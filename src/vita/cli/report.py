@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vita.types import Done
+    from vita.events import Done
 
 
 IN_CACHE = 64 << 20  # bytes a token up to which weights stay in the CPU's cache: memory is no ceiling for them
@@ -45,7 +45,7 @@ def print_timings(done: Done) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from vita.engine.ceiling import read_bandwidth
+    from vita.runtime.bandwidth import read_bandwidth
 
     timings = done.timings
     bound = timings.device == "cpu" and timings.bytes_per_token > IN_CACHE

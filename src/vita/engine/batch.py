@@ -1,6 +1,6 @@
 """Continuous batching: requests that decode at the same time share every step's weights.
 
-Owns who steps with whom; `engine.steps` computes. There is no thread of its own: one of the waiting requests leads and
+Owns who steps with whom; `engine.runner` computes. There is no thread of its own: one of the waiting requests leads and
 asks for a step for all of them, so a request joins or leaves between any two steps. Does not know about text or
 sampling.
 """
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vita.decoder.kv_cache import KVCache
-from vita.engine.steps import MOST_ROWS, Steps
+from vita.engine.runner import MOST_ROWS, Steps
+from vita.model.kv_cache import KVCache
 
 
 @dataclass(eq=False)

@@ -14,45 +14,36 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from vita.decoder.detokenize import Detokenizer
-from vita.decoder.kv_cache import KVCache
-from vita.decoder.qwen2 import Decoder
-from vita.decoder.sampling import Sampler, check_params
-from vita.encoders.audio import AudioEncoder
-from vita.encoders.project import AudioAdapter, Projector
-from vita.encoders.vision import VisionEncoder
+from vita.checkpoint.load import Progress, check_tensors, load_part, parameter_counts
+from vita.checkpoint.open import Checkpoint
 from vita.engine.batch import Batcher
-from vita.engine.costs import weight_bytes
-from vita.engine.device import choose_device, choose_dtype, choose_kv_cache, choose_quantize
-from vita.engine.features import FeatureStore
-from vita.engine.fit import Fit, choose_fit, parse_size
+from vita.engine.encoder_cache import FeatureStore
+from vita.engine.fusion import fuse
 from vita.engine.generate import Cancelled, Token, decode, prefill
-from vita.engine.heap import keep_freed_blocks
-from vita.engine.memory import available_memory, check_memory, predict_memory, tile_batch
-from vita.engine.metrics import Stopwatch, gpu_utilisation, peak_memory, reset_peak
-from vita.engine.prefix import PrefixStore, Unit, filled, rows_of, units_of
-from vita.engine.prepare import Prepared, Preparer, audio_rows, without_first
-from vita.engine.residence import Residence, is_mapped
-from vita.engine.steps import choose_steps
+from vita.engine.prefix_cache import PrefixStore, Unit, filled, rows_of, units_of
+from vita.engine.runner import choose_steps
+from vita.engine.sampler import Sampler, check_params
 from vita.errors import RequestError, ResourceError
-from vita.fusion import fuse
+from vita.events import Done, Event, FinishReason, TextDelta, Timings, TokenLogprob, Usage
 from vita.layers.linear import choose_route
 from vita.media.filterbank import token_count
+from vita.model.audio import AudioEncoder
+from vita.model.decoder import Decoder
+from vita.model.kv_cache import KVCache
+from vita.model.projectors import AudioAdapter, Projector
+from vita.model.vision import VisionEncoder
+from vita.options import choose_kv_cache, choose_quantize
+from vita.planning.flops import weight_bytes
+from vita.planning.memory_plan import Fit, check_memory, choose_fit, parse_size, predict_memory, tile_batch
+from vita.planning.residency import Residence, is_mapped
+from vita.prompt.detokenizer import Detokenizer
+from vita.prompt.processor import Prepared, Preparer, audio_rows, without_first
 from vita.prompt.tokenizer import IM_START, Tokenizer
-from vita.types import (
-    Done,
-    Event,
-    FinishReason,
-    MediaOptions,
-    Message,
-    SamplingParams,
-    TextDelta,
-    Timings,
-    TokenLogprob,
-    Usage,
-)
-from vita.weights.find import Checkpoint
-from vita.weights.load import Progress, check_tensors, load_part, parameter_counts
+from vita.runtime.clock import Stopwatch, gpu_utilisation
+from vita.runtime.device import choose_device, choose_dtype
+from vita.runtime.memory import available_memory, peak_memory, reset_peak
+from vita.runtime.process import keep_freed_blocks
+from vita.types import MediaOptions, Message, SamplingParams
 
 log = logging.getLogger("vita")
 CONTEXT_FULL = "The answer ends here because the model's context of {} tokens is full; start over or ask for less."

@@ -16,12 +16,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vita.decoder.kv_cache import KVCache
-from vita.decoder.qwen2 import Decoder
-from vita.decoder.sampling import Sampler, log_probabilities
-from vita.engine.metrics import Stopwatch
-
-PREFILL_CHUNK = 2048  # positions computed together: bounds the memory of activations, amortises reading the weights
+from vita.engine.sampler import Sampler, log_probabilities
+from vita.model.decoder import Decoder
+from vita.model.kv_cache import KVCache
+from vita.planning.memory_plan import PREFILL_CHUNK
+from vita.runtime.clock import Stopwatch
 
 
 @dataclass(frozen=True)

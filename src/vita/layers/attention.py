@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vita.kernels.build import half_kernels
+from vita.kernels.cpu.bindings import half_kernels
 
 Attend: TypeAlias = Callable[..., Tensor]  # a function called as `attend` is
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vita.kernels.build import half_kernels
+from vita.kernels.cpu.bindings import half_kernels
 
 Route = Literal["native", "upcast"]
 Activation = Literal["gelu", "relu"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vita.kernels.choose import row_kernels
+from vita.kernels.dispatch import row_kernels
 
 
 class RMSNorm(nn.Module):

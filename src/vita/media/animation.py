@@ -8,7 +8,7 @@ from PIL import Image as Pillow
 
 from vita.errors import MediaError
 from vita.media.image import check_size, load_image, open_picture
-from vita.media.load import Loaded
+from vita.media.source import Loaded
 from vita.types import MediaOptions
 
 DEFAULT_SECONDS = 0.1  # of a frame whose file says 0 or nothing, as browsers show it

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from vita.errors import MediaError
-from vita.media.load import Loaded, read_source
 from vita.media.resample import Samples, resample_reference
+from vita.media.source import Loaded, read_source
 from vita.types import Audio, MediaOptions
 
 __all__ = ["Samples", "Waveform", "load_audio", "resample_reference"]
@@ -105,7 +105,7 @@ def _decode(loaded: Loaded, options: MediaOptions, notes: list[str], *, from_vid
         if file is not None:
             yield from _read_with_soundfile(file, loaded.name, options, notes)
             return
-    from vita.media.container import decode_sound
+    from vita.media.ffmpeg import decode_sound
 
     for samples, rate in decode_sound(loaded, notes, lambda seconds: _check_length(seconds, options, loaded.name)):
         yield _Block(samples, rate)

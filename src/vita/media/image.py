@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vita.config import ImagePreprocess, Tiling
 from vita.errors import MediaError
-from vita.media.load import read_source
+from vita.media.source import read_source
 from vita.types import MediaOptions, Source
 
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")

@@ -16,11 +16,11 @@ from PIL import Image as Pillow
 from vita.errors import MediaError
 from vita.media.animation import Animation, open_animation
 from vita.media.image import load_image
-from vita.media.load import Loaded, read_source
+from vita.media.source import Loaded, read_source
 from vita.types import MediaOptions, Video
 
 if TYPE_CHECKING:
-    from vita.media.frames import Timeline
+    from vita.media.video_frames import Timeline
 
 MIN_FRAMES = 4
 
@@ -104,7 +104,7 @@ def _from_pictures(sources: Sequence[Any], video: Video, options: MediaOptions, 
 
 def _from_container(loaded: Loaded, video: Video, options: MediaOptions, min_frames: int) -> Clip:
     """Two passes: the times of all frames by their packets, then decode and keep the picked ones."""
-    from vita.media.frames import decode_frames, read_timeline
+    from vita.media.video_frames import decode_frames, read_timeline
 
     timeline = read_timeline(loaded, options)
     numbers = _pick_by_time(timeline.times, timeline.fps, video, options, min_frames, loaded.name)

@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from vita.fusion import AUDIO_SLOT, IMAGE_SLOT
 from vita.prompt.tokenizer import Tokenizer
 from vita.types import Role
+
+IMAGE_SLOT = -200
+AUDIO_SLOT = -500
 
 Modality = Literal["image", "video", "lang"]
 

@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Tokenizer as Backend
 
 from vita.errors import CheckpointError
-from vita.types import State
+from vita.events import State
 
 IM_START, IM_END, END_OF_TEXT = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 MARKS: dict[str, State] = {"☜": "typed", "☞": "spoken", "☟": "noise"}

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vita.decoder.kv_cache import KVCache
 from vita.engine.engine import Engine
-from vita.engine.metrics import Stopwatch
-from vita.engine.prefix import digest
-from vita.engine.prepare import Prepared, audio_rows
+from vita.media.digest import digest
+from vita.model.kv_cache import KVCache
+from vita.prompt.processor import Prepared, audio_rows
 from vita.prompt.template import ids_of_reference_prompt
+from vita.runtime.clock import Stopwatch
 from vita.verify.quantized import compare_quantized
 from vita.verify.rows import Reference, Row, compare_ids, count_unequal
 

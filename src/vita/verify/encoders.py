@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vita.encoders.audio import AudioEncoder, frame_mask, position_table
-from vita.encoders.project import AudioAdapter, Projector
-from vita.encoders.vision import VisionEncoder
 from vita.engine.engine import Engine
+from vita.model.audio import AudioEncoder, frame_mask, position_table
+from vita.model.projectors import AudioAdapter, Projector
+from vita.model.vision import VisionEncoder
 from vita.verify.rows import Reference, Row
 
 

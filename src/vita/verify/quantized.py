@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vita.decoder.qwen2 import Decoder
+from vita.model.decoder import Decoder
 from vita.verify.rows import Row
 
 KL_MARK = 0.02  # nats a position, mean

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vita.checkpoint.open import open_checkpoint
 from vita.engine.engine import Engine
 from vita.errors import RequestError
 from vita.media.audio import load_audio
@@ -21,7 +22,6 @@ from vita.verify.cases import verify_case
 from vita.verify.encoders import verify_audio, verify_vision
 from vita.verify.rows import Reference, Row, compare, compare_bytes, compare_filterbank
 from vita.verify.tables import verify_tables
-from vita.weights.find import open_checkpoint
 
 REFERENCE = MediaOptions(reference=True)
 

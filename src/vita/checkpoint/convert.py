@@ -1,0 +1,135 @@
+"""A checkpoint written anew in eight or four bits (`vita convert`).
+
+Owns the copy: shards of quantized tensors that load memory-mapped, and beside them every small file the checkpoint
+needs. Reads and writes tensor by tensor, so that it fits any memory. Does not know how rounding is done.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch import Tensor
+
+from vita.checkpoint.load import Progress, build_part
+from vita.checkpoint.names import PARTS, checkpoint_name
+from vita.checkpoint.open import Checkpoint
+from vita.checkpoint.safetensors import read_json, write_tensors
+from vita.errors import RequestError, ResourceError
+from vita.options import Quantize
+from vita.quant.scheme import STORED, round_weight
+
+SHARD_BYTES = 2 << 30
+SMALL_FILES = ("*.json", "*.txt", "*.yaml", "global_cmvn")
+NOT_COPIED = ("model.safetensors.index.json",)
+
+
+def convert(checkpoint: Checkpoint, out: Path, quantize: Quantize, progress: Progress | None = None) -> None:
+    """Write the quantized checkpoint; nothing is left at `out` unless all of it is.
+
+    Args:
+        checkpoint: opened and checked.
+        out: a folder that does not exist yet.
+        quantize: how linear layers are stored.
+        progress: called as `progress("tensors", done, total)`.
+
+    Raises:
+        RequestError: `out` is taken, or the checkpoint is quantized already. ResourceError: the disk is too full.
+    """
+    if checkpoint.quantized:
+        raise RequestError("is quantized already", where=checkpoint.folder)
+    if out.exists():
+        raise RequestError("is there already", where=out, fix="name a folder that does not exist")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResourceError(
+            f"cannot be made ({error.strerror})", where=out.parent, fix="name another folder"
+        ) from error
+    need = sum(e.bytes for e in checkpoint.store.entries.values()) * 6 // 10
+    free = shutil.disk_usage(out.parent).free
+    if need > free:
+        raise ResourceError(
+            f"about {need / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free", where=out.parent, fix="free some"
+        )
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir()
+    except OSError as error:
+        raise ResourceError(f"cannot be written to ({error.strerror})", where=out.parent) from error
+    try:
+        _copy_small_files(checkpoint, partial, quantize)
+        _write_shards(checkpoint, partial, quantize, progress)
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _tensors(checkpoint: Checkpoint, quantize: Quantize) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of the new checkpoint by name."""
+    vocabulary = checkpoint.config.decoder.vocab_size
+    rounded = {
+        checkpoint_name(part, ours): t.dtype
+        for part in PARTS
+        for ours, t in build_part(part, checkpoint.config, vocabulary, quantize).state_dict().items()
+        if t.dtype in STORED
+    }
+    for name in checkpoint.store:
+        tensor = checkpoint.store.get(name)
+        if name in rounded:
+            whole = tensor
+            tensor, scale = round_weight(whole, rounded[name])
+            checkpoint.store.release(name, whole)
+            yield name.removesuffix("weight") + "scale", scale
+        yield name, tensor
+    missing = set(rounded) - set(checkpoint.store)  # a head tied to the embedding
+    for name in missing:
+        tensor, scale = round_weight(checkpoint.store.get(checkpoint_name("decoder", "embed.weight")), rounded[name])
+        yield name.removesuffix("weight") + "scale", scale
+        yield name, tensor
+
+
+def _write_shards(checkpoint: Checkpoint, out: Path, quantize: Quantize, progress: Progress | None) -> None:
+    weight_map: dict[str, str] = {}
+    shard: dict[str, Tensor] = {}
+    number = size = 0
+    total = len(checkpoint.store.entries)
+
+    def close() -> None:
+        nonlocal number, size
+        number += 1
+        name = f"model-{number:05}.safetensors"
+        write_tensors(out / name, shard)
+        weight_map.update(dict.fromkeys(shard, name))
+        shard.clear()
+        size = 0
+
+    for done, (name, tensor) in enumerate(_tensors(checkpoint, quantize), start=1):
+        if size and size + tensor.nbytes > SHARD_BYTES:
+            close()
+        shard[name] = tensor.contiguous()
+        size += tensor.nbytes
+        if progress is not None:
+            progress("tensors", min(done, total), total)
+    close()
+    index = {"metadata": {}, "weight_map": weight_map}
+    (out / "model.safetensors.index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
+
+
+def _copy_small_files(checkpoint: Checkpoint, out: Path, quantize: Quantize) -> None:
+    places = [(checkpoint.folder, out)]
+    places += [(folder, out / name) for name, folder in checkpoint.side_folders]
+    if checkpoint.config.layout == "serving":
+        places.append((checkpoint.folder / "feature_extractor", out / "feature_extractor"))
+    for source, target in places:
+        target.mkdir(exist_ok=True)
+        for pattern in SMALL_FILES:
+            for file in source.glob(pattern):
+                if file.is_file() and file.name not in NOT_COPIED:
+                    shutil.copyfile(file, target / file.name)
+    config = read_json(out / "config.json")
+    config["vita_quantization"] = quantize
+    (out / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

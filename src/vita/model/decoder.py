@@ -1,0 +1,156 @@
+"""The Qwen2 decoder (spec section 8).
+
+Owns the blocks from embeddings to logits. Does not know about pictures or sound (they arrive as embedding rows),
+about tokenizers, or about how a token is chosen from the logits.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from vita.config import DecoderConfig
+from vita.layers.attention import Attend, attend
+from vita.layers.linear import Linear
+from vita.layers.norm import RMSNorm
+from vita.layers.rope import Rotary, rotary, rotate
+from vita.layers.swiglu import silu_times
+from vita.model.kv_cache import KVCache, Together
+
+Cache = KVCache | Together
+
+
+class DecoderAttention(nn.Module):
+    """Grouped-query causal attention with biases on q, k and v."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_dim = config.num_heads, config.num_kv_heads, config.head_dim
+        self.attend: Attend = attend
+        self.q = Linear(config.hidden_size, self.heads * self.head_dim)
+        self.k = Linear(config.hidden_size, self.kv_heads * self.head_dim)
+        self.v = Linear(config.hidden_size, self.kv_heads * self.head_dim)
+        self.o = Linear(self.heads * self.head_dim, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor, angles: Rotary, cache: Cache | None, layer: int, mask: Tensor | None) -> Tensor:
+        """`[batch, n, H]` to the same shape, reading and extending layer `layer` of the cache."""
+        batch, n, _ = x.shape
+        q = rotate(self.q(x).view(batch, n, self.heads, self.head_dim), angles).transpose(1, 2)
+        k = rotate(self.k(x).view(batch, n, self.kv_heads, self.head_dim), angles).transpose(1, 2)
+        v = self.v(x).view(batch, n, self.kv_heads, self.head_dim).transpose(1, 2)
+        if cache is None:
+            out = self.attend(q, k, v, mask=mask, causal=mask is None and n > 1)  # [batch, heads, n, d]
+        else:
+            out = cache.attend(self.attend, layer, q, k, v, mask)
+        return self.o(out.transpose(1, 2).reshape(batch, n, -1))
+
+
+class DecoderMLP(nn.Module):
+    """`down(silu(gate(x)) * up(x))`."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.gate = Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up = Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down = Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[batch, n, H]` to the same shape."""
+        return self.down(silu_times(self.gate(x), self.up(x)))
+
+
+class DecoderBlock(nn.Module):
+    """Pre-norm attention and MLP."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.attn_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.attn = DecoderAttention(config)
+        self.mlp_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = DecoderMLP(config)
+
+    def forward(self, x: Tensor, angles: Rotary, cache: Cache | None, layer: int, mask: Tensor | None) -> Tensor:
+        """`[batch, n, H]` to the same shape."""
+        x = x + self.attn(self.attn_norm(x), angles, cache, layer, mask)
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class Decoder(nn.Module):
+    """Embeddings in, logits out.
+
+    Args:
+        config: sizes.
+        vocab_size: rows of embedding and head after the vocabulary cut (spec section 1.6).
+    """
+
+    def __init__(self, config: DecoderConfig, vocab_size: int) -> None:
+        super().__init__()
+        self.config = config
+        # Not nn.Embedding's own normal values: on the meta device they import torch's compiler, 0.9 s for nothing.
+        table = torch.empty(vocab_size, config.hidden_size).uniform_(-1, 1)
+        self.embed = nn.Embedding.from_pretrained(table, freeze=False)
+        self.layers = nn.ModuleList(DecoderBlock(config) for _ in range(config.num_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.head = Linear(config.hidden_size, vocab_size, bias=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes; the embedding table may lie elsewhere."""
+        return self.norm.weight.device
+
+    def keep_table(self, values: Tensor) -> None:
+        """Hold the embedding table as these `[vocab, H]`, the same numbers elsewhere."""
+        self.embed.weight = nn.Parameter(values, requires_grad=False)
+
+    def rows(self, tokens: Tensor) -> Tensor:
+        """Rows of the embedding table: int64 `[...]` to `[..., H]` on the decoder's device."""
+        table = self.embed.weight
+        return table[tokens.to(table.device)].to(self.device)
+
+    def hidden_states(
+        self, embeds: Tensor, cache: Cache | None = None, positions: Tensor | None = None, mask: Tensor | None = None
+    ) -> Iterator[Tensor]:
+        """The embeddings, each layer's output, the last one after the final norm; each `[batch, n, H]`.
+
+        Args:
+            embeds: `[batch, n, H]`, the positions after what the cache already holds.
+            cache: extended in place; None computes without one.
+            positions: int64 `[batch or 1, n]`; default: counted on from the cache's length.
+            mask: bool `[batch or 1, 1, n, keys]`; default: causal.
+        """
+        n = embeds.shape[1]
+        if positions is None:
+            device = embeds.device
+            positions = torch.arange(n, device=device)[None] if cache is None else cache.positions(n, device)
+        angles = rotary(positions, self.config.head_dim, self.config.rope_theta, embeds.dtype)
+        x = embeds
+        for index, layer in enumerate(self.layers):
+            yield x
+            x = layer(x, angles, cache, index, mask)
+        if cache is not None:
+            cache.advance(n)
+        yield self.norm(x)
+
+    def forward(
+        self, embeds: Tensor, cache: Cache | None = None, positions: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """Final hidden states `[batch, n, H]`; arguments as in `hidden_states`."""
+        return deque(self.hidden_states(embeds, cache, positions, mask), maxlen=1).pop()  # the others are not kept
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """`[batch, n, H]` to `[batch, n, vocab]`, in the model's dtype."""
+        return self.head(hidden)
+
+
+def padded_mask(lengths: Tensor, n: int) -> Tensor:
+    """Causal mask of a batch padded on the right: bool `[batch, 1, n, n]`.
+
+    Padded queries may look at themselves, so that no row is empty.
+    """
+    keys = torch.arange(n, device=lengths.device)
+    causal = keys[None, :] <= keys[:, None]
+    real = keys[None, :] < lengths[:, None]  # [batch, n]
+    return (causal[None] & (real[:, None, :] | torch.eye(n, dtype=torch.bool, device=lengths.device)))[:, None]

@@ -1,0 +1,1 @@
+"""What a model needs of the machine: memory, weight residency, FLOPs."""

@@ -1,0 +1,1 @@
+"""Quantised linear layers: schemes, formats, quantise and dequantise."""

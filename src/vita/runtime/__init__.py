@@ -1,0 +1,1 @@
+"""Facts about the machine and this process: device, memory, bandwidth, clock."""

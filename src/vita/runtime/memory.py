@@ -1,0 +1,67 @@
+"""Memory of the machine and of this process: what is available, the peak."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the largest resident set of this process, or the most allocated on the GPU; since `reset_peak`, if any."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    if sys.platform == "linux":
+        line = next((x for x in _STATUS.read_text().splitlines() if x.startswith("VmHWM:")), None)
+        if line is not None:
+            return int(line.split()[1]) * 1024
+    import psutil
+
+    info = psutil.Process().memory_info()
+    if sys.platform == "win32":
+        return int(getattr(info, "peak_wset", info.rss))
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak) if sys.platform == "darwin" else int(peak) * 1024
+
+
+def reset_peak(device: torch.device) -> bool:
+    """Let `peak_memory` count anew from what is resident now; False where the system does not offer it."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return True
+    try:
+        _CLEAR.write_text("5")  # 5: the high-water mark alone, proc(5)
+    except OSError:
+        return False
+    return True
+
+
+def available_memory(device: torch.device) -> int:
+    """Bytes that can still be had on the device."""
+    if device.type == "cuda":
+        idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # PyTorch's own, to be reused
+        return int(torch.cuda.mem_get_info(device)[0]) + idle
+    import psutil
+
+    free = int(psutil.virtual_memory().available)
+    return min(free, _cgroup_room()) if device.type == "cpu" else free
+
+
+def _cgroup_room() -> int:
+    """What a container's limit leaves; without one, no limit."""
+    limit, usage = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    try:
+        text = limit.read_text().strip()
+        if text == "max":
+            return 1 << 62
+        # Pages of files count as used and are given up on demand; our own mapped weights are such pages.
+        stat = dict(line.split() for line in usage.with_name("memory.stat").read_text().splitlines())
+        cached = int(stat.get("active_file", 0)) + int(stat.get("inactive_file", 0))
+        return max(0, int(text) - int(usage.read_text()) + cached)
+    except (OSError, ValueError):
+        return 1 << 62
