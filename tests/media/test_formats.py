@@ -62,7 +62,9 @@ EPS = (
 )
 ENDLESS = EPS.replace(b"showpage", b"{ } loop")
 DOS_EPS = b"\xc5\xd0\xd3\xc6" + (30).to_bytes(4, "little") + len(EPS).to_bytes(4, "little") + bytes(18) + EPS
-PLACEABLE_WMF = b"\xd7\xcd\xc6\x9a\0\0" + bytes([0, 0, 0, 0, 100, 0, 100, 0, 0x48, 0]) + bytes(6) + b"\1\0\t\0" + bytes(60)
+PLACEABLE_WMF = (
+    b"\xd7\xcd\xc6\x9a\0\0" + bytes([0, 0, 0, 0, 100, 0, 100, 0, 0x48, 0]) + bytes(6) + b"\1\0\t\0" + bytes(60)
+)
 BARE_WMF = b"\1\0\t\0\0\3" + bytes(80)
 EMF_BOX = b"".join(n.to_bytes(4, "little") for n in (0, 0, 50, 50, 0, 0, 1000, 1000))
 EMF = b"\1\0\0\0" + (108).to_bytes(4, "little") + EMF_BOX + b" EMF" + b"\0\0\1\0" + bytes(64)
@@ -228,7 +230,9 @@ def test_the_command_says_it_in_one_sentence(tmp_path: Path, ran: Path) -> None:
     command = [sys.executable, "-c", "from vita.cli import main; main()", "ask", "What is this?", "--image", str(path)]
     done = subprocess.run(command, capture_output=True, timeout=120, check=False)
     assert done.returncode == 2 and done.stdout == b""
-    assert done.stderr.decode().strip().endswith(
-        "logo.png: is a PostScript file, which is not read because it is a program; convert it to PNG."
+    assert (
+        done.stderr.decode()
+        .strip()
+        .endswith("logo.png: is a PostScript file, which is not read because it is a program; convert it to PNG.")
     )
     assert not ran.exists()

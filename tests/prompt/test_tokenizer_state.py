@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.checkpoints import copy_mini
 from tokenizers import Tokenizer as Backend
 
 import vita
-from tests.checkpoints import copy_mini
 from vita.prompt.tokenizer import Tokenizer
 
 TEXT = "What does the internationalisation logo say, and how many circles are there? " * 4
@@ -52,6 +52,13 @@ STATES: dict[str, dict[str, Any]] = {
 }
 
 
+def save_state(file: Path, state: dict[str, Any]) -> None:
+    whole = json.loads(file.read_text(encoding="utf-8"))
+    whole["model"] |= {name: value for name, value in state.items() if name == "dropout"}
+    whole |= {name: value for name, value in state.items() if name != "dropout"}
+    file.write_text(json.dumps(whole), encoding="utf-8")
+
+
 @pytest.fixture(scope="module")
 def clean(mini: Path) -> Tokenizer:
     return Tokenizer.load(mini / "mini_ckpt")
@@ -60,11 +67,8 @@ def clean(mini: Path) -> Tokenizer:
 @pytest.fixture(params=STATES)
 def stateful(request: pytest.FixtureRequest, mini: Path, tmp_path: Path) -> Tokenizer:
     """The mini checkpoint's tokenizer with this state saved in its file."""
-    state = dict(STATES[request.param])
-    whole = json.loads((mini / "mini_ckpt" / "tokenizer.json").read_text(encoding="utf-8"))
-    if "dropout" in state:
-        whole["model"]["dropout"] = state.pop("dropout")
-    (tmp_path / "tokenizer.json").write_text(json.dumps(whole | state), encoding="utf-8")
+    shutil.copy(mini / "mini_ckpt" / "tokenizer.json", tmp_path)
+    save_state(tmp_path / "tokenizer.json", STATES[request.param])
     shutil.copy(mini / "mini_ckpt" / "tokenizer_config.json", tmp_path)
     return Tokenizer.load(tmp_path)
 
@@ -129,10 +133,7 @@ def test_any_text_is_whole(mini: Path, clean: Tokenizer, text: str) -> None:
 
 def test_an_answer_is_the_clean_checkpoints(mini: Path, tmp_path: Path, mini_model: vita.Vita) -> None:
     folder = copy_mini(mini, tmp_path)
-    file = folder / "tokenizer.json"
-    whole = json.loads(file.read_text(encoding="utf-8"))
-    file.unlink()
-    file.write_text(json.dumps(whole | STATES["all of it"]), encoding="utf-8")
-    wanted = mini_model.ask(TEXT, params=vita.SamplingParams(max_tokens=8))
-    given_ = vita.load(folder, dtype="float32", device="cpu").ask(TEXT, params=vita.SamplingParams(max_tokens=8))
-    assert given_.text == wanted.text and given_.usage == wanted.usage
+    save_state(folder / "tokenizer.json", STATES["all of it"])
+    expected = mini_model.ask(TEXT, params=vita.SamplingParams(max_tokens=8))
+    answer = vita.load(folder, dtype="float32", device="cpu").ask(TEXT, params=vita.SamplingParams(max_tokens=8))
+    assert answer.text == expected.text and answer.usage == expected.usage
