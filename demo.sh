@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sets itself up and answers a question about a picture. Flags pass through to video_audio_demo.py; a picture or a
-# video without a question is described.
+# video without a question is described. After the answer, stderr ends with the line to type next.
 set -eu
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$ROOT/scripts/env.sh"
@@ -16,4 +16,5 @@ case " $* " in
 *" --video_path"*) set -- "$@" --question "Describe the video." ;;
 *" --image_path"*) set -- "$@" --question "Describe the image." ;;
 esac
-exec "$PYTHON" "$ROOT/video_audio_demo.py" "$@"
+# exec: Ctrl-C, kill and the exit code are the answering process's own, with no shell between.
+exec "$PYTHON" "$ROOT/video_audio_demo.py" --say_next "$@"

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
+import shutil
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 from vita.errors import RequestError
@@ -35,6 +39,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--model_type", default=SUPPORTED)
     parser.add_argument("--conv_mode", default=SUPPORTED)
     parser.add_argument("--frameCat", action="store_true")
+    # demo.sh passes it: whoever runs Python themselves has an environment and needs no hint.
+    parser.add_argument("--say_next", action="store_true", help=argparse.SUPPRESS)
     flags = parser.parse_args(arguments)
     for name in ("model_type", "conv_mode"):
         value = getattr(flags, name)
@@ -77,4 +83,35 @@ def run_demo(arguments: list[str]) -> int:
     sys.stderr.write("\n")
     print_timings(done)
     print(f"Time consume: {done.timings.total:.2f}")
+    if flags.say_next:
+        sys.stdout.flush()  # the line to type comes last, where both streams go to one place
+        sys.stderr.write(f"\nTo talk to the model, type:\n  {next_line(flags.model_path, flags.model_base)}\n")
     return 0
+
+
+def next_line(model: str | None, base: str | None) -> str:
+    """What a shell in the current folder needs to start `vita chat` with this model.
+
+    `vita chat` alone where the shell finds this environment's `vita`; else the environment is activated first.
+    """
+    scripts = Path(sys.prefix) / "bin"
+    command = ["vita", "chat"]
+    command += ["--model", model] if model else []
+    command += ["--base", base] if base else []
+    found = shutil.which("vita")
+    if found and (scripts / "vita").exists() and Path(found).samefile(scripts / "vita"):
+        return shlex.join(command)
+    shell = Path(os.environ.get("SHELL", "")).name
+    suffix = {"fish": ".fish", "csh": ".csh", "tcsh": ".csh"}.get(shell, "")
+    activate = scripts / f"activate{suffix}"
+    if not activate.exists():
+        return shlex.join([_from_here(scripts / "vita"), *command[1:]])
+    # POSIX's own shells know the command only as a dot.
+    source = "." if shell in ("sh", "dash", "ksh") else "source"
+    return f"{source} {shlex.quote(_from_here(activate))} && {shlex.join(command)}"
+
+
+def _from_here(path: Path) -> str:
+    """The path relative to the current folder, with a slash in it, since a shell looks other names up in PATH."""
+    relative = os.path.relpath(path)
+    return relative if os.sep in relative else os.path.join(os.curdir, relative)  # noqa: PTH118

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from vita.config import ImagePreprocess, Tiling
 from vita.errors import MediaError
+from vita.media.formats import HEAD_BYTES, open_listed, refuse_by_head, refuse_opened
 from vita.media.source import read_source
 from vita.types import MediaOptions, Source
 
@@ -25,7 +26,7 @@ HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
 MAX_ASPECT = 64  # of a frame; what is beyond lies outside the centre crop anyway
 MAX_SIDE = 1_000_000  # Pillow's tables for resizing take 32 bytes for every pixel of a side
 MAX_CANVAS_SIDE = 16_384  # of a padded picture: 805 MB
-FORMATS = "use PNG, JPEG, WebP or GIF"
+USUAL = "use PNG, JPEG, WebP or GIF"
 
 Values: TypeAlias = np.ndarray[Any, Any]  # uint8 [height, width, 3]
 
@@ -44,6 +45,7 @@ def load_image(source: Source, options: MediaOptions | None = None) -> Pillow.Im
     if isinstance(source, np.ndarray):
         source = _from_array(source)
     if isinstance(source, Pillow.Image):
+        refuse_opened(source, "<picture>")
         return _decode(source, options, "<picture>")
     loaded = read_source(source, options, "picture")
     with loaded.open() as stream:
@@ -54,10 +56,11 @@ def open_picture(stream: BinaryIO, options: MediaOptions, name: str) -> Pillow.I
     """The header of a picture, its pixels not yet decoded; `stream` must stay open until they are.
 
     Raises:
-        MediaError: not a picture, a damaged header, or over Pillow's own pixel limit.
+        MediaError: not a picture in a listed format, a damaged header, or over Pillow's own pixel limit.
     """
-    head = stream.read(32)
+    head = stream.read(HEAD_BYTES)
     stream.seek(0)
+    refuse_by_head(head, name)
     heic = head[4:8] == b"ftyp" and head[8:12] in HEIC_BRANDS
     if heic:
         heic = not _register_heic()  # from here on: a HEIC picture that nobody can read
@@ -66,7 +69,7 @@ def open_picture(stream: BinaryIO, options: MediaOptions, name: str) -> Pillow.I
         warnings.simplefilter("ignore", Pillow.DecompressionBombWarning)
         warnings.filterwarnings("ignore", module="PIL")
         try:
-            return Pillow.open(stream)
+            return open_listed(stream)
         except Pillow.DecompressionBombError:
             # Pillow refuses twice its MAX_IMAGE_PIXELS by itself, even where our limit is set higher.
             most = min(options.max_pixels, 2 * (Pillow.MAX_IMAGE_PIXELS or options.max_pixels))
@@ -77,7 +80,7 @@ def open_picture(stream: BinaryIO, options: MediaOptions, name: str) -> Pillow.I
                     "is a HEIC picture and pillow-heif is not installed", where=name, fix="run pip install pillow-heif"
                 ) from None
             if isinstance(error, UnidentifiedImageError):
-                raise MediaError("is not a picture in a known format", where=name, fix=FORMATS) from None
+                raise MediaError("is not a picture in a known format", where=name, fix=USUAL) from None
             raise MediaError("is a damaged or truncated picture", where=name) from error
 
 

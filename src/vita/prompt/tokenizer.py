@@ -29,11 +29,12 @@ class Tokenizer:
     """Text to ids and back.
 
     Args:
-        backend: a loaded tokenizer; it is switched to take special tokens in text literally.
+        backend: a loaded tokenizer; it is switched to take special tokens in text literally and every text whole.
         folder: where it came from, for error sentences.
     """
 
     def __init__(self, backend: Backend, folder: Path) -> None:
+        _forget_training_state(backend)
         backend.encode_special_tokens = True
         self.backend = backend
         self.folder = folder
@@ -96,6 +97,16 @@ class Tokenizer:
         other = Backend.from_str(self.backend.to_str())
         other.encode_special_tokens = False
         return other
+
+
+def _forget_training_state(backend: Backend) -> None:
+    """Turn off what a file saved after training brings along and `encode` would obey without a word: truncation,
+    padding, and BPE dropout, with which the same text has other ids each time."""
+    backend.no_truncation()
+    backend.no_padding()
+    model = backend.model  # shares its state with the backend
+    if getattr(model, "dropout", None) is not None:
+        model.dropout = None
 
 
 def _from_parts(folder: Path) -> Backend:

@@ -1,0 +1,139 @@
+"""What a tokenizer.json brings along besides its vocabulary (truncation, padding, dropout) changes no text."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.checkpoints import copy_mini
+from tokenizers import Tokenizer as Backend
+
+import vita
+from vita.prompt.tokenizer import Tokenizer
+
+TEXT = "What does the internationalisation logo say, and how many circles are there? " * 4
+MARKED = f"<|im_start|>user\n{TEXT}<|im_end|>\n"
+
+
+def truncated(direction: str, strategy: str, stride: int = 0) -> dict[str, Any]:
+    return {
+        "truncation": {"direction": direction, "max_length": 5, "strategy": strategy, "stride": stride},
+    }
+
+
+def padded(strategy: object, direction: str = "Right", multiple: int | None = None) -> dict[str, Any]:
+    return {
+        "padding": {
+            "strategy": strategy, "direction": direction, "pad_to_multiple_of": multiple, "pad_id": 0,
+            "pad_type_id": 0, "pad_token": "!",
+        }
+    }  # fmt: skip
+
+
+STATES: dict[str, dict[str, Any]] = {
+    **{
+        f"truncation {side} {strategy}": truncated(side, strategy)
+        for side in ("Left", "Right")
+        for strategy in ("LongestFirst", "OnlyFirst")
+    },
+    "truncation with a stride": truncated("Right", "LongestFirst", 2),
+    "padding fixed": padded({"Fixed": 512}),
+    "padding fixed left": padded({"Fixed": 512}, "Left"),
+    "padding batch": padded("BatchLongest", multiple=512),
+    "dropout": {"dropout": 0.9},
+    "dropout of everything": {"dropout": 1.0},
+    "all of it": truncated("Right", "LongestFirst") | padded({"Fixed": 512}) | {"dropout": 0.5},
+}
+
+
+def save_state(file: Path, state: dict[str, Any]) -> None:
+    whole = json.loads(file.read_text(encoding="utf-8"))
+    whole["model"] |= {name: value for name, value in state.items() if name == "dropout"}
+    whole |= {name: value for name, value in state.items() if name != "dropout"}
+    file.write_text(json.dumps(whole), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def clean(mini: Path) -> Tokenizer:
+    return Tokenizer.load(mini / "mini_ckpt")
+
+
+@pytest.fixture(params=STATES)
+def stateful(request: pytest.FixtureRequest, mini: Path, tmp_path: Path) -> Tokenizer:
+    """The mini checkpoint's tokenizer with this state saved in its file."""
+    shutil.copy(mini / "mini_ckpt" / "tokenizer.json", tmp_path)
+    save_state(tmp_path / "tokenizer.json", STATES[request.param])
+    shutil.copy(mini / "mini_ckpt" / "tokenizer_config.json", tmp_path)
+    return Tokenizer.load(tmp_path)
+
+
+def test_a_saved_state_changes_no_text(stateful: Tokenizer, clean: Tokenizer) -> None:
+    for text in (TEXT, "hi", "", MARKED):
+        assert stateful.encode(text) == clean.encode(text)
+        assert stateful.encode_with_specials(text) == clean.encode_with_specials(text)
+    assert stateful.decode(stateful.encode(TEXT)) == TEXT
+
+
+def test_the_older_file_pair_loads_without_state_too(mini: Path, tmp_path: Path, clean: Tokenizer) -> None:
+    source = mini / "mini_ckpt"
+    whole = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+    merges = [m if isinstance(m, str) else " ".join(m) for m in whole["merges"]]
+    (tmp_path / "vocab.json").write_text(json.dumps(whole["vocab"]), encoding="utf-8")
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
+    shutil.copy(source / "tokenizer_config.json", tmp_path)
+    loaded = Tokenizer.load(tmp_path)
+    for text in (TEXT, MARKED):
+        assert loaded.encode(text) == clean.encode(text)
+        assert loaded.encode_with_specials(text) == clean.encode_with_specials(text)
+
+
+def any_backend(mini: Path, change: Callable[[Backend], None]) -> Backend:
+    backend = Backend.from_file(str(mini / "mini_ckpt" / "tokenizer.json"))
+    change(backend)
+    return backend
+
+
+def drop_merges(backend: Backend) -> None:
+    backend.model.dropout = 0.9
+
+
+def add_everything(backend: Backend) -> None:
+    backend.enable_truncation(3)
+    backend.enable_padding(length=64)
+    drop_merges(backend)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda b: b.enable_truncation(5),
+        lambda b: b.enable_truncation(5, direction="left"),
+        lambda b: b.enable_padding(length=512),
+        drop_merges,
+    ],
+)
+def test_so_does_a_tokenizer_made_in_memory(mini: Path, clean: Tokenizer, change: Callable[[Backend], None]) -> None:
+    made = Tokenizer(any_backend(mini, change), mini)
+    assert made.encode(TEXT) == clean.encode(TEXT)
+    assert made.encode_with_specials(MARKED) == clean.encode_with_specials(MARKED)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.text(st.characters(codec="utf-8"), max_size=200))
+def test_any_text_is_whole(mini: Path, clean: Tokenizer, text: str) -> None:
+    made = Tokenizer(any_backend(mini, add_everything), mini)
+    assert made.encode(text) == clean.encode(text)
+
+
+def test_an_answer_is_the_clean_checkpoints(mini: Path, tmp_path: Path, mini_model: vita.Vita) -> None:
+    folder = copy_mini(mini, tmp_path)
+    save_state(folder / "tokenizer.json", STATES["all of it"])
+    expected = mini_model.ask(TEXT, params=vita.SamplingParams(max_tokens=8))
+    answer = vita.load(folder, dtype="float32", device="cpu").ask(TEXT, params=vita.SamplingParams(max_tokens=8))
+    assert answer.text == expected.text and answer.usage == expected.usage
