@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import platform
-import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,14 +13,14 @@ from torch.nn import functional
 
 from vita.config import DecoderConfig
 from vita.decoder.kv_cache import KVCache
-from vita.kernels import build
-from vita.kernels.build import GROUP, Kernels, Places
+from vita.kernels.build import GROUP, PROGRAM, Kernels, Places
+from vita.kernels.compile import compile_program, find_compiler
 from vita.layers.attention import causal_mask
 from vita.layers.int4 import quantize_groups, unpack
 from vita.layers.int8 import quantize_rows
 from vita.layers.rotary import rotary, rotate
 
-COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+COMPILER = find_compiler()
 X86 = platform.machine() in ("x86_64", "AMD64")
 BRANCHES = {
     "this processor": ("-march=native",),
@@ -60,12 +60,7 @@ def own(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
     flags = ("-O2", *BRANCHES[request.param], "-fopenmp", "-fPIC", "-shared")
     target = tmp_path_factory.mktemp("kernels") / "kernels.so"
-    patch = pytest.MonkeyPatch()
-    patch.setattr(build, "FLAGS", flags)
-    try:
-        assert build._compile(COMPILER, Path(target)) == ""
-    finally:
-        patch.undo()
+    target.write_bytes(compile_program(COMPILER, replace(PROGRAM, flags=flags)))
     return Kernels(ctypes.CDLL(str(target)))
 
 

@@ -36,6 +36,7 @@ from vita.engine.residence import Residence, is_mapped
 from vita.engine.steps import choose_steps
 from vita.errors import RequestError, ResourceError
 from vita.fusion import fuse
+from vita.kernels.build import prepare_kernels
 from vita.layers.linear import choose_route
 from vita.media.filterbank import token_count
 from vita.prompt.tokenizer import IM_START, Tokenizer
@@ -106,6 +107,7 @@ class Engine:
         log.info("%s on %s (%s); %s linears: %s", self.dtype, self.device, self.dtype_reason, route, reason)
         if self.quantize:
             log.info("linear layers are in %s", self.quantize)
+        prepare_kernels(self.device, self.dtype, self.quantize)
         self.prepare = Preparer(self.config, self.tokenizer)
         self.stop_ids = frozenset(
             {*self.config.generation.eos_ids, self.tokenizer.im_end, self.tokenizer.token_id(IM_START)}
