@@ -30,8 +30,8 @@ KEYS, HEAD_WIDTHS = 256, (64, 128)  # as in attention.c
 SHARED, WIDEST_HEAD = 8, 256  # as HEADS and WIDEST in step.c, whose KEYS are attention.c's
 FORMATS = (torch.float32, torch.bfloat16)  # of x and of what comes out
 INT8_ROWS = 16  # summed in float32, so that each row of a step is what it is alone; from 9 on widening is a bit faster
-# Times as long as with our kernels, measured (docs/benchmarks.md): a token, and a prompt's position.
-SLOWER = {"bfloat16": (1.4, 1.0), "int8": (0.0, 0.0), "int4": (0.0, 0.0)}
+# Times as long as with our kernels, measured (docs/benchmarks.md): a token, and a prompt of 256 positions.
+SLOWER = {"bfloat16": (1.4, 1.0), "int8": (1.1, 1.6), "int4": (130, 6.5)}
 
 
 class Kernels:
@@ -320,7 +320,7 @@ def slowdown(bits: str | None = None) -> str:
     form = bits or "bfloat16"
     token, prompt = SLOWER[form]
     said = f"without them a token takes about {token:g} times as long in {form}"
-    return said + (f", a prompt {prompt:g} times" if prompt > 1 else "")
+    return said + (f", a prompt of 256 positions {prompt:g} times" if prompt > 1 else "")
 
 
 def compiled(*, retry: bool = False) -> Loaded:
