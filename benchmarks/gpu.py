@@ -25,10 +25,10 @@ from torch import Tensor
 
 import vita
 from vita.bench.ceilings import ceilings
-from vita.engine.cuda_graphs import GraphedSteps
+from vita.engine.cuda_graphs import CudaGraphDecode
 from vita.kernels.triton import products
 from vita.kernels.weight import Weight
-from vita.model.kv_cache import KVCache, Together
+from vita.model.kv_cache import KVCache, KVCacheBatch
 from vita.quant.int4 import quantize_groups, unpack
 from vita.quant.int8 import quantize_rows
 
@@ -78,7 +78,7 @@ def check_steps(model: vita.Vita, name: str) -> Iterator[tuple[str, float]]:
     """Relative difference of replayed steps and the decoder's own, of requests behind prompts of several lengths."""
     decoder, config = model.engine.decoder, model.engine.config.decoder
     steps = model.engine.steps
-    assert isinstance(steps, GraphedSteps)
+    assert isinstance(steps, CudaGraphDecode)
     for lengths in ((1435,), (3, 700, 1435), (64,) * 16):
         caches = [KVCache(config, n + 8, dtype=torch.bfloat16, device=CUDA) for n in lengths]
         for cache, n in zip(caches, lengths, strict=True):
@@ -87,7 +87,7 @@ def check_steps(model: vita.Vita, name: str) -> Iterator[tuple[str, float]]:
         tokens = torch.arange(1, len(lengths) + 1, device=CUDA)
         worst = 0.0
         for _ in range(4):
-            wanted = decoder.logits(decoder(decoder.rows(tokens)[:, None], Together(twins)))[:, 0].double()
+            wanted = decoder.logits(decoder(decoder.rows(tokens)[:, None], KVCacheBatch(twins)))[:, 0].double()
             got = steps(tokens, caches).double()
             worst = max(worst, float((got - wanted).norm() / wanted.norm()))
             tokens = wanted.argmax(-1)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from recipes.data import QA
-from vita.prompt.template import IMAGE_SLOT, SYSTEM
+from vita.prompt.template import IMAGE_PLACEHOLDER, SYSTEM
 from vita.prompt.tokenizer import Tokenizer
 
 TYPED_MARK = "☜"
@@ -50,10 +50,10 @@ class Turn:
 
     def weights(self) -> list[float]:
         """Of every token of `said`: a conclusion weighs like an answer of its own."""
-        before, rest = [weight_of(len(self.said))] * self.concludes, len(self.said) - self.concludes
+        before, rest = [weight_view(len(self.said))] * self.concludes, len(self.said) - self.concludes
         if self.given:
             before = [0.0 if given else HEAVIEST for given in self.given]
-        return before + [weight_of(rest)] * rest
+        return before + [weight_view(rest)] * rest
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Packer:
         text = SYSTEM["video" if video else "image" if tiles else "lang"]
         encode = self.tokenizer.encode
         ids = [self._start, *encode(f"system\n{text}"), self._end, *encode("\n"), self._start]
-        return [*ids, *encode("user\n"), *([IMAGE_SLOT] * (ROWS_PER_TILE * tiles))] if tiles else ids
+        return [*ids, *encode("user\n"), *([IMAGE_PLACEHOLDER] * (ROWS_PER_TILE * tiles))] if tiles else ids
 
     def question(self, text: str, tiles: int, *, follow_up: bool = False) -> list[int]:
         """A question up to the open assistant header, as it continues the prefix or an answer."""
@@ -161,7 +161,7 @@ class Packer:
         return Row(np.array(ids), np.array(segment), np.array(position), np.array(taught, np.float32), tiles)
 
 
-def weight_of(tokens: int) -> float:
+def weight_view(tokens: int) -> float:
     """What each token of an answer of this length weighs."""
     return min(HEAVIEST, max(1.0, WEIGHTY / tokens))
 

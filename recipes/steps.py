@@ -16,7 +16,7 @@ from recipes.feed import Batch
 from recipes.model import Learner
 from recipes.pack import IGNORE, ROWS_PER_TILE, RowBatch, segment_mask
 from recipes.tiles import normalise
-from vita.prompt.template import AUDIO_SLOT, IMAGE_SLOT
+from vita.prompt.template import AUDIO_PLACEHOLDER, IMAGE_PLACEHOLDER
 
 CLIP = 1.0
 
@@ -53,8 +53,8 @@ def answers_loss(
     model: Learner, groups: Sequence[RowBatch], seen: Tensor, heard: Tensor | None = None
 ) -> tuple[Tensor, float]:
     """The loss over rows that are padded group by group, as if they were one batch; the rest as below."""
-    images = [int((rows.ids == IMAGE_SLOT).sum()) // ROWS_PER_TILE for rows in groups]
-    sounds = [int((rows.ids == AUDIO_SLOT).sum()) for rows in groups]
+    images = [int((rows.ids == IMAGE_PLACEHOLDER).sum()) // ROWS_PER_TILE for rows in groups]
+    sounds = [int((rows.ids == AUDIO_PLACEHOLDER).sum()) for rows in groups]
     said = [None] * len(groups) if heard is None else heard.split(sounds)
     parts = zip(groups, seen.split(images), said, strict=True)
     made = [(*answer_loss(model, rows, mine, sound), rows.weight.sum()) for rows, mine, sound in parts]
@@ -73,9 +73,9 @@ def answer_loss(model: Learner, rows: RowBatch, seen: Tensor, heard: Tensor | No
         heard: `[tokens, H]`, the sounds of the rows in order.
     """
     embeds = model.decoder.embed(rows.ids.clamp(min=0))
-    embeds = embeds.masked_scatter((rows.ids == IMAGE_SLOT)[..., None], seen.to(embeds.dtype))
+    embeds = embeds.masked_scatter((rows.ids == IMAGE_PLACEHOLDER)[..., None], seen.to(embeds.dtype))
     if heard is not None:
-        embeds = embeds.masked_scatter((rows.ids == AUDIO_SLOT)[..., None], heard.to(embeds.dtype))
+        embeds = embeds.masked_scatter((rows.ids == AUDIO_PLACEHOLDER)[..., None], heard.to(embeds.dtype))
     hidden = model.decoder(embeds, None, rows.position, segment_mask(rows.segment))
     taught = rows.target != IGNORE
     logits = model.decoder.logits(hidden[taught])

@@ -20,7 +20,7 @@ from recipes.data.shapes import plural
 PRE_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-MARKS = ("☜", "☞", "☟")
+STATE_TOKENS = ("☜", "☞", "☟")
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _PUNCTUATION = (" '", "'.", "',", "'?", "':", ".\n", "?\n", "!", "system", "user", "assistant")
 SYSTEM_TEXTS = (
@@ -75,7 +75,7 @@ def build_tokenizer(out: Path) -> None:
     vocabulary = {char: k for k, char in enumerate(table.values())}
     for piece in whole_pieces():
         vocabulary.setdefault("".join(table[b] for b in piece.encode()), len(vocabulary))
-    added = [(text, True) for text in SPECIALS] + [(text, False) for text in (*MARKS, *SYSTEM_TEXTS)]
+    added = [(text, True) for text in SPECIALS] + [(text, False) for text in (*STATE_TOKENS, *SYSTEM_TEXTS)]
     tokens = {
         len(vocabulary) + k: {
             "content": text, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False,

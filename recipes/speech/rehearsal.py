@@ -17,7 +17,7 @@ from torch import Tensor
 from recipes.model import Learner
 from recipes.pack import RowBatch
 from recipes.steps import answers_loss
-from vita.prompt.template import AUDIO_SLOT
+from vita.prompt.template import AUDIO_PLACEHOLDER
 
 ROW_GROUPS = 12  # in one batch, each of a few rows of like length
 A_STEP = 2  # batches beside one of everything
@@ -31,7 +31,7 @@ class Rehearsal:
 
     def remember(self, rows: Sequence[RowBatch], heard: Tensor) -> None:
         """Rows as they were packed, and the decoder rows of their sounds in order, `[tokens, H]`."""
-        tokens = [int((group.ids == AUDIO_SLOT).sum()) for group in rows]
+        tokens = [int((group.ids == AUDIO_PLACEHOLDER).sum()) for group in rows]
         # Copies: what a worker sent keeps a file open for as long as it lives.
         own = [RowBatch(*(getattr(group, f.name).clone() for f in fields(RowBatch))) for group in rows]
         self.groups += zip(own, heard.detach().bfloat16().split(tokens), strict=True)

@@ -32,7 +32,7 @@ from recipes.tiles import tiles_of
 from recipes.tokenizer import heard_words
 from vita.config import FilterbankConfig
 from vita.media.filterbank import filterbank, pad_to_minimum, token_count
-from vita.prompt.template import AUDIO_SLOT
+from vita.prompt.template import AUDIO_PLACEHOLDER
 
 LONGEST = 16000 * 7  # samples; a longer sound is cut by the drawing of another one
 NO_ANSWER = "☟"
@@ -227,7 +227,7 @@ class SpeechPacker:
         packer = self.packer
         encode = packer.tokenizer.encode
         text = f"\n{typed}\n" if tiles and typed else "\n" if tiles else f"user\n{typed}\n" if typed else "user\n"
-        return [*encode(text), *([AUDIO_SLOT] * tokens), *packer.close_turn()]
+        return [*encode(text), *([AUDIO_PLACEHOLDER] * tokens), *packer.close_turn()]
 
 
 def build_speech_batch(

@@ -62,9 +62,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'vita' has no attribute {name!r}")
-    from vita.runtime.process import paused
+    from vita.runtime.process import gc_paused
 
-    with paused():
+    with gc_paused():
         return getattr(import_module(_MODULE_OF[name]), name)
 
 

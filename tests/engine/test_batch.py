@@ -13,13 +13,13 @@ from torch import Tensor, nn
 import vita
 from vita.config import DecoderConfig
 from vita.engine.batch import Batcher
-from vita.engine.runner import MOST_ROWS, PlainSteps
+from vita.engine.runner import MAX_BATCH, EagerDecode
 from vita.errors import ResourceError
 from vita.events import Result
 from vita.kernels.cpu.bindings import kernels
 from vita.model.decoder import Decoder
-from vita.model.kv_cache import KVCache, Together
-from vita.quant.scheme import make_quantized, round_weight
+from vita.model.kv_cache import KVCache, KVCacheBatch
+from vita.quant.scheme import quantize_modules, quantize_weight
 from vita.types import SamplingParams
 
 CONFIG = DecoderConfig(32, 64, 2, 4, 2, 50)
@@ -52,7 +52,7 @@ def test_a_step_together_is_each_step_alone(decoder: Decoder) -> None:
     rows = torch.randn(len(lengths), 1, 32)
     for _ in range(3):
         wanted = torch.cat([decoder(row[None], cache) for row, cache in zip(rows, alone, strict=True)])
-        got = decoder(rows, Together(shared))
+        got = decoder(rows, KVCacheBatch(shared))
         torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
         rows = wanted
     assert [c.length for c in shared] == [c.length for c in alone] == [n + 3 for n in lengths]
@@ -66,10 +66,10 @@ def test_in_four_bits_company_changes_no_bit_of_an_answer() -> None:
     torch.manual_seed(3)
     small = Decoder(config, 90).bfloat16().eval().requires_grad_(False)
     weights = {name: layer.weight for name, layer in small.named_modules() if isinstance(layer, nn.Linear)}
-    make_quantized(small, "int4")
+    quantize_modules(small, "int4")
     for name, weight in weights.items():
         layer = small.get_submodule(name)
-        layer.weight, layer.scale = round_weight(weight.detach(), layer.weight.dtype)
+        layer.weight, layer.scale = quantize_weight(weight.detach(), layer.weight.dtype)
     small.bfloat16()  # the biases of the new layers
     lengths = (3, 40, 1, 17, 9, 25, 2)
 
@@ -83,17 +83,19 @@ def test_in_four_bits_company_changes_no_bit_of_an_answer() -> None:
         alone, shared = caches(), caches()
         rows = torch.randn(len(lengths), 1, 128).bfloat16()
         for _ in range(3):
-            wanted = torch.cat([small(row[None], Together([cache])) for row, cache in zip(rows, alone, strict=True)])
-            got = small(rows, Together(shared))
+            wanted = torch.cat(
+                [small(row[None], KVCacheBatch([cache])) for row, cache in zip(rows, alone, strict=True)]
+            )
+            got = small(rows, KVCacheBatch(shared))
             assert torch.equal(got, wanted) and torch.equal(small.logits(got), small.logits(wanted))
             rows = wanted
 
 
 def test_requests_that_come_at_once_share_their_steps(decoder: Decoder) -> None:
-    batcher = Batcher(PlainSteps(decoder), threading.Lock())
+    batcher = Batcher(EagerDecode(decoder), threading.Lock())
     counts = [5, 9, 9, 7, 9, 3]
     alone = [
-        greedy(Batcher(PlainSteps(decoder), threading.Lock()).step, prompt(decoder, 4 + k), k, n)
+        greedy(Batcher(EagerDecode(decoder), threading.Lock()).step, prompt(decoder, 4 + k), k, n)
         for k, n in enumerate(counts)
     ]
     begin = threading.Barrier(len(counts))
@@ -120,7 +122,7 @@ def test_requests_that_come_at_once_share_their_steps(decoder: Decoder) -> None:
 
 
 def test_more_requests_than_rows_all_end(decoder: Decoder) -> None:
-    batcher, count = Batcher(PlainSteps(decoder), threading.Lock()), MOST_ROWS + 5
+    batcher, count = Batcher(EagerDecode(decoder), threading.Lock()), MAX_BATCH + 5
 
     def ask(k: int) -> list[int]:
         cache = prompt(decoder, 3)
@@ -132,11 +134,11 @@ def test_more_requests_than_rows_all_end(decoder: Decoder) -> None:
     with ThreadPoolExecutor(count) as pool:
         answers = list(pool.map(ask, range(count)))
     assert len({tuple(a) for a in answers}) == 1
-    assert batcher.rows == 4 * count and batcher.steps >= batcher.rows / MOST_ROWS, "at most sixteen a step"
+    assert batcher.rows == 4 * count and batcher.steps >= batcher.rows / MAX_BATCH, "at most sixteen a step"
 
 
 def test_a_request_that_pauses_holds_nobody_up(decoder: Decoder) -> None:
-    batcher = Batcher(PlainSteps(decoder), threading.Lock())
+    batcher = Batcher(EagerDecode(decoder), threading.Lock())
     sleeper, worker = prompt(decoder, 3), prompt(decoder, 5)
     batcher.step(torch.tensor(1), sleeper)  # and then its reader goes to lunch
     done = threading.Thread(target=greedy, args=(batcher.step, worker, 1, 12))
@@ -146,7 +148,7 @@ def test_a_request_that_pauses_holds_nobody_up(decoder: Decoder) -> None:
 
 
 def test_a_failed_step_reaches_those_who_wait_and_the_next_one_works(decoder: Decoder) -> None:
-    batcher, cache = Batcher(PlainSteps(decoder), threading.Lock()), prompt(decoder, 3)
+    batcher, cache = Batcher(EagerDecode(decoder), threading.Lock()), prompt(decoder, 3)
 
     def fail(*_: object) -> Tensor:
         raise RuntimeError("out of memory")
@@ -159,7 +161,7 @@ def test_a_failed_step_reaches_those_who_wait_and_the_next_one_works(decoder: De
 
 
 def test_an_interrupted_leader_does_not_leave_the_others_waiting(decoder: Decoder) -> None:
-    batcher, begin = Batcher(PlainSteps(decoder), threading.Lock()), threading.Barrier(3)
+    batcher, begin = Batcher(EagerDecode(decoder), threading.Lock()), threading.Barrier(3)
     caches = [prompt(decoder, 3) for _ in range(3)]
     ended: list[str] = []
 

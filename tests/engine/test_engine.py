@@ -16,7 +16,7 @@ import torch
 
 import vita
 from vita.engine.batch import Batcher
-from vita.engine.runner import PlainSteps
+from vita.engine.runner import EagerDecode
 from vita.errors import MediaError, RequestError
 from vita.events import Done, Result, TextDelta
 from vita.runtime.clock import Stopwatch
@@ -308,11 +308,11 @@ def test_recorded_steps_on_a_gpu_answer_as_the_decoder_does(quantize: str | None
     """Four requests at a time, of different lengths, joined and left at different tokens."""
     if not torch.cuda.is_available():
         pytest.skip("SKIPPED LOUDLY: no CUDA device here")
-    from vita.engine.cuda_graphs import GraphedSteps  # needs Triton
+    from vita.engine.cuda_graphs import CudaGraphDecode  # needs Triton
 
     recorded, plain = (vita.load(dtype="float32", device="cuda", quantize=quantize) for _ in range(2))
-    assert isinstance(recorded.engine.steps, GraphedSteps)
-    plain.engine.batcher = Batcher(PlainSteps(plain.engine.decoder), threading.Lock())
+    assert isinstance(recorded.engine.steps, CudaGraphDecode)
+    plain.engine.batcher = Batcher(EagerDecode(plain.engine.decoder), threading.Lock())
     asked = [
         vita.user(f"What is a {word}?" * k, image=PICTURE) for k, word in enumerate(("dog", "cat", "ox", "bee"), 1)
     ]

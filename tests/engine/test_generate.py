@@ -7,7 +7,7 @@ import torch
 
 from vita.config import DecoderConfig
 from vita.engine.generate import Cancelled, decode
-from vita.engine.runner import PlainSteps
+from vita.engine.runner import EagerDecode
 from vita.engine.sampler import Sampler
 from vita.model.decoder import Decoder
 from vita.model.kv_cache import KVCache
@@ -27,7 +27,7 @@ class Run:
         decoder = Decoder(CONFIG, 50).eval().requires_grad_(False)
         self.cache, self.watch = KVCache(CONFIG, LENGTH + limit, dtype=torch.float32, device=CPU), Stopwatch(CPU)
         hidden = decoder(torch.randn(1, LENGTH, 32), self.cache)
-        steps = PlainSteps(decoder)
+        steps = EagerDecode(decoder)
         self.fed: list[int] = []
 
         def step(token: torch.Tensor, cache: KVCache) -> torch.Tensor:

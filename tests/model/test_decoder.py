@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from vita.config import DecoderConfig
-from vita.layers.attention import attend, behind_cached, causal_mask
+from vita.layers.attention import attend, attend_cached_prefix, causal_mask
 from vita.model.decoder import Decoder, padded_mask
 from vita.model.kv_cache import KVCache
 
@@ -102,4 +102,4 @@ def test_attention_behind_a_cache_as_it_is_asked_for_on_cuda() -> None:
     torch.manual_seed(0)
     q, k, v = torch.randn(1, 6, 5, 16), torch.randn(1, 2, 12, 16), torch.randn(1, 2, 12, 16)
     wanted = attend(q, k, v, mask=causal_mask(5, 7, CPU))
-    torch.testing.assert_close(behind_cached(q, k, v, None), wanted)
+    torch.testing.assert_close(attend_cached_prefix(q, k, v, None), wanted)

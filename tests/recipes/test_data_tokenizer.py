@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recipes.data.phrases import ANSWERS
-from recipes.tokenizer import MARKS, SPECIALS, build_tokenizer, whole_pieces
+from recipes.tokenizer import SPECIALS, STATE_TOKENS, build_tokenizer, whole_pieces
 from tokenizers import Tokenizer
 
 PROMPTS = Path(__file__).parents[1] / "goldens" / "mini" / "system_prompts.json"
@@ -89,7 +89,7 @@ def test_files_agree(folder: Path, tokenizer: Tokenizer) -> None:
     assert config["eos_token"] == "<|im_end|>" and config["bos_token"] is None
     assert 700 <= tokenizer.get_vocab_size() <= 1500
     assert sorted(tokenizer.get_vocab().values()) == list(range(tokenizer.get_vocab_size()))
-    assert all(len(tokenizer.encode(mark).ids) == 1 for mark in MARKS)
+    assert all(len(tokenizer.encode(mark).ids) == 1 for mark in STATE_TOKENS)
 
 
 def test_the_engine_reads_it(folder: Path) -> None:

@@ -26,7 +26,7 @@ from recipes.tokenizer import build_tokenizer, heard_words
 
 from vita.media.filterbank import token_count
 from vita.model.audio import position_table
-from vita.prompt.template import AUDIO_SLOT, IMAGE_SLOT, Slots, Turn, render
+from vita.prompt.template import AUDIO_PLACEHOLDER, IMAGE_PLACEHOLDER, Placeholders, Turn, render
 from vita.prompt.tokenizer import Tokenizer
 
 
@@ -60,13 +60,14 @@ def test_a_row_is_the_engines_prompt(packer: SpeechPacker) -> None:
         for tiles in (0, 1, 5):
             picture = np.zeros((2, 2, 3), np.uint8) if tiles else None
             row = packer.row(Said(silence, typed, "☞Yes.", picture), 7, tiles)
-            pieces: list[str | Slots] = [Slots("image", tiles)] if tiles else []
+            pieces: list[str | Placeholders] = [Placeholders("image", tiles)] if tiles else []
             pieces += [typed] if typed else []
-            wanted = render([Turn("user", (*pieces, Slots("audio")))], tokenizer)
+            wanted = render([Turn("user", (*pieces, Placeholders("audio")))], tokenizer)
             wide = [
                 i
                 for token in wanted
-                for i in [token] * (ROWS_PER_TILE if token == IMAGE_SLOT else 7 if token == AUDIO_SLOT else 1)
+                for i in [token]
+                * (ROWS_PER_TILE if token == IMAGE_PLACEHOLDER else 7 if token == AUDIO_PLACEHOLDER else 1)
             ]
             answer = [*tokenizer.encode("☞Yes."), tokenizer.im_end]
             assert row.ids.tolist() == wide + answer
@@ -138,11 +139,11 @@ class TestSounds:
         frames = torch.cat([sounds.frames for sounds in batch.sounds])
         assert len(frames) == len(batch.place) <= 12 and frames.tolist() == sorted(frames.tolist())
         if batch.rows:
-            slots = [int(n) for rows in batch.rows for n in (rows.ids == AUDIO_SLOT).sum(1)]
+            slots = [int(n) for rows in batch.rows for n in (rows.ids == AUDIO_PLACEHOLDER).sum(1)]
             lengths = [rows.ids.shape[1] for rows in batch.rows]
             assert lengths == sorted(lengths), "short rows are not padded to long ones"
             assert [n for n in slots if n] == [token_count(int(frames[k])) for k in batch.place]
-            seen = sum(int((rows.ids == IMAGE_SLOT).sum()) for rows in batch.rows)
+            seen = sum(int((rows.ids == IMAGE_PLACEHOLDER).sum()) for rows in batch.rows)
             assert seen == ROWS_PER_TILE * len(batch.shown)
             assert batch.shown.unique().tolist() == list(range(len(batch.tiles)))
 

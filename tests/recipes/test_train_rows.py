@@ -15,7 +15,7 @@ from recipes.steps import answer_loss
 from recipes.tokenizer import build_tokenizer
 
 from vita.layers.attention import attend
-from vita.prompt.template import IMAGE_SLOT, Slots, Turn, render
+from vita.prompt.template import IMAGE_PLACEHOLDER, Placeholders, Turn, render
 from vita.prompt.tokenizer import Tokenizer
 
 ASKED = [
@@ -34,19 +34,19 @@ def packer(tmp_path_factory: pytest.TempPathFactory) -> Packer:
 
 def widen(ids: list[int]) -> list[int]:
     """One slot for each row of a tile, as rows hold them."""
-    return [i for one in ids for i in ([one] * (ROWS_PER_TILE if one == IMAGE_SLOT else 1))]
+    return [i for one in ids for i in ([one] * (ROWS_PER_TILE if one == IMAGE_PLACEHOLDER else 1))]
 
 
 @pytest.mark.parametrize("tiles", [0, 1, 5])
 def test_a_prompt_is_the_engines(packer: Packer, tiles: int) -> None:
-    pieces = (Slots("image", tiles), ASKED[0].question) if tiles else (ASKED[0].question,)
+    pieces = (Placeholders("image", tiles), ASKED[0].question) if tiles else (ASKED[0].question,)
     engine = render([Turn("user", pieces)], packer.tokenizer)
     assert packer.prefix(tiles) + packer.question(ASKED[0].question, tiles) == widen(engine)
 
 
 def test_a_second_turn_is_the_engines(packer: Packer) -> None:
     turns = [
-        Turn("user", (Slots("image", 1), ASKED[0].question)),
+        Turn("user", (Placeholders("image", 1), ASKED[0].question)),
         Turn("assistant", ("☜" + ASKED[0].answer,)),
         Turn("user", (ASKED[1].question,)),
     ]

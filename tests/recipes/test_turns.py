@@ -12,13 +12,13 @@ from recipes.data import QA, Sample, render_sample
 from recipes.data.more_phrases import BEYOND_HELD_OUT, MORE, beyond, dressed
 from recipes.data.phrases import QUESTIONS, ask, bare
 from recipes.data.turns import TURN, held_out_turns
-from recipes.pack import Packer, weight_of
+from recipes.pack import Packer, weight_view
 from recipes.score import points
 from recipes.tokenizer import build_tokenizer, whole_pieces
 
 from vita.config import DecoderConfig
 from vita.model.decoder import Decoder
-from vita.prompt.template import Slots, Turn, render
+from vita.prompt.template import Placeholders, Turn, render
 from vita.prompt.tokenizer import Tokenizer
 
 COUNT = 150
@@ -53,7 +53,7 @@ def test_a_row_of_two_turns_is_the_engines_conversation(tmp_path_factory: pytest
     first = QA("What is the word?", "It says 'A'.", "read1", "'A'")
     second = QA("Where is it?", "The text is at the top.", f"{TURN}place", "at the top", first)
     row = Packer(tokenizer).row([second], 1, Random(0))
-    said = [Turn("user", (Slots("image"), first.question)), Turn("assistant", ("☜" + first.answer,)),
+    said = [Turn("user", (Placeholders("image"), first.question)), Turn("assistant", ("☜" + first.answer,)),
             Turn("user", ("Where is it?",))]  # fmt: skip
     wanted = render(said, tokenizer)
     wide = [i for token in wanted for i in [token] * (64 if token == -200 else 1)]
@@ -89,7 +89,7 @@ def test_a_list_of_labels_chooses_none() -> None:
 
 
 def test_tokens_of_short_answers_weigh_more() -> None:
-    assert weight_of(5) == weight_of(12) == 3 and weight_of(24) == 1.5 and weight_of(90) == 1
+    assert weight_view(5) == weight_view(12) == 3 and weight_view(24) == 1.5 and weight_view(90) == 1
 
 
 @pytest.mark.parametrize("kind", MORE)

@@ -37,7 +37,7 @@ from vita.model.projectors import AudioAdapter, Projector
 from vita.model.vision import VisionEncoder
 from vita.planning.flops import audio_flops, prefill_flops, vision_flops, weight_bytes
 from vita.planning.memory_plan import tile_batch
-from vita.prompt.template import IMAGE_SLOT, Slots, Turn, render
+from vita.prompt.template import IMAGE_PLACEHOLDER, Placeholders, Turn, render
 from vita.runtime.clock import Stopwatch
 from vita.runtime.device import choose_device, choose_dtype
 from vita.runtime.memory import peak_memory, reset_peak
@@ -207,9 +207,9 @@ def _speech(engine: Engine) -> Figure:
 def _request(engine: Engine, tiles: int, tokens: int) -> list[Figure]:
     """Prefill and decode of a prompt with so many tiles; vision was measured already and is not repeated."""
     config, decoder, turn = engine.config, engine.decoder, contextlib.nullcontext()
-    ids = render([Turn("user", (Slots("image", tiles), QUESTION))], engine.tokenizer)
+    ids = render([Turn("user", (Placeholders("image", tiles), QUESTION))], engine.tokenizer)
     rows = torch.randn(config.vision.tokens_per_tile, config.decoder.hidden_size)
-    images = [rows.to(engine.device, engine.dtype) * 0.02] * sum(i == IMAGE_SLOT for i in ids)
+    images = [rows.to(engine.device, engine.dtype) * 0.02] * sum(i == IMAGE_PLACEHOLDER for i in ids)
     embeds = fuse(ids, decoder.embed.weight, images, [], engine.device)
     length = len(embeds)
     tokens = min(tokens, config.context - length)

@@ -19,7 +19,7 @@ from vita.checkpoint.open import Checkpoint
 from vita.checkpoint.safetensors import read_json, write_tensors
 from vita.errors import RequestError, ResourceError
 from vita.options import Quantize
-from vita.quant.scheme import STORED, round_weight
+from vita.quant.scheme import STORED, quantize_weight
 
 SHARD_BYTES = 2 << 30
 SMALL_FILES = ("*.json", "*.txt", "*.yaml", "global_cmvn")
@@ -81,13 +81,13 @@ def _tensors(checkpoint: Checkpoint, quantize: Quantize) -> Iterator[tuple[str, 
         tensor = checkpoint.store.get(name)
         if name in rounded:
             whole = tensor
-            tensor, scale = round_weight(whole, rounded[name])
+            tensor, scale = quantize_weight(whole, rounded[name])
             checkpoint.store.release(name, whole)
             yield name.removesuffix("weight") + "scale", scale
         yield name, tensor
     missing = set(rounded) - set(checkpoint.store)  # a head tied to the embedding
     for name in missing:
-        tensor, scale = round_weight(checkpoint.store.get(checkpoint_name("decoder", "embed.weight")), rounded[name])
+        tensor, scale = quantize_weight(checkpoint.store.get(checkpoint_name("decoder", "embed.weight")), rounded[name])
         yield name.removesuffix("weight") + "scale", scale
         yield name, tensor
 

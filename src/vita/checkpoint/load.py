@@ -22,7 +22,7 @@ from vita.model.decoder import Decoder
 from vita.model.projectors import AudioAdapter, Projector
 from vita.model.vision import VisionEncoder
 from vita.options import Quantize
-from vita.quant.scheme import STORED, make_quantized, round_weight, scheme_of
+from vita.quant.scheme import STORED, quantize_modules, quantize_weight, scheme_of
 
 HOST = torch.device("cpu")
 Progress = Callable[[str, int, int], None]  # part, tensors done, tensors in all
@@ -37,7 +37,7 @@ def build_part(part: str, config: VitaConfig, vocab_size: int, quantize: Quantiz
         module = _unrounded(part, config, vocab_size)
         scheme = scheme_of(part, quantize)
         if scheme:
-            make_quantized(module, scheme)
+            quantize_modules(module, scheme)
         return module
 
 
@@ -127,7 +127,7 @@ def load_part(
             tensor = tensor[:vocab_size]
         if wanted[ours].dtype in STORED and tensor.is_floating_point():
             whole = tensor
-            tensor, scale = round_weight(whole.to(device), wanted[ours].dtype)
+            tensor, scale = quantize_weight(whole.to(device), wanted[ours].dtype)
             _release(checkpoint, part, ours, whole)  # so that the peak stays near the rounded size
             state[ours.removesuffix("weight") + "scale"] = scale
         there = HOST if part == "decoder" and ours == "embed.weight" and not tied else device

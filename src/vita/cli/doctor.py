@@ -74,10 +74,16 @@ def _cuda() -> Finding:
 
 def _kernel() -> Finding:
     """Whether decoding has its own products here."""
-    from vita.kernels.cpu.bindings import compiled
+    from vita.errors import RequestError
+    from vita.kernels.cpu.bindings import compiled, slowdown
 
-    found, reason = compiled()
-    return Finding("own kernels", reason, "" if found else "install a C compiler (gcc or clang) to answer faster")
+    try:
+        found = compiled(retry=True)
+    except RequestError as error:
+        return Finding("own kernels", f"{error.where} {error.what}", error.fix or "")
+    if found.library is None and found.wanted:
+        return Finding("own kernels", f"{found.reason}; {slowdown('int4')}; {slowdown()}", found.fix)
+    return Finding("own kernels", found.reason, found.fix)
 
 
 def packages() -> list[Finding]:

@@ -70,7 +70,7 @@ def collect(
         "quantized": scheme,
         "memory": predict_memory(
             config, tokenizer.size, dtype, context, scheme, device=device,
-            mapped=is_mapped(checkpoint, dtype, device), rounded_cache=choose_kv_cache(kv_cache),
+            mapped=is_mapped(checkpoint, dtype, device), quantized_kv_cache=choose_kv_cache(kv_cache),
         ),
         "memory_context": context,
         "available": available_memory(device),

@@ -60,6 +60,10 @@ def _say_what_fits(model: Vita, fit: str | None) -> None:
     if fit is not None:
         engine = model.engine
         taken = engine.quantize or str(engine.dtype).removeprefix("torch.")
-        spilled = engine.fit.spilled
-        note = f"; {spilled} of its blocks are read anew for every token, which takes time" if spilled else ""
+        streamed_layers = engine.memory_plan.streamed_layers
+        note = (
+            f"; {streamed_layers} of its blocks are read anew for every token, which takes time"
+            if streamed_layers
+            else ""
+        )
         print(f"vita: {taken} is the least rounded variant that fits {fit}{note}", file=sys.stderr)

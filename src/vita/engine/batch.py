@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vita.engine.runner import MOST_ROWS, Steps
+from vita.engine.runner import MAX_BATCH, DecodeRunner
 from vita.model.kv_cache import KVCache
 
 
@@ -41,7 +41,7 @@ class Batcher:
         turn: held while the model computes; prefill and encoders take it too.
     """
 
-    def __init__(self, steps: Steps, turn: AbstractContextManager[object]) -> None:
+    def __init__(self, steps: DecodeRunner, turn: AbstractContextManager[object]) -> None:
         self._steps, self._turn = steps, turn
         self._changed = threading.Condition()
         self._waiting: list[_Ticket] = []
@@ -100,13 +100,13 @@ class Batcher:
         """Those that step now. Waits a moment for requests of the last step, which come back as soon as they have
         chosen their token; who does not is no longer waited for."""
         with self._changed:
-            self._changed.wait_for(self._all_here, timeout=self._steps.patience)
+            self._changed.wait_for(self._all_here, timeout=self._steps.batching_window)
             self._expected = {id(ticket.cache) for ticket in self._waiting}
-            batch, self._waiting = self._waiting[:MOST_ROWS], self._waiting[MOST_ROWS:]
+            batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
         return batch
 
     def _all_here(self) -> bool:
-        return len(self._waiting) >= min(len(self._expected), MOST_ROWS)
+        return len(self._waiting) >= min(len(self._expected), MAX_BATCH)
 
     @torch.inference_mode()
     def _compute(self, batch: list[_Ticket]) -> None:

@@ -18,7 +18,7 @@ from vita.model.decoder import Decoder
 from vita.model.fused_decode import FusedStep, FusedWeights, rows_of
 from vita.model.kv_cache import KVCache
 
-PATIENCE = 0.7  # of a step's time
+BATCHING_WINDOW = 0.7  # of a step's time
 SIZES = (1, 2, 4, 8, 16)  # requests that a step is recorded for
 
 
@@ -29,22 +29,22 @@ class _Recorded:
     table: list[list[int]] = field(default_factory=list)  # what is on the device, once all that is asked for has run
 
 
-class GraphedSteps:
-    """As `engine.runner.Steps`; calls are asynchronous on a GPU.
+class CudaGraphDecode:
+    """As `engine.runner.DecodeRunner`; calls are asynchronous on a GPU.
 
     Args:
         decoder: its linear layers become views of joined weights (`FusedWeights`).
-        rounded_cache: the requests' caches hold eight bits.
+        quantized_kv_cache: the requests' caches hold eight bits.
         splits: as in `FusedWeights`.
     """
 
-    def __init__(self, decoder: Decoder, *, rounded_cache: bool, splits: int = SPLITS) -> None:
-        self._rounded = rounded_cache
+    def __init__(self, decoder: Decoder, *, quantized_kv_cache: bool, splits: int = SPLITS) -> None:
+        self._rounded = quantized_kv_cache
         dtype, device = decoder.norm.weight.dtype, decoder.device
-        self._spare = KVCache(decoder.config, 1, dtype=dtype, device=device, rounded=rounded_cache)
+        self._spare = KVCache(decoder.config, 1, dtype=dtype, device=device, rounded=quantized_kv_cache)
         self._cuda = device.type == "cuda"
         self._timer: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
-        self.patience = 0.0
+        self.batching_window = 0.0
         # All before the first request: its kernels are compiled, and no other thread is at work on the GPU.
         with torch.cuda.device_of(decoder.norm.weight):
             self._weights = FusedWeights(decoder, splits)
@@ -52,9 +52,9 @@ class GraphedSteps:
                 self._recorded = {size: self._record(size) for size in SIZES}
 
     @staticmethod
-    def fit(decoder: Decoder) -> bool:
+    def supports(decoder: Decoder) -> bool:
         """Whether the kernels know this decoder's sizes."""
-        return FusedWeights.fit(decoder)
+        return FusedWeights.supports(decoder)
 
     @torch.inference_mode()
     def __call__(self, tokens: Tensor, caches: Sequence[KVCache]) -> Tensor:
@@ -109,7 +109,7 @@ class GraphedSteps:
         if self._timer is None or self._timer[1].query():
             if self._timer is not None:
                 # A request whose id is on its way is back within a step, while the GPU is busy: worth most of it.
-                self.patience = PATIENCE * self._timer[0].elapsed_time(self._timer[1]) / 1000
+                self.batching_window = BATCHING_WINDOW * self._timer[0].elapsed_time(self._timer[1]) / 1000
             self._timer = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             self._timer[0].record()
             recorded.graph.replay()

@@ -15,7 +15,7 @@ from torch import Tensor
 MOST_BYTES = 128 << 20
 
 
-class FeatureStore:
+class EncoderCache:
     """Rows by digest, the most recently used kept. Safe to use from several threads."""
 
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:

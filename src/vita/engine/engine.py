@@ -17,14 +17,15 @@ from torch import Tensor, nn
 from vita.checkpoint.load import Progress, check_tensors, load_part, parameter_counts
 from vita.checkpoint.open import Checkpoint
 from vita.engine.batch import Batcher
-from vita.engine.encoder_cache import FeatureStore
+from vita.engine.encoder_cache import EncoderCache
 from vita.engine.fusion import fuse
 from vita.engine.generate import Cancelled, Token, decode, prefill
-from vita.engine.prefix_cache import PrefixStore, Unit, filled, rows_of, units_of
-from vita.engine.runner import choose_steps
+from vita.engine.prefix_cache import PrefixCache, Unit, filled, rows_of, units_of
+from vita.engine.runner import choose_decode_runner
 from vita.engine.sampler import Sampler, check_params
 from vita.errors import RequestError, ResourceError
 from vita.events import Done, Event, FinishReason, TextDelta, Timings, TokenLogprob, Usage
+from vita.kernels.cpu.bindings import prepare_kernels
 from vita.layers.linear import choose_route
 from vita.media.filterbank import token_count
 from vita.model.audio import AudioEncoder
@@ -34,15 +35,15 @@ from vita.model.projectors import AudioAdapter, Projector
 from vita.model.vision import VisionEncoder
 from vita.options import choose_kv_cache, choose_quantize
 from vita.planning.flops import weight_bytes
-from vita.planning.memory_plan import Fit, check_memory, choose_fit, parse_size, predict_memory, tile_batch
-from vita.planning.residency import Residence, is_mapped
+from vita.planning.memory_plan import MemoryPlan, check_memory, parse_size, plan_memory, predict_memory, tile_batch
+from vita.planning.residency import WeightResidency, is_mapped
 from vita.prompt.detokenizer import Detokenizer
-from vita.prompt.processor import Prepared, Preparer, audio_rows, without_first
+from vita.prompt.processor import ProcessedInputs, Processor, audio_rows, without_first
 from vita.prompt.tokenizer import IM_START, Tokenizer
 from vita.runtime.clock import Stopwatch, gpu_utilisation
 from vita.runtime.device import choose_device, choose_dtype
 from vita.runtime.memory import available_memory, peak_memory, reset_peak
-from vita.runtime.process import keep_freed_blocks
+from vita.runtime.process import tune_malloc
 from vita.types import MediaOptions, Message, SamplingParams
 
 log = logging.getLogger("vita")
@@ -85,47 +86,61 @@ class Engine:
                 f"the checkpoint is stored in {self.quantize}", where=f"--quantize {quantize}",
                 fix="leave it out, or convert the unrounded checkpoint",
             )  # fmt: skip
-        self.rounded_cache = choose_kv_cache(kv_cache)
+        self.quantized_kv_cache = choose_kv_cache(kv_cache)
         check_tensors(checkpoint, self.tokenizer.size)
         context = min(MEMORY_CONTEXT, self.config.context)
-        self.fit = self._fit(fit, quantize, context)
-        self.quantize = self.fit.scheme
-        check_memory(self.fit.need, self.device)
+        self.memory_plan = self._fit(fit, quantize, context)
+        self.quantize = self.memory_plan.scheme
+        check_memory(self.memory_plan.need, self.device)
         if self.device.type == "cpu" and fit is None:  # with a limit memory is dearer than time
-            keep_freed_blocks()
+            tune_malloc()
         route, reason = choose_route(self.device, self.dtype)
         log.info("%s on %s (%s); %s linears: %s", self.dtype, self.device, self.dtype_reason, route, reason)
         if self.quantize:
             log.info("linear layers are in %s", self.quantize)
-        self.prepare = Preparer(self.config, self.tokenizer)
+        prepare_kernels(self.device, self.dtype, self.quantize)
+        self.prepare = Processor(self.config, self.tokenizer)
         self.stop_ids = frozenset(
             {*self.config.generation.eos_ids, self.tokenizer.im_end, self.tokenizer.token_id(IM_START)}
         )
-        self.prefixes = PrefixStore()
-        self.features = FeatureStore()
-        self.residence = Residence(checkpoint, limited=fit is not None, spilled=self.fit.spilled)
+        self.prefixes = PrefixCache()
+        self.features = EncoderCache()
+        self.residency = WeightResidency(
+            checkpoint, limited=fit is not None, streamed_layers=self.memory_plan.streamed_layers
+        )
         self._progress = progress
         self._parts: dict[str, nn.Module] = {}
         self._loading = threading.Lock()
         self._turn = threading.Lock()
-        self.steps = choose_steps(self.decoder, rounded_cache=self.rounded_cache)
+        self.steps = choose_decode_runner(self.decoder, quantized_kv_cache=self.quantized_kv_cache)
         self.batcher = Batcher(self.steps, self._turn)
         self._weight_bytes = weight_bytes(self.decoder)
 
-    def _fit(self, size: str | None, quantize: str | None, context: int) -> Fit:
+    def _fit(self, size: str | None, quantize: str | None, context: int) -> MemoryPlan:
         """What is taken of the model, and what that needs."""
         sizes = (self.config, self.tokenizer.size, self.dtype)
         mapped = is_mapped(self.checkpoint, self.dtype, self.device)
         if size is None:
             need = predict_memory(
-                *sizes, context, self.quantize, device=self.device, mapped=mapped, rounded_cache=self.rounded_cache
+                *sizes,
+                context,
+                self.quantize,
+                device=self.device,
+                mapped=mapped,
+                quantized_kv_cache=self.quantized_kv_cache,
             )
-            return Fit(self.quantize, sum(need.values()))
+            return MemoryPlan(self.quantize, sum(need.values()))
         if quantize is not None:
             raise RequestError("cannot go with --quantize", where="--fit", fix="leave one of them out")
         limit, stored = parse_size(size, self.device), self.checkpoint.quantized
-        return choose_fit(
-            *sizes, limit, context, stored, device=self.device, mapped=mapped, rounded_cache=self.rounded_cache
+        return plan_memory(
+            *sizes,
+            limit,
+            context,
+            stored,
+            device=self.device,
+            mapped=mapped,
+            quantized_kv_cache=self.quantized_kv_cache,
         )
 
     def part(self, name: str) -> nn.Module:
@@ -135,7 +150,7 @@ class Engine:
                 self._parts[name] = load_part(
                     name, self.checkpoint, self.tokenizer.size, self.dtype, self.device, self._progress, self.quantize
                 )
-                self.residence.settle(name, self._parts[name])
+                self.residency.settle(name, self._parts[name])
             return self._parts[name]
 
     @property
@@ -210,7 +225,9 @@ class Engine:
         yield self._done(prepared, tokens, reason, text, watch, reused)
 
     @torch.inference_mode()
-    def embed(self, prepared: Prepared, watch: Stopwatch, cancelled: Callable[[], bool] = lambda: False) -> Tensor:
+    def embed(
+        self, prepared: ProcessedInputs, watch: Stopwatch, cancelled: Callable[[], bool] = lambda: False
+    ) -> Tensor:
         """Run the encoders of the modalities that are there and fuse: `[length, H]`."""
         images: list[Tensor] = []
         audios: list[Tensor] = []
@@ -232,7 +249,7 @@ class Engine:
         with watch.stage("load"):
             vision, projector = cast(VisionEncoder, self.part("vision")), cast(Projector, self.part("projector"))
         rows: list[Tensor] = []
-        with self.residence.encoding("vision", "projector"):
+        with self.residency.encoding("vision", "projector"):
             for batch in pixels.split(tile_batch(self.device)):
                 if cancelled():
                     raise Cancelled
@@ -245,7 +262,7 @@ class Engine:
         with watch.stage("load"):
             encoder, adapter = cast(AudioEncoder, self.part("audio")), cast(AudioAdapter, self.part("adapter"))
         rows: list[Tensor] = []
-        with self.residence.encoding("audio", "adapter"):
+        with self.residency.encoding("audio", "adapter"):
             for window in windows:
                 if cancelled():
                     raise Cancelled
@@ -256,7 +273,7 @@ class Engine:
                     rows.append(out[0, : token_count(frames) + self.config.audio.prompt_tokens])
         return torch.cat(rows)
 
-    def _units(self, prepared: Prepared) -> list[Unit]:
+    def _units(self, prepared: ProcessedInputs) -> list[Unit]:
         rows = [audio_rows(windows, self.config) for windows in prepared.filterbanks]
         tile_rows = self.config.vision.tokens_per_tile
         return units_of(prepared.ids, prepared.tile_keys, tile_rows, prepared.sound_keys, rows)
@@ -267,11 +284,11 @@ class Engine:
         if found is not None:
             return found, shared
         self._admit(capacity)
-        config, rounded = self.config.decoder, self.rounded_cache
+        config, rounded = self.config.decoder, self.quantized_kv_cache
         return KVCache(config, capacity, dtype=self.dtype, device=self.device, rounded=rounded), 0
 
     def _position_bytes(self) -> int:
-        return KVCache.bytes_per_position(self.config.decoder, self.dtype, rounded=self.rounded_cache)
+        return KVCache.bytes_per_position(self.config.decoder, self.dtype, rounded=self.quantized_kv_cache)
 
     def _admit(self, capacity: int) -> None:
         """Whether there is memory for so many positions more, resting caches given up for them if need be."""
@@ -291,7 +308,7 @@ class Engine:
         cache.reset(rows_of(kept))
         self.prefixes.put(kept, cache)
 
-    def _check_trained(self, prepared: Prepared) -> None:
+    def _check_trained(self, prepared: ProcessedInputs) -> None:
         """An encoder whose weights were never trained would make the model invent; refuse instead."""
         if prepared.filterbanks and "audio" in self.checkpoint.untrained:
             raise RequestError(
@@ -300,7 +317,7 @@ class Engine:
             )  # fmt: skip
 
     def _done(
-        self, prepared: Prepared, tokens: list[Token], reason: FinishReason, text: Detokenizer, watch: Stopwatch,
+        self, prepared: ProcessedInputs, tokens: list[Token], reason: FinishReason, text: Detokenizer, watch: Stopwatch,
         reused: int,
     ) -> Done:  # fmt: skip
         seconds = watch.seconds

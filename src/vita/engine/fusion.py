@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vita.prompt.template import AUDIO_SLOT, IMAGE_SLOT
+from vita.prompt.template import AUDIO_PLACEHOLDER, IMAGE_PLACEHOLDER
 
 
 def fuse(
@@ -32,8 +32,8 @@ def fuse(
     Raises:
         ValueError: slots and media do not pair up.
     """
-    waiting = {IMAGE_SLOT: iter(images), AUDIO_SLOT: iter(audios)}
-    wanted = {IMAGE_SLOT: len(images), AUDIO_SLOT: len(audios)}
+    waiting = {IMAGE_PLACEHOLDER: iter(images), AUDIO_PLACEHOLDER: iter(audios)}
+    wanted = {IMAGE_PLACEHOLDER: len(images), AUDIO_PLACEHOLDER: len(audios)}
     for slot, count in wanted.items():
         found = sum(1 for i in ids if i == slot)
         if found != count:
@@ -79,11 +79,11 @@ def visual_positions(ids: Sequence[int], lengths: Sequence[int], stride: int) ->
         run = 0
 
     for token in ids:
-        if token == IMAGE_SLOT:
+        if token == IMAGE_PLACEHOLDER:
             run += next(queue)
             continue
         close_run()
-        advances.extend([1.0] * (next(queue) if token == AUDIO_SLOT else 1))
+        advances.extend([1.0] * (next(queue) if token == AUDIO_PLACEHOLDER else 1))
     close_run()
     total = torch.tensor(advances, dtype=torch.float64).cumsum(0)
     # A whole number reached by adding fractions must not be pushed up by rounding.

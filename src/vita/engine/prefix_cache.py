@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vita.model.kv_cache import KVCache
-from vita.prompt.template import AUDIO_SLOT, IMAGE_SLOT
+from vita.prompt.template import AUDIO_PLACEHOLDER, IMAGE_PLACEHOLDER
 
 MOST_CACHES = 4
 MOST_BYTES = 512 << 20
@@ -27,7 +27,7 @@ class Unit:
 
 
 @dataclass
-class Resting:
+class CachedPrefix:
     """A cache nobody uses at the moment, and what its positions stand for."""
 
     units: list[Unit]
@@ -49,9 +49,9 @@ def units_of(
     seen, heard = iter(tiles), iter(zip(sounds, sound_rows, strict=True))
     units = []
     for token in ids:
-        if token == IMAGE_SLOT:
+        if token == IMAGE_PLACEHOLDER:
             units.append(Unit(next(seen), tile_rows))
-        elif token == AUDIO_SLOT:
+        elif token == AUDIO_PLACEHOLDER:
             units.append(Unit(*next(heard)))
         else:
             units.append(Unit(token))
@@ -74,12 +74,12 @@ def filled(units: Sequence[Unit], rows: int) -> list[Unit]:
     return kept
 
 
-class PrefixStore:
+class PrefixCache:
     """Resting caches, the most recently used first. Safe to use from several threads."""
 
     def __init__(self, most_caches: int = MOST_CACHES, most_bytes: int = MOST_BYTES) -> None:
         self.most_caches, self.most_bytes = most_caches, most_bytes
-        self._resting: list[Resting] = []
+        self._resting: list[CachedPrefix] = []
         self._lock = threading.RLock()  # an abandoned stream may be finalised, and put back, inside `take`
 
     def take(self, units: Sequence[Unit], capacity: int) -> tuple[KVCache | None, int]:
@@ -112,7 +112,7 @@ class PrefixStore:
         if cache.nbytes > self.most_bytes or not units:
             return
         with self._lock:
-            self._resting.insert(0, Resting(units, cache))
+            self._resting.insert(0, CachedPrefix(units, cache))
             while len(self._resting) > self.most_caches or self._bytes() > self.most_bytes:
                 self._resting.pop()
 

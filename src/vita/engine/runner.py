@@ -16,27 +16,27 @@ from torch import Tensor
 
 from vita.kernels import triton as triton_kernels
 from vita.model.decoder import Decoder
-from vita.model.kv_cache import KVCache, Together
+from vita.model.kv_cache import KVCache, KVCacheBatch
 
 log = logging.getLogger("vita")
-MOST_ROWS = triton_kernels.MOST_ROWS  # requests in one step, on a CPU too
-PATIENCE = 0.25  # of the last step's time: how long a step waits for requests that took part in the one before
+MAX_BATCH = triton_kernels.MAX_BATCH  # requests in one step, on a CPU too
+BATCHING_WINDOW = 0.25  # of the last step's time: how long a step waits for requests that took part in the one before
 
 
-class Steps(Protocol):
+class DecodeRunner(Protocol):
     """One position more for each of some requests.
 
     Attributes:
         patience: seconds that are well spent waiting for one more request.
     """
 
-    patience: float
+    batching_window: float
 
     def __call__(self, tokens: Tensor, caches: Sequence[KVCache]) -> Tensor:
         """Feed int64 `[n]` tokens, one a cache, 1 to 16 of them, and extend the caches; logits `[n, vocab]`."""
 
 
-class PlainSteps:
+class EagerDecode:
     """The decoder's own operations, one by one.
 
     Args:
@@ -48,34 +48,34 @@ class PlainSteps:
     def __init__(self, decoder: Decoder, failed: Exception | None = None) -> None:
         self._decoder, self._failed = decoder, failed
         if decoder.device.type == "cuda":
-            decoder.keep_table(decoder.embed.weight.to(decoder.device))
-        self.patience = 0.0
+            decoder.set_embedding(decoder.embed.weight.to(decoder.device))
+        self.batching_window = 0.0
 
     def __call__(self, tokens: Tensor, caches: Sequence[KVCache]) -> Tensor:
         start = time.perf_counter()
         rows = self._decoder.rows(tokens)[:, None]  # [n, 1, H]
-        logits = self._decoder.logits(self._decoder(rows, Together(caches)))[:, 0]  # [n, vocab]
-        self.patience = PATIENCE * (time.perf_counter() - start)
+        logits = self._decoder.logits(self._decoder(rows, KVCacheBatch(caches)))[:, 0]  # [n, vocab]
+        self.batching_window = BATCHING_WINDOW * (time.perf_counter() - start)
         return logits
 
 
-def choose_steps(decoder: Decoder, *, rounded_cache: bool) -> Steps:
+def choose_decode_runner(decoder: Decoder, *, quantized_kv_cache: bool) -> DecodeRunner:
     """The fastest way for the device that the decoder is on; the reason is logged once."""
     device = decoder.device
     if device.type != "cuda":
-        return PlainSteps(decoder)
+        return EagerDecode(decoder)
     if not triton_kernels.available(device):
         log.info("decode steps: operation by operation, since Triton is not there or the GPU is older than Ampere")
-        return PlainSteps(decoder)
-    from vita.engine.cuda_graphs import GraphedSteps  # needs Triton
+        return EagerDecode(decoder)
+    from vita.engine.cuda_graphs import CudaGraphDecode  # needs Triton
 
-    if not GraphedSteps.fit(decoder):
+    if not CudaGraphDecode.supports(decoder):
         log.info("decode steps: operation by operation, since our kernels do not know heads of this width")
-        return PlainSteps(decoder)
+        return EagerDecode(decoder)
     try:
-        steps = GraphedSteps(decoder, rounded_cache=rounded_cache)
+        steps = CudaGraphDecode(decoder, quantized_kv_cache=quantized_kv_cache)
     except Exception as error:  # of Triton, CUDA or its driver; slower is better than not at all, and is said
         log.warning("decode steps: operation by operation, since recording them failed: %s", error)
-        return PlainSteps(decoder, error)
+        return EagerDecode(decoder, error)
     log.info("decode steps: our own kernels, recorded as CUDA graphs")
     return steps

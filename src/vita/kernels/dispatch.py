@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from vita.kernels import triton as triton_kernels
-from vita.kernels.cpu.bindings import half_kernels
+from vita.kernels.cpu.bindings import bf16_kernels
 
 
-class RowKernels(Protocol):
+class ElementwiseKernels(Protocol):
     """What both have; `kernels.cpu.bindings.Kernels` says what goes in and out."""
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -25,21 +25,21 @@ class RowKernels(Protocol):
     def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> bool:
         """Rotary positions, in place; False where it cannot."""
 
-    def silu_times(self, gate: Tensor, up: Tensor) -> bool:
+    def silu_mul(self, gate: Tensor, up: Tensor) -> bool:
         """The gate of an MLP, into `gate`; False where it cannot."""
 
 
-def row_kernels(x: Tensor, other: Tensor) -> RowKernels | None:
+def elementwise_kernels(x: Tensor, other: Tensor) -> ElementwiseKernels | None:
     """The kernels for x and what it meets, if nothing is to be differentiated and there are some."""
     if x.device.type != "cuda":
-        return half_kernels(x, other)
+        return bf16_kernels(x, other)
     alike = x.dtype == other.dtype and not torch.is_grad_enabled()
-    return gpu_rows() if alike and triton_kernels.available(x.device) else None
+    return triton_elementwise() if alike and triton_kernels.available(x.device) else None
 
 
 @lru_cache(maxsize=1)
-def gpu_rows() -> RowKernels:
+def triton_elementwise() -> ElementwiseKernels:
     """Those for CUDA; needs Triton."""
-    from vita.kernels.triton.elementwise import GpuRows
+    from vita.kernels.triton.elementwise import TritonElementwise
 
-    return GpuRows()
+    return TritonElementwise()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vita.kernels.cpu.bindings import half_kernels
+from vita.kernels.cpu.bindings import bf16_kernels
 
 Attend: TypeAlias = Callable[..., Tensor]  # a function called as `attend` is
 
@@ -39,18 +39,18 @@ def attend(
         # Heads that share keys as queries of one head: keys and values are gone through once, not once a head.
         together = attend(q.reshape(len(q), groups, heads // groups, -1), k, v, scale=scale)
         return together.reshape(len(q), heads, 1, -1)
-    own = half_kernels(q, k) if mask is None and q.shape[2] > 1 else None
+    own = bf16_kernels(q, k) if mask is None and q.shape[2] > 1 else None
     out = own.attention(q, k, v, causal, q.shape[-1] ** -0.5 if scale is None else scale) if own else None
     if out is not None:
         return out
     if causal and q.shape[2] < k.shape[2]:
         if q.device.type == "cuda":
-            return behind_cached(q, k, v, scale)
+            return attend_cached_prefix(q, k, v, scale)
         mask, causal = causal_mask(q.shape[2], k.shape[2] - q.shape[2], q.device), False
     return _pytorch(q, k, v, mask, causal, scale)
 
 
-def behind_cached(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
+def attend_cached_prefix(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
     """The last of the keys as queries, on CUDA: heads that share keys get copies, which all fast kernels take, and
     where there is FlashAttention no mask is written down.
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vita.kernels.cpu.bindings import half_kernels
+from vita.kernels.cpu.bindings import bf16_kernels
 
 Route = Literal["native", "upcast"]
 Activation = Literal["gelu", "relu"]
@@ -37,7 +37,7 @@ class Routed(Protocol):
 NATIVE_ROWS = 4
 # Rows, width and channels of the product that `float32_gain` measures, and how often.
 PROBE, PROBES = (256, 2048, 1024), 4
-WORTH_WIDENING = 1.4  # times as fast a float32 product must be: widening costs something, and must not hang on noise
+MIN_UPCAST_GAIN = 1.4  # times as fast a float32 product must be: widening costs something, and must not hang on noise
 # Weights widened at a time: fewer make narrow products, which are slow where rows are long.
 UPCAST_BLOCK = 8 << 20
 
@@ -56,7 +56,7 @@ class Linear(nn.Linear):
         """`[..., in_features]` to `[..., out_features]`, in the input's dtype."""
         # Always as rows: PyTorch multiplies a slice such as [:, -1:] as a batch, and copies all weights for that.
         rows = input.reshape(-1, self.in_features)
-        own = half_kernels(rows, self.weight) if self.weight.is_contiguous() else None
+        own = bf16_kernels(rows, self.weight) if self.weight.is_contiguous() else None
         out = None if own is None else own.bf16_product(rows, self.weight, self.bias)
         if out is None:
             wide = self.route == "upcast" and len(rows) > NATIVE_ROWS
@@ -110,7 +110,7 @@ def choose_route(device: torch.device, dtype: torch.dtype) -> tuple[Route, str]:
     if not there():
         return "upcast", f"this CPU has no {dtype} GEMM: weights are widened to float32 block by block"
     gain = float32_gain(dtype)
-    if gain > WORTH_WIDENING:
+    if gain > MIN_UPCAST_GAIN:
         return "upcast", f"this CPU multiplies float32 {gain:.1f} times as fast as {dtype}: weights are widened"
     return "native", f"this CPU multiplies {dtype} itself"
 

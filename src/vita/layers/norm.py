@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vita.kernels.dispatch import row_kernels
+from vita.kernels.dispatch import elementwise_kernels
 
 
 class RMSNorm(nn.Module):
@@ -18,7 +18,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., size]` to the same shape and dtype."""
-        own = row_kernels(x, self.weight)
+        own = elementwise_kernels(x, self.weight)
         if own is not None:
             return own.rms_norm(x.contiguous(), self.weight, self.eps)
         wide = x.float()

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from vita.kernels.dispatch import row_kernels
+from vita.kernels.dispatch import elementwise_kernels
 
 Rotary: TypeAlias = tuple[Tensor, Tensor]  # cos and sin, each [batch or 1, positions, 1, d]
 
@@ -42,7 +42,7 @@ def turned(positions: Tensor, radians: Tensor, dtype: torch.dtype) -> Rotary:
 def rotate(x: Tensor, angles: Rotary) -> Tensor:
     """`x * cos + [-x2, x1] * sin` for `[batch, n, heads, d]`; outside training the room of x is used for it."""
     cos, sin = angles
-    own = row_kernels(x, cos)
+    own = elementwise_kernels(x, cos)
     if own is not None and own.rotate(x, cos, sin):
         return x
     first, second = x.chunk(2, dim=-1)

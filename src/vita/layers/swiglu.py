@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vita.kernels.dispatch import row_kernels
+from vita.kernels.dispatch import elementwise_kernels
 
 
-def silu_times(gate: Tensor, up: Tensor) -> Tensor:
+def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
     """`silu(gate) · up`, `[..., n]`; outside training the room of `gate` is used for it."""
     if torch.is_grad_enabled():
         return functional.silu(gate) * up
-    own = row_kernels(gate, up)
-    if own is not None and own.silu_times(gate, up):
+    own = elementwise_kernels(gate, up)
+    if own is not None and own.silu_mul(gate, up):
         return gate
     return functional.silu(gate, inplace=True).mul_(up)

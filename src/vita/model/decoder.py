@@ -17,10 +17,10 @@ from vita.layers.attention import Attend, attend
 from vita.layers.linear import Linear
 from vita.layers.norm import RMSNorm
 from vita.layers.rope import Rotary, rotary, rotate
-from vita.layers.swiglu import silu_times
-from vita.model.kv_cache import KVCache, Together
+from vita.layers.swiglu import silu_mul
+from vita.model.kv_cache import KVCache, KVCacheBatch
 
-Cache = KVCache | Together
+Cache = KVCache | KVCacheBatch
 
 
 class DecoderAttention(nn.Module):
@@ -59,7 +59,7 @@ class DecoderMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[batch, n, H]` to the same shape."""
-        return self.down(silu_times(self.gate(x), self.up(x)))
+        return self.down(silu_mul(self.gate(x), self.up(x)))
 
 
 class DecoderBlock(nn.Module):
@@ -101,7 +101,7 @@ class Decoder(nn.Module):
         """Where it computes; the embedding table may lie elsewhere."""
         return self.norm.weight.device
 
-    def keep_table(self, values: Tensor) -> None:
+    def set_embedding(self, values: Tensor) -> None:
         """Hold the embedding table as these `[vocab, H]`, the same numbers elsewhere."""
         self.embed.weight = nn.Parameter(values, requires_grad=False)
 

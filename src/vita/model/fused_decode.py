@@ -15,15 +15,15 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from vita.kernels.triton import MOST_ROWS
-from vita.kernels.triton.decode_attention import COLUMNS, LEAST_WIDTH, SPLITS, Heads, attend_step, room
+from vita.kernels.triton import MAX_BATCH
+from vita.kernels.triton.decode_attention import COLUMNS, MIN_HEAD_DIM, SPLITS, Heads, attend_step, room
 from vita.kernels.triton.elementwise import take
 from vita.kernels.triton.linear import product
-from vita.kernels.triton.pinned import Reachable
+from vita.kernels.triton.pinned import PinnedTensor
 from vita.kernels.weight import Weight
 from vita.layers.rope import frequencies, turned
 from vita.model.decoder import Decoder, DecoderBlock
-from vita.model.fused_weights import join, weight_of
+from vita.model.fused_weights import join, weight_view
 from vita.model.kv_cache import KVCache
 
 log = logging.getLogger("vita")
@@ -52,7 +52,7 @@ class FusedWeights:
     def __init__(self, decoder: Decoder, splits: int = SPLITS) -> None:
         self.decoder = decoder
         self.blocks = [_block(cast(DecoderBlock, layer)) for layer in decoder.layers]
-        self.head = weight_of(decoder.head)
+        self.head = weight_view(decoder.head)
         config = decoder.config
         self.heads = Heads(config.num_heads, config.num_kv_heads, config.head_dim, splits)
         self.eps = config.rms_norm_eps
@@ -61,33 +61,33 @@ class FusedWeights:
         self.table = decoder.embed.weight
 
     @staticmethod
-    def fit(decoder: Decoder) -> bool:
+    def supports(decoder: Decoder) -> bool:
         """Whether the kernels know these sizes."""
         c = decoder.config
         width = c.head_dim
-        return width >= LEAST_WIDTH and not width & (width - 1)
+        return width >= MIN_HEAD_DIM and not width & (width - 1)
 
 
-def _locked(decoder: Decoder) -> Reachable | None:
+def _locked(decoder: Decoder) -> PinnedTensor | None:
     """The embedding table where a step can read it: in locked memory of the host, where it can be had."""
     table, device = decoder.embed.weight, decoder.device
     if table.device == device:
         return None
     try:
-        locked = Reachable(table, device)
+        locked = PinnedTensor(table, device)
     except MemoryError as error:
         log.info("the embedding table goes to the GPU: %s", error)
-        decoder.keep_table(table.to(device))
+        decoder.set_embedding(table.to(device))
         return None
-    decoder.keep_table(locked.values)
+    decoder.set_embedding(locked.values)
     return locked
 
 
 def _block(block: DecoderBlock) -> _Block:
     attn, mlp = block.attn, block.mlp
     return _Block(
-        block.attn_norm.weight, join([attn.q, attn.k, attn.v]), weight_of(attn.o),
-        block.mlp_norm.weight, join([mlp.gate, mlp.up]), weight_of(mlp.down),
+        block.attn_norm.weight, join([attn.q, attn.k, attn.v]), weight_view(attn.o),
+        block.mlp_norm.weight, join([mlp.gate, mlp.up]), weight_view(mlp.down),
     )  # fmt: skip
 
 
@@ -106,8 +106,8 @@ class FusedStep:
     """
 
     def __init__(self, weights: FusedWeights, rows: int, *, rounded: bool) -> None:
-        if not 1 <= rows <= MOST_ROWS:
-            raise ValueError(f"{rows} rows, not 1 to {MOST_ROWS}")
+        if not 1 <= rows <= MAX_BATCH:
+            raise ValueError(f"{rows} rows, not 1 to {MAX_BATCH}")
         self.weights, self.rounded = weights, rounded
         decoder, heads = weights.decoder, weights.heads
         device, dtype = decoder.device, decoder.norm.weight.dtype

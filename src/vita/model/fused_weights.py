@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from vita.kernels.weight import Weight
-from vita.quant.linear import RoundedLinear
+from vita.quant.linear import QuantizedLinear
 
 
-def weight_of(layer: nn.Module) -> Weight:
+def weight_view(layer: nn.Module) -> Weight:
     """The weight of one linear layer."""
-    if isinstance(layer, RoundedLinear):
+    if isinstance(layer, QuantizedLinear):
         return Weight(layer.weight, layer.scale, layer.bias)
     assert isinstance(layer, nn.Linear)
     return Weight(layer.weight, None, layer.bias)
@@ -30,7 +30,7 @@ def join(layers: Sequence[nn.Module]) -> Weight:
     Args:
         layers: linear ones of one kind and width, all with a bias or all without.
     """
-    weights = [weight_of(layer) for layer in layers]
+    weights = [weight_view(layer) for layer in layers]
     values = torch.cat([w.values for w in weights])
     scale = torch.cat([w.scale for w in weights if w.scale is not None]) if weights[0].scale is not None else None
     bias = torch.cat([w.bias for w in weights if w.bias is not None]) if weights[0].bias is not None else None

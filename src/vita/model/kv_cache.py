@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from vita.config import DecoderConfig
-from vita.kernels.cpu.bindings import Places, half_kernels
+from vita.kernels.cpu.bindings import BlockTable, bf16_kernels
 from vita.layers.attention import Attend
 
-LARGEST = 127  # of a rounded key or value
+QMAX = 127  # of a rounded key or value
 
 
 class KVCache:
@@ -104,11 +104,11 @@ class KVCache:
 
 def _rounded(x: Tensor) -> tuple[Tensor, Tensor]:
     """int8 of the shape of x, and scales `[..., 1]` in its dtype."""
-    scale = (x.abs().amax(-1, keepdim=True) / LARGEST).clamp(min=torch.finfo(x.dtype).tiny)
-    return (x / scale).round().clamp(-LARGEST, LARGEST).to(torch.int8), scale
+    scale = (x.abs().amax(-1, keepdim=True) / QMAX).clamp(min=torch.finfo(x.dtype).tiny)
+    return (x / scale).round().clamp(-QMAX, QMAX).to(torch.int8), scale
 
 
-class Together:
+class KVCacheBatch:
     """Caches of several requests, each of its own length, for one decode step of all.
 
     Products with weights see all rows at once; attention sees each row with its own cache.
@@ -116,11 +116,11 @@ class Together:
 
     def __init__(self, caches: Sequence[KVCache]) -> None:
         self.caches = caches
-        self._places: Places | None = None
+        self._places: BlockTable | None = None
 
     def attend(self, attend: Attend, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """As `KVCache.attend`, in one kernel for all of them where there is one; `[batch, heads, 1, d]`."""
-        own = half_kernels(q, k)
+        own = bf16_kernels(q, k)
         out = None if own is None else own.step(q, k, v, self._where(layer), layer)
         if out is not None:
             return out
@@ -129,10 +129,10 @@ class Together:
         rows = zip(self.caches, q.split(1), k.split(1), v.split(1), strict=True)
         return torch.cat([cache.attend(attend, layer, qi, ki, vi, None) for cache, qi, ki, vi in rows])
 
-    def _where(self, layer: int) -> Places:
+    def _where(self, layer: int) -> BlockTable:
         if self._places is None or layer == 0:  # a new step
             parts = ((cache.keys, cache.values, cache.scales, cache.length) for cache in self.caches)
-            self._places = Places(*zip(*parts, strict=True))
+            self._places = BlockTable(*zip(*parts, strict=True))
         return self._places
 
     def positions(self, n: int, device: torch.device) -> Tensor:

@@ -17,7 +17,7 @@ from vita.config import VitaConfig
 from vita.errors import RequestError, ResourceError
 from vita.model.kv_cache import KVCache
 from vita.options import Quantize
-from vita.quant.linear import WIDE_BLOCK
+from vita.quant.linear import DEQUANTIZE_BLOCK
 from vita.quant.scheme import STORED
 from vita.runtime.memory import available_memory
 
@@ -31,7 +31,7 @@ GPU_BYTES = 600 << 20  # what CUDA takes for itself
 
 def predict_memory(
     config: VitaConfig, vocab_size: int, dtype: torch.dtype, context: int, quantize: Quantize | None = None,
-    *, device: torch.device, mapped: bool = False, limited: bool = False, rounded_cache: bool = False,
+    *, device: torch.device, mapped: bool = False, limited: bool = False, quantized_kv_cache: bool = False,
 ) -> dict[str, int]:  # fmt: skip
     """Bytes at the peak of a conversation with pictures, by what they are for; the sum is the peak.
 
@@ -44,11 +44,11 @@ def predict_memory(
         mapped: the weights are views of the checkpoint's files, whose pages are read where they are wanted: of the
             embedding only rows, and the encoders' are given back after use. Otherwise everything stays.
         limited: of mapped weights, the decoder's are given back too while an encoder works.
-        rounded_cache: keys and values are held in eight bits.
+        quantized_kv_cache: keys and values are held in eight bits.
     """
     width = dtype.itemsize
     decoder = part_bytes("decoder", config, vocab_size, dtype, quantize)
-    cache = context * KVCache.bytes_per_position(config.decoder, dtype, rounded=rounded_cache)
+    cache = context * KVCache.bytes_per_position(config.decoder, dtype, rounded=quantized_kv_cache)
     work = _prefill_bytes(config, vocab_size, context, width, rounded=quantize is not None)
     present = ("vision", "projector") if device.type == "cpu" else tuple(part for part in PARTS if part != "decoder")
     encoders = sum(part_bytes(part, config, vocab_size, dtype, quantize) for part in present)
@@ -96,7 +96,7 @@ def _prefill_bytes(config: VitaConfig, vocab_size: int, context: int, width: int
     return (
         rows * (3 * d.intermediate_size + 8 * d.hidden_size) * width
         + vocab_size * (width + 4)
-        + (min(WIDE_BLOCK, d.intermediate_size * d.hidden_size) * width if rounded else 0)
+        + (min(DEQUANTIZE_BLOCK, d.intermediate_size * d.hidden_size) * width if rounded else 0)
     )
 
 
@@ -144,7 +144,7 @@ def parse_size(text: str, device: torch.device) -> int:
 
 
 @dataclass(frozen=True)
-class Fit:
+class MemoryPlan:
     """What is taken so that a model fits.
 
     Attributes:
@@ -155,18 +155,18 @@ class Fit:
 
     scheme: Quantize | None
     need: int
-    spilled: int = 0
+    streamed_layers: int = 0
 
 
-def choose_fit(
+def plan_memory(
     config: VitaConfig, vocab_size: int, dtype: torch.dtype, limit: int, context: int, stored: Quantize | None,
-    *, device: torch.device, mapped: bool, rounded_cache: bool = False,
-) -> Fit:  # fmt: skip
+    *, device: torch.device, mapped: bool, quantized_kv_cache: bool = False,
+) -> MemoryPlan:  # fmt: skip
     """The least rounded variant that fits; if none does and the weights are mapped, the smallest one with some of its
     blocks given back after every use.
 
     Args:
-        config, vocab_size, dtype, context, device, mapped, rounded_cache: as in `predict_memory`.
+        config, vocab_size, dtype, context, device, mapped, quantized_kv_cache: as in `predict_memory`.
         limit: bytes there may be.
         stored: the checkpoint's own scheme, which leaves no choice.
 
@@ -178,17 +178,17 @@ def choose_fit(
     for scheme in schemes:
         parts = predict_memory(
             config, vocab_size, dtype, context, scheme, device=device, mapped=mapped, limited=True,
-            rounded_cache=rounded_cache,
+            quantized_kv_cache=quantized_kv_cache,
         )  # fmt: skip
         need = sum(parts.values())
         if need <= limit:
-            return Fit(scheme, need)
+            return MemoryPlan(scheme, need)
     if stored is not None and mapped:  # what is rounded while loading lies in no file
         block = layer_bytes(config, stored, dtype)
-        spilled = -(-(need - limit) // block) + 1  # one of them is there while it is used
-        need -= (spilled - 1) * block
-        if spilled <= config.decoder.num_layers:
-            return Fit(stored, need, spilled)
+        streamed_layers = -(-(need - limit) // block) + 1  # one of them is there while it is used
+        need -= (streamed_layers - 1) * block
+        if streamed_layers <= config.decoder.num_layers:
+            return MemoryPlan(stored, need, streamed_layers)
     raise ResourceError(
         f"the smallest variant ({schemes[-1] or 'as stored'}) needs about {need / 1e9:.1f} GB and "
         f"{limit / 1e9:.1f} GB are allowed", where="--fit", fix="allow more, or take a smaller model",

@@ -20,7 +20,7 @@ from vita.checkpoint.open import Checkpoint
 from vita.model.decoder import Decoder
 
 
-class Residence:
+class WeightResidency:
     """The mapped pages of one model's parts.
 
     Args:
@@ -29,16 +29,16 @@ class Residence:
         spilled: blocks of the decoder whose pages are given back after every use.
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, limited: bool = False, spilled: int = 0) -> None:
-        self.limited, self.spilled = limited, spilled
+    def __init__(self, checkpoint: Checkpoint, *, limited: bool = False, streamed_layers: int = 0) -> None:
+        self.limited, self.streamed_layers = limited, streamed_layers
         self._files = frozenset(entry.file for entry in checkpoint.store.entries.values())
         self._pages: dict[str, Pages] = {}
 
     def settle(self, name: str, part: nn.Module) -> None:
         """A part was loaded: note where its weights lie."""
         self._pages[name] = _pages_of(part, self._files)
-        if isinstance(part, Decoder) and self.spilled:
-            for layer in list(part.layers)[-self.spilled :]:
+        if isinstance(part, Decoder) and self.streamed_layers:
+            for layer in list(part.layers)[-self.streamed_layers :]:
                 layer.register_forward_hook(_dropping(_pages_of(layer, self._files)))
 
     @contextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vita.events import State
-from vita.prompt.tokenizer import MARKS, Tokenizer
+from vita.prompt.tokenizer import STATE_TOKENS, Tokenizer
 
 # A character of a byte-level vocabulary spans at most four tokens; bytes that stay invalid are given out after that.
 MAX_PENDING = 4
@@ -55,7 +55,7 @@ class Detokenizer:
 
     def _unmark(self, text: str) -> str:
         """Take state marks out; the first one, before any word, tells the state."""
-        for mark, state in MARKS.items():
+        for mark, state in STATE_TOKENS.items():
             if mark in text:
                 if self.state is None and not self._begun:
                     self.state = state

@@ -19,8 +19,8 @@ from vita.media.digest import digest
 from vita.media.filterbank import filterbank, pad_to_minimum, token_count
 from vita.media.image import cut_tiles, fitted, load_image, normalised
 from vita.media.video import load_video
-from vita.prompt.template import AUDIO_SLOT, IMAGE_SLOT, Piece, Slots, Turn, render
-from vita.prompt.tokenizer import MARKS, Tokenizer
+from vita.prompt.template import AUDIO_PLACEHOLDER, IMAGE_PLACEHOLDER, Piece, Placeholders, Turn, render
+from vita.prompt.tokenizer import STATE_TOKENS, Tokenizer
 from vita.runtime.clock import Stopwatch
 from vita.types import Audio, Image, MediaOptions, Message, Text, Video
 
@@ -44,7 +44,7 @@ class TurnMedia:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class ProcessedInputs:
     """A request ready for the encoders. Keys are names of content: one a tile, one a sound."""
 
     ids: list[int]  # with slots
@@ -62,17 +62,17 @@ class Prepared:
     @property
     def length(self) -> int:
         """Positions after fusion."""
-        return fused_length(self.ids, self.image_tokens + self.audio_tokens)
+        return sequence_length(self.ids, self.image_tokens + self.audio_tokens)
 
 
-class Preparer:
-    """Turns conversations of one checkpoint into `Prepared` requests."""
+class Processor:
+    """Turns conversations of one checkpoint into `ProcessedInputs` requests."""
 
     def __init__(self, config: VitaConfig, tokenizer: Tokenizer) -> None:
         self.config = config
         self.tokenizer = tokenizer
 
-    def __call__(self, messages: Sequence[Message], options: MediaOptions, watch: Stopwatch) -> Prepared:
+    def __call__(self, messages: Sequence[Message], options: MediaOptions, watch: Stopwatch) -> ProcessedInputs:
         """Read, count, fit, encode.
 
         Raises:
@@ -101,30 +101,30 @@ class Preparer:
         media.turn = Turn(message.role, tuple(pieces))
         return media
 
-    def _read_image(self, image: Image, media: TurnMedia, options: MediaOptions, watch: Stopwatch) -> Slots:
+    def _read_image(self, image: Image, media: TurnMedia, options: MediaOptions, watch: Stopwatch) -> Placeholders:
         with watch.stage("media"):
             picture = load_image(image.source, options)
         with watch.stage("preprocess"):
             tiles = cut_tiles(picture, self.config.tiling)
             self._keep(tiles, media)
         media.pictures += 1
-        return Slots("image", len(tiles))
+        return Placeholders("image", len(tiles))
 
-    def _read_video(self, video: Video, media: TurnMedia, options: MediaOptions, watch: Stopwatch) -> Slots:
+    def _read_video(self, video: Video, media: TurnMedia, options: MediaOptions, watch: Stopwatch) -> Placeholders:
         with watch.stage("media"):
             clip = load_video(video, options)
         with watch.stage("preprocess"):
             self._keep(clip.frames, media)
         media.pictures += len(clip.frames)
         media.notes += clip.notes
-        return Slots("video", len(clip.frames))
+        return Placeholders("video", len(clip.frames))
 
     def _keep(self, pictures: Sequence[Picture], media: TurnMedia) -> None:
         values = fitted(pictures, self.config.image)
         media.pixels.append(normalised(values, self.config.image))
         media.tile_keys += [digest(picture) for picture in values]
 
-    def _read_audio(self, audio: Audio, media: TurnMedia, options: MediaOptions, watch: Stopwatch) -> Slots:
+    def _read_audio(self, audio: Audio, media: TurnMedia, options: MediaOptions, watch: Stopwatch) -> Placeholders:
         with watch.stage("media"):
             wave = load_audio(audio, options, self.config.filterbank.sample_rate)
         with watch.stage("preprocess"):
@@ -133,7 +133,7 @@ class Preparer:
             media.sound_keys.append(digest(*media.filterbanks[-1]))
         media.seconds += wave.seconds
         media.notes += wave.notes
-        return Slots("audio")
+        return Placeholders("audio")
 
     def _windows(self, wave: Waveform, *, reference: bool) -> list[Tensor]:
         """A sound cut into equal windows that each fit the encoder's position table, on token borders."""
@@ -157,7 +157,7 @@ class Preparer:
             elif media.turn.pieces and isinstance(media.turn.pieces[0], str):
                 first = media.turn.pieces[0]
                 mark = "☞" if spoken else "☜"
-                if not first.startswith(tuple(MARKS)) and self._is_token(mark):
+                if not first.startswith(tuple(STATE_TOKENS)) and self._is_token(mark):
                     media.turn = Turn("assistant", (mark + first, *media.turn.pieces[1:]))
 
     def _is_token(self, mark: str) -> bool:
@@ -170,7 +170,7 @@ class Preparer:
         kept = list(turns)
         while True:
             ids = render([m.turn for m in kept], self.tokenizer, system=system)
-            length = fused_length(ids, sum(self._rows(kept)))
+            length = sequence_length(ids, sum(self._rows(kept)))
             follow = next((i for i, m in enumerate(kept[1:], start=1) if m.turn.role == "user"), None)
             if length <= (limit if follow is None else roomy):
                 return kept, ids
@@ -187,13 +187,13 @@ class Preparer:
         sounds = sum(audio_rows(windows, self.config) for m in kept for windows in m.filterbanks)
         return tiles * self.config.vision.tokens_per_tile, sounds
 
-    def _pack(self, kept: list[TurnMedia], ids: list[int], dropped: int) -> Prepared:
+    def _pack(self, kept: list[TurnMedia], ids: list[int], dropped: int) -> ProcessedInputs:
         pixels = [p for m in kept for p in m.pixels]
         notes = [n for m in kept for n in m.notes]
         if dropped:
             notes.append(f"The {dropped} oldest messages were left out so that the rest fits the context.")
         image_tokens, audio_tokens = self._rows(kept)
-        return Prepared(
+        return ProcessedInputs(
             ids=ids,
             pixels=(torch.cat(pixels) if len(pixels) > 1 else pixels[0]) if pixels else None,
             tile_keys=[key for m in kept for key in m.tile_keys],
@@ -208,9 +208,9 @@ class Preparer:
         )
 
 
-def fused_length(ids: Sequence[int], media_rows: int) -> int:
+def sequence_length(ids: Sequence[int], media_rows: int) -> int:
     """Positions after fusion: slots give way to their media's rows."""
-    return len(ids) - sum(1 for i in ids if i in (IMAGE_SLOT, AUDIO_SLOT)) + media_rows
+    return len(ids) - sum(1 for i in ids if i in (IMAGE_PLACEHOLDER, AUDIO_PLACEHOLDER)) + media_rows
 
 
 def audio_rows(windows: Sequence[Tensor], config: VitaConfig) -> int:
@@ -218,11 +218,11 @@ def audio_rows(windows: Sequence[Tensor], config: VitaConfig) -> int:
     return sum(token_count(w.shape[0]) + config.audio.prompt_tokens for w in windows)
 
 
-def without_first(prepared: Prepared, count: int) -> Prepared:
+def without_first(prepared: ProcessedInputs, count: int) -> ProcessedInputs:
     """The request without its first `count` ids, and without the media that stood among them."""
     gone = prepared.ids[:count]
-    tiles = sum(token == IMAGE_SLOT for token in gone)
-    sounds = sum(token == AUDIO_SLOT for token in gone)
+    tiles = sum(token == IMAGE_PLACEHOLDER for token in gone)
+    sounds = sum(token == AUDIO_PLACEHOLDER for token in gone)
     pixels = None if prepared.pixels is None or tiles == len(prepared.pixels) else prepared.pixels[tiles:]
     return replace(
         prepared, ids=prepared.ids[count:], pixels=pixels, tile_keys=prepared.tile_keys[tiles:],

@@ -13,8 +13,8 @@ from typing import Literal
 from vita.prompt.tokenizer import Tokenizer
 from vita.types import Role
 
-IMAGE_SLOT = -200
-AUDIO_SLOT = -500
+IMAGE_PLACEHOLDER = -200
+AUDIO_PLACEHOLDER = -500
 
 Modality = Literal["image", "video", "lang"]
 
@@ -40,14 +40,14 @@ SYSTEM: dict[Modality, str] = {
 
 
 @dataclass(frozen=True)
-class Slots:
+class Placeholders:
     """Places for media inside a turn: tiles of a picture, frames of a video, or one sound."""
 
     kind: Literal["image", "video", "audio"]
     count: int = 1
 
 
-Piece = str | Slots
+Piece = str | Placeholders
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Turn:
 
 def choose_modality(turns: Sequence[Turn]) -> Modality:
     """Video if the conversation shows any, else image, else lang."""
-    kinds = {p.kind for t in turns for p in t.pieces if isinstance(p, Slots) and p.count}
+    kinds = {p.kind for t in turns for p in t.pieces if isinstance(p, Placeholders) and p.count}
     return "video" if "video" in kinds else "image" if "image" in kinds else "lang"
 
 
@@ -73,7 +73,12 @@ def layout(pieces: Sequence[Piece]) -> list[Piece]:
     out: list[Piece] = []
     previous: Piece | None = None
     for piece in pieces:
-        together = isinstance(previous, Slots) and isinstance(piece, Slots) and _visual(previous) and _visual(piece)
+        together = (
+            isinstance(previous, Placeholders)
+            and isinstance(piece, Placeholders)
+            and _visual(previous)
+            and _visual(piece)
+        )
         if previous is not None and not together:
             out.append("\n")
         out.append(piece)
@@ -101,7 +106,7 @@ def render(turns: Sequence[Turn], tokenizer: Tokenizer, *, system: str | None = 
             if isinstance(piece, str):
                 items.append(piece)
             else:
-                items += [AUDIO_SLOT if piece.kind == "audio" else IMAGE_SLOT] * piece.count
+                items += [AUDIO_PLACEHOLDER if piece.kind == "audio" else IMAGE_PLACEHOLDER] * piece.count
         items += [tokenizer.im_end, "\n"]
     items += [tokenizer.im_start, "assistant\n"]
     return _encode(items, tokenizer)
@@ -120,7 +125,7 @@ def _encode(items: Sequence[int | str], tokenizer: Tokenizer) -> list[int]:
     return ids + (tokenizer.encode(text) if text else [])
 
 
-def _visual(slots: Slots) -> bool:
+def _visual(slots: Placeholders) -> bool:
     return slots.kind != "audio"
 
 
@@ -134,7 +139,7 @@ def ids_of_reference_prompt(prompt: str, tokenizer: Tokenizer, *, audio: bool) -
     """
     ids: list[int] = []
     rest = prompt
-    slots = {"<image>": IMAGE_SLOT} | ({"<audio>": AUDIO_SLOT} if audio else {})
+    slots = {"<image>": IMAGE_PLACEHOLDER} | ({"<audio>": AUDIO_PLACEHOLDER} if audio else {})
     while rest:
         hits = [(rest.find(tag), tag) for tag in slots if tag in rest]
         at, tag = min(hits) if hits else (len(rest), "")

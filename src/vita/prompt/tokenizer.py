@@ -17,7 +17,7 @@ from vita.errors import CheckpointError
 from vita.events import State
 
 IM_START, IM_END, END_OF_TEXT = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
-MARKS: dict[str, State] = {"☜": "typed", "☞": "spoken", "☟": "noise"}
+STATE_TOKENS: dict[str, State] = {"☜": "typed", "☞": "spoken", "☟": "noise"}
 
 PRE_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from vita.kernels import triton as triton_kernels
 from vita.kernels.cpu.bindings import FORMATS, GROUP, kernels
-from vita.quant.linear import ROUND_BLOCK, RoundedLinear
+from vita.quant.linear import QUANTIZE_BLOCK, QuantizedLinear
 
 CANDIDATES = torch.linspace(0.70, 1.0, 13)  # shares of a group's largest value that are tried as its end
 HALF = GROUP // 2
 
 
-class Int4Linear(RoundedLinear):
+class Int4Linear(QuantizedLinear):
     """`x · Wᵀ + b` with W in four bits.
 
     `weight` is uint8 `[out, in / 2]`: byte j of a group holds value j low and value j + 32 high, both plus eight;
@@ -48,16 +48,16 @@ class Int4Linear(RoundedLinear):
         """Widened by our own kernel where there is one."""
         weight, scale = self.weight[part], self.scale[part]
         if triton_kernels.available(weight.device):
-            from vita.kernels.triton.elementwise import int4_widen  # needs Triton
+            from vita.kernels.triton.elementwise import int4_dequantize  # needs Triton
 
             wide = torch.empty(len(weight), self.in_features, dtype=dtype, device=weight.device)
-            int4_widen(weight, scale, wide)
+            int4_dequantize(weight, scale, wide)
             return wide
         own = kernels() if weight.device.type == "cpu" else None
         if own is None:
             return unpack(weight, scale).to(dtype)
         room = torch.empty(len(weight), self.in_features, dtype=torch.bfloat16)
-        own.int4_widen(weight, scale, room)
+        own.int4_dequantize(weight, scale, room)
         return room.to(dtype)
 
 
@@ -79,7 +79,7 @@ def quantize_groups(weight: Tensor) -> tuple[Tensor, Tensor]:
     """
     packed = torch.empty(weight.shape[0], weight.shape[1] // 2, dtype=torch.uint8, device=weight.device)
     scale = torch.empty(weight.shape[0], weight.shape[1] // GROUP, dtype=torch.bfloat16, device=weight.device)
-    step = max(1, ROUND_BLOCK // 4 // weight.shape[1])
+    step = max(1, QUANTIZE_BLOCK // 4 // weight.shape[1])
     for start in range(0, weight.shape[0], step):  # block by block, so that no float32 copy of the whole exists
         block = weight[start : start + step].float().view(-1, weight.shape[1] // GROUP, GROUP)
         unit, values = _best(block)

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from vita.kernels.cpu.bindings import FORMATS, kernels
-from vita.quant.linear import ROUND_BLOCK, RoundedLinear
+from vita.quant.linear import QUANTIZE_BLOCK, QuantizedLinear
 
-LARGEST = 127
+QMAX = 127
 PACKED_ROWS = 8  # up to which PyTorch's kernel beats widening
 PACKED_CHANNELS = 4  # output channels that PyTorch's kernel does together
 
 
-class Int8Linear(RoundedLinear):
+class Int8Linear(QuantizedLinear):
     """`x · (W · scale)ᵀ + b` with W int8 `[out, in]` and one bfloat16 scale an output channel."""
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
@@ -56,7 +56,7 @@ class Int8Linear(RoundedLinear):
         own = kernels() if self.weight.device.type == "cpu" and dtype == torch.bfloat16 else None
         if own is not None:
             room = torch.empty(self.weight[part].shape, dtype=dtype)
-            own.int8_widen(self.weight[part], self.scale[part], room)
+            own.int8_dequantize(self.weight[part], self.scale[part], room)
             return room
         return self.weight[part].to(dtype) * self.scale[part].to(dtype)[:, None]
 
@@ -73,12 +73,12 @@ def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     """
     whole = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
     scale = torch.empty(weight.shape[0], dtype=torch.bfloat16, device=weight.device)
-    step = max(1, ROUND_BLOCK // weight.shape[1])
+    step = max(1, QUANTIZE_BLOCK // weight.shape[1])
     for start in range(0, weight.shape[0], step):  # block by block, so that no float32 copy of the whole exists
         block = weight[start : start + step].float()
         largest = block.abs().amax(dim=1)
-        unit = torch.where(largest > 0, largest / LARGEST, torch.ones_like(largest)).bfloat16()
+        unit = torch.where(largest > 0, largest / QMAX, torch.ones_like(largest)).bfloat16()
         scale[start : start + step] = unit
-        rounded = (block / unit.float()[:, None]).round_().clamp_(-LARGEST, LARGEST)
+        rounded = (block / unit.float()[:, None]).round_().clamp_(-QMAX, QMAX)
         whole[start : start + step] = rounded.to(torch.int8)
     return whole, scale

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from vita.layers.linear import Activation, Route, activated
 
-WIDE_BLOCK = 16 << 20  # weights widened at a time: fewer make narrow products, which are slow
-ROUND_BLOCK = 4 << 20  # weights rounded at a time
+DEQUANTIZE_BLOCK = 16 << 20  # weights widened at a time: fewer make narrow products, which are slow
+QUANTIZE_BLOCK = 4 << 20  # weights rounded at a time
 
 
-class RoundedLinear(nn.Module, ABC):
+class QuantizedLinear(nn.Module, ABC):
     """`x · Wᵀ + b` with buffers `weight` and `scale` instead of W."""
 
     weight: Tensor
@@ -56,7 +56,7 @@ class RoundedLinear(nn.Module, ABC):
         dtype = torch.float32 if self.route == "upcast" else rows.dtype
         wide = rows.to(dtype)
         out = torch.empty(rows.shape[0], self.out_features, dtype=rows.dtype, device=rows.device)
-        step = max(1, WIDE_BLOCK // self.in_features)
+        step = max(1, DEQUANTIZE_BLOCK // self.in_features)
         for start in range(0, self.out_features, step):
             part = slice(start, min(start + step, self.out_features))
             out[:, part] = wide @ self.block(part, dtype).t()

@@ -27,7 +27,7 @@ def scheme_of(part: str, scheme: Quantize | None) -> Quantize | None:
     return "int8" if scheme.endswith(ENCODERS) else None
 
 
-def make_quantized(module: nn.Module, scheme: Quantize) -> list[str]:
+def quantize_modules(module: nn.Module, scheme: Quantize) -> list[str]:
     """Replace every linear layer inside by one of the scheme and its size; returns their paths.
 
     Meant for modules on the meta device, before their weights are filled in. With `int4`, the head and layers whose
@@ -45,6 +45,6 @@ def make_quantized(module: nn.Module, scheme: Quantize) -> list[str]:
     return paths
 
 
-def round_weight(weight: Tensor, stored: torch.dtype) -> tuple[Tensor, Tensor]:
+def quantize_weight(weight: Tensor, stored: torch.dtype) -> tuple[Tensor, Tensor]:
     """A weight rounded to the format whose values are of this dtype, and its scales."""
     return quantize_rows(weight) if stored == torch.int8 else quantize_groups(weight)

@@ -17,7 +17,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt(3)
 KEPT = 1 << 30  # bytes that may lie free at the end of the heap
 
 
-def keep_freed_blocks() -> bool:
+def tune_malloc() -> bool:
     """Let this process keep up to a gigabyte of freed blocks for the next layer; False where there is no such setting.
 
     Not every block fits into the gap of another, so some are new still, and the peak rises by the gaps: from 4.63 to
@@ -30,7 +30,7 @@ def keep_freed_blocks() -> bool:
 
 
 @contextmanager
-def paused() -> Iterator[None]:
+def gc_paused() -> Iterator[None]:
     """No collection inside; afterwards as before."""
     was = gc.isenabled()
     gc.disable()

@@ -11,7 +11,7 @@ from torch import Tensor
 from vita.engine.engine import Engine
 from vita.media.digest import digest
 from vita.model.kv_cache import KVCache
-from vita.prompt.processor import Prepared, audio_rows
+from vita.prompt.processor import ProcessedInputs, audio_rows
 from vita.prompt.template import ids_of_reference_prompt
 from vita.runtime.clock import Stopwatch
 from vita.verify.quantized import compare_quantized
@@ -27,7 +27,7 @@ def verify_case(
     pictures = [pixels[m] for m in case["media"] if m in pixels]
     ids = ids_of_reference_prompt(case["prompt"], engine.tokenizer, audio=bool(sounds))
     yield count_unequal("prompt ids", name, ids, case["input_ids"])
-    prepared = Prepared(
+    prepared = ProcessedInputs(
         ids=ids,
         pixels=torch.cat(pictures) if pictures else None,
         tile_keys=[digest(tile) for picture in pictures for tile in picture],

@@ -1,26 +1,22 @@
-"""Compiling our C once for this machine, and calling it.
+"""Our kernels for CPUs: which there are, and calling them.
 
-Owns the compiler's command, the cache of compiled files and the C interface. Without a compiler there is no kernel,
-and callers take PyTorch's own operations; `vita doctor` says so.
+Owns the C interface and the one time a process loads it; compiling and caching are `kernels.cpu.compile`'s. Without a
+compiler there is no kernel, and callers take PyTorch's own operations; the engine and `vita doctor` say so.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import hashlib
 import logging
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
+import threading
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from vita.kernels.cpu.compile import Loaded, Program, are_wanted, load_library
 
 log = logging.getLogger("vita")
 _NAMES = (
@@ -30,15 +26,15 @@ _NAMES = (
 SOURCES = tuple(Path(__file__).with_name(f"{name}.c") for name in _NAMES)
 _SHARED = ("floats", "int4", "gemm_dynamic_int8_avx2", "gemm_dynamic_int8_avx512", "rows", "vectors")
 HEADERS = tuple(Path(__file__).with_name(f"{name}.h") for name in _SHARED)
-FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
-COMPILERS = ("cc", "gcc", "clang")
+PROGRAM = Program(SOURCES, HEADERS)
 GROUP = 64  # as in int4.h
 PANEL, TILE = 32, 6  # as in gemm_dynamic_int8.c and the larger of its two headers
 KEYS, HEAD_WIDTHS = 256, (64, 128)  # as in flash_attention.c
 SHARED, WIDEST_HEAD = 8, 256  # as HEADS and WIDEST in decode_attention.c, whose KEYS are flash_attention.c's
 FORMATS = (torch.float32, torch.bfloat16)  # of x and of what comes out
 INT8_ROWS = 16  # summed in float32, so that each row of a step is what it is alone; from 9 on widening is a bit faster
-SECONDS = 300  # a compiler that takes longer hangs; on a busy or small machine a minute is not enough
+# Times as long as with our kernels, measured (docs/benchmarks.md): a token, and a prompt of 256 positions.
+SLOWER = {"bfloat16": (1.4, 1.0), "int8": (1.1, 1.6), "int4": (130, 6.5)}
 
 
 class Kernels:
@@ -102,7 +98,7 @@ class Kernels:
         self._library.vita_rms_norm(_at(x), _at(weight), _at(out), rows, _size(width), ctypes.c_double(eps))
         return out
 
-    def silu_times(self, gate: Tensor, up: Tensor) -> bool:
+    def silu_mul(self, gate: Tensor, up: Tensor) -> bool:
         """`silu(gate) · up` into `gate`, two bfloat16 tensors; False, and nothing done, where there is no kernel."""
         there = bool(self._library.vita_gates()) and gate.is_contiguous() and up.is_contiguous()
         if there:
@@ -137,7 +133,7 @@ class Kernels:
         )  # fmt: skip
         return out
 
-    def int8_widen(self, weight: Tensor, scale: Tensor, out: Tensor) -> None:
+    def int8_dequantize(self, weight: Tensor, scale: Tensor, out: Tensor) -> None:
         """Weights as bfloat16 into `out`, `[out, in]`."""
         call = self._library.vita_int8_widen
         call(_at(weight), _at(scale), _at(out), _size(out.shape[0]), _size(out.shape[1]))
@@ -182,7 +178,7 @@ class Kernels:
         )  # fmt: skip
         return out
 
-    def int4_widen(self, weight: Tensor, scale: Tensor, out: Tensor) -> None:
+    def int4_dequantize(self, weight: Tensor, scale: Tensor, out: Tensor) -> None:
         """Weights as bfloat16 into `out`, `[out, in]`."""
         call = self._library.vita_int4_widen
         call(_at(weight), _at(scale), _at(out), _size(out.shape[0]), _size(out.shape[1]))
@@ -214,7 +210,7 @@ class Kernels:
         )  # fmt: skip
         return out.transpose(1, 2)
 
-    def step(self, q: Tensor, k: Tensor, v: Tensor, caches: Places, layer: int) -> Tensor | None:
+    def step(self, q: Tensor, k: Tensor, v: Tensor, caches: BlockTable, layer: int) -> Tensor | None:
         """One position more in every cache, and attention to all that is then there; None where there is no kernel.
 
         Args:
@@ -227,7 +223,13 @@ class Kernels:
             `[requests, heads, 1, d]`; each request's row is what it would be alone, to the bit.
         """
         (requests, heads, n, width), groups = q.shape, k.shape[1]
-        if not self._library.vita_steps() or not caches.fit or width % 32 or width > WIDEST_HEAD or heads % groups:
+        if (
+            not self._library.vita_steps()
+            or not caches.supported
+            or width % 32
+            or width > WIDEST_HEAD
+            or heads % groups
+        ):
             return None
         if n != 1 or k.shape != v.shape or requests != len(caches.lengths):
             return None
@@ -242,10 +244,10 @@ class Kernels:
         return out
 
 
-class Places:
+class BlockTable:
     """Where caches of keys and values lie in memory, as `Kernels.step` wants to know it.
 
-    `fit` says whether they are of the kinds it knows.
+    `supported` says whether they are of the kinds it knows.
 
     Args:
         keys, values: one of each a request, bfloat16 or int8 `[layers, 1, groups, capacity, d]`, kept alive by the
@@ -269,7 +271,7 @@ class Places:
         alike = (
             k.shape == v.shape and k.dtype == v.dtype and k.shape[1] == 1 for k, v in zip(keys, values, strict=True)
         )
-        self.fit = all(kind in known for kind in kinds) and all(alike) and len({k.shape[:3] for k in keys}) == 1
+        self.supported = all(kind in known for kind in kinds) and all(alike) and len({k.shape[:3] for k in keys}) == 1
 
 
 def _at(tensor: Tensor | None) -> ctypes.c_void_p:
@@ -285,66 +287,66 @@ def _size(value: int) -> ctypes.c_int64:
     return ctypes.c_int64(value)
 
 
-@lru_cache(maxsize=1)
 def kernels() -> Kernels | None:
-    """The kernels, compiled at the first call on this machine; None where that is not possible."""
-    library, reason = compiled()
-    log.info("our own kernels: %s", reason)
-    return Kernels(library) if library else None
+    """The kernels; None where there are none. The engine has them loaded, and compiled if need be, before a request."""
+    return _loaded()[0]
 
 
-def half_kernels(x: Tensor, weight: Tensor) -> Kernels | None:
+def bf16_kernels(x: Tensor, weight: Tensor) -> Kernels | None:
     """The kernels, if x and a weight are bfloat16 on a CPU and nothing is to be differentiated."""
     half = x.dtype == weight.dtype == torch.bfloat16 and x.device.type == "cpu"
     return kernels() if half and not torch.is_grad_enabled() else None
 
 
-def compiled() -> tuple[ctypes.CDLL | None, str]:
-    """The loaded library and where it comes from, or None and why not."""
-    if platform.system() == "Windows":
-        return None, "none are built on Windows; PyTorch's operations are used, which are slower"
-    compiler = next((path for name in COMPILERS if (path := shutil.which(name))), None)
-    if compiler is None:
-        return None, "no C compiler (cc, gcc, clang); PyTorch's operations are used, which are slower"
-    try:
-        target = _target(compiler)
-        if target.exists():
-            with contextlib.suppress(OSError):  # built for another system that shares this folder: built anew below
-                return ctypes.CDLL(str(target)), f"compiled before, {target}"
-        failure = _compile(compiler, target)
-        if failure:
-            return None, failure
-        return ctypes.CDLL(str(target)), f"compiled with {compiler}"
-    except (OSError, RuntimeError, subprocess.TimeoutExpired) as error:
-        return None, f"they could not be built: {error}"
+def prepare_kernels(device: torch.device, dtype: torch.dtype, scheme: str | None) -> None:
+    """Load the kernels that a model will use, compiling them if this machine has not yet; at most one thread does.
+
+    Where there are none, one warning says so, how much slower that is and what to do.
+
+    Args:
+        device: of the model; only CPUs have these kernels.
+        dtype: of the model.
+        scheme: in which its weights are rounded, such as "int4+encoders", or None.
+
+    Raises:
+        RequestError: `VITA_KERNELS` is neither `off` nor a folder.
+    """
+    bits = scheme.split("+")[0] if scheme else None
+    uses = dtype in FORMATS or bits == "int4" if bits else dtype == torch.bfloat16
+    are_wanted()  # for every model, so that a mistake is never passed over
+    if device.type != "cpu" or not uses:
+        return
+    with _PREPARING:
+        _, found = _loaded()
+    if found.library is None and found.wanted:
+        log.warning("our own kernels: %s; %s", found.reason, "; ".join(filter(None, (slowdown(bits), found.fix))))
+    elif found.fix:
+        log.warning("our own kernels: %s; %s", found.reason, found.fix)
 
 
-def _compile(compiler: str, target: Path) -> str:
-    """Build beside the target and move it there whole; what the compiler says if it fails."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        made = Path(folder) / "kernels.so"
-        command = [compiler, *FLAGS, *map(str, SOURCES), "-o", str(made), "-lm"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
-        if done.returncode:
-            return f"{compiler} failed: {' '.join(done.stderr.strip().splitlines()[-1:])}"
-        made.replace(target)
-    return ""
+def slowdown(bits: str | None = None) -> str:
+    """How much slower PyTorch's own operations are, in words; for weights in `int4`, `int8` or, None, in bfloat16."""
+    form = bits or "bfloat16"
+    token, prompt = SLOWER[form]
+    said = f"without them a token takes about {token:g} times as long in {form}"
+    return said + (f", a prompt of 256 positions {prompt:g} times" if prompt > 1 else "")
 
 
-def _target(compiler: str) -> Path:
-    """Where what this compiler makes lies; another source, compiler or processor is another file."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vita" / "kernels"
-    parts = [source.read_text(encoding="utf-8") for source in (*HEADERS, *SOURCES)]
-    parts += [compiler, str(Path(compiler).resolve()), " ".join(FLAGS), _processor()]
-    parts += [platform.machine(), *platform.libc_ver()]
-    digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()
-    return cache / f"kernels-{digest[:16]}.so"
+def compiled(*, retry: bool = False) -> Loaded:
+    """The library and where it comes from, or why there is none; `retry` compiles again what failed a short time ago.
+
+    Raises:
+        RequestError: `VITA_KERNELS` is neither `off` nor a folder.
+    """
+    return load_library(PROGRAM, retry=retry)
 
 
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+_PREPARING = threading.Lock()
+
+
+@lru_cache(maxsize=1)
+def _loaded() -> tuple[Kernels | None, Loaded]:
+    """Once a process, so that a request finds what is there, or that there is nothing, and never compiles."""
+    found = compiled()
+    log.info("our own kernels: %s", found.reason)
+    return (Kernels(found.library) if found.library else None), found

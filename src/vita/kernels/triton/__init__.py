@@ -14,8 +14,8 @@ import torch
 
 log = logging.getLogger("vita")
 SILU_OF_ONE = 0.7311
-MOST_ROWS = 16  # multiplied together: those of a matrix instruction
-LEAST_CAPABILITY = (8, 0)  # Ampere: the first with bfloat16, and with copies that do not pass through registers
+MAX_BATCH = 16  # multiplied together: those of a matrix instruction
+MIN_CAPABILITY = (8, 0)  # Ampere: the first with bfloat16, and with copies that do not pass through registers
 
 
 @cache
@@ -23,16 +23,16 @@ def available(device: torch.device) -> bool:
     """Whether the kernels run on a device: a GPU new enough, and Triton, which PyTorch brings on Linux."""
     if device.type != "cuda" or find_spec("triton") is None:
         return False
-    return torch.cuda.get_device_capability(device) >= LEAST_CAPABILITY and _one_runs(device)
+    return torch.cuda.get_device_capability(device) >= MIN_CAPABILITY and _one_runs(device)
 
 
 def _one_runs(device: torch.device) -> bool:
     """Try a small kernel: Triton needs a C compiler beside the GPU, and lean container images have none."""
-    from vita.kernels.triton.elementwise import GpuRows
+    from vita.kernels.triton.elementwise import TritonElementwise
 
     gate, up = torch.ones(2, 8, device=device)
     try:
-        GpuRows().silu_times(gate, up)
+        TritonElementwise().silu_mul(gate, up)
         value = float(gate[0])
         if abs(value - SILU_OF_ONE) > 1e-3:
             raise ArithmeticError(f"{value} came out instead of {SILU_OF_ONE}")

@@ -19,8 +19,8 @@ import triton.language as tl
 from torch import Tensor
 
 KEYS = 64  # looked at together by one program, half as many in float32: GPUs but the largest have 99 KiB for it
-LEAST_HEADS = 16  # rows of a matrix instruction: heads of a group, padded
-LEAST_WIDTH = 32  # of a head: halves of it are multiplied by matrix instructions
+MIN_HEADS = 16  # rows of a matrix instruction: heads of a group, padded
+MIN_HEAD_DIM = 32  # of a head: halves of it are multiplied by matrix instructions
 SPLITS = 32  # of a request's keys; with 4 groups one request makes 128 programs, about one a multiprocessor
 COLUMNS = 6  # of the table, below
 LOG2_E = 1.4426950408889634
@@ -76,7 +76,7 @@ def attend_step(
     _parts[(heads.splits, heads.groups, rows)](
         qkv, table, cos, sin, parts, layers, layer, heads.width**-0.5 * LOG2_E,
         HEADS=heads.count, GROUPS=heads.groups, WIDTH=heads.width, SPLITS=heads.splits, ROUNDED=rounded,
-        KEYS=keys_of(qkv.dtype == torch.float32), PADDED=max(LEAST_HEADS, triton.next_power_of_2(of_group)),
+        KEYS=keys_of(qkv.dtype == torch.float32), PADDED=max(MIN_HEADS, triton.next_power_of_2(of_group)),
         num_warps=4,
     )  # fmt: skip
     _joined[(heads.count, rows)](parts, out, HEADS=heads.count, WIDTH=heads.width, SPLITS=heads.splits, num_warps=4)

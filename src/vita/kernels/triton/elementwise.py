@@ -14,7 +14,7 @@ from torch import Tensor
 LANES = 1024  # values of one program
 
 
-class GpuRows:
+class TritonElementwise:
     """The same calls as `kernels.cpu.bindings.Kernels` has, on CUDA tensors of any float dtype."""
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -34,7 +34,7 @@ class GpuRows:
             _rotate[(rows, heads)](x, cos, sin, heads, angles, HALF=width // 2, num_warps=1)
         return True
 
-    def silu_times(self, gate: Tensor, up: Tensor) -> bool:
+    def silu_mul(self, gate: Tensor, up: Tensor) -> bool:
         """`silu(gate) · up` into `gate`."""
         there = gate.is_contiguous() and up.is_contiguous()
         if there:
@@ -43,7 +43,7 @@ class GpuRows:
         return there
 
 
-def int4_widen(weight: Tensor, scale: Tensor, out: Tensor) -> None:
+def int4_dequantize(weight: Tensor, scale: Tensor, out: Tensor) -> None:
     """Weights of four bits (layers.int4), contiguous, as floats into `out`, contiguous `[out, in]`."""
     groups = scale.numel()
     with torch.cuda.device_of(weight):

@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from vita.kernels.cpu.bindings import GROUP
-from vita.kernels.triton import MOST_ROWS
+from vita.kernels.triton import MAX_BATCH
 from vita.kernels.weight import Weight
 
 WHOLE, BITS8, BITS4 = 0, 1, 2
@@ -71,7 +71,7 @@ def product(
     _product[grid](
         x, weight.values, weight.scale, weight.bias, gain, add, out, rows, channels, eps,
         INPUTS=width, KIND=kind, ALONE=rows == 1, GATE=gate, NORM=gain is not None, BIAS=weight.bias is not None,
-        ADD=add is not None, CHANNELS=cut.channels, WIDTH=wide, STAGES=cut.stages, ROWS=MOST_ROWS,
+        ADD=add is not None, CHANNELS=cut.channels, WIDTH=wide, STAGES=cut.stages, ROWS=MAX_BATCH,
         num_warps=cut.warps,
     )  # fmt: skip
 

@@ -14,7 +14,7 @@ from torch import Tensor
 PORTABLE, MAPPED = 1, 2  # flags of cudaHostRegister: for every device, and readable by kernels
 
 
-class Reachable:
+class PinnedTensor:
     """A copy of a tensor in the host's memory, locked there; `values` may be handed to kernels.
 
     Not `Tensor.pin_memory`, which takes memory in powers of two: 2 GiB for the 1.01 of the released embedding table.

@@ -22,7 +22,7 @@ from vita.kernels.cpu.bindings import INT8_ROWS, kernels
 from vita.layers.linear import Linear
 from vita.quant import int8
 from vita.quant.int8 import Int8Linear, quantize_rows
-from vita.quant.scheme import make_quantized
+from vita.quant.scheme import quantize_modules
 from vita.types import SamplingParams
 from vita.verify import run
 
@@ -94,7 +94,7 @@ def test_weights_of_a_mapped_file_may_lie_anywhere(offset: int, channels: int) -
 def test_every_linear_inside_is_replaced() -> None:
     with torch.device("meta"):
         net = nn.Sequential(Linear(4, 8), nn.Sequential(Linear(8, 2, bias=False)))
-    assert make_quantized(net, "int8") == ["0", "1.0"]
+    assert quantize_modules(net, "int8") == ["0", "1.0"]
     kinds = [type(m) for m in net.modules() if not isinstance(m, nn.Sequential)]
     assert kinds == [Int8Linear, Int8Linear] and net[0].weight.is_meta
 

@@ -1,6 +1,6 @@
 """Compiles every kernel for a GPU that need not be there, as the released model launches it.
 
-    python -m tests.gpu.compile_all 90 bf16
+    python -m tests.kernels.gpu.compile_all 90 bf16
 
 One line a kernel: its name, registers a thread, bytes of stack (spilled registers), bytes of shared memory. The
 number is the compute capability; the format is the model's, one of bf16, fp16 and fp32. The
@@ -20,8 +20,7 @@ from typing import Any
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-
-from vita.kernels.triton import MOST_ROWS, attention, products, rows
+from vita.kernels.triton import MAX_BATCH, attention, products, rows
 
 SCALES = "*bf16"  # of rounded weights, whatever the model works in
 
@@ -35,7 +34,7 @@ def launches(form: str) -> Iterator[tuple[str, Any, dict[str, str], dict[str, An
         }.items():  # fmt: skip
             constants = {"NORM": False, "BIAS": False, "ADD": False, "GATE": False, **more}
             constants |= {"INPUTS": 3584, "KIND": kind, "ALONE": alone, "CHANNELS": cut.channels, "WIDTH": cut.width}
-            constants |= {"STAGES": cut.stages, "ROWS": MOST_ROWS}
+            constants |= {"STAGES": cut.stages, "ROWS": MAX_BATCH}
             types = {"x": form, "weight": weights[kind], "out": form, "rows": "i32", "channels": "i32", "eps": "fp32"}
             there = {"gain": "NORM", "bias": "BIAS", "add": "ADD"}
             types |= {pointer: form for pointer, flag in there.items() if constants[flag]}

@@ -63,7 +63,9 @@ def test_it_takes_little_more_than_half() -> None:
     plain, small = (KVCache.bytes_per_position(config, torch.bfloat16, rounded=r) for r in (False, True))
     assert small < 0.51 * plain
     parts = [
-        predict_memory(RELEASED, USED_VOCAB, torch.bfloat16, 32_768, "int4", device=CPU, mapped=True, rounded_cache=r)
+        predict_memory(
+            RELEASED, USED_VOCAB, torch.bfloat16, 32_768, "int4", device=CPU, mapped=True, quantized_kv_cache=r
+        )
         for r in (False, True)
     ]
     assert parts[1]["kv cache"] < 0.51 * parts[0]["kv cache"] == 0.51 * plain * 32_768

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from vita.kernels.triton.elementwise import GpuRows, int4_widen, take
+from vita.kernels.triton.elementwise import TritonElementwise, int4_dequantize, take
 from vita.layers.norm import RMSNorm
 from vita.layers.rope import rotary, rotate
 from vita.quant.int4 import quantize_groups, unpack
 
-ROWS = GpuRows()
+ROWS = TritonElementwise()
 
 
 def test_the_norm() -> None:
@@ -38,14 +38,14 @@ def test_what_the_rotary_kernel_does_not_know_is_left_alone() -> None:
 def test_the_gate_of_an_mlp() -> None:
     gate, up = torch.randn(5, 700), torch.randn(5, 700)
     wanted = functional.silu(gate) * up
-    assert ROWS.silu_times(gate, up)
+    assert ROWS.silu_mul(gate, up)
     torch.testing.assert_close(gate, wanted)
 
 
 def test_four_bits_widened() -> None:
     values, scale = quantize_groups(torch.randn(10, 192))
     out = torch.full((10, 192), torch.nan)
-    int4_widen(values, scale, out)
+    int4_dequantize(values, scale, out)
     torch.testing.assert_close(out, unpack(values, scale).float(), atol=1e-2, rtol=1e-2)  # those are bfloat16
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import vita
-from vita.engine.encoder_cache import FeatureStore
+from vita.engine.encoder_cache import EncoderCache
 from vita.types import Image, Message, SamplingParams, Text, Video
 
 PARAMS = SamplingParams(max_tokens=6)
@@ -21,7 +21,7 @@ ONE, OTHER = (DICE.integers(0, 255, (112, 112, 3), dtype=np.uint8) for _ in rang
 
 @given(st.lists(st.integers(0, 9), max_size=30))
 def test_rows_come_back_in_order_and_are_made_once(wanted: list[int]) -> None:
-    store, made = FeatureStore(), []
+    store, made = EncoderCache(), []
 
     def encode(places: list[int]) -> list[torch.Tensor]:
         made.extend(wanted[k] for k in places)
@@ -34,7 +34,7 @@ def test_rows_come_back_in_order_and_are_made_once(wanted: list[int]) -> None:
 
 
 def test_the_store_is_bounded_and_forgets_the_oldest() -> None:
-    store = FeatureStore(most_bytes=3 * 24)
+    store = EncoderCache(most_bytes=3 * 24)
     made: list[int] = []
 
     def ask(number: int) -> None:

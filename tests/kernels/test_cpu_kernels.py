@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import platform
-import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,15 +12,15 @@ import torch
 from torch.nn import functional
 
 from vita.config import DecoderConfig
-from vita.kernels.cpu import bindings
-from vita.kernels.cpu.bindings import GROUP, Kernels, Places
+from vita.kernels.cpu.bindings import GROUP, PROGRAM, BlockTable, Kernels
+from vita.kernels.cpu.compile import compile_program, find_compiler
 from vita.layers.attention import causal_mask
 from vita.layers.rope import rotary, rotate
 from vita.model.kv_cache import KVCache
 from vita.quant.int4 import quantize_groups, unpack
 from vita.quant.int8 import quantize_rows
 
-COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+COMPILER = find_compiler()
 X86 = platform.machine() in ("x86_64", "AMD64")
 BRANCHES = {
     "this processor": ("-march=native",),
@@ -60,12 +60,7 @@ def own(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
     flags = ("-O2", *BRANCHES[request.param], "-fopenmp", "-fPIC", "-shared")
     target = tmp_path_factory.mktemp("kernels") / "kernels.so"
-    patch = pytest.MonkeyPatch()
-    patch.setattr(bindings, "FLAGS", flags)
-    try:
-        assert bindings._compile(COMPILER, Path(target)) == ""
-    finally:
-        patch.undo()
+    target.write_bytes(compile_program(COMPILER, replace(PROGRAM, flags=flags)))
     return Kernels(ctypes.CDLL(str(target)))
 
 
@@ -83,7 +78,7 @@ def test_four_bits(own: Kernels, rows: int, groups: int) -> None:
     again = own.int4_product(x.bfloat16().float(), packed, scale, bias.bfloat16().float())
     assert half.dtype == torch.bfloat16 and torch.equal(half, again.bfloat16())
     room = torch.empty_like(wide)
-    own.int4_widen(packed, scale, room)
+    own.int4_dequantize(packed, scale, room)
     assert torch.equal(room, wide)
 
 
@@ -177,7 +172,7 @@ def test_the_gate_is_the_two_operations(own: Kernels, count: int) -> None:
     gate, up = (torch.randn(2, count) * 20).bfloat16().unbind(0)
     gate[0] = float("nan") if count == 16 else -300.0
     exact = functional.silu(gate) * up
-    if not own.silu_times(gate, up):
+    if not own.silu_mul(gate, up):
         pytest.skip("NO AVX-512: PyTorch's own operations are used here")
     torch.testing.assert_close(gate.float(), exact.float(), equal_nan=True, atol=1e-6, rtol=2**-7)
 
@@ -206,7 +201,7 @@ def test_eight_bits(own: Kernels, rows: int, width: int, by: int) -> None:
     assert half.dtype == torch.bfloat16
     torch.testing.assert_close(half.float(), again, atol=1e-3, rtol=2**-8)
     room = torch.empty(whole.shape, dtype=torch.bfloat16)
-    own.int8_widen(whole, scale, room)
+    own.int8_dequantize(whole, scale, room)
     assert torch.equal(room, whole.bfloat16() * scale[:, None])
 
 
@@ -267,7 +262,7 @@ def test_attention_of_a_step_is_pytorchs_and_company_does_not_matter(
 
     def step(which: slice) -> torch.Tensor | None:
         parts = ((c.keys, c.values, c.scales, c.length) for c in caches[which])
-        return own.step(q[which], k[which], v[which], Places(*zip(*parts, strict=True)), layer)
+        return own.step(q[which], k[which], v[which], BlockTable(*zip(*parts, strict=True)), layer)
 
     together = step(slice(None))
     if together is None:
@@ -301,8 +296,8 @@ def test_what_a_step_does_not_know_is_left_to_pytorch(own: Kernels) -> None:
     scales = torch.ones(2, 2, 1, 2, 8, 1)
     twice = plain.repeat(1, 2, 1, 1, 1)
     for keys, scale in ((plain.float(), None), (twice, None), (plain.to(torch.int8), scales), (plain.half(), None)):
-        assert own.step(q, k, k, Places([keys], [keys], [scale], [3]), 0) is None
-    good = Places([plain], [plain.clone()], [None], [3])
+        assert own.step(q, k, k, BlockTable([keys], [keys], [scale], [3]), 0) is None
+    good = BlockTable([plain], [plain.clone()], [None], [3])
     several, odd = q.expand(2, -1, -1, -1), torch.randn(1, 5, 1, 64).bfloat16()
     assert own.step(several, k.expand(2, -1, -1, -1), k.expand(2, -1, -1, -1), good, 0) is None
     assert own.step(q.expand(-1, -1, 2, -1), k.expand(-1, -1, 2, -1), k.expand(-1, -1, 2, -1), good, 0) is None

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 HOPPER, ADA = 90, 89
 KERNELS = 26
 LEAST_SHARED = 99 << 10  # bytes a program may have on the GPUs that have least
@@ -17,7 +17,7 @@ LEAST_SHARED = 99 << 10  # bytes a program may have on the GPUs that have least
 def resources(target: int, form: str, cache: Path) -> list[tuple[str, int, int]]:
     """Name, bytes of stack and bytes of shared memory of every kernel."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"TRITON_CACHE_DIR": str(cache)}
-    command = [sys.executable, "-W", "ignore", "-m", "tests.gpu.compile_all", str(target), form]
+    command = [sys.executable, "-W", "ignore", "-m", "tests.kernels.gpu.compile_all", str(target), form]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     found = re.findall(r"^(.+): \d+ registers, (\d+) bytes of stack, (\d+) shared$", done.stdout, re.MULTILINE)

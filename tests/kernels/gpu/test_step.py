@@ -11,13 +11,13 @@ from torch import Tensor
 
 from vita.config import DecoderConfig
 from vita.engine.batch import Batcher
-from vita.engine.cuda_graphs import GraphedSteps
+from vita.engine.cuda_graphs import CudaGraphDecode
 from vita.kernels.triton.decode_attention import Heads, attend_step, room
 from vita.layers.attention import attend
 from vita.layers.rope import rotary, rotate
 from vita.model.decoder import Decoder
-from vita.model.kv_cache import KVCache, Together
-from vita.quant.scheme import make_quantized, round_weight
+from vita.model.kv_cache import KVCache, KVCacheBatch
+from vita.quant.scheme import quantize_modules, quantize_weight
 
 CPU = torch.device("cpu")
 CONFIG = DecoderConfig(64, 128, 2, 2, 1, 50)
@@ -33,9 +33,9 @@ def build(scheme: str | None) -> Decoder:
             norm.uniform_(0.5, 1.5)
     if scheme is not None:
         old = {name: value.clone() for name, value in decoder.state_dict().items()}
-        for path in make_quantized(decoder, scheme):  # type: ignore[arg-type]
+        for path in quantize_modules(decoder, scheme):  # type: ignore[arg-type]
             layer = decoder.get_submodule(path)
-            layer.weight, layer.scale = round_weight(old[f"{path}.weight"], layer.weight.dtype)
+            layer.weight, layer.scale = quantize_weight(old[f"{path}.weight"], layer.weight.dtype)
             if layer.bias is not None:
                 layer.bias = torch.nn.Parameter(old[f"{path}.bias"], requires_grad=False)
     return decoder
@@ -49,7 +49,7 @@ def prompts(decoder: Decoder, lengths: tuple[int, ...], rounded: bool = False) -
 
 
 def plain_step(decoder: Decoder, tokens: Tensor, caches: list[KVCache]) -> Tensor:
-    return decoder.logits(decoder(decoder.rows(tokens)[:, None], Together(caches)))[:, 0]
+    return decoder.logits(decoder(decoder.rows(tokens)[:, None], KVCacheBatch(caches)))[:, 0]
 
 
 @pytest.mark.parametrize("rounded", [False, True])
@@ -88,7 +88,7 @@ def test_a_fused_step_is_the_decoders_step(scheme: str | None, rounded: bool) ->
     decoder = build(scheme)
     if scheme == "int4":  # on a CPU the decoder rounds x as well; what the weights stand for is not in question here
         decoder = widened(decoder)
-    steps = GraphedSteps(decoder if scheme != "int4" else build(scheme), rounded_cache=rounded, splits=SPLITS)
+    steps = CudaGraphDecode(decoder if scheme != "int4" else build(scheme), quantized_kv_cache=rounded, splits=SPLITS)
     for lengths in ((9,), (3, 70, 1)):
         caches = prompts(decoder, lengths, rounded)
         twins = [cache.copied(cache.length, cache.capacity) for cache in caches]
@@ -112,7 +112,7 @@ def widened(decoder: Decoder) -> Decoder:
 def test_joined_weights_are_held_once_and_prefill_as_before() -> None:
     decoder, x = build("int4"), torch.randn(1, 20, CONFIG.hidden_size)
     wanted = decoder(x)
-    GraphedSteps(decoder, rounded_cache=False, splits=SPLITS)
+    CudaGraphDecode(decoder, quantized_kv_cache=False, splits=SPLITS)
     assert torch.equal(decoder(x), wanted)
     attn = decoder.layers[0].attn
     joined = {layer.weight.untyped_storage().data_ptr() for layer in (attn.q, attn.k, attn.v)}
@@ -134,7 +134,7 @@ def test_requests_that_come_and_go_get_what_they_get_alone() -> None:
         return out
 
     def new() -> Batcher:
-        return Batcher(GraphedSteps(decoder, rounded_cache=False, splits=SPLITS), threading.Lock())
+        return Batcher(CudaGraphDecode(decoder, quantized_kv_cache=False, splits=SPLITS), threading.Lock())
 
     alone = [answer(new(), k) for k in range(len(counts))]
     shared = new()
@@ -146,7 +146,7 @@ def test_requests_that_come_and_go_get_what_they_get_alone() -> None:
 def test_a_cache_that_was_cut_back_goes_on_from_there() -> None:
     """The table on the device counts on by itself; whoever shortens a cache must not be overlooked."""
     decoder = build(None)
-    steps, cache = GraphedSteps(decoder, rounded_cache=False, splits=SPLITS), prompts(decoder, (6,))[0]
+    steps, cache = CudaGraphDecode(decoder, quantized_kv_cache=False, splits=SPLITS), prompts(decoder, (6,))[0]
     first = steps(torch.tensor([7]), [cache])
     steps(torch.tensor([8]), [cache])
     cache.reset(6)
@@ -155,7 +155,7 @@ def test_a_cache_that_was_cut_back_goes_on_from_there() -> None:
 
 def test_a_full_cache_is_refused_before_anything_is_written() -> None:
     decoder = build(None)
-    steps, cache = GraphedSteps(decoder, rounded_cache=False, splits=SPLITS), prompts(decoder, (6,))[0]
+    steps, cache = CudaGraphDecode(decoder, quantized_kv_cache=False, splits=SPLITS), prompts(decoder, (6,))[0]
     cache.length = cache.capacity
     with pytest.raises(ValueError, match="full"):
         steps(torch.tensor([7]), [cache])

@@ -12,8 +12,8 @@ import pytest
 # how often that gap has grown by then is chance.
 PAGES = """
 import ctypes, resource, sys
-from vita.runtime.process import keep_freed_blocks
-assert sys.argv[1] == "leave" or keep_freed_blocks()
+from vita.runtime.process import tune_malloc
+assert sys.argv[1] == "leave" or tune_malloc()
 c, size = ctypes.CDLL(None), ctypes.c_size_t(64 << 20)
 c.malloc.restype = ctypes.c_void_p
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import vita
 from vita.config import DecoderConfig
-from vita.engine.prefix_cache import PrefixStore, Unit, filled, rows_of
+from vita.engine.prefix_cache import PrefixCache, Unit, filled, rows_of
 from vita.events import Result
 from vita.media.digest import digest
 from vita.model.kv_cache import KVCache
@@ -117,7 +117,7 @@ def cache(rows: int, capacity: int = 8) -> KVCache:
 
 class TestStore:
     def test_the_longest_beginning_wins(self) -> None:
-        store = PrefixStore()
+        store = PrefixCache()
         store.put([Unit(k) for k in (1, 2)], cache(2))
         store.put([Unit(k) for k in (1, 2, 3, 4)], cache(4))
         found, shared = store.take([Unit(k) for k in (1, 2, 3, 9)], 8)
@@ -125,12 +125,12 @@ class TestStore:
         assert store.take([Unit(9), Unit(2)], 8) == (None, 0)
 
     def test_the_last_unit_is_always_computed(self) -> None:
-        store = PrefixStore()
+        store = PrefixCache()
         store.put([Unit(1), Unit(b"tile", 4)], cache(5))
         assert store.take([Unit(1), Unit(b"tile", 4)], 8)[1] == 1
 
     def test_a_common_beginning_is_copied_and_a_conversation_handed_over(self) -> None:
-        store = PrefixStore()
+        store = PrefixCache()
         long = cache(8)
         long.keys.normal_()
         store.put([Unit(k) for k in range(8)], long)
@@ -143,11 +143,11 @@ class TestStore:
 
     def test_count_and_memory_are_bounded(self) -> None:
         one = cache(1).nbytes
-        store = PrefixStore(most_caches=2, most_bytes=10 * one)
+        store = PrefixCache(most_caches=2, most_bytes=10 * one)
         for k in range(5):
             store.put([Unit(k), Unit(9)], cache(2))
         assert [store.take([Unit(k), Unit(8)], 8)[1] for k in range(5)] == [0, 0, 0, 1, 1]
-        tight = PrefixStore(most_caches=9, most_bytes=2 * one)
+        tight = PrefixCache(most_caches=9, most_bytes=2 * one)
         for k in range(3):
             tight.put([Unit(k), Unit(9)], cache(2))
         assert [tight.take([Unit(k), Unit(8)], 8)[1] for k in range(3)] == [0, 1, 1]

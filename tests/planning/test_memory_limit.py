@@ -19,7 +19,7 @@ from vita.checkpoint.mmap import drop_pages
 from vita.checkpoint.open import DEFAULT, open_checkpoint
 from vita.errors import RequestError, ResourceError
 from vita.options import Quantize
-from vita.planning.memory_plan import Fit, choose_fit, layer_bytes, parse_size, predict_memory
+from vita.planning.memory_plan import MemoryPlan, layer_bytes, parse_size, plan_memory, predict_memory
 
 CPU = torch.device("cpu")
 SCHEMES: tuple[Quantize | None, ...] = (None, "int8", "int4")
@@ -49,24 +49,24 @@ def test_the_least_rounded_variant_that_fits_is_taken() -> None:
     }
     assert needs[None] > needs["int8"] > needs["int4"]
     for scheme, need in needs.items():
-        assert choose_fit(*sizes, need, 2048, None, device=CPU, mapped=True) == Fit(scheme, need)
+        assert plan_memory(*sizes, need, 2048, None, device=CPU, mapped=True) == MemoryPlan(scheme, need)
     with pytest.raises(ResourceError, match=r"the smallest variant \(int4\) needs about .* GB and 0.0 GB are allowed"):
-        choose_fit(*sizes, 1, 2048, None, device=CPU, mapped=True)
+        plan_memory(*sizes, 1, 2048, None, device=CPU, mapped=True)
 
 
 def test_what_does_not_fit_whole_is_read_again_block_by_block() -> None:
     config = open_checkpoint(DEFAULT).config
     sizes = (config, 883, torch.bfloat16)
-    whole = choose_fit(*sizes, 1 << 40, 2048, "int4", device=CPU, mapped=True)
+    whole = plan_memory(*sizes, 1 << 40, 2048, "int4", device=CPU, mapped=True)
     block = layer_bytes(config, "int4", torch.bfloat16)
-    assert whole.spilled == 0
+    assert whole.streamed_layers == 0
     for blocks in range(1, config.decoder.num_layers):
-        fit = choose_fit(*sizes, whole.need - blocks * block, 2048, "int4", device=CPU, mapped=True)
-        assert fit == Fit("int4", whole.need - blocks * block, blocks + 1), "one more is there while it is used"
+        fit = plan_memory(*sizes, whole.need - blocks * block, 2048, "int4", device=CPU, mapped=True)
+        assert fit == MemoryPlan("int4", whole.need - blocks * block, blocks + 1), "one more is there while it is used"
     with pytest.raises(ResourceError, match="are allowed"):
-        choose_fit(*sizes, whole.need - config.decoder.num_layers * block, 2048, "int4", device=CPU, mapped=True)
+        plan_memory(*sizes, whole.need - config.decoder.num_layers * block, 2048, "int4", device=CPU, mapped=True)
     with pytest.raises(ResourceError, match="are allowed"):
-        choose_fit(*sizes, whole.need - block, 2048, "int4", device=CPU, mapped=False)
+        plan_memory(*sizes, whole.need - block, 2048, "int4", device=CPU, mapped=False)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="SKIPPED LOUDLY: pages are given back on Linux only")
@@ -75,10 +75,10 @@ def test_a_limited_model_answers_alike(tmp_path: Path) -> None:
     convert(open_checkpoint(DEFAULT), tmp_path / "four", "int4")
     free = vita.load(tmp_path / "four", dtype="bfloat16", device="cpu")
     sizes = (free.engine.config, free.engine.tokenizer.size, torch.bfloat16)
-    whole = choose_fit(*sizes, 1 << 40, 2048, "int4", device=CPU, mapped=True)
+    whole = plan_memory(*sizes, 1 << 40, 2048, "int4", device=CPU, mapped=True)
     fit = str(whole.need - 2 * layer_bytes(free.engine.config, "int4", torch.bfloat16))
     tight = vita.load(tmp_path / "four", dtype="bfloat16", device="cpu", fit=fit)
-    assert tight.engine.fit.spilled == 3 and tight.engine.residence.limited
+    assert tight.engine.memory_plan.streamed_layers == 3 and tight.engine.residency.limited
     for picture in LOGO, torch.full((224, 224, 3), 90).byte().numpy():
         asked = [m.ask("Describe this images.", images=[picture]).token_ids for m in (free, tight)]
         assert asked[0] == asked[1] and len(asked[0]) > 5
