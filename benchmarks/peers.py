@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-TILES, PROMPT = 5, 1435
+TILES, PROMPT = 5, 1435  # the thumbnail is one of the tiles
 QUESTION = "Describe this images."
 PEERS = ("vita", "reference", "transformers-sdpa", "vita-int4", "llama-q4_0")
 
@@ -41,7 +41,8 @@ def run_vita(args: argparse.Namespace, folder: Path) -> dict[str, float]:
     for tokens in (2, args.tokens):
         model.engine.prefixes.clear()
         model.engine.features.clear()
-        result = model.ask(QUESTION, images=[args.picture], params=vita.SamplingParams(max_tokens=tokens))
+        params, options = vita.SamplingParams(max_tokens=tokens), vita.MediaOptions(max_tiles=TILES - 1)
+        result = model.ask(QUESTION, images=[args.picture], params=params, options=options)
     t = result.timings
     assert result.usage.prompt_tokens == PROMPT, result.usage
     return {"load": load, "vision": t.vision, "prefill": t.prefill, "step": t.decode / t.decode_tokens}

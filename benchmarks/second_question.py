@@ -13,6 +13,9 @@ import vita
 
 QUESTIONS = ("Describe this images.", "Describe this images.", "What does the logo say?", "And which colors are there?")
 
+PARAMS = vita.SamplingParams(max_tokens=4)
+FIVE_TILES = vita.MediaOptions(max_tiles=4)  # of the demo's picture, the thumbnail among them
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -25,7 +28,7 @@ def main() -> None:
     for number, question in enumerate(QUESTIONS):
         if number < 2:
             model.engine.prefixes.clear()  # twice from nothing: the first one also reads the files
-        result = model.ask(question, images=[args.picture], params=vita.SamplingParams(max_tokens=4))
+        result = model.ask(question, images=[args.picture], params=PARAMS, options=FIVE_TILES)
         t, u = result.timings, result.usage
         rows.append({"first_token_s": t.first_token, "vision_s": t.vision, "prefill_s": t.prefill,
                      "prompt": u.prompt_tokens, "reused": u.reused_tokens})  # fmt: skip

@@ -32,18 +32,22 @@ it.
 
 **What it does.** English questions, typed or spoken, about simple pictures: one to three words in many fonts, colours
 and sizes (read them, say colour, size, place, background), one to six coloured shapes (which, colour, count, place,
-relations), bar charts, numbers, small sums, clocks; and a second question about the answer before. Larger or longer
-pictures are tiled like any other. Short clips: what moves where, what changes its colour, which word or shape comes
-first and last. It writes down short spoken sentences of everyday words, and gives no answer to noise, music, babble
-and talk between others. Where an answer needs several looks it lists what it sees and counts what was asked for, "a
-red ring (1)", before it concludes; a spoken question it states again, on a line of its own, before it answers. About
-everything else it was trained to say that it can only describe simple pictures.
+relations), bar charts, numbers, small sums, clocks; and a second question about the answer before. Pictures of any
+size are shown to it whole, as one tile of 224 px. Short clips: what moves where, what changes its colour, which word or
+shape comes first and last. It writes down short spoken sentences of everyday words, and gives no answer to noise,
+music, babble and talk between others. Where an answer needs several looks it lists what it sees and counts what was
+asked for, "a red ring (1)", before it concludes; a spoken question it states again, on a line of its own,
+before it answers. About everything else it was trained to say that it can only describe simple pictures.
 
 **What it does not.** It knows no photographs, no faces, no facts about the world. It has heard only eSpeak NG's voices,
 never a person's: how well it understands you is not measured. It writes down only words it was taught. It answers in
 text; it does not speak.
 {hearing}{weak}Its mistakes in reading are look-alike letters and lost ones. A question worded very unlike those it was
 taught may be taken for another.
+Of pictures in several tiles it was taught few, all of them of words: about shapes in several tiles it is mostly wrong,
+where they are above all. So its `max_dynamic_patch` is 1. Two or more words in a wide picture are read better with
+`--max-tiles 3` (`docs/benchmarks.md`). A picture nearly four times as wide as high is squeezed into one tile: a third
+of its captions of shapes are right.
 """
 
 TABLE = """
@@ -52,7 +56,8 @@ TABLE = """
 Held out are a tenth of the words, 13 font designs, combinations of colours, phrasings of every question, and 14 of 76
 speakers; greedy answers. "Right" counts the fact asked for, "exact" the whole sentence, "blind" the commonest answer of
 the kind given without looking. Second questions follow the model's own first answer, right or wrong. Captions score
-every attribute they should name. Intervals are Wilson's at 95 %.
+every attribute they should name. Intervals are Wilson's at 95 %. Wide and tall pictures were cut into up to four tiles
+(`--max-tiles 4`).
 
 """
 

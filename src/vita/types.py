@@ -104,6 +104,10 @@ class MediaOptions:
 
     `reference` keeps the reference implementation's habits for parity: no EXIF rotation, alpha dropped,
     left channel only, the spec's own resampler.
+
+    `max_tiles` is the most square tiles a picture is cut into, 1 to 12, the thumbnail not counted; with 1 it is shown
+    whole, as one tile without a thumbnail. None: the checkpoint's own (`max_dynamic_patch`). Frames of a video are
+    never cut. A number outside raises `RequestError` when the question is asked.
     """
 
     reference: bool = False
@@ -111,6 +115,7 @@ class MediaOptions:
     max_audio_seconds: float = 3600.0
     max_bytes: int = 4 << 30
     url_timeout: float = 30.0
+    max_tiles: int | None = None
 
 
 @dataclass(frozen=True)

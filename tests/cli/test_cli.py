@@ -253,6 +253,10 @@ MISTAKES: dict[str, tuple[Callable[[Path], list[str]], tuple[str, ...]]] = {
     "sound of no clip": (lambda f: ["ask", "x", "--audio-from-video"], ("--audio-from-video", "needs a --video")),
     "video times": (lambda f: ["ask", "x", "--video", str(f / "good.mp4"), "--start", "9"], ("good.mp4",)),
     "frames": (lambda f: ["ask", "x", "--video", str(f / "good.mp4"), "--max-frames", "0"], ("max_frames",)),
+    "tiles": (lambda f: ["ask", "x", "--max-tiles", "0"], ("max_tiles: must be 1 to 12, not 0",)),
+    "tiles of a missing picture": (
+        lambda f: ["ask", "x", "--image", str(f / "no.png"), "--max-tiles", "13"], ("max_tiles: must be 1 to 12",),
+    ),
     "no network": (lambda f: ["ask", "x", "--image", "http://127.0.0.1:9/a.png"], ("127.0.0.1",)),
     "unknown scheme": (lambda f: ["ask", "x", "--image", "ftp://host/a.png"], ("ftp://host/a.png",)),
     "tokens": (lambda f: ["ask", "x", "--max-tokens", "0"], ("max_tokens: must be 1 or more",)),

@@ -6,14 +6,18 @@ The pictures were frozen by `recipes/freeze.py` with words, fonts, colour pairs 
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
 import pytest
+from benchmarks.picture_sizes import Question, draw_shapes, right
 from PIL import Image
 from recipes.data import QA
 from recipes.score import holds, points
@@ -21,11 +25,12 @@ from recipes.score import holds, points
 import vita
 from vita.checkpoint.open import DEFAULT
 from vita.errors import RequestError
-from vita.types import SamplingParams
+from vita.types import MediaOptions, SamplingParams
 
 HERE = Path(__file__).parent / "heldout"
 LOGO = Path(__file__).parents[2] / "assets" / "vita_logo.png"
 PARAMS = SamplingParams(max_tokens=150)
+SIDES = (320, 500, 800, 1200)  # of larger square pictures, in pixels
 # What is asked, how many questions at most, and the share of points that must be right: what this version reaches
 # (its card says how far from the marks), less what chance does to so few questions.
 FLOORS: dict[str, tuple[tuple[str, ...], int, float]] = {
@@ -40,6 +45,11 @@ FLOORS: dict[str, tuple[tuple[str, ...], int, float]] = {
     "values of bars": (("value",), 24, 0.65),
     "outside its world": (("outside", "absent", "no_picture", "nothing"), 24, 0.80),
 }
+# Kinds of question about pictures of `benchmarks/picture_sizes.py`, and the floor that each must reach.
+DRAWN = {
+    "colour": "colours", "shape": "shapes", "count": "counting", "position": "places", "relation": "relations",
+    "yes/no": "yes or no",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -56,15 +66,17 @@ def answer(model: vita.Vita, question: str, picture: str | None) -> str:
     return model.ask(question, images=[HERE / picture] if picture else (), params=PARAMS).text
 
 
-@pytest.mark.parametrize("name", FLOORS)
-def test_floors_on_held_out_pictures(model: vita.Vita, asked: list[dict[str, str]], name: str) -> None:
-    kinds, most, floor = FLOORS[name]
+def choose(asked: list[dict[str, str]], kinds: Sequence[str], most: int) -> list[dict[str, str]]:
+    """At most so many questions of these kinds, from all over the list."""
     chosen = [q for q in asked if q["kind"] in kinds]
-    chosen = chosen[:: max(1, len(chosen) // most)][:most]
+    return chosen[:: max(1, len(chosen) // most)][:most]
+
+
+def hold(floor: float, chosen: Sequence[dict[str, str]], answers: Sequence[str]) -> None:
+    """Fails with what was answered wrongly if the share of points is under the floor."""
     won = of = 0
     wrong = []
-    for q in chosen:
-        said = answer(model, q["question"], q["picture"])
+    for q, said in zip(chosen, answers, strict=True):
         right, out_of = points(QA(q["question"], q["answer"], q["kind"], q["key"]), said)
         won, of = won + right, of + out_of
         if right < out_of:
@@ -72,13 +84,54 @@ def test_floors_on_held_out_pictures(model: vita.Vita, asked: list[dict[str, str
     assert won / of >= floor, f"{won} of {of}:\n" + "\n".join(wrong)
 
 
+@pytest.mark.parametrize("name", FLOORS)
+def test_floors_on_held_out_pictures(model: vita.Vita, asked: list[dict[str, str]], name: str) -> None:
+    kinds, most, floor = FLOORS[name]
+    chosen = choose(asked, kinds, most)
+    hold(floor, chosen, [answer(model, q["question"], q["picture"]) for q in chosen])
+
+
+@pytest.mark.parametrize("name", [name for name in FLOORS if name != "outside its world"])
+def test_larger_square_pictures_reach_the_floors_of_small_ones(
+    model: vita.Vita, asked: list[dict[str, str]], name: str
+) -> None:
+    """The same pictures, 320 to 1,200 px wide: half as many questions, each at the next size."""
+    kinds, most, floor = FLOORS[name]
+    chosen = choose([q for q in asked if q["stage"] == "mix" and q["picture"]], kinds, most // 2)
+
+    def ask(q: dict[str, str], side: int) -> str:
+        picture = Image.open(HERE / q["picture"]).convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
+        return model.ask(q["question"], images=[picture], params=PARAMS).text
+
+    with ThreadPoolExecutor(8) as pool:  # requests that decode at the same time share each step
+        hold(floor, chosen, list(pool.map(ask, chosen, cycle(SIDES))))
+
+
+def test_new_square_pictures_of_any_size_reach_the_floors(model: vita.Vita) -> None:
+    """Shapes of another renderer, drawn at their full size."""
+    rng = random.Random(4)
+    scenes = [draw_shapes((side, side), rng) for side in SIDES for _ in range(4)]
+    drawn = [(picture, question) for picture, asked in scenes for question in asked if question.kind in DRAWN]
+
+    def won(one: tuple[np.ndarray, Question]) -> bool:
+        return right(model.ask(one[1].text, images=[one[0]], params=PARAMS).text, one[1])
+
+    with ThreadPoolExecutor(8) as pool:
+        marks = list(zip([question.kind for _, question in drawn], pool.map(won, drawn), strict=True))
+    for kind, name in DRAWN.items():
+        of_kind = [mark for asked, mark in marks if asked == kind]
+        assert sum(of_kind) >= FLOORS[name][2] * len(of_kind), (kind, of_kind)
+
+
 def test_our_own_wordmark_is_described_truthfully(model: vita.Vita) -> None:
-    """White letters on dark blue; the picture is 1400 x 385, so it is cut into tiles."""
-    said = model.ask("Describe this images.", images=[LOGO])
-    assert "VITA" in said.text and "white" in said.text and "blue" in said.text, said.text
-    assert said.state == "typed" and said.finish_reason == "stop" and said.usage.tiles > 1
-    assert "VITA" in model.ask("What does the logo say?", images=[LOGO]).text
-    assert "white" in model.ask("What color is the text?", images=[LOGO]).text
+    """White letters on dark blue; the picture is 1400 x 385, so it can be cut into four tiles and a thumbnail."""
+    for options in (MediaOptions(), MediaOptions(max_tiles=4)):
+        said = model.ask("Describe this images.", images=[LOGO], options=options)
+        assert "VITA" in said.text and "white" in said.text and "blue" in said.text, said.text
+        assert said.state == "typed" and said.finish_reason == "stop"
+        assert options.max_tiles is None or said.usage.tiles == 5
+        assert "VITA" in model.ask("What does the logo say?", images=[LOGO], options=options).text
+        assert "white" in model.ask("What color is the text?", images=[LOGO], options=options).text
 
 
 def test_it_looks_and_does_not_guess(model: vita.Vita) -> None:
@@ -124,14 +177,19 @@ def test_it_is_small_and_in_the_released_layout() -> None:
     assert (DEFAULT / config["mm_audio_encoder"] / "train.yaml").is_file()
 
 
-def test_batched_answers_of_the_evaluation_are_the_engines(model: vita.Vita, asked: list[dict[str, str]]) -> None:
+@pytest.mark.parametrize("stage", ["mix", "tiles"])
+def test_batched_answers_of_the_evaluation_are_the_engines(
+    model: vita.Vita, asked: list[dict[str, str]], stage: str
+) -> None:
     from recipes.decode import Answerer, Asked
 
-    chosen: Sequence[dict[str, str]] = [q for q in asked if q["picture"] and q["stage"] == "mix"][:12]
+    chosen: Sequence[dict[str, str]] = [q for q in asked if q["picture"] and q["stage"] == stage][:12]
     answerer = Answerer.load(DEFAULT)
     pictures = [np.asarray(Image.open(HERE / q["picture"]).convert("RGB")) for q in chosen]
     together = answerer.answer([Asked(q["question"], k) for k, q in enumerate(chosen)], answerer.see(pictures))
-    assert together == [answer(model, q["question"], q["picture"]) for q in chosen]
+    trained = MediaOptions(max_tiles=4)
+    alone = [model.ask(q["question"], images=[HERE / q["picture"]], params=PARAMS, options=trained) for q in chosen]
+    assert together == [result.text for result in alone]
 
 
 def test_scoring_is_strict() -> None:

@@ -74,6 +74,19 @@ def test_what_went_in_is_counted(mini_model: vita.Vita) -> None:
     assert usage.text_tokens == usage.prompt_tokens - usage.image_tokens - usage.audio_tokens > 0
 
 
+def test_a_request_chooses_its_tiles(mini_model: vita.Vita) -> None:
+    wide = RNG.integers(0, 255, (100, 300, 3), np.uint8)
+    used = [
+        mini_model.ask(
+            "What?", images=[wide], videos=[FRAMES], params=SHORT, options=MediaOptions(max_tiles=most)
+        ).usage
+        for most in (1, 2, 3)
+    ]
+    assert [usage.tiles - 4 for usage in used] == [1, 3, 4], "frames are never cut"
+    with pytest.raises(RequestError, match="max_tiles: must be 1 to 12, not 0"):
+        mini_model.ask("What?", params=SHORT, options=MediaOptions(max_tiles=0))
+
+
 def test_timings_add_up(mini_model: vita.Vita) -> None:
     mini_model.engine.features.clear()
     result = collect(

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image as Pillow
 
 from vita.config import ImagePreprocess, Tiling
-from vita.errors import MediaError
-from vita.media.image import choose_grid, cut_tiles, load_image, to_pixels
+from vita.errors import MediaError, RequestError
+from vita.media.image import choose_grid, cut_tiles, limited, load_image, to_pixels
 from vita.types import MediaOptions
 
 MINI = Path(__file__).parents[1] / "goldens" / "mini"
@@ -52,6 +52,21 @@ def test_a_grid_is_one_of_the_nearest(width: int, height: int, most: int) -> Non
     aspect = width / height
     nearest = min(abs(aspect - i / j) for i in range(1, most + 1) for j in range(1, most + 1) if i * j <= most)
     assert abs(aspect - cols / rows) == nearest
+
+
+@pytest.mark.parametrize("least, most", [(1, 12), (1, 3), (4, 6)])
+def test_a_request_may_ask_for_other_numbers_of_tiles_than_the_checkpoint(least: int, most: int) -> None:
+    tiling = Tiling(tile=224, min_tiles=least, max_tiles=most)
+    for size in ((900, 900), (1400, 385), (480, 640)):
+        picture = Pillow.new("RGB", size)
+        counts = [len(cut_tiles(picture, limited(tiling, asked))) for asked in range(1, 13)]
+        assert counts[0] == 1, "one tile is the whole picture, with no thumbnail beside it"
+        assert all(count == 1 or count - 1 <= asked for asked, count in enumerate(counts, 1)), counts
+        assert cut_tiles(picture, limited(tiling, None)) == cut_tiles(picture, tiling)
+    assert len(cut_tiles(Pillow.new("RGB", (1400, 385)), limited(tiling, 4))) == 5
+    for asked in (0, -1, 13):
+        with pytest.raises(RequestError, match=f"max_tiles: must be 1 to 12, not {asked}"):
+            limited(tiling, asked)
 
 
 def test_tiles_are_the_picture_cut_row_by_row_with_the_thumbnail_last() -> None:

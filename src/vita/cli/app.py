@@ -78,6 +78,9 @@ def ask(
     start: Annotated[float | None, typer.Option(help="Begin of the stretch of a video, in seconds.")] = None,
     end: Annotated[float | None, typer.Option(help="End of it.")] = None,
     audio_from_video: Annotated[bool, typer.Option("--audio-from-video", help="The clip's own sound asks.")] = False,
+    max_tiles: Annotated[int | None, typer.Option(help="Most tiles of a picture; default: the checkpoint's own.")] = (
+        None
+    ),
     reference: Annotated[bool, typer.Option("--reference", help="Read media as the reference does.")] = False,
     offline: Offline = False,
     timings: Annotated[bool | None, typer.Option(help="Show where the time went; default: in a terminal.")] = None,
@@ -94,7 +97,7 @@ def ask(
         Ask(
             question, tuple(image or ()), tuple(video or ()), tuple(audio or ()), model, base, device, dtype,
             quantize, kv_cache, fit, json, stream, params, system, fps, max_frames, start, end, audio_from_video,
-            reference, offline, timings, verbose,
+            max_tiles, reference, offline, timings, verbose,
         )
     )  # fmt: skip
 

@@ -44,6 +44,7 @@ class Ask:
     start: float | None
     end: float | None
     audio_from_video: bool
+    max_tiles: int | None
     reference: bool
     offline: bool
     timings: bool | None
@@ -61,7 +62,8 @@ def run_ask(flags: Ask) -> None:
         flags.model, base=flags.base, device=flags.device, dtype=flags.dtype, quantize=flags.quantize,
         kv_cache=flags.kv_cache, fit=flags.fit, offline=flags.offline, verbose=flags.verbose,
     )  # fmt: skip
-    events = model.stream(messages, flags.params, options=MediaOptions(reference=flags.reference))
+    options = MediaOptions(reference=flags.reference, max_tiles=flags.max_tiles)
+    events = model.stream(messages, flags.params, options=options)
     if flags.json:
         result = Result.collect(events)
         print(json.dumps(as_json(result, flags.model or "default"), ensure_ascii=False))

@@ -85,6 +85,11 @@ def collect(
     }  # fmt: skip
 
 
+def cut_into(most: int, side: int) -> str:
+    """How many tiles of `side` pixels a picture becomes, for people."""
+    return f"1 to {most} tiles of {side} px and a thumbnail" if most > 1 else f"one tile of {side} px"
+
+
 def describe(facts: dict[str, Any]) -> list[str]:
     """The facts as lines for people."""
     lines = [f"{facts['model']} ({facts['layout']} layout)", ""]
@@ -102,8 +107,7 @@ def describe(facts: dict[str, Any]) -> list[str]:
         f"{facts['available'] / 1e9:.2f} GB are available",
         f"context     {facts['context']:,} tokens",
         f"vocabulary  {facts['vocabulary']:,} tokens",
-        f"pictures    1 to {facts['most_tiles']} tiles of {facts['tile']} px and a thumbnail, "
-        f"{facts['tokens_per_tile']} tokens each",
+        f"pictures    {cut_into(facts['most_tiles'], facts['tile'])}, {facts['tokens_per_tile']} tokens each",
         f"speech out  {'its files are there; this version answers in text' if facts['speech_output'] else 'no'}",
     ]
     if facts["untrained"]:

@@ -24,7 +24,7 @@ def timing_rows(done: Done, ceiling: float | None) -> list[tuple[str, str, str]]
         ("decode media", t.media, ""),
         ("preprocess", t.preprocess, f"{u.prompt_tokens} tokens of prompt{reused}"),
         ("load encoders", t.load, ""),
-        ("vision", t.vision, f"{u.tiles} tiles, {u.image_tokens} tokens" if u.tiles else ""),
+        ("vision", t.vision, f"{u.tiles} tile{'s' * (u.tiles > 1)}, {u.image_tokens} tokens" if u.tiles else ""),
         ("audio", t.audio, f"{u.audio_seconds:.1f} s, {u.audio_tokens} tokens" if u.audio_tokens else ""),
         ("prefill", t.prefill, f"first token after {_seconds(t.first_token)}"),
     ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
@@ -17,12 +18,13 @@ from PIL import ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from vita.config import ImagePreprocess, Tiling
-from vita.errors import MediaError
+from vita.errors import MediaError, RequestError
 from vita.media.formats import HEAD_BYTES, open_listed, refuse_by_head, refuse_opened
 from vita.media.source import read_source
 from vita.types import MediaOptions, Source
 
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
+MOST_TILES = 12  # that a request may ask for: the most of the released model
 MAX_ASPECT = 64  # of a frame; what is beyond lies outside the centre crop anyway
 MAX_SIDE = 1_000_000  # Pillow's tables for resizing take 32 bytes for every pixel of a side
 MAX_CANVAS_SIDE = 16_384  # of a padded picture: 805 MB
@@ -121,6 +123,20 @@ def choose_grid(width: int, height: int, tiling: Tiling) -> tuple[int, int]:
         if distance < nearest or (distance == nearest and enough):
             best, nearest = (cols, rows), distance
     return best
+
+
+def limited(tiling: Tiling, most: int | None) -> Tiling:
+    """The checkpoint's tiling with the most tiles a request asked for, or as it is for None.
+
+    Raises:
+        RequestError: `most` is not 1 to 12.
+    """
+    if most is None:
+        return tiling
+    if not 1 <= most <= MOST_TILES:
+        raise RequestError(f"must be 1 to {MOST_TILES}, not {most}", where="max_tiles")
+    # A checkpoint's least number would leave no grid to choose where it is larger.
+    return replace(tiling, max_tiles=most, min_tiles=min(tiling.min_tiles, most))
 
 
 def cut_tiles(picture: Pillow.Image, tiling: Tiling) -> list[Pillow.Image]:

@@ -12,12 +12,12 @@ import torch
 from PIL.Image import Image as Picture
 from torch import Tensor
 
-from vita.config import VitaConfig
+from vita.config import Tiling, VitaConfig
 from vita.errors import RequestError
 from vita.media.audio import Waveform, load_audio
 from vita.media.digest import digest
 from vita.media.filterbank import filterbank, pad_to_minimum, token_count
-from vita.media.image import cut_tiles, fitted, load_image, normalised
+from vita.media.image import cut_tiles, fitted, limited, load_image, normalised
 from vita.media.video import load_video
 from vita.prompt.template import AUDIO_PLACEHOLDER, IMAGE_PLACEHOLDER, Piece, Placeholders, Turn, render
 from vita.prompt.tokenizer import STATE_TOKENS, Tokenizer
@@ -76,24 +76,26 @@ class Processor:
         """Read, count, fit, encode.
 
         Raises:
-            RequestError: no question, an unknown order of roles, or a last turn too long for the context.
+            RequestError: no question, an unknown order of roles, a last turn too long for the context, or a number of
+                tiles out of range.
             MediaError: a file that cannot be used.
         """
         system, messages = split_system(messages)
-        turns = [self._read_turn(m, options, watch) for m in messages]
+        tiling = limited(self.config.tiling, options.max_tiles)
+        turns = [self._read_turn(m, options, tiling, watch) for m in messages]
         self._mark_answers(turns)
         with watch.stage("preprocess"):
             kept, ids = self._fit(turns, system)
         return self._pack(kept, ids, dropped=len(turns) - len(kept))
 
-    def _read_turn(self, message: Message, options: MediaOptions, watch: Stopwatch) -> TurnMedia:
+    def _read_turn(self, message: Message, options: MediaOptions, tiling: Tiling, watch: Stopwatch) -> TurnMedia:
         pieces: list[Piece] = []
         media = TurnMedia(Turn(message.role, ()))
         for part in message.parts:
             if isinstance(part, Text):
                 pieces.append(part.text)
             elif isinstance(part, Image):
-                pieces.append(self._read_image(part, media, options, watch))
+                pieces.append(self._read_image(part, media, options, tiling, watch))
             elif isinstance(part, Video):
                 pieces.append(self._read_video(part, media, options, watch))
             else:
@@ -101,11 +103,13 @@ class Processor:
         media.turn = Turn(message.role, tuple(pieces))
         return media
 
-    def _read_image(self, image: Image, media: TurnMedia, options: MediaOptions, watch: Stopwatch) -> Placeholders:
+    def _read_image(
+        self, image: Image, media: TurnMedia, options: MediaOptions, tiling: Tiling, watch: Stopwatch
+    ) -> Placeholders:
         with watch.stage("media"):
             picture = load_image(image.source, options)
         with watch.stage("preprocess"):
-            tiles = cut_tiles(picture, self.config.tiling)
+            tiles = cut_tiles(picture, tiling)
             self._keep(tiles, media)
         media.pictures += 1
         return Placeholders("image", len(tiles))

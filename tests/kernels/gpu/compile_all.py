@@ -20,6 +20,7 @@ from typing import Any
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+
 from vita.kernels.triton import MAX_BATCH, attention, products, rows
 
 SCALES = "*bf16"  # of rounded weights, whatever the model works in
