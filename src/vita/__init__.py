@@ -16,7 +16,19 @@ if TYPE_CHECKING:
     from vita.api import Chat, Vita, load
     from vita.errors import CheckpointError, DownloadError, MediaError, RequestError, ResourceError, VitaError
     from vita.events import Done, Event, Result, TextDelta, Timings, Usage
-    from vita.types import Audio, Image, MediaOptions, Message, SamplingParams, Text, Video, assistant, system, user
+    from vita.types import (
+        Audio,
+        Image,
+        MediaOptions,
+        MediaPolicy,
+        Message,
+        SamplingParams,
+        Text,
+        Video,
+        assistant,
+        system,
+        user,
+    )
 
 __version__ = "0.1.0"
 _MODULES = {
@@ -26,7 +38,8 @@ _MODULES = {
     ),
     "vita.events": ("Done", "Event", "Result", "TextDelta", "Timings", "Usage"),
     "vita.types": (
-        "Audio", "Image", "MediaOptions", "Message", "SamplingParams", "Text", "Video", "assistant", "system", "user",
+        "Audio", "Image", "MediaOptions", "MediaPolicy", "Message", "SamplingParams", "Text", "Video", "assistant",
+        "system", "user",
     ),
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
@@ -40,6 +53,7 @@ __all__ = [
     "Image",
     "MediaError",
     "MediaOptions",
+    "MediaPolicy",
     "Message",
     "RequestError",
     "ResourceError",

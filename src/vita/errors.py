@@ -46,3 +46,7 @@ class ResourceError(VitaError):
 
 class DownloadError(VitaError):
     """A hub or URL that could not be fetched."""
+
+
+class Cancelled(Exception):
+    """The caller no longer wants the result. Not a `VitaError`: nothing went wrong."""

@@ -6,7 +6,7 @@ Owns the plain data that passes between the parts. Knows nothing of tensors, fil
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -99,23 +99,44 @@ def system(text: str) -> Message:
 
 
 @dataclass(frozen=True)
+class MediaPolicy:
+    """What a surface accepts as media, and how much of it.
+
+    Attributes:
+        allow_files: local paths may be read. A server sets this to False.
+        allow_urls: http(s) URLs may be fetched.
+        domains: hosts that URLs may name; None: every public host.
+        max_bytes: largest file, download or in-memory source, in bytes.
+        max_pixels: largest image or video frame, in pixels.
+        max_seconds: longest audio, in seconds.
+        deadline: longest time to read and decode the media of one request, downloads included, in seconds.
+    """
+
+    allow_files: bool = True
+    allow_urls: bool = True
+    domains: tuple[str, ...] | None = None
+    max_bytes: int = 256 << 20
+    max_pixels: int = 120_000_000
+    max_seconds: float = 3600.0
+    deadline: float = 300.0
+
+
+@dataclass(frozen=True)
 class MediaOptions:
-    """How media are read, and how much of them is accepted.
+    """How media are read.
 
-    `reference` keeps the reference implementation's habits for parity: no EXIF rotation, alpha dropped,
-    left channel only, the spec's own resampler.
-
-    `max_tiles` is the most square tiles a picture is cut into, 1 to 12, the thumbnail not counted; with 1 it is shown
-    whole, as one tile without a thumbnail. None: the checkpoint's own (`max_dynamic_patch`). Frames of a video are
-    never cut. A number outside raises `RequestError` when the question is asked.
+    Attributes:
+        reference: read as the reference implementation does, for parity: no EXIF rotation, alpha dropped, left channel
+            only, the specification's own resampler.
+        max_tiles: the most square tiles an image is cut into, 1 to 12, the thumbnail not counted. With 1 an image is
+            one tile without a thumbnail. None: the checkpoint's own (`max_dynamic_patch`). Video frames are never cut.
+            A number outside raises `RequestError` when the request is made.
+        policy: which sources are accepted, and their limits.
     """
 
     reference: bool = False
-    max_pixels: int = 120_000_000
-    max_audio_seconds: float = 3600.0
-    max_bytes: int = 4 << 30
-    url_timeout: float = 30.0
     max_tiles: int | None = None
+    policy: MediaPolicy = field(default_factory=MediaPolicy)
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from vita.config import DecoderConfig
-from vita.engine.generate import Cancelled, decode
+from vita.engine.generate import decode
 from vita.engine.runner import EagerDecode
 from vita.engine.sampler import Sampler
+from vita.errors import Cancelled
 from vita.model.decoder import Decoder
 from vita.model.kv_cache import KVCache
 from vita.runtime.clock import Stopwatch

@@ -19,7 +19,7 @@ from vita.config import FilterbankConfig
 from vita.errors import MediaError
 from vita.media.audio import load_audio, resample_reference
 from vita.media.filterbank import filterbank, pad_to_minimum, token_count
-from vita.types import Audio, MediaOptions
+from vita.types import Audio, MediaOptions, MediaPolicy
 from vita.verify.rows import compare_filterbank
 
 MINI = Path(__file__).parents[1] / "goldens" / "mini"
@@ -158,7 +158,7 @@ def test_arrays() -> None:
 def test_a_long_sound_is_refused_from_its_header() -> None:
     data = bytearray(wav(np.zeros(8000, np.float32), 8000))
     with pytest.raises(MediaError, match="longer than the limit of"):
-        load_audio(Audio(bytes(data)), MediaOptions(max_audio_seconds=0.5))
+        load_audio(Audio(bytes(data)), MediaOptions(policy=MediaPolicy(max_seconds=0.5)))
 
 
 def test_errors_say_what_and_where(tmp_path: Path) -> None:

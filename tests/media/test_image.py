@@ -19,7 +19,7 @@ from PIL import Image as Pillow
 from vita.config import ImagePreprocess, Tiling
 from vita.errors import MediaError, RequestError
 from vita.media.image import choose_grid, cut_tiles, limited, load_image, to_pixels
-from vita.types import MediaOptions
+from vita.types import MediaOptions, MediaPolicy
 
 MINI = Path(__file__).parents[1] / "goldens" / "mini"
 REFERENCE = MediaOptions(reference=True)
@@ -128,7 +128,7 @@ def test_a_bomb_is_refused_before_it_is_decoded() -> None:
 
 def test_the_pixel_limit_names_the_size() -> None:
     with pytest.raises(MediaError, match="300x200"):
-        load_image(png(Pillow.new("RGB", (300, 200))), MediaOptions(max_pixels=50_000))
+        load_image(png(Pillow.new("RGB", (300, 200))), MediaOptions(policy=MediaPolicy(max_pixels=50_000)))
 
 
 def test_errors_say_what_and_where(tmp_path: Path) -> None:

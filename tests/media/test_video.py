@@ -16,7 +16,7 @@ from PIL import Image as Pillow
 from vita.errors import MediaError
 from vita.media.audio import load_audio
 from vita.media.video import load_video, pick_frames
-from vita.types import Audio, MediaOptions, Video
+from vita.types import Audio, MediaOptions, MediaPolicy, Video
 
 
 def write(path: Path, seconds: float = 5, fps: int = 10, *, stamps: list[float] | None = None) -> Path:
@@ -115,7 +115,7 @@ def test_errors_say_what_and_where(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match="no frames after 100 seconds, it lasts 5"):
         load_video(Video(tmp_path / "a.mp4", start=100.0))
     with pytest.raises(MediaError, match="64x48 pixels, more than"):
-        load_video(Video(tmp_path / "a.mp4"), MediaOptions(max_pixels=1000))
+        load_video(Video(tmp_path / "a.mp4"), MediaOptions(policy=MediaPolicy(max_pixels=1000)))
 
 
 def test_a_video_without_sound_says_so(tmp_path: Path) -> None:

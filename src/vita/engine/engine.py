@@ -19,11 +19,11 @@ from vita.checkpoint.open import Checkpoint
 from vita.engine.batch import Batcher
 from vita.engine.encoder_cache import EncoderCache
 from vita.engine.fusion import fuse
-from vita.engine.generate import Cancelled, Token, decode, prefill
+from vita.engine.generate import Token, decode, prefill
 from vita.engine.prefix_cache import PrefixCache, Unit, filled, rows_of, units_of
 from vita.engine.runner import choose_decode_runner
 from vita.engine.sampler import Sampler, check_params
-from vita.errors import RequestError, ResourceError
+from vita.errors import Cancelled, RequestError, ResourceError
 from vita.events import Done, Event, FinishReason, TextDelta, Timings, TokenLogprob, Usage
 from vita.kernels.cpu.bindings import prepare_kernels
 from vita.layers.linear import choose_route

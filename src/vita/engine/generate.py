@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from vita.engine.sampler import Sampler, log_probabilities
+from vita.errors import Cancelled
 from vita.model.decoder import Decoder
 from vita.model.kv_cache import KVCache
 from vita.planning.memory_plan import PREFILL_CHUNK
@@ -30,10 +31,6 @@ class Token:
     id: int
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()
-
-
-class Cancelled(Exception):
-    """The caller no longer wants the answer."""
 
 
 @torch.inference_mode()

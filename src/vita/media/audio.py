@@ -156,7 +156,7 @@ def _from_array(audio: Audio) -> _Block:
 
 
 def _check_length(seconds: float, options: MediaOptions, name: str, *, so_far: bool = False) -> None:
-    limit = options.max_audio_seconds
+    limit = options.policy.max_seconds
     if seconds > limit:
         lasts = f"lasts longer than the limit of {_clock(limit)}"
         if not so_far:

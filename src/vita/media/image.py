@@ -74,7 +74,7 @@ def open_picture(stream: BinaryIO, options: MediaOptions, name: str) -> Pillow.I
             return open_listed(stream)
         except Pillow.DecompressionBombError:
             # Pillow refuses twice its MAX_IMAGE_PIXELS by itself, even where our limit is set higher.
-            most = min(options.max_pixels, 2 * (Pillow.MAX_IMAGE_PIXELS or options.max_pixels))
+            most = min(options.policy.max_pixels, 2 * (Pillow.MAX_IMAGE_PIXELS or options.policy.max_pixels))
             raise _too_large(name, most) from None
         except Exception as error:  # plugins raise many kinds for a damaged header
             if heic:
@@ -262,8 +262,8 @@ def check_size(picture: Pillow.Image, options: MediaOptions, name: str) -> None:
     """
     if picture.width < 1 or picture.height < 1:
         raise MediaError("has no pixels", where=name)
-    if picture.width * picture.height > options.max_pixels:
-        raise _too_large(f"{name} ({picture.width}x{picture.height})", options.max_pixels)
+    if picture.width * picture.height > options.policy.max_pixels:
+        raise _too_large(f"{name} ({picture.width}x{picture.height})", options.policy.max_pixels)
     if max(picture.size) > MAX_SIDE:
         raise MediaError(f"is a sliver of {picture.width}x{picture.height} pixels", where=name)
 

@@ -120,7 +120,7 @@ def _on_disk(path: Path, name: str, options: MediaOptions) -> Loaded:
         raise MediaError(f"cannot be opened ({getattr(error, 'strerror', None) or error})", where=name) from error
     if size == 0:
         raise MediaError("is empty", where=name)
-    if size > options.max_bytes:
+    if size > options.policy.max_bytes:
         raise _too_large(name, options, size)
     return Loaded(name, path=path)
 
@@ -128,14 +128,14 @@ def _on_disk(path: Path, name: str, options: MediaOptions) -> Loaded:
 def _in_memory(data: bytes, name: str, options: MediaOptions) -> Loaded:
     if not data:
         raise MediaError("is empty", where=name)
-    if len(data) > options.max_bytes:
+    if len(data) > options.policy.max_bytes:
         raise _too_large(name, options, len(data))
     return Loaded(name, data=data)
 
 
 def _too_large(name: str, options: MediaOptions, size: int | None = None) -> MediaError:
     took = "is larger than" if size is None else f"has {size:,} bytes, more than"
-    return MediaError(f"{took} the limit of {options.max_bytes:,} bytes", where=name, fix="pass a smaller file")
+    return MediaError(f"{took} the limit of {options.policy.max_bytes:,} bytes", where=name, fix="pass a smaller file")
 
 
 def _read_limited(stream: BinaryIO, options: MediaOptions, name: str) -> bytes:
@@ -147,7 +147,7 @@ def _read_limited(stream: BinaryIO, options: MediaOptions, name: str) -> bytes:
             if not isinstance(block, bytes):
                 raise MediaError("is a text stream", where=name, fix="open it in binary mode")
             size += len(block)
-            if size > options.max_bytes:
+            if size > options.policy.max_bytes:
                 raise _too_large(name, options)
             blocks.append(block)
     except (OSError, ValueError, http.client.HTTPException) as error:  # a closed file says ValueError
@@ -172,10 +172,10 @@ def _fetch(url: str, options: MediaOptions) -> bytes:
     name = describe_source(url)
     try:
         request = urllib.request.Request(url, headers={"User-Agent": "vita"})
-        with urllib.request.urlopen(request, timeout=options.url_timeout) as answer:
+        with urllib.request.urlopen(request, timeout=options.policy.deadline) as answer:
             length = answer.headers.get("Content-Length", "")
             promised = int(length) if length.isdigit() else None
-            if promised is not None and promised > options.max_bytes:
+            if promised is not None and promised > options.policy.max_bytes:
                 raise _too_large(name, options, promised)
             data = _read_limited(answer, options, name)
     except urllib.error.HTTPError as error:

@@ -181,8 +181,8 @@ def _video_track(container: Any, loaded: Loaded, options: MediaOptions) -> Any:
 
 
 def _check_size(sized: Any, loaded: Loaded, options: MediaOptions) -> None:
-    if sized.width * sized.height > options.max_pixels:
+    if sized.width * sized.height > options.policy.max_pixels:
         raise MediaError(
-            f"has frames of {sized.width}x{sized.height} pixels, more than {options.max_pixels / 1e6:g} million",
+            f"has frames of {sized.width}x{sized.height} pixels, more than {options.policy.max_pixels / 1e6:g} million",
             where=loaded.name, fix="make the video smaller",
         )  # fmt: skip
