@@ -25,7 +25,7 @@ import torch
 from make_checkpoint import RELEASED, STORED_VOCAB
 from vita.checkpoint.load import build_part
 from vita.engine.generate import prefill
-from vita.engine.runner import EagerDecode
+from vita.engine.decode import EagerDecode
 from vita.kernels.cpu.bindings import prepare_kernels
 from vita.layers.linear import choose_route, set_route
 from vita.model.decoder import Decoder

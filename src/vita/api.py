@@ -1,73 +1,70 @@
 """The Python surface: load a model, ask it, stream from it, talk with it.
 
-A thin layer over `engine`: it builds messages, collects events, and bridges to asyncio.
+A thin layer over `vita.engine`.
 """
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from vita.checkpoint.load import Progress
 from vita.checkpoint.lora import merge_lora
 from vita.checkpoint.open import open_checkpoint
 from vita.engine.engine import Engine
+from vita.engine.handle import Handle
+from vita.engine.metrics import Stats
+from vita.engine.session import Session
 from vita.errors import RequestError
-from vita.events import Event, Result, TextDelta
-from vita.media.source import kept
-from vita.types import Audio, MediaOptions, Message, SamplingParams, Source, Text, Video, assistant, system, user
+from vita.events import Event, Result
+from vita.options import EngineOptions
+from vita.prompt.processor import PreparedTurn
+from vita.types import Audio, MediaOptions, Message, SamplingParams, Source, Video, system, user
 
 
-def load(
-    model: str | Path | None = None,
-    *,
-    base: str | Path | None = None,
-    device: str = "auto",
-    dtype: str = "auto",
-    quantize: str | None = None,
-    kv_cache: str | None = None,
-    fit: str | None = None,
-    offline: bool = False,
-    progress: Progress | None = None,
-) -> Vita:
-    """Load a model.
-
-    Args:
-        model: a checkpoint folder, a hub id such as "VITA-MLLM/VITA-1.5", or None for the embedded one.
-        base: if given, `model` is a LoRA folder that is merged into this checkpoint.
-        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
-        dtype: "auto" (the checkpoint's own where the device does it well), "float32", "float16" or "bfloat16".
-        quantize: "int8" or "int4" keeps the decoder's linear layers in so many bits: less memory, faster answers;
-            "int4+encoders" the encoders' in eight bits too.
-        kv_cache: "int8" keeps keys and values in eight bits: half the memory of a long conversation.
-        fit: a size such as "4GB", or "auto": takes the least rounded variant that fits it.
-        offline: never touch the network.
-        progress: called as `progress(part, done, total)` while tensors are read.
-
-    Raises:
-        CheckpointError: not a VITA-1.5 checkpoint, or damaged. ResourceError: does not fit, or no such device.
-        DownloadError: a hub id that cannot be fetched.
-    """
-    if base is not None:
-        if model is None:
-            raise RequestError("needs a model, the LoRA folder", where="base", fix="pass --model with the adapter")
-        checkpoint = merge_lora(open_checkpoint(base, offline=offline), Path(model))
-    else:
-        checkpoint = open_checkpoint(model, offline=offline)
-    engine = Engine(
-        checkpoint, device=device, dtype=dtype, quantize=quantize, kv_cache=kv_cache, fit=fit, progress=progress
-    )
-    return Vita(engine)
+def _never() -> bool:
+    return False
 
 
 class Vita:
-    """A loaded model. Safe to call from several threads: requests take turns, token by token."""
+    """A loaded model. Safe to use from several threads: requests share decode steps."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+
+    def submit(
+        self, messages: Sequence[Message] | Message, params: SamplingParams | None = None, *,
+        options: MediaOptions | None = None, session: Session | None = None, priority: int = 0,
+        deadline: float | None = None, cache_salt: str = "",
+    ) -> Handle:  # fmt: skip
+        """Queue a request and return at once.
+
+        Args:
+            messages: turns, oldest first, the last one the user's; with a session the new turn only.
+            params: how tokens are chosen; default: greedy.
+            options: how media are read; a session has its own.
+            session: continues this conversation.
+            priority: requests with a lower value are served first.
+            deadline: seconds from now after which the request is cancelled.
+            cache_salt: requests with another salt neither use nor see what this one leaves in the caches.
+
+        Raises:
+            RequestError: parameters, roles or types that cannot be used. QueueFull: too many requests wait. Media and
+            length errors are raised by the handle.
+        """
+        if session is None:
+            turns = [messages] if isinstance(messages, Message) else messages
+            return self.engine.submit(
+                turns, params, options, priority=priority, deadline=deadline, cache_salt=cache_salt
+            )
+        message = messages if isinstance(messages, Message) else messages[-1]
+        return session.submit(message, params, priority=priority, deadline=deadline)
+
+    def session(
+        self, system: str | None = None, *, options: MediaOptions | None = None, cache_salt: str = ""
+    ) -> Session:
+        """A conversation whose media are decoded once and whose prefix stays in the cache."""
+        return Session(self.engine, system, options, cache_salt)
 
     def stream(
         self,
@@ -75,11 +72,15 @@ class Vita:
         params: SamplingParams | None = None,
         *,
         options: MediaOptions | None = None,
-        cancelled: Callable[[], bool] = lambda: False,
+        cancelled: Callable[[], bool] = _never,
     ) -> Iterator[Event]:
-        """Events of an answer: `TextDelta`s, then `Done`. Arguments and errors as in `Engine.stream`."""
-        conversation = [messages] if isinstance(messages, Message) else messages
-        return self.engine.stream(conversation, params, options, cancelled)
+        """Events of an answer: `Started`, `TextDelta`s, then `Done`. Leaving the loop early cancels.
+
+        Args:
+            messages, params, options: as for `submit`, whose errors are raised at once.
+            cancelled: asked every 50 ms; once true, the answer ends with `finish_reason` "cancelled".
+        """
+        return self.submit(messages, params, options=options).iterate(None if cancelled is _never else cancelled)
 
     def ask(
         self,
@@ -91,30 +92,36 @@ class Vita:
         system_text: str | None = None,
         params: SamplingParams | None = None,
         options: MediaOptions | None = None,
-        cancelled: Callable[[], bool] = lambda: False,
+        cancelled: Callable[[], bool] = _never,
     ) -> Result:
         """One question, one whole answer.
 
         Args:
-            question: typed words; may be left out if there is a sound.
+            question: typed text; may be left out if there is audio.
             images, videos, audios: paths, URLs, bytes or arrays, shown before the question in this order.
             system_text: replaces the built-in system text.
+            params, options, cancelled: as for `stream`.
 
         Raises:
             RequestError: nothing was asked, or it does not fit. MediaError: a file that cannot be used.
         """
-        messages = [user(question, images=images, videos=videos, audios=audios)]
-        if system_text is not None:
-            messages.insert(0, system(system_text))
+        messages = _conversation(question, images, videos, audios, system_text)
         return Result.collect(self.stream(messages, params, options=options, cancelled=cancelled))
 
-    async def aask(self, question: str | None = None, **options: object) -> Result:
-        """`ask` without blocking the event loop; cancelling the task stops the answer at the next token."""
-        stop = threading.Event()
-        try:
-            return await asyncio.to_thread(self.ask, question, cancelled=stop.is_set, **options)  # type: ignore[arg-type]
-        finally:
-            stop.set()
+    async def aask(
+        self,
+        question: str | None = None,
+        *,
+        images: Iterable[Source] = (),
+        videos: Iterable[Source | Video] = (),
+        audios: Iterable[Source | Audio] = (),
+        system_text: str | None = None,
+        params: SamplingParams | None = None,
+        options: MediaOptions | None = None,
+    ) -> Result:
+        """`ask` for asyncio; cancelling the task cancels the request."""
+        messages = _conversation(question, images, videos, audios, system_text)
+        return Result.collect([event async for event in self.astream(messages, params, options=options)])
 
     async def astream(
         self,
@@ -123,70 +130,62 @@ class Vita:
         *,
         options: MediaOptions | None = None,
     ) -> AsyncIterator[Event]:
-        """`stream` for asyncio; leaving the loop early stops the answer at the next token."""
-        loop = asyncio.get_running_loop()
-        queue: asyncio.Queue[Event | BaseException | None] = asyncio.Queue()
-        stop = threading.Event()
-
-        def post(item: Event | BaseException | None) -> None:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(queue.put_nowait, item)
-
-        def work() -> None:
-            try:
-                for event in self.stream(messages, params, options=options, cancelled=stop.is_set):
-                    post(event)
-                post(None)
-            except BaseException as error:
-                post(error)  # raised again where the caller waits
-
-        thread = threading.Thread(target=work, name="vita-astream", daemon=True)
-        thread.start()
+        """`stream` for asyncio."""
+        handle = self.submit(messages, params, options=options)
         try:
-            while (item := await queue.get()) is not None:
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
+            async for event in handle:
+                yield event
         finally:
-            stop.set()
+            handle.cancel()
 
     def chat(self, *, system_text: str | None = None, options: MediaOptions | None = None) -> Chat:
         """A conversation that remembers its turns."""
-        return Chat(self, system_text, options)
+        return Chat(self.session(system_text, options=options))
+
+    def warm_up(self) -> None:
+        """Load every part of the model now, so that no request waits for it."""
+        self.engine.warm_up()
+
+    def stats(self) -> Stats:
+        """Counts of requests, use of the KV cache, hits of the caches, latencies."""
+        return self.engine.stats()
+
+    def close(self) -> None:
+        """Cancel every request and end the engine's thread; the model cannot be used any more."""
+        self.engine.close()
+
+    def __enter__(self) -> Vita:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
-def _kept(message: Message, options: MediaOptions) -> Message:
-    """The message with its media as they can be read again in every later turn."""
-    parts = [
-        p if isinstance(p, Text) or isinstance(p.source, (list, tuple))
-        else replace(p, source=kept(p.source, options, type(p).__name__.lower()))
-        for p in message.parts
-    ]  # fmt: skip
-    return Message(message.role, tuple(parts))
+def _conversation(
+    question: str | None, images: Iterable[Source], videos: Iterable[Source | Video],
+    audios: Iterable[Source | Audio], system_text: str | None,
+) -> list[Message]:  # fmt: skip
+    turn = user(question, images=images, videos=videos, audios=audios)
+    return [turn] if system_text is None else [system(system_text), turn]
 
 
 class Chat:
-    """A conversation: each `send` adds a turn, each finished answer too."""
+    """A conversation: each `send` adds a turn, each answer too. A `Session` with a loop around its handles."""
 
-    def __init__(self, model: Vita, system_text: str | None = None, options: MediaOptions | None = None) -> None:
-        self.model = model
-        self.options = options
-        self._system = [system(system_text)] if system_text is not None else []
-        self.turns: list[Message] = []
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    @property
+    def turns(self) -> tuple[PreparedTurn, ...]:
+        """The history: user and assistant turns, oldest first."""
+        return self.session.turns
 
     def send(
-        self, message: Message, params: SamplingParams | None = None, cancelled: Callable[[], bool] = lambda: False
+        self, message: Message, params: SamplingParams | None = None, cancelled: Callable[[], bool] = _never
     ) -> Iterator[Event]:
-        """Stream the answer to a user turn. A turn that fails leaves the conversation as it was."""
-        pieces: list[str] = []
-        message = _kept(message, self.options or MediaOptions())
-        conversation = [*self._system, *self.turns, message]
-        for event in self.model.stream(conversation, params, options=self.options, cancelled=cancelled):
-            if isinstance(event, TextDelta):
-                pieces.append(event.text)
-            else:
-                self.turns += [message, assistant("".join(pieces))]
-            yield event
+        """Stream the answer to a user turn. A turn that fails leaves the conversation as it was; an answer that is
+        cancelled stays as far as it was given out."""
+        return self.session.submit(message, params).iterate(None if cancelled is _never else cancelled)
 
     def ask(
         self,
@@ -197,9 +196,9 @@ class Chat:
         audios: Iterable[Source | Audio] = (),
         params: SamplingParams | None = None,
     ) -> Result:
-        """The next turn and its whole answer; arguments and errors as in `Vita.ask`."""
+        """The next turn and its whole answer; arguments and errors as for `Vita.ask`."""
         return Result.collect(self.send(user(question, images=images, videos=videos, audios=audios), params))
 
     def reset(self) -> None:
         """Forget every turn."""
-        self.turns.clear()
+        self.session.reset()

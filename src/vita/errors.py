@@ -44,6 +44,10 @@ class ResourceError(VitaError):
     """The machine lacks something: memory, a device, disk space."""
 
 
+class QueueFull(ResourceError):
+    """Too many requests wait already; over HTTP this is status 429."""
+
+
 class DownloadError(VitaError):
     """A hub or URL that could not be fetched."""
 

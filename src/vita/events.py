@@ -1,20 +1,18 @@
-"""Events of an answer and the whole answer that they add up to."""
+"""Events of an answer, and the whole answer that they add up to."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 State = Literal["typed", "spoken", "noise"]
-
-
 FinishReason = Literal["stop", "length", "cancelled"]
 
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """One generated token with its natural-log probability and its likeliest alternatives."""
+    """One generated token with its natural-log probability and its most likely alternatives."""
 
     id: int
     text: str
@@ -23,10 +21,33 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True)
+class Started:
+    """The first event of an answer: its first token is known.
+
+    Attributes:
+        state: the response state: "typed" or "spoken" for an answer to a typed or spoken question, "noise" for audio
+            that is not meant for the model; None where the model gave no response state token.
+        index: which of the request's `n` answers.
+    """
+
+    state: State | None
+    index: int = 0
+
+
+@dataclass(frozen=True)
 class TextDelta:
     """The next piece of the answer; whole UTF-8 characters only."""
 
     text: str
+    index: int = 0
+
+
+@dataclass(frozen=True)
+class ReasoningDelta:
+    """The next piece of what the model writes before its answer. Reserved: no checkpoint makes it yet."""
+
+    text: str
+    index: int = 0
 
 
 @dataclass(frozen=True)
@@ -38,20 +59,21 @@ class Usage:
     image_tokens: int = 0
     audio_tokens: int = 0
     completion_tokens: int = 0
-    reused_tokens: int = 0  # of the prompt, kept from an earlier answer of this conversation
-    tiles: int = 0
-    pictures: int = 0
+    reused_tokens: int = 0  # of the prompt, found in the prefix cache
+    tiles: int = 0  # image tiles and video frames
+    images: int = 0  # images and video frames
     audio_seconds: float = 0.0
     dropped_messages: int = 0  # oldest messages left out so that the rest fits the context
 
 
 @dataclass(frozen=True)
 class Timings:
-    """Where the time went, in seconds; memory in bytes."""
+    """Where the time went, in seconds; memory in bytes. Stages count computing only; waiting is `queued`."""
 
     media: float = 0.0  # reading and decoding files
-    preprocess: float = 0.0  # tiling, filterbank, tokenising
+    preprocess: float = 0.0  # tiling, tokenising
     load: float = 0.0  # encoders loaded on first use
+    queued: float = 0.0  # waiting for a media worker, for admission, and for other requests' units
     vision: float = 0.0
     audio: float = 0.0
     prefill: float = 0.0
@@ -59,24 +81,24 @@ class Timings:
     first_token: float = 0.0  # from the request to the first token
     total: float = 0.0
     decode_tokens: int = 0  # steps timed by `decode` (all tokens but the first)
-    bytes_per_token: int = 0  # weights and cache read for one decode step
+    bytes_per_token: int = 0  # weights and KV cache read for one decode step
     peak_memory: int = 0  # resident set on a CPU, allocated device memory on a GPU
     device: str = "cpu"
     gpu_utilisation: float | None = None  # percent, where NVML answers
 
     @property
     def tokens_per_second(self) -> float:
-        """Decode speed, the first token (which belongs to prefill) left out."""
+        """Decode speed without the first token, which belongs to prefill."""
         return self.decode_tokens / self.decode if self.decode > 0 else 0.0
 
     @property
     def gigabytes_per_second(self) -> float:
-        """Memory traffic of decode, to be held against the machine's bandwidth."""
+        """Memory traffic of decode, to compare with the machine's bandwidth."""
         return self.tokens_per_second * self.bytes_per_token / 1e9
 
     @property
-    def pictures_per_second(self) -> float | None:
-        """Reciprocal of `total`, the seed's measure."""
+    def images_per_second(self) -> float | None:
+        """Reciprocal of `total`."""
         return 1.0 / self.total if self.total > 0 else None
 
 
@@ -90,10 +112,11 @@ class Done:
     timings: Timings
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
-    notes: tuple[str, ...] = ()  # what the user should know: dropped turns, odd media
+    notes: tuple[str, ...] = ()  # what the user should know: dropped turns, damaged media
+    index: int = 0
 
 
-Event: TypeAlias = TextDelta | Done
+Event: TypeAlias = Started | TextDelta | ReasoningDelta | Done
 
 
 @dataclass(frozen=True)
@@ -107,18 +130,23 @@ class Result:
     timings: Timings
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
     @classmethod
-    def collect(cls, events: Iterable[Event]) -> Result:
-        """Drain a stream of events into one result."""
+    def collect(cls, events: Iterable[Event], index: int = 0) -> Result:
+        """Read a stream of events to its end: the answer of one index."""
         pieces: list[str] = []
+        result: Result | None = None
         for event in events:
+            if event.index != index:
+                continue
             if isinstance(event, TextDelta):
                 pieces.append(event.text)
-            else:
-                return cls(
+            elif isinstance(event, Done):
+                result = cls(
                     "".join(pieces), event.state, event.finish_reason, event.usage, event.timings,
                     event.token_ids, event.logprobs, event.notes,
                 )  # fmt: skip
-        raise RuntimeError("the event stream ended without Done")
+        if result is None:
+            raise RuntimeError("the event stream ended without Done")
+        return result

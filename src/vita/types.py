@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # A path, an http(s) or data: URL, raw bytes, an open binary file, a PIL picture, or a numpy array.
 Source: TypeAlias = Any
@@ -162,3 +165,39 @@ def describe_source(source: Source) -> str:
     if isinstance(source, (bytes, bytearray)):
         return f"<{len(source)} bytes>"
     return f"<{type(source).__name__}>"
+
+
+MediaKind = Literal["image", "audio"]
+
+
+@dataclass(frozen=True)
+class TextSpan:
+    """A stretch of a prompt that is token ids."""
+
+    ids: tuple[int, ...]
+
+    @property
+    def rows(self) -> int:
+        """Positions it takes."""
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class MediaSpan:
+    """A stretch of a prompt that an encoder fills: one image tile, one video frame or one audio clip.
+
+    Attributes:
+        kind: which encoder.
+        digest: names the content; equal digests give equal rows.
+        rows: positions it takes.
+        data: what the encoder reads, decoded: one uint8 `[S, S, 3]` tile, or the float32 `[n]` windows of an audio clip.
+            Empty where only the name is wanted.
+    """
+
+    kind: MediaKind
+    digest: bytes
+    rows: int
+    data: tuple[np.ndarray[Any, Any], ...] = field(default=(), compare=False, repr=False)
+
+
+Span: TypeAlias = TextSpan | MediaSpan

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import vita
 from vita.config import DecoderConfig
 from vita.engine.batch import Batcher
-from vita.engine.runner import MAX_BATCH, EagerDecode
+from vita.engine.decode import MAX_BATCH, EagerDecode
 from vita.errors import ResourceError
 from vita.events import Result
 from vita.kernels.cpu.bindings import kernels

@@ -16,7 +16,7 @@ import torch
 
 import vita
 from vita.engine.batch import Batcher
-from vita.engine.runner import EagerDecode
+from vita.engine.decode import EagerDecode
 from vita.errors import MediaError, RequestError
 from vita.events import Done, Result, TextDelta
 from vita.runtime.clock import Stopwatch

@@ -7,7 +7,7 @@ import torch
 
 from vita.config import DecoderConfig
 from vita.engine.generate import decode
-from vita.engine.runner import EagerDecode
+from vita.engine.decode import EagerDecode
 from vita.engine.sampler import Sampler
 from vita.errors import Cancelled
 from vita.model.decoder import Decoder

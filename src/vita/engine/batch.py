@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vita.engine.runner import MAX_BATCH, DecodeRunner
+from vita.engine.decode import MAX_BATCH, DecodeRunner
 from vita.model.kv_cache import KVCache
 
 

@@ -1,4 +1,4 @@
-"""Encoder cache: decoder rows of images and audio by content digest, least recently used first out.
+"""Encoder cache: decoder rows of image tiles and audio clips by content, so that nothing is encoded twice.
 
 The prefix cache already spares a conversation that goes on. This cache spares the same image in another conversation or
 at another place of a prompt, and equal frames of a video.
@@ -6,57 +6,45 @@ at another place of a prompt, and equal frames of a video.
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-MOST_BYTES = 128 << 20
+MAX_BYTES = 128 << 20
 
 
 class EncoderCache:
-    """Rows by digest, the most recently used kept. Safe to use from several threads."""
+    """Rows `[rows, H]` by digest, least recently used evicted first. Used by the engine thread only.
 
-    def __init__(self, most_bytes: int = MOST_BYTES) -> None:
-        self.most_bytes = most_bytes
-        self._rows: OrderedDict[bytes, Tensor] = OrderedDict()
-        self._bytes = 0
-        self._lock = threading.Lock()
+    Entries of one `cache_salt` are invisible to requests with another.
+    """
 
-    def fill(self, keys: Sequence[bytes], encode: Callable[[list[int]], Sequence[Tensor]]) -> list[Tensor]:
-        """Rows of every key, computed only where they are not known.
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
+        self.max_bytes = max_bytes
+        self.nbytes = 0
+        self.hits = self.misses = 0
+        self._rows: OrderedDict[tuple[str, bytes], Tensor] = OrderedDict()
 
-        Args:
-            keys: one a tile or sound, equal where the content is equal.
-            encode: given the places of the first of each unknown key, returns their rows in that order.
-        """
-        found = {key: rows for key in dict.fromkeys(keys) if (rows := self._get(key)) is not None}
-        unknown = [key for key in dict.fromkeys(keys) if key not in found]
-        if unknown:
-            for key, rows in zip(unknown, encode([keys.index(key) for key in unknown]), strict=True):
-                found[key] = rows
-                self._put(key, rows)
-        return [found[key] for key in keys]
+    def get(self, digest: bytes, salt: str) -> Tensor | None:
+        """What an encoder made of this content, if it is known."""
+        rows = self._rows.get((salt, digest))
+        if rows is None:
+            self.misses += 1
+            return None
+        self.hits += 1
+        self._rows.move_to_end((salt, digest))
+        return rows
 
-    def _get(self, key: bytes) -> Tensor | None:
-        with self._lock:
-            rows = self._rows.get(key)
-            if rows is not None:
-                self._rows.move_to_end(key)
-            return rows
-
-    def _put(self, key: bytes, rows: Tensor) -> None:
-        with self._lock:
-            if key in self._rows or rows.nbytes > self.most_bytes:
-                return
-            self._rows[key] = rows
-            self._bytes += rows.nbytes
-            while self._bytes > self.most_bytes:
-                self._bytes -= self._rows.popitem(last=False)[1].nbytes
+    def put(self, digest: bytes, salt: str, rows: Tensor) -> None:
+        """Keep rows; one result that is larger than the whole cache is not kept."""
+        if (salt, digest) in self._rows or rows.nbytes > self.max_bytes:
+            return
+        self._rows[salt, digest] = rows
+        self.nbytes += rows.nbytes
+        while self.nbytes > self.max_bytes:
+            self.nbytes -= self._rows.popitem(last=False)[1].nbytes
 
     def clear(self) -> None:
         """Forget everything."""
-        with self._lock:
-            self._rows.clear()
-            self._bytes = 0
+        self._rows.clear()
+        self.nbytes = 0

@@ -1,358 +1,237 @@
-"""The engine: one request in, a stream of events out.
+"""Engine: submit requests to one loaded model from any thread.
 
-Owns the loaded parts of one model and the order of the stages. Parts of an absent modality are neither loaded nor
-run. Any number of threads may stream from one engine: prefill and encoders take turns, decode steps are shared.
+    submit → media worker → inbox → engine thread (`engine.core`) → events of the handle
 """
 
 from __future__ import annotations
 
-import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from typing import cast
+import time
+import weakref
+from collections.abc import Callable, Sequence
 
-import torch
-from torch import Tensor, nn
-
-from vita.checkpoint.load import Progress, check_tensors, load_part, parameter_counts
+from vita.checkpoint.load import Progress
 from vita.checkpoint.open import Checkpoint
-from vita.engine.batch import Batcher
-from vita.engine.encoder_cache import EncoderCache
-from vita.engine.fusion import fuse
-from vita.engine.generate import Token, decode, prefill
-from vita.engine.prefix_cache import PrefixCache, Unit, filled, rows_of, units_of
-from vita.engine.runner import choose_decode_runner
-from vita.engine.sampler import Sampler, check_params
-from vita.errors import Cancelled, RequestError, ResourceError
-from vita.events import Done, Event, FinishReason, TextDelta, Timings, TokenLogprob, Usage
-from vita.kernels.cpu.bindings import prepare_kernels
-from vita.layers.linear import choose_route
-from vita.media.filterbank import token_count
-from vita.model.audio import AudioEncoder
-from vita.model.decoder import Decoder
-from vita.model.kv_cache import KVCache
-from vita.model.projectors import AudioAdapter, Projector
-from vita.model.vision import VisionEncoder
-from vita.options import choose_kv_cache, choose_quantize
-from vita.planning.flops import weight_bytes
-from vita.planning.memory_plan import MemoryPlan, check_memory, parse_size, plan_memory, predict_memory, tile_batch
-from vita.planning.residency import WeightResidency, is_mapped
-from vita.prompt.detokenizer import Detokenizer
-from vita.prompt.processor import ProcessedInputs, Processor, audio_rows, without_first
-from vita.prompt.tokenizer import IM_START, Tokenizer
-from vita.runtime.clock import Stopwatch, gpu_utilisation
-from vita.runtime.device import choose_device, choose_dtype
-from vita.runtime.memory import available_memory, peak_memory, reset_peak
-from vita.runtime.process import tune_malloc
+from vita.engine.core import EngineCore
+from vita.engine.handle import EventQueue, Handle
+from vita.engine.loaded import LoadedModel
+from vita.engine.media_workers import MediaWorkers
+from vita.engine.metrics import Stats
+from vita.engine.request import Request
+from vita.engine.sampler import check_params
+from vita.errors import Cancelled, QueueFull, RequestError, ResourceError
+from vita.media.policy import ReadGuard
+from vita.options import EngineOptions
+from vita.prompt.processor import ProcessedInputs, Processor, split_system
+from vita.runtime.clock import Stopwatch
 from vita.types import MediaOptions, Message, SamplingParams
 
-log = logging.getLogger("vita")
-CONTEXT_FULL = "The answer ends here because the model's context of {} tokens is full; start over or ask for less."
-MEMORY_CONTEXT = 2048  # positions assumed when asking whether a model fits
+ReadPrompt = Callable[[Stopwatch, ReadGuard], ProcessedInputs]
 
 
 class Engine:
-    """One model, ready to answer.
+    """One model, ready to answer. A dropped engine ends its thread.
 
     Args:
         checkpoint: an opened folder.
-        device: `auto`, `cpu`, `cuda[:n]` or `mps`.
-        dtype: `auto`, `float32`, `float16` or `bfloat16`.
-        quantize: `int8` or `int4` rounds the decoder's linear layers while loading; `int4+encoders` the encoders'
-            too, to eight bits.
-        kv_cache: `int8` holds keys and values in eight bits; default: in the working dtype.
-        fit: a size such as "4GB", or "auto": the least rounded variant that fits is taken.
-        progress: told about every tensor loaded.
+        options: see `EngineOptions`.
+        progress: called as `progress(part, done, total)` while tensors are loaded.
 
     Raises:
-        CheckpointError: the tensors do not fit the configuration.
-        ResourceError: the device is not there or the model does not fit its memory.
+        CheckpointError: the tensors do not match the configuration.
+        ResourceError: the device is missing, or the model does not fit its memory.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, *, device: str = "auto", dtype: str = "auto", quantize: str | None = None,
-        kv_cache: str | None = None, fit: str | None = None, progress: Progress | None = None,
-    ) -> None:  # fmt: skip
-        self.checkpoint = checkpoint
-        self.config = checkpoint.config
-        self.tokenizer = Tokenizer.load(checkpoint.folder)
-        self.parameters = parameter_counts(self.config, self.tokenizer.size)
-        total = sum(self.parameters.values())
-        self.device = choose_device(device, total)
-        self.dtype, self.dtype_reason = choose_dtype(dtype, self.config, total, self.device)
-        self.quantize = checkpoint.quantized or choose_quantize(quantize)
-        if quantize is not None and self.quantize != choose_quantize(quantize):
-            raise RequestError(
-                f"the checkpoint is stored in {self.quantize}", where=f"--quantize {quantize}",
-                fix="leave it out, or convert the unrounded checkpoint",
-            )  # fmt: skip
-        self.quantized_kv_cache = choose_kv_cache(kv_cache)
-        check_tensors(checkpoint, self.tokenizer.size)
-        context = min(MEMORY_CONTEXT, self.config.context)
-        self.memory_plan = self._fit(fit, quantize, context)
-        self.quantize = self.memory_plan.scheme
-        check_memory(self.memory_plan.need, self.device)
-        if self.device.type == "cpu" and fit is None:  # with a limit memory is dearer than time
-            tune_malloc()
-        route, reason = choose_route(self.device, self.dtype)
-        log.info("%s on %s (%s); %s linears: %s", self.dtype, self.device, self.dtype_reason, route, reason)
-        if self.quantize:
-            log.info("linear layers are in %s", self.quantize)
-        prepare_kernels(self.device, self.dtype, self.quantize)
-        self.prepare = Processor(self.config, self.tokenizer)
-        self.stop_ids = frozenset(
-            {*self.config.generation.eos_ids, self.tokenizer.im_end, self.tokenizer.token_id(IM_START)}
-        )
-        self.prefixes = PrefixCache()
-        self.features = EncoderCache()
-        self.residency = WeightResidency(
-            checkpoint, limited=fit is not None, streamed_layers=self.memory_plan.streamed_layers
-        )
-        self._progress = progress
-        self._parts: dict[str, nn.Module] = {}
-        self._loading = threading.Lock()
-        self._turn = threading.Lock()
-        self.steps = choose_decode_runner(self.decoder, quantized_kv_cache=self.quantized_kv_cache)
-        self.batcher = Batcher(self.steps, self._turn)
-        self._weight_bytes = weight_bytes(self.decoder)
-
-    def _fit(self, size: str | None, quantize: str | None, context: int) -> MemoryPlan:
-        """What is taken of the model, and what that needs."""
-        sizes = (self.config, self.tokenizer.size, self.dtype)
-        mapped = is_mapped(self.checkpoint, self.dtype, self.device)
-        if size is None:
-            need = predict_memory(
-                *sizes,
-                context,
-                self.quantize,
-                device=self.device,
-                mapped=mapped,
-                quantized_kv_cache=self.quantized_kv_cache,
-            )
-            return MemoryPlan(self.quantize, sum(need.values()))
-        if quantize is not None:
-            raise RequestError("cannot go with --quantize", where="--fit", fix="leave one of them out")
-        limit, stored = parse_size(size, self.device), self.checkpoint.quantized
-        return plan_memory(
-            *sizes,
-            limit,
-            context,
-            stored,
-            device=self.device,
-            mapped=mapped,
-            quantized_kv_cache=self.quantized_kv_cache,
-        )
-
-    def part(self, name: str) -> nn.Module:
-        """A part of the model, loaded when first asked for."""
-        with self._loading:
-            if name not in self._parts:
-                self._parts[name] = load_part(
-                    name, self.checkpoint, self.tokenizer.size, self.dtype, self.device, self._progress, self.quantize
-                )
-                self.residency.settle(name, self._parts[name])
-            return self._parts[name]
+        self, checkpoint: Checkpoint, options: EngineOptions | None = None, progress: Progress | None = None
+    ) -> None:
+        self._workers = MediaWorkers()
+        self.core = core = EngineCore(options or EngineOptions(), self._workers.submit)
+        self._finalizer = weakref.finalize(self, _close, core, self._workers)
+        self._finalizer.atexit = False
+        self._thread = threading.Thread(target=core.run, args=(checkpoint, progress), name="vita-engine", daemon=True)
+        self._thread.start()
+        try:
+            while not core.loaded.wait(0.1):  # in slices, so that Ctrl-C reaches the caller of `load`
+                pass
+        except BaseException:
+            core.closed = True
+            raise
+        if core.failure is not None:
+            raise core.failure
 
     @property
-    def decoder(self) -> Decoder:
-        return cast(Decoder, self.part("decoder"))
+    def model(self) -> LoadedModel:
+        """The loaded model. Other threads may read its configuration; only the engine thread computes with it."""
+        return self.core.model
 
     @property
-    def ahead(self) -> bool:
-        """Whether tokens are fed before they are known here (`engine.generate.decode`)."""
-        return self.device.type == "cuda"
+    def processor(self) -> Processor:
+        """From messages to prompts."""
+        return self.core.processor
 
-    def stream(
-        self,
-        messages: Sequence[Message],
-        params: SamplingParams | None = None,
-        options: MediaOptions | None = None,
-        cancelled: Callable[[], bool] = lambda: False,
-    ) -> Iterator[Event]:
-        """Answer a conversation, piece by piece.
+    @property
+    def is_healthy(self) -> bool:
+        """Whether requests are taken."""
+        return self.core.failure is None and not self.core.closed
+
+    def submit(
+        self, messages: Sequence[Message], params: SamplingParams | None = None, options: MediaOptions | None = None,
+        *, priority: int = 0, deadline: float | None = None, cache_salt: str = "",
+    ) -> Handle:  # fmt: skip
+        """Queue a request.
 
         Args:
             messages: turns, oldest first, the last one the user's.
-            params: how tokens are chosen; default greedy.
+            params: how tokens are chosen; default: greedy.
             options: how media are read.
-            cancelled: asked between tokens; once true the answer ends with `finish_reason` "cancelled".
-
-        Yields:
-            `TextDelta` pieces, then one `Done`.
+            priority: requests with a lower value are served first; waiting makes up for it.
+            deadline: seconds from now after which the request is cancelled.
+            cache_salt: requests with another salt neither use nor see what this one leaves in the caches.
 
         Raises:
-            RequestError: parameters or messages that cannot be used. MediaError: a file that cannot.
-            ResourceError: there is no memory for the request.
+            RequestError: parameters, roles or types that cannot be used. QueueFull: too many requests wait.
+            ResourceError: the engine has failed or is closed. Media and length errors are raised by the handle.
+        """
+        options = options or MediaOptions()
+        system, turns = split_system(messages)
+
+        def read(watch: Stopwatch, guard: ReadGuard) -> ProcessedInputs:
+            prepared = [self.processor.read_turn(turn, options, watch, guard) for turn in turns]
+            return self.processor.assemble(prepared, system, watch)
+
+        return self.submit_prompt(
+            read, params, options, priority=priority, deadline=deadline, cache_salt=cache_salt
+        )  # fmt: skip
+
+    def submit_prompt(
+        self, read: ReadPrompt, params: SamplingParams | None, options: MediaOptions, *, session: int | None = None,
+        priority: int = 0, deadline: float | None = None, cache_salt: str = "",
+        on_end: Callable[[Request], None] | None = None, after: Request | None = None,
+    ) -> Handle:  # fmt: skip
+        """Queue a request whose prompt a media worker makes. Arguments and errors as for `submit`, and:
+
+        Args:
+            read: makes the prompt, in a media worker.
+            session: number of the session that pins the prefix.
+            on_end: called in the engine thread when the request has ended, before its `Done` event.
+            after: the prompt is made when this request has ended: the turn before.
         """
         params = params or SamplingParams()
         check_params(params)
-        if self.device.type == "cuda":
-            reset_peak(self.device)
-        watch = Stopwatch(self.device)
-        prepared = self.prepare(messages, options or MediaOptions(), watch)
-        self._check_trained(prepared)
-        sampler = Sampler(params, self.config.generation.repetition_penalty, self.device)
-        text = Detokenizer(self.tokenizer, params.stop)
-        tokens: list[Token] = []
-        reason: FinishReason = "length"
-        limit = min(params.max_tokens, self.config.context - prepared.length)
-        units = self._units(prepared)
-        cache, shared = self._begin(units, prepared.length + limit)
-        reused = cache.length
-        try:
-            embeds = self.embed(without_first(prepared, shared), watch, cancelled)
-            with watch.stage("prefill"):
-                logits = prefill(self.decoder, embeds, cache, self._turn, cancelled)
-            steps = decode(
-                self.batcher.step, logits, cache, sampler, self.stop_ids, limit, cancelled, watch, ahead=self.ahead
-            )
-            for token in steps:
-                tokens.append(token)
-                piece = text.push(token.id)
-                if piece:
-                    yield TextDelta(piece)
-                if token.id in self.stop_ids or text.stopped:
-                    reason = "stop"
-                    break
-        except Cancelled:
-            reason = "cancelled"
-        finally:
-            self.batcher.leave(cache)
-            self._rest_cache(units, tokens, cache)
-        rest = text.flush()
-        if rest:
-            yield TextDelta(rest)
-        yield self._done(prepared, tokens, reason, text, watch, reused)
-
-    @torch.inference_mode()
-    def embed(
-        self, prepared: ProcessedInputs, watch: Stopwatch, cancelled: Callable[[], bool] = lambda: False
-    ) -> Tensor:
-        """Run the encoders of the modalities that are there and fuse: `[length, H]`."""
-        images: list[Tensor] = []
-        audios: list[Tensor] = []
-        if prepared.pixels is not None:
-            pixels = prepared.pixels
-            images = self.features.fill(
-                prepared.tile_keys,
-                lambda places: self._encode_pictures(_at(pixels, places), watch, cancelled),
-            )
-        if prepared.filterbanks:
-            sounds = prepared.filterbanks
-            audios = self.features.fill(
-                prepared.sound_keys,
-                lambda places: [self._encode_sound(sounds[k], watch, cancelled) for k in places],
-            )
-        return fuse(prepared.ids, self.decoder.embed.weight, images, audios, self.device)
-
-    def _encode_pictures(self, pixels: Tensor, watch: Stopwatch, cancelled: Callable[[], bool]) -> list[Tensor]:
-        with watch.stage("load"):
-            vision, projector = cast(VisionEncoder, self.part("vision")), cast(Projector, self.part("projector"))
-        rows: list[Tensor] = []
-        with self.residency.encoding("vision", "projector"):
-            for batch in pixels.split(tile_batch(self.device)):
-                if cancelled():
-                    raise Cancelled
-                with watch.stage("vision"), self._turn:
-                    made = projector(vision(batch.to(self.device)))
-                    rows += [tile.clone() for tile in made]  # each [tokens, H], kept on its own
-        return rows
-
-    def _encode_sound(self, windows: Sequence[Tensor], watch: Stopwatch, cancelled: Callable[[], bool]) -> Tensor:
-        with watch.stage("load"):
-            encoder, adapter = cast(AudioEncoder, self.part("audio")), cast(AudioAdapter, self.part("adapter"))
-        rows: list[Tensor] = []
-        with self.residency.encoding("audio", "adapter"):
-            for window in windows:
-                if cancelled():
-                    raise Cancelled
-                frames = window.shape[0]
-                with watch.stage("audio"), self._turn:
-                    lengths = torch.tensor([frames], device=self.device)
-                    out, _ = adapter(*encoder(window[None].to(self.device), lengths))
-                    rows.append(out[0, : token_count(frames) + self.config.audio.prompt_tokens])
-        return torch.cat(rows)
-
-    def _units(self, prepared: ProcessedInputs) -> list[Unit]:
-        rows = [audio_rows(windows, self.config) for windows in prepared.filterbanks]
-        tile_rows = self.config.vision.tokens_per_tile
-        return units_of(prepared.ids, prepared.tile_keys, tile_rows, prepared.sound_keys, rows)
-
-    def _begin(self, units: list[Unit], capacity: int) -> tuple[KVCache, int]:
-        """A cache with room for the request, holding as much of the prompt as was computed before; and how much."""
-        found, shared = self.prefixes.take(units, capacity)
-        if found is not None:
-            return found, shared
-        self._admit(capacity)
-        config, rounded = self.config.decoder, self.quantized_kv_cache
-        return KVCache(config, capacity, dtype=self.dtype, device=self.device, rounded=rounded), 0
-
-    def _position_bytes(self) -> int:
-        return KVCache.bytes_per_position(self.config.decoder, self.dtype, rounded=self.quantized_kv_cache)
-
-    def _admit(self, capacity: int) -> None:
-        """Whether there is memory for so many positions more, resting caches given up for them if need be."""
-        need = capacity * self._position_bytes()
-        if need > available_memory(self.device):
-            self.prefixes.clear()  # what rests is worth less than an answer
-        have = available_memory(self.device)
-        if need > have:
-            raise ResourceError(
-                f"a request of {capacity} positions needs {need / 1e9:.2f} GB and {have / 1e9:.2f} GB are available",
-                where=str(self.device), fix="ask for fewer tokens (--max-tokens), or wait until other requests end",
-            )  # fmt: skip
-
-    def _rest_cache(self, units: list[Unit], tokens: list[Token], cache: KVCache) -> None:
-        """Keep what was computed: prompt and tokens that were fed back, however the answer ended."""
-        kept = filled([*units, *(Unit(token.id) for token in tokens)], cache.length)
-        cache.reset(rows_of(kept))
-        self.prefixes.put(kept, cache)
-
-    def _check_trained(self, prepared: ProcessedInputs) -> None:
-        """An encoder whose weights were never trained would make the model invent; refuse instead."""
-        if prepared.filterbanks and "audio" in self.checkpoint.untrained:
-            raise RequestError(
-                "this checkpoint was not trained to listen", where=self.checkpoint.folder.name,
-                fix="type the question, or pass --model with a checkpoint that hears",
-            )  # fmt: skip
-
-    def _done(
-        self, prepared: ProcessedInputs, tokens: list[Token], reason: FinishReason, text: Detokenizer, watch: Stopwatch,
-        reused: int,
-    ) -> Done:  # fmt: skip
-        seconds = watch.seconds
-        steps = max(0, len(tokens) - 1)
-        cache_bytes = self._position_bytes()
-        timings = Timings(
-            media=seconds.get("media", 0.0), preprocess=seconds.get("preprocess", 0.0), load=seconds.get("load", 0.0),
-            vision=seconds.get("vision", 0.0), audio=seconds.get("audio", 0.0), prefill=seconds.get("prefill", 0.0),
-            decode=seconds.get("decode", 0.0), first_token=watch.first_token, total=watch.total, decode_tokens=steps,
-            bytes_per_token=self._weight_bytes + cache_bytes * (prepared.length + steps // 2),
-            peak_memory=peak_memory(self.device), device=str(self.device),
-            gpu_utilisation=gpu_utilisation(self.device),
+        self.processor.check_options(options)
+        if deadline is not None and not deadline > 0:
+            raise RequestError(f"must be over 0 seconds, not {deadline}", where="deadline")
+        core, now = self.core, time.monotonic()
+        request = Request(
+            params, EventQueue(core.inbox.wake), cache_salt, session, priority, now, now,
+            None if deadline is None else now + deadline, on_end,
         )  # fmt: skip
-        usage = Usage(
-            prompt_tokens=prepared.length, text_tokens=prepared.length - prepared.image_tokens - prepared.audio_tokens,
-            image_tokens=prepared.image_tokens, audio_tokens=prepared.audio_tokens, completion_tokens=len(tokens),
-            reused_tokens=reused,
-            tiles=0 if prepared.pixels is None else prepared.pixels.shape[0], pictures=prepared.pictures,
-            audio_seconds=prepared.audio_seconds, dropped_messages=prepared.dropped,
-        )  # fmt: skip
-        logprobs = tuple(self._logprob(t) for t in tokens if t.logprob is not None)
-        ids = tuple(t.id for t in tokens)
-        notes = prepared.notes
-        if reason == "length" and prepared.length + len(tokens) >= self.config.context:
-            notes += (CONTEXT_FULL.format(self.config.context),)
-        return Done(reason, text.state, usage, timings, ids, logprobs, notes)
 
-    def _logprob(self, token: Token) -> TokenLogprob:
-        def name(i: int) -> str:
-            return self.tokenizer.decode([i])
+        def cancel() -> None:
+            request.cancelled = True
+            core.inbox.wake()
 
-        top = tuple((i, name(i), p) for i, p in token.top)
-        return TokenLogprob(token.id, name(token.id), token.logprob or 0.0, top)
+        def job() -> None:
+            _read(core, request, read, options)
+
+        with core.lock:
+            self._check_open()
+            core.open += 1
+            core.inbox.post(lambda: core.submit(request))
+            waits = after is not None and not after.ended
+            if after is not None and waits:
+                after.then.append(job)
+        if not waits:
+            self._workers.submit(job)
+        return Handle(request.events, cancel, params.n, owner=self, request=request)
+
+    def _check_open(self) -> None:
+        """Refuse a request if it cannot be taken; under the lock."""
+        core = self.core
+        if core.closed:
+            raise ResourceError("the engine is closed", fix="load the model again")
+        if core.failure is not None:
+            raise ResourceError(f"the engine has failed ({core.failure})", fix="load the model again")
+        if core.open >= core.options.max_queue + core.scheduler.limits.max_requests:
+            core.counters.refused += 1
+            raise QueueFull(f"{core.open} requests are waiting or running", fix="try again later")
+
+    def call(self, function: Callable[[], object]) -> None:
+        """Run a function in the engine thread, between two steps, and wait for it.
+
+        Raises:
+            ResourceError: the engine is closed. Otherwise what the function raises.
+        """
+        done = threading.Event()
+        failure: list[BaseException] = []
+
+        def message() -> None:
+            try:
+                function()
+            except BaseException as error:
+                failure.append(error)
+            finally:
+                done.set()
+
+        self.core.inbox.post(message)
+        while not done.wait(0.1):
+            if not self._thread.is_alive():
+                raise ResourceError("the engine is closed", fix="load the model again")
+        if failure:
+            raise failure[0]
+
+    def warm_up(self) -> None:
+        """Load every part of the model now, so that no request waits for it."""
+        self.call(self.model.warm_up)
+
+    def clear_caches(self) -> None:
+        """Forget every idle prefix, and every encoded image and audio clip."""
+        core = self.core
+
+        def clear() -> None:
+            core.pool.prefixes.clear()
+            core.encoder_cache.clear()
+
+        self.call(clear)
+
+    def unpin(self, session: int) -> None:
+        """A session has ended: its prefix is evicted like any other."""
+        core = self.core
+        core.inbox.post(lambda: core.pool.prefixes.unpin(session))
+
+    def stats(self) -> Stats:
+        """Counts and latencies between two steps."""
+        if not self._thread.is_alive():
+            return self.core.stats()
+        found: list[Stats] = []
+        self.call(lambda: found.append(self.core.stats()))
+        return found[0]
+
+    def close(self) -> None:
+        """End every request as cancelled, and the engine thread. A second call does nothing."""
+        self._finalizer()
+        if self._thread is not threading.current_thread():
+            self._thread.join()
 
 
-def _at(pixels: Tensor, places: list[int]) -> Tensor:
-    """Some tiles, or all of them without a copy."""
-    return pixels if len(places) == len(pixels) else pixels[places]
+def _close(core: EngineCore, workers: MediaWorkers) -> None:
+    with core.lock:
+        core.closed = True
+    core.inbox.wake()
+    workers.close()
+
+
+def _read(core: EngineCore, request: Request, read: ReadPrompt, options: MediaOptions) -> None:
+    """In a media worker: make the prompt, and tell the engine thread."""
+    guard = ReadGuard.start(options.policy.deadline, lambda: request.cancelled)
+    try:
+        guard.check("the request")
+        request.inputs = read(request.watch, guard)
+    except Cancelled:
+        core.inbox.wake()
+    except BaseException as error:
+        failure = error  # the name of an except clause is gone when the message runs
+        core.inbox.post(lambda: core.fail(request, failure))
+    else:
+        core.inbox.post(lambda: core.ready(request))

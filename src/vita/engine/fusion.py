@@ -1,90 +1,71 @@
-"""Splicing pictures and sound into the token embeddings (spec section 7).
-
-One pure function. Does not know how ids were made, nor which encoder made the rows.
-"""
+"""Fuse encoder rows into token embeddings (spec section 7)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from vita.prompt.template import AUDIO_PLACEHOLDER, IMAGE_PLACEHOLDER
+from vita.types import MediaSpan, Span, TextSpan
 
 
-def fuse(
-    ids: Sequence[int], embedding: Tensor, images: Sequence[Tensor], audios: Sequence[Tensor],
-    device: torch.device | None = None,
-) -> Tensor:  # fmt: skip
-    """One sequence of embedding rows.
+def fuse(spans: Sequence[Span], embed_tokens: Callable[[Tensor], Tensor], features: Mapping[bytes, Tensor]) -> Tensor:
+    """The embedding rows of a prompt, or of a stretch of it.
 
     Args:
-        ids: token ids, with -200 where a picture tile or frame goes and -500 where a sound goes.
-        embedding: the decoder's table `[vocab, H]`, read by row where it lies.
-        images: one `[tokens, H]` for every -200, in order.
-        audios: one `[tokens, H]` for every -500, in order.
-        device: where the media are and the rows go; default: where the table is.
+        spans: the prompt.
+        embed_tokens: int64 `[n]` on the CPU to rows `[n, H]` on the decoder's device (`Decoder.embed_tokens`).
+        features: by digest, what the encoder made of a `MediaSpan`: `[span.rows, H]`.
 
     Returns:
-        `[length, H]` in the table's dtype.
+        `[length, H]` in the dtype of the embeddings.
 
     Raises:
-        ValueError: slots and media do not pair up.
+        ValueError: an encoder made another number of rows than the span takes.
     """
-    waiting = {IMAGE_PLACEHOLDER: iter(images), AUDIO_PLACEHOLDER: iter(audios)}
-    wanted = {IMAGE_PLACEHOLDER: len(images), AUDIO_PLACEHOLDER: len(audios)}
-    for slot, count in wanted.items():
-        found = sum(1 for i in ids if i == slot)
-        if found != count:
-            raise ValueError(f"{found} slots of kind {slot} for {count} media")
-    where = device or embedding.device
+    ids = [token for span in spans if isinstance(span, TextSpan) for token in span.ids]
+    text = embed_tokens(torch.tensor(ids, dtype=torch.int64))  # [text positions, H]
     pieces: list[Tensor] = []
-    run: list[int] = []
-
-    def close_run() -> None:
-        if run:
-            pieces.append(embedding[torch.tensor(run, device=embedding.device)].to(where))
-            run.clear()
-
-    for token in ids:
-        if token in waiting:
-            close_run()
-            pieces.append(next(waiting[token]).to(embedding.dtype))
-        else:
-            run.append(token)
-    close_run()
-    return torch.cat(pieces) if pieces else embedding[:0].to(where)
+    at = 0
+    for span in spans:
+        if isinstance(span, TextSpan):
+            pieces.append(text[at : at + span.rows])
+            at += span.rows
+            continue
+        rows = features[span.digest]
+        if len(rows) != span.rows:
+            raise ValueError(f"the {span.kind} encoder made {len(rows)} rows where {span.rows} are expected")
+        pieces.append(rows.to(text.device, text.dtype))
+    return torch.cat(pieces) if pieces else text
 
 
-def visual_positions(ids: Sequence[int], lengths: Sequence[int], stride: int) -> Tensor:
-    """Positions when runs of visual tokens advance slower (`shared_v_pid_stride`, spec section 7).
+def visual_positions(spans: Sequence[Span], stride: int) -> Tensor:
+    """Positions where runs of visual tokens advance slower (`shared_v_pid_stride`, spec section 7).
 
     Args:
-        ids: token ids with slots.
-        lengths: rows each slot takes, in the order of the slots (any kind).
-        stride: s; inside a maximal run of visual tokens positions advance by 1/s a token.
+        spans: the prompt.
+        stride: s; inside a maximal run of image rows positions advance by 1/s a row.
 
     Returns:
         int64 `[1, length]`.
     """
     advances: list[float] = []
     run = 0
-    queue = iter(lengths)
 
     def close_run() -> None:
         nonlocal run
-        whole, rest = divmod(run, stride)
-        advances.extend([1.0 / stride] * (whole * stride) + [1.0 / rest] * rest if rest else [1.0 / stride] * run)
+        steps, rest = divmod(run, stride)
+        advances.extend([1.0 / stride] * (steps * stride) + [1.0 / rest] * rest if rest else [1.0 / stride] * run)
         run = 0
 
-    for token in ids:
-        if token == IMAGE_PLACEHOLDER:
-            run += next(queue)
+    for span in spans:
+        if isinstance(span, MediaSpan) and span.kind == "image":
+            run += span.rows
             continue
         close_run()
-        advances.extend([1.0] * (next(queue) if token == AUDIO_PLACEHOLDER else 1))
+        advances.extend([1.0] * span.rows)
     close_run()
     total = torch.tensor(advances, dtype=torch.float64).cumsum(0)
-    # A whole number reached by adding fractions must not be pushed up by rounding.
+    # A sum of fractions that reaches an integer must not be pushed above it by rounding.
     return (torch.ceil(total - 1e-6) - 1).long()[None]

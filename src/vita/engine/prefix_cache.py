@@ -1,134 +1,151 @@
-"""Conversations that were answered before: their key/value caches, so that no turn is prefilled twice.
+"""Prefix cache: KV caches of earlier prompts and answers, so that no beginning is prefilled twice.
 
-Owns the resting caches and finding the longest common beginning of a new prompt and an old one. A picture or sound is
-known by a digest of what the encoder would see, so the same picture in another file is the same. Does not compute.
+An idle KV cache is found again by what its positions hold: token ids, and media by digest. Entries of one `cache_salt`
+are invisible to requests with another.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
 
 from vita.model.kv_cache import KVCache
-from vita.prompt.template import AUDIO_PLACEHOLDER, IMAGE_PLACEHOLDER
+from vita.types import MediaKind, Span, TextSpan
 
-MOST_CACHES = 4
-MOST_BYTES = 512 << 20
-GOES_ON = 0.9  # share of a cache that a prompt must want for the cache to be handed over
+HANDOVER_SHARE = 0.9  # of an idle cache that a prompt must want for the cache itself to be handed over
 
 
-@dataclass(frozen=True)
-class Unit:
-    """A piece of a prompt that is reused whole or not at all: a token, a tile, a sound."""
+class MediaKey(NamedTuple):
+    """A `MediaSpan` without its data."""
 
-    key: int | bytes
-    rows: int = 1
-
-
-@dataclass
-class CachedPrefix:
-    """A cache nobody uses at the moment, and what its positions stand for."""
-
-    units: list[Unit]
-    cache: KVCache
+    kind: MediaKind
+    digest: bytes
+    rows: int
 
 
-def units_of(
-    ids: Sequence[int], tiles: Sequence[bytes], tile_rows: int, sounds: Sequence[bytes], sound_rows: Sequence[int]
-) -> list[Unit]:
-    """A prompt as units.
+Atom: TypeAlias = int | MediaKey  # a piece of a prompt that is reused whole or not at all
 
-    Args:
-        ids: token ids with slots.
-        tiles: names of all slots' tiles, in order.
-        tile_rows: decoder rows of a tile.
-        sounds: names of the sounds, in order.
-        sound_rows: decoder rows of each sound.
-    """
-    seen, heard = iter(tiles), iter(zip(sounds, sound_rows, strict=True))
-    units = []
-    for token in ids:
-        if token == IMAGE_PLACEHOLDER:
-            units.append(Unit(next(seen), tile_rows))
-        elif token == AUDIO_PLACEHOLDER:
-            units.append(Unit(*next(heard)))
+
+def atoms_of(spans: Sequence[Span]) -> tuple[Atom, ...]:
+    """A prompt as atoms: its token ids, and one key for every media span."""
+    atoms: list[Atom] = []
+    for span in spans:
+        if isinstance(span, TextSpan):
+            atoms += span.ids
         else:
-            units.append(Unit(token))
-    return units
+            atoms.append(MediaKey(span.kind, span.digest, span.rows))
+    return tuple(atoms)
 
 
-def rows_of(units: Sequence[Unit]) -> int:
-    """Positions that units take."""
-    return sum(unit.rows for unit in units)
+def rows_of(atoms: Sequence[Atom]) -> int:
+    """Positions that atoms take."""
+    return sum(1 if isinstance(atom, int) else atom.rows for atom in atoms)
 
 
-def filled(units: Sequence[Unit], rows: int) -> list[Unit]:
-    """The units that lie whole within the first `rows` positions."""
-    kept = []
-    for unit in units:
-        rows -= unit.rows
+def filled(atoms: Sequence[Atom], rows: int) -> tuple[Atom, ...]:
+    """The atoms that lie whole within the first `rows` positions."""
+    count = 0
+    for atom in atoms:
+        rows -= 1 if isinstance(atom, int) else atom.rows
         if rows < 0:
             break
-        kept.append(unit)
-    return kept
+        count += 1
+    return tuple(atoms[:count])
+
+
+def common_prefix(a: Sequence[Atom], b: Sequence[Atom]) -> int:
+    """Atoms that two prompts have in common at their beginning.
+
+    Bisection over slices: comparing tuples runs in C, which a loop over 30,000 tokens in the engine thread does not.
+    """
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+@dataclass(eq=False)
+class CachedPrefix:
+    """An idle KV cache.
+
+    Attributes:
+        atoms: what its filled positions hold, all of them.
+        cache: the keys and values.
+        salt: of the requests that may use it.
+        session: the session that pins it, which makes it the last to be evicted; None: nobody.
+    """
+
+    atoms: tuple[Atom, ...]
+    cache: KVCache
+    salt: str
+    session: int | None = None
 
 
 class PrefixCache:
-    """Resting caches, the most recently used first. Safe to use from several threads."""
+    """Idle KV caches, least recently used first. Used by the engine thread only."""
 
-    def __init__(self, most_caches: int = MOST_CACHES, most_bytes: int = MOST_BYTES) -> None:
-        self.most_caches, self.most_bytes = most_caches, most_bytes
-        self._resting: list[CachedPrefix] = []
-        self._lock = threading.RLock()  # an abandoned stream may be finalised, and put back, inside `take`
+    def __init__(self) -> None:
+        self._entries: list[CachedPrefix] = []
 
-    def take(self, units: Sequence[Unit], capacity: int) -> tuple[KVCache | None, int]:
-        """A cache that holds the longest beginning known of a prompt, and how many units that is.
+    def __len__(self) -> int:
+        return len(self._entries)
 
-        The last unit is never shared, since its logits are wanted. A conversation that goes on gets its own cache
-        back; one that only begins alike (the system text, the same picture) gets a copy of that beginning.
+    @property
+    def nbytes(self) -> int:
+        """Memory of all entries."""
+        return sum(entry.cache.nbytes for entry in self._entries)
 
-        Args:
-            units: the prompt.
-            capacity: positions the request may need.
+    def find(self, atoms: Sequence[Atom], salt: str) -> tuple[CachedPrefix | None, int]:
+        """The entry with the longest common beginning, and how many atoms that is.
+
+        The last atom of a prompt is never shared, since its logits are wanted.
         """
-        with self._lock:
-            best, shared = None, 0
-            for resting in self._resting:
-                same = _common(resting.units, units[:-1])
-                if same > shared:
-                    best, shared = resting, same
-            if best is None:
-                return None, 0
-            rows = rows_of(units[:shared])
-            if rows < GOES_ON * best.cache.length:
-                return best.cache.copied(rows, capacity), shared
-            self._resting.remove(best)
-        best.cache.reset(rows)
-        return best.cache if capacity <= best.cache.capacity else best.cache.copied(rows, capacity), shared
+        best: CachedPrefix | None = None
+        shared = 0
+        for entry in self._entries:
+            if entry.salt == salt and (same := common_prefix(entry.atoms, tuple(atoms[:-1]))) > shared:
+                best, shared = entry, same
+        return best, shared
 
-    def put(self, units: list[Unit], cache: KVCache) -> None:
-        """Let a cache rest; `units` are all its filled positions. The oldest make room."""
-        if cache.nbytes > self.most_bytes or not units:
-            return
-        with self._lock:
-            self._resting.insert(0, CachedPrefix(units, cache))
-            while len(self._resting) > self.most_caches or self._bytes() > self.most_bytes:
-                self._resting.pop()
+    def is_continued(self, entry: CachedPrefix, shared: int) -> bool:
+        """Whether a prompt that shares so many atoms goes on where the entry ends: it gets the cache itself."""
+        return rows_of(entry.atoms[:shared]) >= HANDOVER_SHARE * entry.cache.length
+
+    def put(self, entry: CachedPrefix) -> None:
+        """Add an entry, the most recently used one. A session pins its newest entry only."""
+        if entry.session is not None:
+            self.unpin(entry.session)
+        self._entries.append(entry)
+
+    def touch(self, entry: CachedPrefix) -> None:
+        """Make an entry the most recently used one."""
+        self._entries.remove(entry)
+        self._entries.append(entry)
+
+    def remove(self, entry: CachedPrefix) -> None:
+        """Forget one entry."""
+        self._entries.remove(entry)
+
+    def evict(self, keep: CachedPrefix | None = None) -> CachedPrefix | None:
+        """Remove the least recently used entry and return it; pinned ones last; None if none but `keep` is left."""
+        candidates = [entry for entry in self._entries if entry is not keep]
+        if not candidates:
+            return None
+        victim = next((entry for entry in candidates if entry.session is None), candidates[0])
+        self._entries.remove(victim)
+        return victim
+
+    def unpin(self, session: int) -> None:
+        """A session no longer holds on to its entries."""
+        for entry in self._entries:
+            if entry.session == session:
+                entry.session = None
 
     def clear(self) -> None:
-        """Forget every conversation."""
-        with self._lock:
-            self._resting.clear()
-
-    def _bytes(self) -> int:
-        return sum(r.cache.nbytes for r in self._resting)
-
-
-def _common(old: Sequence[Unit], new: Sequence[Unit]) -> int:
-    count = 0
-    for a, b in zip(old, new, strict=False):
-        if a != b:
-            break
-        count += 1
-    return count
+        """Forget every entry."""
+        self._entries.clear()

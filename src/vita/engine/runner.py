@@ -1,81 +1,312 @@
-"""A decode step of several requests: computed operation by operation, or recorded once and replayed.
+"""Runner: executes plans. The only code of the engine, beside loading, that computes with torch.
 
-Owns how a step is run on a device. A GPU does the step of the released model in about four milliseconds, less than
-Python needs to ask for its operations one by one; there it is recorded as a CUDA graph, for 1, 2, 4, 8 and 16
-requests, and asked for in one call. Does not know who the requests are.
+On a CPU a step is computed when `launch` returns. On CUDA it is queued, and read back one step later, so that the GPU
+never waits for the host (async decoding).
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
-from vita.kernels import triton as triton_kernels
-from vita.model.decoder import Decoder
-from vita.model.kv_cache import KVCache, KVCacheBatch
+from vita.engine.decode import DecodeRunner
+from vita.engine.encoder_cache import EncoderCache
+from vita.engine.fusion import fuse
+from vita.engine.loaded import LoadedModel
+from vita.engine.request import Phase, Request, Token
+from vita.engine.request import Sequence as Answer
+from vita.engine.sampler import log_probabilities, sample
+from vita.engine.scheduler import EncodeUnit, Plan, PrefillUnit, Unit
+from vita.engine.work import LayeredWork
+from vita.media.filterbank import filterbank, token_count
+from vita.media.image import normalised
+from vita.model.kv_cache import KVCacheRagged
+from vita.runtime.threads import ComputeThreads
+from vita.types import MediaSpan
 
 log = logging.getLogger("vita")
-MAX_BATCH = triton_kernels.MAX_BATCH  # requests in one step, on a CPU too
-BATCHING_WINDOW = 0.25  # of the last step's time: how long a step waits for requests that took part in the one before
 
 
-class DecodeRunner(Protocol):
-    """One position more for each of some requests.
+class DeviceError(Exception):
+    """The device failed; nothing more can be computed on it."""
+
+
+@dataclass(eq=False)
+class Sampled:
+    """Ids that were sampled together.
 
     Attributes:
-        patience: seconds that are well spent waiting for one more request.
+        answers: one a row.
+        ids: int64 `[n]` on the device.
+        logits: `[n, vocab]`, kept if somebody wants log-probabilities.
+        read: waits for the ids and brings them to the host.
     """
 
-    batching_window: float
+    answers: list[Answer]
+    ids: Tensor
+    logits: Tensor | None
+    read: Callable[[], list[int]]
 
-    def __call__(self, tokens: Tensor, caches: Sequence[KVCache]) -> Tensor:
-        """Feed int64 `[n]` tokens, one a cache, 1 to 16 of them, and extend the caches; logits `[n, vocab]`."""
+    def tokens(self) -> list[tuple[Answer, Token]]:
+        """The ids with what was asked for beside them."""
+        out: list[tuple[Answer, Token]] = []
+        for row, (answer, token) in enumerate(zip(self.answers, self.read(), strict=True)):
+            top = answer.request.params.logprobs
+            if top and self.logits is not None:
+                logprob, best = log_probabilities(self.logits[row], token, top)
+                out.append((answer, Token(token, logprob, tuple(best))))
+            else:
+                out.append((answer, Token(token)))
+        return out
 
 
-class EagerDecode:
-    """The decoder's own operations, one by one.
+@dataclass
+class Launched:
+    """A step that was computed or queued.
+
+    Attributes:
+        sampled: by the decode step.
+        failed: sequences whose step raised, and the error.
+        finished: the unit that was completed.
+        logits: of the requests whose prompt the unit completed, by request.
+        unit_error: what the unit raised.
+        started: `time.perf_counter()` when it began.
+    """
+
+    sampled: list[Sampled] = field(default_factory=list)
+    failed: list[tuple[Answer, Exception]] = field(default_factory=list)
+    finished: Unit | None = None
+    logits: dict[int, Tensor] = field(default_factory=dict)
+    unit_error: tuple[Unit, Exception] | None = None
+    started: float = 0.0
+    seconds: float = 0.0  # of the decode step, on a CPU
+
+
+class Runner:
+    """Executes plans on one model.
 
     Args:
-        decoder: on CUDA its embedding table moves there, so that no step waits for the host.
-        failed: what went wrong with a recording; while it is kept, so is the graph that PyTorch's allocator may still
-            point to.
+        model: its parts load on first use.
+        decode: the decode step of the device.
+        encoded: rows of media that were encoded before.
+        threads: how many a CPU computes with.
     """
 
-    def __init__(self, decoder: Decoder, failed: Exception | None = None) -> None:
-        self._decoder, self._failed = decoder, failed
-        if decoder.device.type == "cuda":
-            decoder.set_embedding(decoder.embed.weight.to(decoder.device))
-        self.batching_window = 0.0
+    def __init__(
+        self, model: LoadedModel, decode: DecodeRunner, encoded: EncoderCache, threads: ComputeThreads
+    ) -> None:
+        self.model, self.decode, self.encoded, self.threads = model, decode, encoded, threads
+        self.is_async = model.device.type == "cuda"
+        self._work: tuple[Unit, LayeredWork] | None = None
+        self._results: dict[bytes, Tensor] = {}  # of the encoder's unit that runs
+        self._layer_seconds = 0.0
+        self._wait_for_layers = False
+        self.steps = self.rows = 0  # decode steps, and sequences in them
 
-    def __call__(self, tokens: Tensor, caches: Sequence[KVCache]) -> Tensor:
+    def launch(self, plan: Plan) -> Launched:
+        """Compute a step, or queue it on a GPU."""
+        launched = Launched(started=time.perf_counter())
+        if plan.decode:
+            self._decode(plan.decode, launched)
+        if plan.unit is not None:
+            self._wait_for_layers = self.is_async and bool(plan.decode)
+            self._run_unit(plan.unit, plan.budget if plan.decode else 0.0, launched)
+        return launched
+
+    def _decode(self, answers: list[Answer], launched: Launched) -> None:
+        self.threads.before_step()
         start = time.perf_counter()
-        rows = self._decoder.rows(tokens)[:, None]  # [n, 1, H]
-        logits = self._decoder.logits(self._decoder(rows, KVCacheBatch(caches)))[:, 0]  # [n, vocab]
-        self.batching_window = BATCHING_WINDOW * (time.perf_counter() - start)
-        return logits
+        try:
+            self._step(answers, launched)
+        except Exception as error:
+            self._raise_fatal(error)
+            for answer in answers:  # whoever spoils the batch ends alone
+                try:
+                    self._step([answer], launched)
+                except Exception as own:
+                    launched.failed.append((answer, own))
+        launched.seconds = time.perf_counter() - start
+        self.threads.after_step(len(answers), launched.seconds)
+        self.steps, self.rows = self.steps + 1, self.rows + len(answers)
+
+    def _step(self, answers: list[Answer], launched: Launched) -> None:
+        tokens = torch.stack([answer.newest for answer in answers])
+        logits = self.decode(tokens, [answer.cache for answer in answers])  # [n, vocab]
+        launched.sampled.append(self.sample(answers, logits))
+
+    def sample(self, answers: list[Answer], logits: Tensor) -> Sampled:
+        """Choose the next token of each sequence from logits `[n, vocab]`."""
+        ids = sample(logits, [answer.sampling for answer in answers])  # [n]
+        for answer, token in zip(answers, ids, strict=True):
+            answer.newest = token
+            answer.launched += 1
+            answer.in_flight += 1
+        wanted = any(answer.request.params.logprobs for answer in answers)
+        return Sampled(answers, ids, logits if wanted else None, reading(ids))
+
+    def _raise_fatal(self, error: Exception) -> None:
+        """An error of CUDA leaves the device in an unknown state; one that is out of memory does not."""
+        if self.is_async and isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError):
+            raise DeviceError(str(error)) from error
+
+    def _run_unit(self, unit: Unit, budget: float, launched: Launched) -> None:
+        try:
+            work = self._work_of(unit)
+            self.threads.before_layer(self._layer_seconds)
+            start = time.perf_counter()
+            done = work.run_some(budget)
+            seconds = time.perf_counter() - start
+        except Exception as error:
+            self._work = None
+            self._raise_fatal(error)
+            launched.unit_error = (unit, error)
+            return
+        for request, share in _shares(unit):
+            request.watch.add(work.stage, seconds * share)
+        if done:
+            self._work = None
+            self._finish(unit, launched)
+
+    def _work_of(self, unit: Unit) -> LayeredWork:
+        if self._work is not None and self._work[0] is unit:
+            return self._work[1]
+        if self._work is not None:
+            self._work[1].close()  # its requests ended
+        work = self._encode_work(unit) if isinstance(unit, EncodeUnit) else self._prefill_work(unit)
+        self._work = (unit, work)
+        return work
+
+    def drop_unit(self) -> None:
+        """Give up the unit that runs, if its requests ended."""
+        if self._work is not None:
+            self._work[1].close()
+            self._work = None
+
+    def _timed(self, layers: Iterator[object]) -> Iterator[object]:
+        """Note how long a layer takes. While others decode on a GPU, wait for each layer: their next step must not queue
+        behind more layers than the budget allows."""
+        start = time.perf_counter()
+        for layer in layers:
+            if self._wait_for_layers:
+                torch.cuda.current_stream(self.model.device).synchronize()
+            now = time.perf_counter()
+            self._layer_seconds, start = now - start, now
+            yield layer
+            start = time.perf_counter()
+
+    def _encode_work(self, unit: EncodeUnit) -> LayeredWork:
+        seconds = self.model.load_encoder(unit.kind)
+        for request in unit.requests:
+            request.watch.add("load", seconds)
+        self._results = {}
+        layers = self._encode_images(unit.spans) if unit.kind == "image" else self._encode_audio(unit.spans[0])
+        return LayeredWork("vision" if unit.kind == "image" else "audio", len(unit.spans), self._timed(layers))
+
+    def _encode_images(self, spans: Sequence[MediaSpan]) -> Iterator[object]:
+        model = self.model
+        with model.residency.encoding("vision", "projector"):
+            pixels = normalised([span.data[0] for span in spans], model.config.image)  # [tiles, 3, S, S]
+            hidden = None
+            for hidden in model.vision.hidden_states(pixels.to(model.device)):
+                yield hidden
+            assert hidden is not None
+            rows = model.projector(model.vision.select(hidden))  # [tiles, rows, H]
+            for span, tile in zip(spans, rows, strict=True):
+                self._results[span.digest] = tile.clone()  # of its own: another tile's memory is not held by it
+
+    def _encode_audio(self, span: MediaSpan) -> Iterator[object]:
+        model = self.model
+        pieces: list[Tensor] = []
+        with model.residency.encoding("audio", "adapter"):
+            for window in span.data:
+                bank = filterbank(torch.from_numpy(window), model.config.filterbank)  # [T, 80]
+                frames = len(bank)
+                lengths = torch.tensor([frames], device=model.device)
+                hidden, mask = None, None
+                for hidden, mask in model.audio.hidden_states(bank[None].to(model.device), lengths):
+                    yield hidden
+                assert hidden is not None and mask is not None
+                rows, _ = model.adapter(hidden, mask)  # [1, rows, H]
+                pieces.append(rows[0, : token_count(frames) + model.config.audio.prompt_tokens])
+            self._results[span.digest] = torch.cat(pieces)
+
+    def _prefill_work(self, unit: PrefillUnit) -> LayeredWork:
+        decoder = self.model.decoder
+        for request, _ in unit.parts:
+            if request.embeds is None:
+                request.embeds = fuse(request.spans, decoder.embed_tokens, request.features)
+                request.features = {}
+        return LayeredWork("prefill", sum(rows for _, rows in unit.parts), self._timed(self._prefill(unit)))
+
+    def _prefill(self, unit: PrefillUnit) -> Iterator[object]:
+        decoder = self.model.decoder
+        rows, caches, counts = [], [], []
+        for request, count in unit.parts:
+            assert request.embeds is not None and request.cache is not None
+            rows.append(request.embeds[request.done_rows : request.done_rows + count])
+            caches.append(request.cache)
+            counts.append(count)
+        cache = caches[0] if len(caches) == 1 else KVCacheRagged(caches, counts)
+        hidden = None
+        for hidden in decoder.hidden_states(torch.cat(rows)[None], cache):  # [1, total, H]
+            yield hidden
+        assert hidden is not None
+        ends = torch.tensor(counts).cumsum(0).tolist()
+        last = [at - 1 for at, (request, count) in zip(ends, unit.parts, strict=True) if request.remaining_rows == count]
+        if last:  # only the last position of a prompt goes through the head
+            wanted = hidden[:, -1:] if last == [hidden.shape[1] - 1] else hidden[:, last]
+            self._last_logits = decoder.logits(wanted)[0]  # [prompts, vocab]
+
+    def _finish(self, unit: Unit, launched: Launched) -> None:
+        launched.finished = unit
+        if isinstance(unit, PrefillUnit):
+            complete = [request for request, count in unit.parts if request.remaining_rows == count]
+            if complete:
+                launched.logits = {id(r): row for r, row in zip(complete, self._last_logits, strict=True)}
+                del self._last_logits
+            return
+        for request in unit.requests:
+            if request.phase is Phase.FINISHED:
+                continue
+            for digest, rows in self._results.items():
+                if any(span.digest == digest for span in request.pending_media):
+                    request.features[digest] = rows
+                    self.encoded.put(digest, request.salt, rows)
+        self._results = {}
+
+    def known(self, request: Request, span: MediaSpan) -> bool:
+        """Give a request the rows of a span that was encoded before."""
+        rows = self.encoded.get(span.digest, request.salt)
+        if rows is not None:
+            request.features[span.digest] = rows
+        return rows is not None
 
 
-def choose_decode_runner(decoder: Decoder, *, quantized_kv_cache: bool) -> DecodeRunner:
-    """The fastest way for the device that the decoder is on; the reason is logged once."""
-    device = decoder.device
-    if device.type != "cuda":
-        return EagerDecode(decoder)
-    if not triton_kernels.available(device):
-        log.info("decode steps: operation by operation, since Triton is not there or the GPU is older than Ampere")
-        return EagerDecode(decoder)
-    from vita.engine.cuda_graphs import CudaGraphDecode  # needs Triton
+def _shares(unit: Unit) -> list[tuple[Request, float]]:
+    """How much of a unit's time belongs to each of its requests."""
+    if isinstance(unit, PrefillUnit):
+        total = sum(rows for _, rows in unit.parts)
+        return [(request, rows / total) for request, rows in unit.parts]
+    return [(request, 1.0 / len(unit.requests)) for request in unit.requests]
 
-    if not CudaGraphDecode.supports(decoder):
-        log.info("decode steps: operation by operation, since our kernels do not know heads of this width")
-        return EagerDecode(decoder)
-    try:
-        steps = CudaGraphDecode(decoder, quantized_kv_cache=quantized_kv_cache)
-    except Exception as error:  # of Triton, CUDA or its driver; slower is better than not at all, and is said
-        log.warning("decode steps: operation by operation, since recording them failed: %s", error)
-        return EagerDecode(decoder, error)
-    log.info("decode steps: our own kernels, recorded as CUDA graphs")
-    return steps
+
+def reading(ids: Tensor) -> Callable[[], list[int]]:
+    """Start to copy ids to the host. The function returned waits for them, and for nothing that is queued later."""
+    if ids.device.type != "cuda":
+        values = ids.tolist()
+        return lambda: values
+    host, arrived = torch.empty(ids.shape, dtype=ids.dtype, pin_memory=True), torch.cuda.Event()
+    with torch.cuda.device_of(ids):
+        host.copy_(ids, non_blocking=True)
+        arrived.record()
+
+    def read() -> list[int]:
+        arrived.synchronize()
+        return [int(value) for value in host.tolist()]
+
+    return read

@@ -18,9 +18,9 @@ from vita.layers.linear import Linear
 from vita.layers.norm import RMSNorm
 from vita.layers.rope import Rotary, rotary, rotate
 from vita.layers.swiglu import silu_mul
-from vita.model.kv_cache import KVCache, KVCacheBatch
+from vita.model.kv_cache import KVCache, KVCacheBatch, KVCacheRagged
 
-Cache = KVCache | KVCacheBatch
+Cache = KVCache | KVCacheBatch | KVCacheRagged
 
 
 class DecoderAttention(nn.Module):

@@ -145,3 +145,32 @@ class KVCacheBatch:
         """One more position in each."""
         for cache in self.caches:
             cache.advance(n)
+
+
+class KVCacheRagged:
+    """Caches of several sequences that are prefilled together, each with its own number of new positions.
+
+    Linear layers see the new rows of all sequences at once, `[1, total, H]`; attention sees each sequence alone.
+
+    Args:
+        caches: one a sequence.
+        counts: new positions of each.
+    """
+
+    def __init__(self, caches: Sequence[KVCache], counts: Sequence[int]) -> None:
+        self.caches, self.counts = caches, list(counts)
+
+    def attend(self, attend: Attend, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """As `KVCache.attend`: `[1, heads, total, d]`."""
+        parts = zip(self.caches, *(t.split(self.counts, dim=2) for t in (q, k, v)), strict=True)
+        return torch.cat([cache.attend(attend, layer, qi, ki, vi, None) for cache, qi, ki, vi in parts], dim=2)
+
+    def positions(self, n: int, device: torch.device) -> Tensor:
+        """int64 `[1, total]`."""
+        parts = zip(self.caches, self.counts, strict=True)
+        return torch.cat([cache.positions(count, device) for cache, count in parts], dim=1)
+
+    def advance(self, n: int) -> None:
+        """Each sequence by its own count."""
+        for cache, count in zip(self.caches, self.counts, strict=True):
+            cache.advance(count)

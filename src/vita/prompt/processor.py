@@ -1,258 +1,298 @@
-"""From messages to everything the encoders and the decoder need, with no model run yet.
+"""From messages to prompt spans: reads media, counts tokens, makes the conversation fit the context.
 
-Owns reading the media of a request, counting their tokens, fitting the conversation into the context, and the ids.
+Runs in media workers and makes NumPy arrays only. What needs torch (normalisation, filterbank) is done in the engine
+thread, at the head of the encoder's work.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
-import torch
-from PIL.Image import Image as Picture
-from torch import Tensor
+import numpy as np
+from PIL.Image import Image as PILImage
 
-from vita.config import Tiling, VitaConfig
-from vita.errors import RequestError
+from vita.config import FilterbankConfig, Tiling, VitaConfig
+from vita.errors import MediaError, RequestError
 from vita.media.audio import Waveform, load_audio
 from vita.media.digest import digest
-from vita.media.filterbank import filterbank, pad_to_minimum, token_count
-from vita.media.image import cut_tiles, fitted, limited, load_image, normalised
+from vita.media.filterbank import MIN_FRAMES, token_count
+from vita.media.image import cut_tiles, fitted, limited, load_image
+from vita.media.policy import UNGUARDED, ReadGuard
 from vita.media.video import load_video
-from vita.prompt.template import AUDIO_PLACEHOLDER, IMAGE_PLACEHOLDER, Piece, Placeholders, Turn, render
+from vita.prompt.template import Media, Piece, Turn, render
 from vita.prompt.tokenizer import STATE_TOKENS, Tokenizer
 from vita.runtime.clock import Stopwatch
-from vita.types import Audio, Image, MediaOptions, Message, Text, Video
+from vita.types import Audio, Image, MediaOptions, MediaSpan, Message, Role, Span, Text, TextSpan, Video
 
 FRAMES_PER_ENCODER_FRAME = 4
 FRAMES_PER_TOKEN = 8
-ANSWER_ROOM = 512  # positions that old turns give up for the answer
+ANSWER_POSITIONS = 512  # positions that old turns give up for the answer
+TRIMMED_SHARE = 0.6  # of the context that is left after turns were dropped, so that the next turns find their prefix
+
+Samples = np.ndarray[Any, np.dtype[np.float32]]
 
 
-@dataclass
-class TurnMedia:
-    """One turn with its media decoded."""
+@dataclass(frozen=True)
+class PreparedTurn:
+    """One message with its media decoded; a session keeps it, so that no media are decoded twice."""
 
-    turn: Turn
-    pixels: list[Tensor] = field(default_factory=list)  # each float32 [tiles, 3, S, S]
-    tile_keys: list[bytes] = field(default_factory=list)
-    filterbanks: list[list[Tensor]] = field(default_factory=list)  # a sound: its windows, each float32 [T, 80]
-    sound_keys: list[bytes] = field(default_factory=list)
-    seconds: float = 0.0
-    pictures: int = 0
-    notes: list[str] = field(default_factory=list)
+    role: Role
+    pieces: tuple[Piece, ...]
+    images: int = 0  # images and video frames
+    audio_seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_spoken(self) -> bool:
+        """Whether it holds audio."""
+        return any(isinstance(piece, Media) and piece.kind == "audio" for piece in self.pieces)
 
 
 @dataclass(frozen=True)
 class ProcessedInputs:
-    """A request ready for the encoders. Keys are names of content: one a tile, one a sound."""
+    """A request ready for the encoders."""
 
-    ids: list[int]  # with slots
-    pixels: Tensor | None  # float32 [tiles, 3, S, S], all pictures in order
-    tile_keys: list[bytes]
-    filterbanks: list[list[Tensor]]
-    sound_keys: list[bytes]
-    image_tokens: int
-    audio_tokens: int
-    pictures: int
+    spans: tuple[Span, ...]
+    images: int
     audio_seconds: float
-    dropped: int
+    dropped: int  # turns
     notes: tuple[str, ...]
 
-    @property
+    @cached_property
     def length(self) -> int:
-        """Positions after fusion."""
-        return sequence_length(self.ids, self.image_tokens + self.audio_tokens)
+        """Positions of the prompt."""
+        return sum(span.rows for span in self.spans)
+
+    def media(self, kind: str) -> list[MediaSpan]:
+        """The spans of one encoder, in order."""
+        return [span for span in self.spans if isinstance(span, MediaSpan) and span.kind == kind]
 
 
 class Processor:
-    """Turns conversations of one checkpoint into `ProcessedInputs` requests."""
+    """Turns the conversations of one checkpoint into `ProcessedInputs`. Safe to use from several threads."""
 
     def __init__(self, config: VitaConfig, tokenizer: Tokenizer) -> None:
         self.config = config
         self.tokenizer = tokenizer
 
-    def __call__(self, messages: Sequence[Message], options: MediaOptions, watch: Stopwatch) -> ProcessedInputs:
+    def __call__(
+        self, messages: Sequence[Message], options: MediaOptions, watch: Stopwatch, guard: ReadGuard = UNGUARDED
+    ) -> ProcessedInputs:
         """Read, count, fit, encode.
 
         Raises:
-            RequestError: no question, an unknown order of roles, a last turn too long for the context, or a number of
-                tiles out of range.
-            MediaError: a file that cannot be used.
+            RequestError: no question, an unknown order of roles, or a last turn that is too long for the context.
+            MediaError: a file that cannot be used. Cancelled: by the guard.
         """
-        system, messages = split_system(messages)
-        tiling = limited(self.config.tiling, options.max_tiles)
-        turns = [self._read_turn(m, options, tiling, watch) for m in messages]
-        self._mark_answers(turns)
-        with watch.stage("preprocess"):
-            kept, ids = self._fit(turns, system)
-        return self._pack(kept, ids, dropped=len(turns) - len(kept))
+        system, rest = split_system(messages)
+        turns = [self.read_turn(message, options, watch, guard) for message in rest]
+        return self.assemble(turns, system, watch)
 
-    def _read_turn(self, message: Message, options: MediaOptions, tiling: Tiling, watch: Stopwatch) -> TurnMedia:
-        pieces: list[Piece] = []
-        media = TurnMedia(Turn(message.role, ()))
+    def check_options(self, options: MediaOptions) -> None:
+        """Refuse what needs no file to be refused.
+
+        Raises:
+            RequestError: `max_tiles` is out of range.
+        """
+        limited(self.config.tiling, options.max_tiles)
+
+    def read_turn(
+        self, message: Message, options: MediaOptions, watch: Stopwatch, guard: ReadGuard = UNGUARDED
+    ) -> PreparedTurn:
+        """Decode the media of one message."""
+        tiling = limited(self.config.tiling, options.max_tiles)
+        turn = PreparedTurn(message.role, ())
         for part in message.parts:
             if isinstance(part, Text):
-                pieces.append(part.text)
+                turn = replace(turn, pieces=(*turn.pieces, part.text))
             elif isinstance(part, Image):
-                pieces.append(self._read_image(part, media, options, tiling, watch))
+                turn = self._add_image(turn, part, options, tiling, watch, guard)
             elif isinstance(part, Video):
-                pieces.append(self._read_video(part, media, options, watch))
+                turn = self._add_video(turn, part, options, watch, guard)
             else:
-                pieces.append(self._read_audio(part, media, options, watch))
-        media.turn = Turn(message.role, tuple(pieces))
-        return media
+                turn = self._add_audio(turn, part, options, watch, guard)
+        return turn
 
-    def _read_image(
-        self, image: Image, media: TurnMedia, options: MediaOptions, tiling: Tiling, watch: Stopwatch
-    ) -> Placeholders:
+    def _add_image(
+        self, turn: PreparedTurn, image: Image, options: MediaOptions, tiling: Tiling, watch: Stopwatch,
+        guard: ReadGuard,
+    ) -> PreparedTurn:  # fmt: skip
         with watch.stage("media"):
-            picture = load_image(image.source, options)
+            loaded = load_image(image.source, options)
+            guard.check("the image")
         with watch.stage("preprocess"):
-            tiles = cut_tiles(picture, tiling)
-            self._keep(tiles, media)
-        media.pictures += 1
-        return Placeholders("image", len(tiles))
+            media = Media("image", self._tiles(cut_tiles(loaded, tiling)))
+        return replace(turn, pieces=(*turn.pieces, media), images=turn.images + 1)
 
-    def _read_video(self, video: Video, media: TurnMedia, options: MediaOptions, watch: Stopwatch) -> Placeholders:
+    def _add_video(
+        self, turn: PreparedTurn, video: Video, options: MediaOptions, watch: Stopwatch, guard: ReadGuard
+    ) -> PreparedTurn:
         with watch.stage("media"):
             clip = load_video(video, options)
+            guard.check("the video")
         with watch.stage("preprocess"):
-            self._keep(clip.frames, media)
-        media.pictures += len(clip.frames)
-        media.notes += clip.notes
-        return Placeholders("video", len(clip.frames))
-
-    def _keep(self, pictures: Sequence[Picture], media: TurnMedia) -> None:
-        values = fitted(pictures, self.config.image)
-        media.pixels.append(normalised(values, self.config.image))
-        media.tile_keys += [digest(picture) for picture in values]
-
-    def _read_audio(self, audio: Audio, media: TurnMedia, options: MediaOptions, watch: Stopwatch) -> Placeholders:
-        with watch.stage("media"):
-            wave = load_audio(audio, options, self.config.filterbank.sample_rate)
-        with watch.stage("preprocess"):
-            windows = self._windows(wave, reference=options.reference)
-            media.filterbanks.append([filterbank(w, self.config.filterbank) for w in windows])
-            media.sound_keys.append(digest(*media.filterbanks[-1]))
-        media.seconds += wave.seconds
-        media.notes += wave.notes
-        return Placeholders("audio")
-
-    def _windows(self, wave: Waveform, *, reference: bool) -> list[Tensor]:
-        """A sound cut into equal windows that each fit the encoder's position table, on token borders."""
-        bank = self.config.filterbank
-        shift = int(bank.sample_rate * bank.frame_shift / 1000)
-        token = shift * FRAMES_PER_TOKEN
-        longest = self.config.audio.max_frames * FRAMES_PER_ENCODER_FRAME * shift // token * token
-        samples = torch.from_numpy(wave.samples)
-        if not reference:
-            samples = pad_to_minimum(samples)
-        count = -(-samples.numel() // longest)
-        size = -(-samples.numel() // count // token) * token if count > 1 else samples.numel()
-        return [pad_to_minimum(w) if count > 1 else w for w in samples.split(size)]
-
-    def _mark_answers(self, turns: list[TurnMedia]) -> None:
-        """Earlier answers carry the state mark they were given with, as the model was trained to see them."""
-        spoken = False
-        for media in turns:
-            if media.turn.role == "user":
-                spoken = bool(media.filterbanks)
-            elif media.turn.pieces and isinstance(media.turn.pieces[0], str):
-                first = media.turn.pieces[0]
-                mark = "☞" if spoken else "☜"
-                if not first.startswith(tuple(STATE_TOKENS)) and self._is_token(mark):
-                    media.turn = Turn("assistant", (mark + first, *media.turn.pieces[1:]))
-
-    def _is_token(self, mark: str) -> bool:
-        return self.tokenizer.backend.token_to_id(mark) is not None or len(self.tokenizer.encode(mark)) == 1
-
-    def _fit(self, turns: list[TurnMedia], system: str | None) -> tuple[list[TurnMedia], list[int]]:
-        """Drop the oldest turns until the rest fits with room for an answer; a lone turn may fill the context."""
-        limit = self.config.context - 1
-        roomy = limit - min(ANSWER_ROOM, self.config.context // 8)
-        kept = list(turns)
-        while True:
-            ids = render([m.turn for m in kept], self.tokenizer, system=system)
-            length = sequence_length(ids, sum(self._rows(kept)))
-            follow = next((i for i, m in enumerate(kept[1:], start=1) if m.turn.role == "user"), None)
-            if length <= (limit if follow is None else roomy):
-                return kept, ids
-            if follow is None:
-                raise RequestError(
-                    f"the question takes {length} tokens and the model's context is {self.config.context}",
-                    fix="shorten the text, or send fewer or smaller pictures and shorter sound",
-                )
-            kept = kept[follow:]
-
-    def _rows(self, kept: Sequence[TurnMedia]) -> tuple[int, int]:
-        """Decoder rows of all pictures and of all sounds."""
-        tiles = sum(len(p) for m in kept for p in m.pixels)
-        sounds = sum(audio_rows(windows, self.config) for m in kept for windows in m.filterbanks)
-        return tiles * self.config.vision.tokens_per_tile, sounds
-
-    def _pack(self, kept: list[TurnMedia], ids: list[int], dropped: int) -> ProcessedInputs:
-        pixels = [p for m in kept for p in m.pixels]
-        notes = [n for m in kept for n in m.notes]
-        if dropped:
-            notes.append(f"The {dropped} oldest messages were left out so that the rest fits the context.")
-        image_tokens, audio_tokens = self._rows(kept)
-        return ProcessedInputs(
-            ids=ids,
-            pixels=(torch.cat(pixels) if len(pixels) > 1 else pixels[0]) if pixels else None,
-            tile_keys=[key for m in kept for key in m.tile_keys],
-            filterbanks=[b for m in kept for b in m.filterbanks],
-            sound_keys=[key for m in kept for key in m.sound_keys],
-            image_tokens=image_tokens,
-            audio_tokens=audio_tokens,
-            pictures=sum(m.pictures for m in kept),
-            audio_seconds=sum(m.seconds for m in kept),
-            dropped=dropped,
-            notes=tuple(notes),
+            media = Media("video", self._tiles(clip.frames))
+        return replace(
+            turn, pieces=(*turn.pieces, media), images=turn.images + len(clip.frames), notes=(*turn.notes, *clip.notes)
         )
 
+    def _tiles(self, images: Sequence[PILImage]) -> tuple[MediaSpan, ...]:
+        rows = self.config.vision.tokens_per_tile
+        return tuple(
+            MediaSpan("image", digest(tile), rows, (tile,))  # uint8 [S, S, 3]
+            for tile in fitted(images, self.config.image)
+        )
 
-def sequence_length(ids: Sequence[int], media_rows: int) -> int:
-    """Positions after fusion: slots give way to their media's rows."""
-    return len(ids) - sum(1 for i in ids if i in (IMAGE_PLACEHOLDER, AUDIO_PLACEHOLDER)) + media_rows
+    def _add_audio(
+        self, turn: PreparedTurn, audio: Audio, options: MediaOptions, watch: Stopwatch, guard: ReadGuard
+    ) -> PreparedTurn:
+        with watch.stage("media"):
+            wave = load_audio(audio, options, self.config.filterbank.sample_rate)
+            guard.check("the audio")
+        with watch.stage("preprocess"):
+            windows = self.windows(wave, reference=options.reference)
+            media = Media("audio", (MediaSpan("audio", digest(*windows), self.audio_rows(windows), windows),))
+        return replace(
+            turn,
+            pieces=(*turn.pieces, media),
+            audio_seconds=turn.audio_seconds + wave.seconds,
+            notes=(*turn.notes, *wave.notes),
+        )
+
+    def windows(self, wave: Waveform, *, reference: bool) -> tuple[Samples, ...]:
+        """An audio clip cut into equal windows that each fit the encoder's position table, on token borders."""
+        frame, shift = frame_sizes(self.config.filterbank)
+        token = shift * FRAMES_PER_TOKEN
+        longest = self.config.audio.max_frames * FRAMES_PER_ENCODER_FRAME * shift // token * token
+        least = frame + (MIN_FRAMES - 1) * shift
+        samples = wave.samples
+        if not reference:
+            samples = _padded(samples, least)
+        elif len(samples) < least:
+            raise MediaError(f"an audio clip of {len(samples)} samples is too short for the encoder, which needs {least}")
+        count = -(-len(samples) // longest)
+        if count == 1:
+            return (samples,)
+        size = -(-len(samples) // count // token) * token
+        return tuple(_padded(samples[at : at + size], least) for at in range(0, len(samples), size))
+
+    def audio_rows(self, windows: Sequence[Samples]) -> int:
+        """Decoder rows that an audio clip takes (spec sections 5.4 and 7)."""
+        frame, shift = frame_sizes(self.config.filterbank)
+        return sum(token_count(1 + (len(w) - frame) // shift) + self.config.audio.prompt_tokens for w in windows)
+
+    def assemble(self, turns: Sequence[PreparedTurn], system: str | None, watch: Stopwatch) -> ProcessedInputs:
+        """The prompt of a conversation whose media are decoded.
+
+        Raises:
+            RequestError: the last turn is too long for the context.
+        """
+        with watch.stage("preprocess"):
+            merged = self._with_state_tokens(merge_turns(turns))
+            kept, spans = self._fit(merged, system)
+        notes = [note for turn in kept for note in turn.notes]
+        dropped = len(merged) - len(kept)
+        if dropped:
+            notes.append(f"The {dropped} oldest messages were left out so that the rest fits the context.")
+        return ProcessedInputs(
+            tuple(spans), sum(turn.images for turn in kept), sum(turn.audio_seconds for turn in kept), dropped,
+            tuple(notes),
+        )  # fmt: skip
+
+    def _with_state_tokens(self, turns: Sequence[PreparedTurn]) -> list[PreparedTurn]:
+        """Earlier answers start with their response state token, as the model was trained to see them."""
+        spoken = False
+        out: list[PreparedTurn] = []
+        for turn in turns:
+            if turn.role == "user":
+                spoken = turn.is_spoken
+            elif turn.pieces and isinstance(first := turn.pieces[0], str):
+                token = "☞" if spoken else "☜"
+                if not first.startswith(tuple(STATE_TOKENS)) and self._is_token(token):
+                    turn = replace(turn, pieces=(token + first, *turn.pieces[1:]))
+            out.append(turn)
+        return out
+
+    def _is_token(self, text: str) -> bool:
+        return self.tokenizer.backend.token_to_id(text) is not None or len(self.tokenizer.encode(text)) == 1
+
+    def _fit(self, turns: list[PreparedTurn], system: str | None) -> tuple[list[PreparedTurn], list[Span]]:
+        """Drop the oldest turns if the rest does not fit with room for an answer; a lone turn may fill the context.
+
+        When turns must go, so many go at once that the prompt takes at most 60 % of the context: the next turns of the
+        conversation then begin alike and find their prefix in the cache.
+        """
+        limit = self.config.context - 1
+        with_answer = limit - min(ANSWER_POSITIONS, self.config.context // 8)
+        kept, target = list(turns), with_answer
+        while True:
+            spans = render([Turn(t.role, t.pieces) for t in kept], self.tokenizer, system=system)
+            length = sum(span.rows for span in spans)
+            following = next((i for i, turn in enumerate(kept[1:], start=1) if turn.role == "user"), None)
+            if length <= (limit if following is None else target):
+                return kept, spans
+            if following is None:
+                raise RequestError(
+                    f"the question takes {length} tokens and the model's context is {self.config.context}",
+                    fix="shorten the text, or send fewer or smaller images and shorter audio",
+                )
+            kept, target = kept[following:], int(TRIMMED_SHARE * self.config.context)
 
 
-def audio_rows(windows: Sequence[Tensor], config: VitaConfig) -> int:
-    """Decoder rows one sound takes (spec sections 5.4 and 7)."""
-    return sum(token_count(w.shape[0]) + config.audio.prompt_tokens for w in windows)
+def frame_sizes(config: FilterbankConfig) -> tuple[int, int]:
+    """Samples of a filterbank frame and of a shift."""
+    return int(config.sample_rate * config.frame_length * 0.001), int(config.sample_rate * config.frame_shift * 0.001)
 
 
-def without_first(prepared: ProcessedInputs, count: int) -> ProcessedInputs:
-    """The request without its first `count` ids, and without the media that stood among them."""
-    gone = prepared.ids[:count]
-    tiles = sum(token == IMAGE_PLACEHOLDER for token in gone)
-    sounds = sum(token == AUDIO_PLACEHOLDER for token in gone)
-    pixels = None if prepared.pixels is None or tiles == len(prepared.pixels) else prepared.pixels[tiles:]
-    return replace(
-        prepared, ids=prepared.ids[count:], pixels=pixels, tile_keys=prepared.tile_keys[tiles:],
-        filterbanks=prepared.filterbanks[sounds:], sound_keys=prepared.sound_keys[sounds:],
-    )  # fmt: skip
+def _padded(samples: Samples, least: int) -> Samples:
+    """Silence behind audio that is too short to give the encoder one frame."""
+    return np.pad(samples, (0, max(0, least - len(samples))))
+
+
+def merge_turns(turns: Sequence[PreparedTurn]) -> list[PreparedTurn]:
+    """Neighbouring turns of one role become one turn: their pieces in order."""
+    merged: list[PreparedTurn] = []
+    for turn in turns:
+        if merged and merged[-1].role == turn.role:
+            last = merged[-1]
+            merged[-1] = PreparedTurn(
+                turn.role, (*last.pieces, *turn.pieces), last.images + turn.images,
+                last.audio_seconds + turn.audio_seconds, (*last.notes, *turn.notes),
+            )  # fmt: skip
+        else:
+            merged.append(turn)
+    return merged
 
 
 def split_system(messages: Sequence[Message]) -> tuple[str | None, list[Message]]:
     """The leading system message, if any, and the turns.
 
     Raises:
-        RequestError: no turns, turns that do not alternate, or a conversation that does not end with the user.
+        RequestError: no turns, an unknown role, a system message that is not the first, or a conversation that does not
+            begin and end with the user.
     """
     rest = list(messages)
     system = rest.pop(0).text if rest and rest[0].role == "system" else None
     if not rest:
-        raise RequestError("there is no question", fix="give a text, a picture, a video or a sound")
+        raise RequestError("there is no question", fix="give a text, an image, a video or audio")
     for index, message in enumerate(rest):
-        wanted = "user" if index % 2 == 0 else "assistant"
-        if message.role != wanted:
+        if message.role not in ("user", "assistant") or (index == 0 and message.role != "user"):
             raise RequestError(
-                f"message {index + 1} has the role {message.role!r} where {wanted!r} is due",
-                fix="alternate user and assistant, a system message only first",
+                f"message {index + 1} has the role {message.role!r}",
+                fix="begin with the user; a system message may only stand first",
             )
     if rest[-1].role != "user":
         raise RequestError("the last message must be the user's")
     if not any(not isinstance(p, Text) or p.text.strip() for p in rest[-1].parts):
-        raise RequestError("there is no question", fix="give a text, a picture, a video or a sound")
+        raise RequestError("there is no question", fix="give a text, an image, a video or audio")
     return system, rest
+
+
+def count_tokens(spans: Sequence[Span]) -> tuple[int, int, int]:
+    """Positions that are text, image and audio."""
+    text = sum(span.rows for span in spans if isinstance(span, TextSpan))
+    image = sum(span.rows for span in spans if isinstance(span, MediaSpan) and span.kind == "image")
+    return text, image, sum(span.rows for span in spans) - text - image

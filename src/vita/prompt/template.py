@@ -1,18 +1,19 @@
-"""The conversation template `qwen2p5_instruct` (spec section 2).
+"""The conversation template `qwen2p5_instruct` (spec section 2): turns to prompt spans.
 
-Owns the three system texts, the order of parts inside a turn, and the ids of a whole conversation with a slot
-for every picture tile, video frame and sound. Does not know what a picture looks like: only how many slots it takes.
+The three system texts, the order of parts inside a turn, and the spans of a whole conversation: token ids, and a
+`MediaSpan` for every image tile, video frame and audio clip.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from vita.prompt.tokenizer import Tokenizer
-from vita.types import Role
+from vita.types import MediaSpan, Role, Span, TextSpan
 
+# Ids of the reference implementation that stand for an image tile or video frame, and for an audio clip.
 IMAGE_PLACEHOLDER = -200
 AUDIO_PLACEHOLDER = -500
 
@@ -40,19 +41,19 @@ SYSTEM: dict[Modality, str] = {
 
 
 @dataclass(frozen=True)
-class Placeholders:
-    """Places for media inside a turn: tiles of a picture, frames of a video, or one sound."""
+class Media:
+    """An image, a video or an audio clip inside a turn: the spans of its tiles, its frames, or of the clip."""
 
     kind: Literal["image", "video", "audio"]
-    count: int = 1
+    spans: tuple[MediaSpan, ...]
 
 
-Piece = str | Placeholders
+Piece = str | Media
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One message, media already counted."""
+    """One message with its media decoded."""
 
     role: Role
     pieces: tuple[Piece, ...]
@@ -60,34 +61,28 @@ class Turn:
 
 def choose_modality(turns: Sequence[Turn]) -> Modality:
     """Video if the conversation shows any, else image, else lang."""
-    kinds = {p.kind for t in turns for p in t.pieces if isinstance(p, Placeholders) and p.count}
+    kinds = {p.kind for t in turns for p in t.pieces if isinstance(p, Media) and p.spans}
     return "video" if "video" in kinds else "image" if "image" in kinds else "lang"
 
 
 def layout(pieces: Sequence[Piece]) -> list[Piece]:
     """The pieces of one turn with the newlines the model was trained on.
 
-    Neighbouring visual slots stand together, and a single newline parts them from what follows; so do texts and
-    sounds from each other.
+    Neighbouring images and videos stand together. A newline separates them from what follows, and texts and audio from
+    each other.
     """
     out: list[Piece] = []
     previous: Piece | None = None
     for piece in pieces:
-        together = (
-            isinstance(previous, Placeholders)
-            and isinstance(piece, Placeholders)
-            and _visual(previous)
-            and _visual(piece)
-        )
-        if previous is not None and not together:
+        if previous is not None and not (_is_visual(previous) and _is_visual(piece)):
             out.append("\n")
         out.append(piece)
         previous = piece
     return out
 
 
-def render(turns: Sequence[Turn], tokenizer: Tokenizer, *, system: str | None = None) -> list[int]:
-    """Ids of a whole conversation, ending with the open assistant header.
+def render(turns: Sequence[Turn], tokenizer: Tokenizer, *, system: str | None = None) -> list[Span]:
+    """Spans of a whole conversation, ending with the open assistant header.
 
     Args:
         turns: user and assistant turns in order, without a system turn.
@@ -95,38 +90,88 @@ def render(turns: Sequence[Turn], tokenizer: Tokenizer, *, system: str | None = 
         system: replaces the built-in text of the modality.
 
     Returns:
-        token ids with -200 for each tile or frame and -500 for each sound. Text between two special tokens or
-        slots is encoded as one piece, exactly as the reference cuts it.
+        Spans in which no two `TextSpan` are neighbours. Text between two special tokens or media is encoded as one
+        piece, as the reference cuts it.
     """
     text = SYSTEM[choose_modality(turns)] if system is None else system
-    items: list[int | str] = [tokenizer.im_start, f"system\n{text}", tokenizer.im_end, "\n"]
+    items: list[int | str | MediaSpan] = [tokenizer.im_start, f"system\n{text}", tokenizer.im_end, "\n"]
     for turn in turns:
         items += [tokenizer.im_start, f"{turn.role}\n"]
         for piece in layout(turn.pieces):
-            if isinstance(piece, str):
-                items.append(piece)
-            else:
-                items += [AUDIO_PLACEHOLDER if piece.kind == "audio" else IMAGE_PLACEHOLDER] * piece.count
+            items += [piece] if isinstance(piece, str) else piece.spans
         items += [tokenizer.im_end, "\n"]
     items += [tokenizer.im_start, "assistant\n"]
     return _encode(items, tokenizer)
 
 
-def _encode(items: Sequence[int | str], tokenizer: Tokenizer) -> list[int]:
+def _encode(items: Iterable[int | str | MediaSpan], tokenizer: Tokenizer) -> list[Span]:
+    spans: list[Span] = []
     ids: list[int] = []
     text = ""
-    for item in items:
+    for item in (*items, None):
         if isinstance(item, str):
             text += item
             continue
-        ids += tokenizer.encode(text) if text else []
-        text = ""
-        ids.append(item)
-    return ids + (tokenizer.encode(text) if text else [])
+        if text:
+            ids += tokenizer.encode(text)
+            text = ""
+        if isinstance(item, int):
+            ids.append(item)
+            continue
+        if ids:
+            spans.append(TextSpan(tuple(ids)))
+            ids = []
+        if item is not None:
+            spans.append(item)
+    return spans
 
 
-def _visual(slots: Placeholders) -> bool:
-    return slots.kind != "audio"
+def _is_visual(piece: Piece) -> bool:
+    return isinstance(piece, Media) and piece.kind != "audio"
+
+
+def placeholder_ids(spans: Iterable[Span]) -> list[int]:
+    """Ids as the reference writes them: one placeholder for every image tile, video frame and audio clip."""
+    ids: list[int] = []
+    for span in spans:
+        if isinstance(span, TextSpan):
+            ids += span.ids
+        else:
+            ids.append(IMAGE_PLACEHOLDER if span.kind == "image" else AUDIO_PLACEHOLDER)
+    return ids
+
+
+def spans_of_ids(ids: Iterable[int], media: Iterable[MediaSpan]) -> list[Span]:
+    """The reverse of `placeholder_ids`.
+
+    Args:
+        ids: with placeholders.
+        media: one for every placeholder, in order within each kind.
+
+    Raises:
+        ValueError: placeholders and media do not pair up.
+    """
+    by_kind: dict[int, list[MediaSpan]] = {IMAGE_PLACEHOLDER: [], AUDIO_PLACEHOLDER: []}
+    for span in media:
+        by_kind[IMAGE_PLACEHOLDER if span.kind == "image" else AUDIO_PLACEHOLDER].append(span)
+    waiting = {placeholder: iter(spans) for placeholder, spans in by_kind.items()}
+    spans: list[Span] = []
+    run: list[int] = []
+    for token in (*ids, None):
+        if token is not None and token not in waiting:
+            run.append(token)
+            continue
+        if run:
+            spans.append(TextSpan(tuple(run)))
+            run = []
+        if token is not None:
+            found = next(waiting[token], None)
+            if found is None:
+                raise ValueError(f"more placeholders {token} than media")
+            spans.append(found)
+    if any(next(rest, None) is not None for rest in waiting.values()):
+        raise ValueError("more media than placeholders")
+    return spans
 
 
 def ids_of_reference_prompt(prompt: str, tokenizer: Tokenizer, *, audio: bool) -> list[int]:

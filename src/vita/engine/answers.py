@@ -1,0 +1,103 @@
+"""From a prefilled prompt to its sequences, and from a finished sequence to its `Done` event."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from vita.engine.kv_pool import KVPool
+from vita.engine.loaded import LoadedModel
+from vita.engine.request import Request, Sequence, Token
+from vita.engine.runner import Runner, Sampled
+from vita.engine.sampler import SamplingState
+from vita.errors import ResourceError
+from vita.events import Done, FinishReason, State, Timings, TokenLogprob, Usage
+from vita.model.kv_cache import KVCache
+from vita.prompt.detokenizer import Detokenizer
+from vita.prompt.processor import count_tokens
+from vita.prompt.tokenizer import Tokenizer
+from vita.runtime.memory import gpu_utilisation, peak_memory
+
+CONTEXT_FULL = "The answer ends here because the model's context of {} tokens is full; start over or ask for less."
+
+
+def start_answers(request: Request, logits: Tensor, model: LoadedModel, pool: KVPool, runner: Runner) -> Sampled:
+    """Make the `n` sequences of a request and sample the first token of each.
+
+    Args:
+        request: prefilled.
+        logits: `[vocab]` of its last position.
+        model, pool, runner: of the engine.
+
+    Raises:
+        ResourceError: the KV pool has no room for the further answers.
+    """
+    params, first = request.params, request.cache
+    assert first is not None
+    for index in range(params.n):
+        cache = first if index == 0 else pool.fork(first, request.capacity)
+        if cache is None:
+            raise ResourceError(f"there is no room in the KV cache for {params.n} answers", where="n")
+        seed = None if params.seed is None else params.seed + index
+        sampling = SamplingState(
+            replace(params, seed=seed), model.config.generation.repetition_penalty, model.device
+        )
+        text = Detokenizer(model.tokenizer, params.stop)
+        request.sequences.append(Sequence(request, index, cache, sampling, text, logits))
+        request.cache = None
+    return runner.sample(request.sequences, logits.expand(params.n, -1))
+
+
+def done_of_answer(answer: Sequence, reason: FinishReason, model: LoadedModel) -> Done:
+    """The last event of an answer."""
+    request, tokens = answer.request, answer.tokens
+    notes = ()
+    inputs = request.inputs
+    if reason == "length" and inputs is not None and inputs.length + len(tokens) >= model.config.context:
+        notes = (CONTEXT_FULL.format(model.config.context),)
+    logprobs = tuple(_logprob(token, model.tokenizer) for token in tokens if token.logprob is not None)
+    done = _done(request, reason, answer.text.state, len(tokens), answer.decode_seconds, model)
+    return replace(
+        done, token_ids=tuple(token.id for token in tokens), logprobs=logprobs, notes=(*done.notes, *notes),
+        index=answer.index,
+    )  # fmt: skip
+
+
+def done_of_request(request: Request, reason: FinishReason, index: int, model: LoadedModel) -> Done:
+    """The last event of an answer that had no token yet."""
+    return replace(_done(request, reason, None, 0, 0.0, model), index=index)
+
+
+def _done(
+    request: Request, reason: FinishReason, state: State | None, count: int, decode_seconds: float, model: LoadedModel
+) -> Done:
+    inputs, seconds, watch = request.inputs, request.watch.seconds, request.watch
+    length = 0 if inputs is None else inputs.length
+    steps = max(0, count - 1)
+    stages = {name: seconds.get(name, 0.0) for name in ("media", "preprocess", "load", "vision", "audio", "prefill")}
+    position = KVCache.bytes_per_position(model.config.decoder, model.dtype, quantized=model.quantized_kv_cache)
+    timings = Timings(
+        **stages, queued=max(0.0, (watch.first_token or watch.total) - sum(stages.values())), decode=decode_seconds,
+        first_token=watch.first_token, total=watch.total, decode_tokens=steps,
+        bytes_per_token=model.weight_bytes + position * (length + steps // 2),
+        peak_memory=peak_memory(model.device), device=str(model.device),
+        gpu_utilisation=gpu_utilisation(model.device),
+    )  # fmt: skip
+    if inputs is None:
+        return Done(reason, state, Usage(completion_tokens=count), timings)
+    text, image, audio = count_tokens(inputs.spans)
+    usage = Usage(
+        prompt_tokens=length, text_tokens=text, image_tokens=image, audio_tokens=audio, completion_tokens=count,
+        reused_tokens=request.reused, tiles=len(inputs.media("image")), images=inputs.images,
+        audio_seconds=inputs.audio_seconds, dropped_messages=inputs.dropped,
+    )  # fmt: skip
+    return Done(reason, state, usage, timings, notes=inputs.notes)
+
+
+def _logprob(token: Token, tokenizer: Tokenizer) -> TokenLogprob:
+    def name(i: int) -> str:
+        return tokenizer.decode([i])
+
+    top = tuple((i, name(i), p) for i, p in token.top)
+    return TokenLogprob(token.id, name(token.id), token.logprob or 0.0, top)

@@ -1,0 +1,343 @@
+"""Engine core: the loop of the engine thread, the only thread that calls torch.
+
+    messages → scheduler.plan → runner.launch → commit → events of the handles
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+import torch
+
+from vita.checkpoint.load import Progress
+from vita.checkpoint.open import Checkpoint
+from vita.engine.answers import done_of_answer, done_of_request, start_answers
+from vita.engine.decode import MAX_BATCH, choose_decode_runner
+from vita.engine.encoder_cache import EncoderCache
+from vita.engine.inbox import Inbox
+from vita.engine.kv_pool import KVPool
+from vita.engine.loaded import LoadedModel
+from vita.engine.metrics import Counters, Stats, percentiles
+from vita.engine.request import Phase, Request, Sequence, Token
+from vita.engine.runner import DeviceError, Launched, Runner
+from vita.engine.scheduler import FIRST_POSITIONS, Limits, Scheduler
+from vita.errors import Cancelled, ResourceError
+from vita.events import FinishReason, Started, TextDelta
+from vita.model.kv_cache import KVCache
+from vita.options import EngineOptions
+from vita.planning.memory_plan import tile_batch
+from vita.prompt.processor import Processor
+from vita.runtime.threads import ComputeThreads
+
+log = logging.getLogger("vita")
+GPU_WORK_SECONDS = 0.015  # of encoders and prefill between two decode steps
+CPU_CHUNK, GPU_CHUNK = 512, 2048  # positions; prompts are cut at multiples of it
+
+
+class EngineCore:
+    """What the engine thread owns.
+
+    Args:
+        options: see `EngineOptions`.
+        start_job: runs a function in a media worker.
+
+    Attributes:
+        inbox: messages from other threads.
+        open: requests that have not ended; guarded by `lock`.
+        failure: what ended loading, or the device; None while all is well.
+        closed: set once; the thread ends.
+    """
+
+    model: LoadedModel
+    processor: Processor
+    pool: KVPool
+    encoder_cache: EncoderCache
+    runner: Runner
+    scheduler: Scheduler
+
+    def __init__(self, options: EngineOptions, start_job: Callable[[Callable[[], None]], None]) -> None:
+        self.options, self.start_job = options, start_job
+        self.inbox = Inbox()
+        self.counters = Counters()
+        self.lock = threading.Lock()
+        self.open = 0
+        self.closed = False
+        self.failure: BaseException | None = None
+        self.loaded = threading.Event()
+        self._pending: Launched | None = None
+
+    def run(self, checkpoint: Checkpoint, progress: Progress | None) -> None:
+        """The engine thread: load, then serve until closed."""
+        with torch.inference_mode():
+            try:
+                self._load(checkpoint, progress)
+            except BaseException as error:  # raised again by the caller of `load`
+                self.failure, self.closed = error, True
+                return
+            finally:
+                self.loaded.set()
+            while not self.closed:
+                self._guarded_step()
+            with self.lock:  # requests are posted under the lock, none after `closed` was set
+                messages = self.inbox.drain()
+            for message in messages:
+                message()
+            self._end_all(Cancelled())
+
+    def _load(self, checkpoint: Checkpoint, progress: Progress | None) -> None:
+        def report(part: str, done: int, total: int) -> None:
+            if self.closed:
+                raise Cancelled
+            if progress is not None:
+                progress(part, done, total)
+
+        if self.options.threads is not None:
+            torch.set_num_threads(self.options.threads)
+        self.model = model = LoadedModel(checkpoint, self.options, report)
+        self.processor = Processor(model.config, model.tokenizer)
+        on_gpu = model.device.type == "cuda"
+        decode = choose_decode_runner(model.decoder, quantized_kv_cache=model.quantized_kv_cache)
+        threads = ComputeThreads(torch.get_num_threads() if model.device.type == "cpu" else 1, torch.set_num_threads)
+        self.encoder_cache = EncoderCache()
+        self.runner = Runner(model, decode, self.encoder_cache, threads)
+        position = KVCache.bytes_per_position(model.config.decoder, model.dtype, quantized=model.quantized_kv_cache)
+        self.pool = KVPool(model.memory_plan.kv_budget, self._allocate, position)
+        limits = Limits(
+            max_batch=MAX_BATCH,
+            prefill_chunk=GPU_CHUNK if on_gpu else CPU_CHUNK,
+            tile_batch=tile_batch(model.device),
+            context=model.config.context,
+            work_seconds=GPU_WORK_SECONDS if on_gpu else None,
+            exclusive_encoders=model.residency.limited,
+        )
+        self.scheduler = Scheduler(limits, self.pool, self._admit, self.runner.known)
+
+    def _allocate(self, capacity: int) -> KVCache:
+        model = self.model
+        return KVCache(
+            model.config.decoder, capacity, dtype=model.dtype, device=model.device, quantized=model.quantized_kv_cache
+        )
+
+    def _guarded_step(self) -> None:
+        try:
+            self._step()
+        except DeviceError as error:
+            log.error("the device has failed; no request is taken any more: %s", error)
+            self._break(ResourceError(f"the device has failed ({error})", fix="load the model again"))
+        except Exception as error:
+            log.exception("the engine has failed; no request is taken any more")
+            self._break(error)
+
+    def _break(self, error: Exception) -> None:
+        """The engine is unhealthy: every request ends with the error."""
+        with self.lock:
+            self.failure = error
+        self._pending = None
+        self._end_all(error)
+
+    def _step(self) -> None:
+        """One turn of the loop."""
+        for message in self.inbox.drain():
+            message()
+        for request in self.scheduler.expired():
+            self.end_request(request, "cancelled")
+        plan = self.scheduler.plan()
+        if plan.empty and self._pending is None:
+            self.inbox.wait(self.scheduler.next_deadline())
+            return
+        launched = None if plan.empty else self.runner.launch(plan)
+        if launched is not None and launched.seconds:
+            self.scheduler.stepped(launched.seconds)
+        if self.runner.is_async:  # read back one step late
+            launched, self._pending = self._pending, launched
+        if launched is not None:
+            self._commit(launched)
+
+    def _commit(self, launched: Launched) -> None:
+        """What a step made: tokens to their handles, prefilled prompts to sequences."""
+        for sampled in launched.sampled:
+            for answer, token in sampled.tokens():
+                seconds = launched.seconds or time.perf_counter() - launched.started
+                answer.decode_seconds += seconds
+                self.counters.inter_token.append(seconds)
+                self._accept(answer, token)
+        for answer, error in launched.failed:
+            self.fail(answer.request, error)
+        if launched.unit_error is not None:
+            unit, error = launched.unit_error
+            self.scheduler.unit = None
+            for request in unit.requests:
+                self.fail(request, error)
+        if launched.finished is not None:
+            for request in self.scheduler.unit_finished(launched.finished):
+                self._start(request, launched)
+
+    # Messages of the engine's front
+
+    def submit(self, request: Request) -> None:
+        """A request whose media a worker reads."""
+        self.counters.submitted += 1
+        self.scheduler.submit(request)
+
+    def ready(self, request: Request) -> None:
+        """Its media are read."""
+        try:
+            self.scheduler.ready(request)
+        except ResourceError as error:
+            self.fail(request, error)
+
+    def stats(self) -> Stats:
+        """Counts and latencies, as of now."""
+        c, s, runner = self.counters, self.scheduler, self.runner
+        return Stats(
+            c.submitted, c.finished, c.cancelled, c.failed, c.refused, len(s.reading), len(s.waiting), len(s.working),
+            len({id(answer.request) for answer in s.running}), self.pool.budget, self.pool.active,
+            self.pool.prefixes.nbytes, len(self.pool.prefixes), c.prompt_tokens, c.reused_tokens, c.completion_tokens,
+            self.encoder_cache.hits, self.encoder_cache.misses, runner.steps, runner.rows, runner.threads.current,
+            *percentiles(c.first_token), *percentiles(c.inter_token), self.failure is None,
+        )  # fmt: skip
+
+    # From admission to the end
+
+    def _admit(self, request: Request) -> bool:
+        """Reserve memory for a request and find its prefix."""
+        found = self.pool.acquire(request.atoms, request.capacity, request.salt)
+        if found is None:
+            return False
+        request.cache, _ = found
+        request.reused = request.cache.length
+        return True
+
+    def _start(self, request: Request, launched: Launched) -> None:
+        """A prompt is prefilled: sample the first token of each of its answers."""
+        try:
+            sampled = start_answers(request, launched.logits[id(request)], self.model, self.pool, self.runner)
+        except Exception as error:
+            self.fail(request, error)
+            return
+        request.watch.mark_first_token()
+        self.counters.first_token.append(request.watch.first_token)
+        for answer in request.sequences:
+            self.scheduler.start(answer)
+        for answer, token in sampled.tokens():
+            self._accept(answer, token)
+
+    def _accept(self, answer: Sequence, token: Token) -> None:
+        """One more token of a sequence."""
+        answer.in_flight -= 1
+        if answer.reason is not None:  # it ended while this step was in flight
+            self._release(answer)
+            return
+        request, text = answer.request, answer.text
+        answer.tokens.append(token)
+        piece = text.push(token.id)
+        if len(answer.tokens) == 1:
+            request.events.put(Started(text.state, answer.index))
+        self._say(answer, piece)
+        if text.stopped or (token.id in self.model.stop_ids and not request.params.ignore_eos):
+            self._end_answer(answer, "stop")
+        elif len(answer.tokens) >= request.limit:
+            self._end_answer(answer, "length")
+        elif answer.cache.length >= answer.cache.capacity and not answer.in_flight and not self._grow(answer):
+            self._end_answer(answer, "length")
+
+    def _say(self, answer: Sequence, piece: str) -> None:
+        if piece:
+            answer.pieces.append(piece)
+            answer.request.events.put(TextDelta(piece, answer.index))
+
+    def _grow(self, answer: Sequence) -> bool:
+        """More positions for an answer without a limit; False if there are none."""
+        capacity = min(answer.cache.capacity + FIRST_POSITIONS, self.model.config.context)
+        grown = None if capacity <= answer.cache.capacity else self.pool.grow(answer.cache, capacity)
+        if grown is not None:
+            answer.cache = grown
+        return grown is not None
+
+    def _end_answer(self, answer: Sequence, reason: FinishReason) -> None:
+        answer.reason = reason
+        request = answer.request
+        self._say(answer, answer.text.flush())
+        self.scheduler.stop(answer)
+        self._release(answer)
+        if all(other.reason is not None for other in request.sequences):
+            self._count(request, reason)
+            self._leave(request)  # before `Done`: who reads it finds the session's history complete
+        request.events.put(done_of_answer(answer, reason, self.model))
+
+    def _release(self, answer: Sequence) -> None:
+        """The slab of an ended sequence becomes idle: prompt and the tokens that were fed, however it ended."""
+        if answer.in_flight or answer.released:
+            return
+        answer.released = True
+        request = answer.request
+        atoms = (*request.atoms, *(token.id for token in answer.tokens))
+        self.pool.release(answer.cache, atoms, request.salt, request.session)
+
+    def _count(self, request: Request, reason: FinishReason) -> None:
+        counters = self.counters
+        counters.finished += reason != "cancelled"
+        counters.cancelled += reason == "cancelled"
+        counters.prompt_tokens += 0 if request.inputs is None else request.inputs.length
+        counters.reused_tokens += request.reused
+        counters.completion_tokens += sum(len(answer.tokens) for answer in request.sequences)
+
+    def _leave(self, request: Request) -> None:
+        """A request has ended: it leaves every queue."""
+        self.scheduler.end(request)
+        if self.scheduler.unit is None:
+            self.runner.drop_unit()
+        request.embeds, request.features = None, {}
+        if request.on_end is not None:
+            request.on_end(request)
+        with self.lock:
+            self.open -= 1
+            request.ended = True
+            jobs, request.then = request.then, []
+        for job in jobs:
+            self.start_job(job)
+
+    def end_request(self, request: Request, reason: FinishReason) -> None:
+        """End a request in whatever phase."""
+        if request.phase is Phase.FINISHED:
+            return
+        if request.sequences:
+            for answer in request.sequences:
+                if answer.reason is None:
+                    self._end_answer(answer, reason)
+            return
+        if request.cache is not None:
+            self.pool.release(request.cache, request.atoms, request.salt, request.session)
+            request.cache = None
+        self._count(request, reason)
+        self._leave(request)
+        for index in range(request.params.n):
+            request.events.put(done_of_request(request, reason, index, self.model))
+
+    def fail(self, request: Request, error: BaseException) -> None:
+        """A request ends with an error, which its reader raises."""
+        if request.phase is Phase.FINISHED:
+            return
+        self.counters.failed += 1
+        request.error = error
+        for answer in request.sequences:
+            answer.reason = answer.reason or "cancelled"
+            if not answer.released:
+                answer.released = True
+                self.pool.drop(answer.cache)
+        if request.cache is not None:
+            self.pool.drop(request.cache)
+            request.cache = None
+        self._leave(request)
+        request.events.put(error)
+
+    def _end_all(self, error: BaseException) -> None:
+        """Every request ends: as cancelled for `Cancelled`, else with the error."""
+        for request in self.scheduler.requests():
+            if isinstance(error, Cancelled):
+                self.end_request(request, "cancelled")
+            else:
+                self.fail(request, error)

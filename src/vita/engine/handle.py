@@ -1,0 +1,195 @@
+"""Handle: what `submit` returns. A bounded queue of events with one reader, a thread or an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import TYPE_CHECKING
+
+from vita.events import Done, Event, Result, Started
+from vita.runtime.clock import Clock
+
+if TYPE_CHECKING:
+    from vita.engine.request import Request
+
+MAX_EVENTS = 256  # unread events; a sequence pauses while its queue is full
+POLL_SECONDS = 0.05  # how often a reader asks its `cancelled` callable
+
+
+class EventQueue:
+    """Events from the engine thread to one reader.
+
+    The engine thread never blocks on it: it asks `full` before it computes for the reader, and `put` always succeeds.
+
+    Args:
+        wake: called when the reader has taken an event from a full queue, so that the engine goes on.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, wake: Callable[[], None], clock: Clock = time.monotonic, max_events: int = MAX_EVENTS) -> None:
+        self._wake, self._clock, self._max = wake, clock, max_events
+        self._events: deque[Event | BaseException] = deque()
+        self._changed = threading.Condition()
+        self._notify: Callable[[], None] | None = None  # of a reader in an event loop
+        self._last_read = clock()
+
+    @property
+    def full(self) -> bool:
+        """Whether the reader is so far behind that its sequences pause."""
+        return len(self._events) >= self._max
+
+    def unread_for(self) -> float:
+        """Seconds that a full queue has waited for its reader; 0 if it is not full."""
+        return self._clock() - self._last_read if self.full else 0.0
+
+    def put(self, event: Event | BaseException) -> None:
+        """Add an event, or the error that the reader raises."""
+        with self._changed:
+            if not self.full:
+                self._last_read = max(self._last_read, self._clock())
+            self._events.append(event)
+            self._changed.notify_all()
+            notify = self._notify
+        if notify is not None:
+            notify()
+
+    def get(self, timeout: float | None = None) -> Event | BaseException | None:
+        """The next event; None if none came within `timeout` seconds."""
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self._events), timeout)
+            return self._take()
+
+    def _take(self) -> Event | BaseException | None:
+        if not self._events:
+            return None
+        was_full = self.full
+        event = self._events.popleft()
+        self._last_read = self._clock()
+        if was_full:
+            self._wake()
+        return event
+
+    async def aget(self) -> Event | BaseException:
+        """The next event, for a reader in an event loop."""
+        loop, arrived = asyncio.get_running_loop(), asyncio.Event()
+
+        def notify() -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(arrived.set)
+
+        while True:
+            with self._changed:
+                event = self._take()
+                self._notify = None if event is not None else notify
+            if event is not None:
+                return event
+            await arrived.wait()
+            arrived.clear()
+
+
+class Handle:
+    """A submitted request: its events, its result, and cancelling it.
+
+    One reader, a thread or an event loop, takes the events; `cancel` may be called from anywhere. A handle that is
+    dropped is cancelled.
+
+    Args:
+        events: filled by the engine.
+        cancel: tells the engine to stop.
+        count: answers of the request (`SamplingParams.n`), each of which ends with `Done`.
+        owner: the engine, which lives as long as the handle is read.
+        request: what the engine knows of it; a session waits for its end.
+    """
+
+    def __init__(
+        self, events: EventQueue, cancel: Callable[[], None], count: int = 1, owner: object = None,
+        request: Request | None = None,
+    ) -> None:  # fmt: skip
+        self.request = request
+        self._events, self._cancel, self._open, self._owner = events, cancel, count, owner
+        self._ahead: deque[Event] = deque()  # taken by `started`, not yet handed out
+        self._finalizer = weakref.finalize(self, cancel)
+        self._finalizer.atexit = False
+
+    def cancel(self) -> None:
+        """Stop; the answers so far end with `Done(finish_reason="cancelled")`. Nothing happens after the end."""
+        self._cancel()
+
+    def __iter__(self) -> Iterator[Event]:
+        return self.iterate()
+
+    def iterate(self, cancelled: Callable[[], bool] | None = None) -> Iterator[Event]:
+        """Events until every answer is done; leaving the loop early cancels.
+
+        Args:
+            cancelled: asked every 50 ms; once true, the request is cancelled.
+
+        Raises:
+            VitaError: what went wrong with the request.
+        """
+        try:
+            while self._open or self._ahead:
+                if self._ahead:
+                    yield self._ahead.popleft()
+                    continue
+                if cancelled is not None and cancelled():
+                    self._cancel()
+                    cancelled = None
+                item = self._events.get(None if cancelled is None else POLL_SECONDS)
+                if item is not None:
+                    yield self._opened(item)
+        finally:
+            if self._open:
+                self._cancel()
+
+    def _opened(self, item: Event | BaseException) -> Event:
+        if isinstance(item, BaseException):
+            self._end()
+            raise item
+        if isinstance(item, Done):
+            self._open -= 1
+            if not self._open:
+                self._end()
+        return item
+
+    def _end(self) -> None:
+        self._open, self._owner = 0, None
+        self._finalizer.detach()
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        try:
+            while self._open or self._ahead:
+                yield self._ahead.popleft() if self._ahead else self._opened(await self._events.aget())
+        finally:
+            if self._open:
+                self._cancel()
+
+    async def started(self) -> Started | Done:
+        """Wait until the first token is known; media and length errors are raised here.
+
+        Returns:
+            `Started`, or `Done` if the request was cancelled before.
+        """
+        while True:
+            event = self._opened(await self._events.aget())
+            self._ahead.append(event)
+            if isinstance(event, (Started, Done)):
+                return event
+
+    def result(self, cancelled: Callable[[], bool] | None = None) -> Result:
+        """The whole first answer; blocks until it is done. Errors as for iteration."""
+        return Result.collect(self.iterate(cancelled))
+
+    def results(self) -> list[Result]:
+        """All answers, in the order of their index."""
+        count = self._open
+        events = list(self)
+        return [Result.collect(events, index) for index in range(count)]
+
+    async def aresult(self) -> Result:
+        """`result` for asyncio."""
+        return Result.collect([event async for event in self])

@@ -1,0 +1,44 @@
+"""Inbox: messages to the engine thread, from any thread."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+
+Message = Callable[[], None]  # runs in the engine thread
+
+
+class Inbox:
+    """A queue that the engine thread empties between steps and waits on when there is nothing to compute."""
+
+    def __init__(self) -> None:
+        self._messages: deque[Message] = deque()
+        self._changed = threading.Condition()
+        self._woken = False
+
+    def post(self, message: Message) -> None:
+        """Have a function called in the engine thread before its next step."""
+        with self._changed:
+            self._messages.append(message)
+            self._changed.notify()
+
+    def wake(self) -> None:
+        """End a `wait`, or the next one if nobody waits."""
+        with self._changed:
+            self._woken = True
+            self._changed.notify()
+
+    def drain(self) -> list[Message]:
+        """All messages, oldest first."""
+        with self._changed:
+            messages = list(self._messages)
+            self._messages.clear()
+            self._woken = False
+        return messages
+
+    def wait(self, timeout: float | None) -> None:
+        """Until there is a message, a `wake`, or `timeout` seconds passed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._messages or self._woken, timeout)
+            self._woken = False

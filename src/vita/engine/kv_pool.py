@@ -1,0 +1,128 @@
+"""KV pool: one budget for all keys and values, reserved before a sequence is admitted.
+
+Contiguous slabs, one a sequence. Idle slabs are the prefix cache's and count too; they are evicted when a sequence
+needs the room.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from vita.engine.prefix_cache import Atom, CachedPrefix, PrefixCache, filled, rows_of
+from vita.model.kv_cache import KVCache
+
+MAX_WASTE = 0.5  # of an idle slab that may be empty; more is trimmed off
+
+
+class KVPool:
+    """Slabs of keys and values within a budget. Used by the engine thread only.
+
+    Args:
+        budget: bytes for active and idle slabs together.
+        allocate: makes a slab of so many positions.
+        bytes_per_position: of one sequence.
+    """
+
+    def __init__(self, budget: int, allocate: Callable[[int], KVCache], bytes_per_position: int) -> None:
+        self.budget = budget
+        self.prefixes = PrefixCache()
+        self._allocate, self._position = allocate, bytes_per_position
+        self.active = 0  # bytes of slabs in use
+
+    @property
+    def used(self) -> int:
+        """Bytes of all slabs, active and idle."""
+        return self.active + self.prefixes.nbytes
+
+    def bytes_for(self, positions: int) -> int:
+        """What a slab of so many positions takes."""
+        return positions * self._position
+
+    def fits_ever(self, positions: int) -> bool:
+        """Whether so many positions fit into an empty pool."""
+        return self.bytes_for(positions) <= self.budget
+
+    def acquire(self, atoms: Sequence[Atom], capacity: int, salt: str) -> tuple[KVCache, int] | None:
+        """A slab for a prompt that holds the longest beginning known of it, and how many atoms that is.
+
+        A conversation that goes on gets its own slab back; one that only begins alike gets a copy of the beginning.
+
+        Args:
+            atoms: the prompt.
+            capacity: positions that the sequence may need.
+            salt: see `PrefixCache`.
+
+        Returns:
+            None if the active slabs leave too little room.
+        """
+        entry, shared = self.prefixes.find(atoms, salt)
+        rows = rows_of(atoms[:shared])
+        if entry is not None and capacity <= entry.cache.capacity and self.prefixes.is_continued(entry, shared):
+            self.prefixes.remove(entry)
+            entry.cache.reset(rows)
+            self.active += entry.cache.nbytes
+            return entry.cache, shared
+        need = self.bytes_for(capacity)
+        if not self._make_room(need, keep=entry):
+            if entry is None or not self._make_room(need):
+                return None
+            entry, shared = None, 0
+        if entry is None:
+            cache = self._allocate(capacity)
+        else:
+            cache = entry.cache.copy_prefix(rows, capacity)
+            if self.prefixes.is_continued(entry, shared):
+                self.prefixes.remove(entry)
+            else:
+                self.prefixes.touch(entry)
+        self.active += cache.nbytes
+        return cache, shared
+
+    def _make_room(self, need: int, keep: CachedPrefix | None = None) -> bool:
+        """Evict idle slabs until so many bytes are free. If that cannot be reached, nothing is evicted."""
+        kept = 0 if keep is None else keep.cache.nbytes
+        if self.active + kept + need > self.budget:
+            return False
+        while self.used + need > self.budget:
+            if self.prefixes.evict(keep) is None:
+                return False
+        return True
+
+    def fork(self, cache: KVCache, capacity: int) -> KVCache | None:
+        """A second slab with the same positions, for another answer to the same prompt; None if there is no room."""
+        if not self._make_room(self.bytes_for(capacity)):
+            return None
+        copy = cache.copy_prefix(cache.length, capacity)
+        self.active += copy.nbytes
+        return copy
+
+    def grow(self, cache: KVCache, capacity: int) -> KVCache | None:
+        """The same positions in a larger slab, which replaces the smaller one; None if there is no room."""
+        grown = self.fork(cache, capacity)
+        if grown is not None:
+            self.active -= cache.nbytes
+        return grown
+
+    def release(self, cache: KVCache, atoms: Sequence[Atom], salt: str, session: int | None = None) -> None:
+        """A sequence has ended: its slab becomes idle.
+
+        Args:
+            cache: from `acquire`, `fork` or `grow`.
+            atoms: prompt and answer; what lies whole within the filled positions is kept.
+            salt: see `PrefixCache`.
+            session: pins the entry.
+        """
+        self.active -= cache.nbytes
+        kept = filled(atoms, cache.length)
+        rows = rows_of(kept)
+        if not rows:
+            return
+        cache.reset(rows)
+        if rows < MAX_WASTE * cache.capacity:
+            cache = cache.copy_prefix(rows, rows)
+        if self._make_room(cache.nbytes):
+            self.prefixes.put(CachedPrefix(kept, cache, salt, session))
+
+    def drop(self, cache: KVCache) -> None:
+        """A slab is freed and nothing of it is kept."""
+        self.active -= cache.nbytes

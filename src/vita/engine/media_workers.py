@@ -1,0 +1,40 @@
+"""Media workers: threads that read and decode media, so that the engine thread never waits for a file."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+
+WORKERS = 2
+
+Job = Callable[[], None]
+
+
+class MediaWorkers:
+    """A few threads that run jobs in order of arrival. They start with the first job and never call torch."""
+
+    def __init__(self, count: int = WORKERS) -> None:
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._count = count
+        self._threads: list[threading.Thread] = []
+        self._lock = threading.Lock()
+
+    def submit(self, job: Job) -> None:
+        """Run a job soon; it reports its result and its errors itself."""
+        self._jobs.put(job)
+        with self._lock:
+            if len(self._threads) < self._count:
+                # Daemons: a read that hangs must not keep the process from ending.
+                thread = threading.Thread(target=self._run, name=f"vita-media-{len(self._threads)}", daemon=True)
+                self._threads.append(thread)
+                thread.start()
+
+    def close(self) -> None:
+        """Let the threads end once their jobs are done."""
+        for _ in self._threads:
+            self._jobs.put(None)
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job()

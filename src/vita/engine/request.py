@@ -1,0 +1,140 @@
+"""Requests and sequences: the state that the scheduler moves from submission to the last token.
+
+A request is read, admitted, encoded and prefilled once. Then each of its `n` answers is a sequence that decodes.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from vita.engine.handle import EventQueue
+from vita.engine.prefix_cache import Atom
+from vita.events import FinishReason
+from vita.prompt.processor import ProcessedInputs
+from vita.runtime.clock import Stopwatch
+from vita.types import MediaSpan, SamplingParams, Span
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vita.engine.sampler import SamplingState
+    from vita.model.kv_cache import KVCache
+    from vita.prompt.detokenizer import Detokenizer
+
+
+class Phase(enum.Enum):
+    """Where a request stands."""
+
+    READING = "reading"  # its media are read by a worker
+    WAITING = "waiting"  # for room in the KV pool
+    ENCODING = "encoding"  # images and audio to rows
+    PREFILLING = "prefilling"
+    RUNNING = "running"  # its sequences decode
+    FINISHED = "finished"
+
+
+@dataclass(frozen=True)
+class Token:
+    """One generated id, with its log-probability and alternatives if asked for."""
+
+    id: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(eq=False)
+class Request:
+    """One submitted request.
+
+    Attributes:
+        params: how tokens are chosen.
+        events: what its handle reads.
+        salt: see `PrefixCache`.
+        session: number of the session whose prefix is pinned; None: no session.
+        priority: lower values are served first.
+        arrived: when it was submitted, by the engine's clock.
+        served: when its last unit ended, or when it was admitted.
+        deadline: when it is cancelled, by the engine's clock; None: never.
+        on_end: told the finished request, in the engine thread; a session keeps its history by it.
+        error: what it failed with, if it did.
+        ended: whether it has left the engine; guarded by the engine's lock, like `then`.
+        then: jobs for the media workers that wait for its end: the next turn of its session.
+    """
+
+    params: SamplingParams
+    events: EventQueue
+    salt: str = ""
+    session: int | None = None
+    priority: int = 0
+    arrived: float = 0.0
+    served: float = 0.0
+    deadline: float | None = None
+    on_end: Callable[[Request], None] | None = None
+    watch: Stopwatch = field(default_factory=Stopwatch)
+    phase: Phase = Phase.READING
+    cancelled: bool = False  # set from any thread; the scheduler acts on it
+    error: BaseException | None = None
+    ended: bool = False
+    then: list[Callable[[], None]] = field(default_factory=list)
+    inputs: ProcessedInputs | None = None
+    atoms: tuple[Atom, ...] = ()
+    capacity: int = 0  # positions reserved for each of its sequences
+    limit: int = 0  # most tokens of each answer
+    cache: KVCache | None = None  # while prefilling; then its sequences' own
+    reused: int = 0  # positions found in the prefix cache
+    spans: list[Span] = field(default_factory=list)  # of the prompt, behind what is reused
+    features: dict[bytes, Tensor] = field(default_factory=dict)  # rows of its media by digest
+    embeds: Tensor | None = None  # [rows behind what is reused, H]
+    done_rows: int = 0  # of `embeds` that are prefilled
+    sequences: list[Sequence] = field(default_factory=list)
+
+    @property
+    def pending_media(self) -> list[MediaSpan]:
+        """Spans that an encoder still has to fill, each content once."""
+        spans = {s.digest: s for s in self.spans if isinstance(s, MediaSpan) and s.digest not in self.features}
+        return list(spans.values())
+
+    @property
+    def remaining_rows(self) -> int:
+        """Rows that are not prefilled yet."""
+        return sum(span.rows for span in self.spans) - self.done_rows
+
+
+@dataclass(eq=False)
+class Sequence:
+    """One answer that is being decoded.
+
+    Attributes:
+        request: it belongs to.
+        index: among the request's answers.
+        cache: keys and values of prompt and answer.
+        sampling: how its tokens are chosen.
+        text: from ids to text.
+        newest: int64 `[]` on the model's device, the newest id, not yet fed.
+        launched: tokens sampled so far, read back to the host or not.
+        in_flight: decode steps that were launched with it and not read back.
+        reason: why it ended; None while it runs.
+    """
+
+    request: Request
+    index: int
+    cache: KVCache
+    sampling: SamplingState
+    text: Detokenizer
+    newest: Tensor
+    tokens: list[Token] = field(default_factory=list)
+    pieces: list[str] = field(default_factory=list)  # of the text that was given out
+    launched: int = 0
+    in_flight: int = 0
+    decode_seconds: float = 0.0
+    released: bool = False  # its slab was given back
+    reason: FinishReason | None = None
+
+    @property
+    def can_step(self) -> bool:
+        """Whether one more token may be asked for."""
+        more = self.launched < self.request.limit and self.cache.length < self.cache.capacity
+        return self.reason is None and more and not self.request.events.full

@@ -1,0 +1,324 @@
+"""Scheduler: decides what the engine computes next. Every decision is made here, none of them with torch.
+
+reading → waiting → encoding → prefilling → running. A step decodes up to 16 sequences and runs layers of at most one
+unit of encoder or prefill work.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from vita.engine.prefix_cache import atoms_of
+from vita.engine.request import Phase, Request, Sequence
+from vita.errors import ResourceError
+from vita.runtime.clock import Clock
+from vita.types import MediaKind, MediaSpan, Span, TextSpan
+
+AGING_SECONDS = 10.0  # of waiting that make up for one level of priority
+UNREAD_SECONDS = 60.0  # after which a request whose event queue is full is cancelled
+FIRST_POSITIONS = 1024  # reserved for the answer of a request without a limit; grows by as many
+
+
+class Pool(Protocol):
+    """What the scheduler needs of `KVPool`."""
+
+    def fits_ever(self, positions: int) -> bool: ...
+    def bytes_for(self, positions: int) -> int: ...
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Sizes of a step.
+
+    Attributes:
+        max_batch: sequences in one decode step.
+        max_requests: requests that are admitted at the same time.
+        prefill_chunk: prompts are cut at multiples of so many positions.
+        tile_batch: image tiles that are encoded together.
+        context: positions of the longest sequence.
+        work_steps: a unit's layers may take so many decode steps of the current batch.
+        work_seconds: or so many seconds, whatever a step takes; None: `work_steps` holds.
+        exclusive_encoders: encoders and decoder take turns in memory, so nothing decodes while an encoder's unit runs.
+    """
+
+    max_batch: int = 16
+    max_requests: int = 64
+    prefill_chunk: int = 512
+    tile_batch: int = 4
+    context: int = 32768
+    work_steps: float = 3.0
+    work_seconds: float | None = None
+    exclusive_encoders: bool = False
+
+
+@dataclass(eq=False)
+class EncodeUnit:
+    """Tiles or one audio clip for an encoder, of one request or several."""
+
+    kind: MediaKind
+    spans: list[MediaSpan]
+    requests: list[Request]
+
+
+@dataclass(eq=False)
+class PrefillUnit:
+    """A stretch of one prompt, or the rests of several short ones.
+
+    Attributes:
+        parts: requests and how many of their rows.
+    """
+
+    parts: list[tuple[Request, int]]
+
+    @property
+    def requests(self) -> list[Request]:
+        return [request for request, _ in self.parts]
+
+
+Unit = EncodeUnit | PrefillUnit
+
+
+@dataclass
+class Plan:
+    """One step.
+
+    Attributes:
+        decode: sequences that get one more token.
+        unit: whose layers run beside, a new one or one that goes on; None: none.
+        budget: seconds for the unit's layers. 0: one layer, since nobody decodes and the inbox is looked at between
+            layers.
+    """
+
+    decode: list[Sequence] = field(default_factory=list)
+    unit: Unit | None = None
+    budget: float = 0.0
+
+    @property
+    def empty(self) -> bool:
+        return not self.decode and self.unit is None
+
+
+class Scheduler:
+    """Queues and their order.
+
+    Args:
+        limits: of a step.
+        pool: whose budget admits requests.
+        admit: reserves memory for a request and finds its prefix; False if there is no room now.
+        known: rows of a media span that are known already are put into the request's features; True if they were.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self, limits: Limits, pool: Pool, admit: Callable[[Request], bool],
+        known: Callable[[Request, MediaSpan], bool], clock: Clock = time.monotonic,
+    ) -> None:  # fmt: skip
+        self.limits, self._pool, self._admit, self._known, self._clock = limits, pool, admit, known, clock
+        self.reading: list[Request] = []
+        self.waiting: list[Request] = []
+        self.working: deque[Request] = deque()  # encoding or prefilling, the next to be served first
+        self.running: deque[Sequence] = deque()  # decoding, the next to be served first
+        self.unit: Unit | None = None  # began and is not finished
+        self.step_seconds = 0.0  # of the last decode steps, smoothed
+
+    def requests(self) -> list[Request]:
+        """All that have not ended."""
+        running = {id(sequence.request): sequence.request for sequence in self.running}
+        return [*self.reading, *self.waiting, *self.working, *running.values()]
+
+    def submit(self, request: Request) -> None:
+        """A request whose media are being read."""
+        self.reading.append(request)
+
+    def ready(self, request: Request) -> None:
+        """Its media are read: it waits for admission.
+
+        Raises:
+            ResourceError: it needs more than the whole KV budget.
+        """
+        if request.phase is not Phase.READING:
+            return  # it ended meanwhile
+        inputs = request.inputs
+        assert inputs is not None
+        request.atoms = atoms_of(inputs.spans)
+        room = self.limits.context - inputs.length
+        asked = request.params.max_tokens
+        request.limit = room if asked is None else min(asked, room)
+        request.capacity = inputs.length + min(request.limit, FIRST_POSITIONS if asked is None else request.limit)
+        positions = request.capacity * request.params.n
+        if not self._pool.fits_ever(positions):
+            need = self._pool.bytes_for(positions)
+            raise ResourceError(
+                f"a request of {positions} positions needs {need / 1e9:.2f} GB, more than the whole KV cache budget",
+                where="max_tokens", fix="ask for fewer tokens, or raise the memory limit",
+            )  # fmt: skip
+        request.phase = Phase.WAITING
+        self.reading.remove(request)
+        self.waiting.append(request)
+
+    def plan(self) -> Plan:
+        """What to compute next."""
+        self._admit_waiting()
+        if self.unit is None:
+            self.unit = self._next_unit()
+        exclusive = self.limits.exclusive_encoders and isinstance(self.unit, EncodeUnit)
+        decode = [] if exclusive else self._next_rows()
+        return Plan(decode, self.unit, self._budget() if decode else 0.0)
+
+    def _budget(self) -> float:
+        if self.limits.work_seconds is not None:
+            return self.limits.work_seconds
+        return self.limits.work_steps * self.step_seconds
+
+    def _admit_waiting(self) -> None:
+        """Admit by priority and age while there is room. The first that does not fit holds up the rest, so that a large
+        request is not passed over for ever."""
+        if not self.waiting:
+            return
+        now = self._clock()
+        self.waiting.sort(key=lambda r: (r.priority - (now - r.arrived) / AGING_SECONDS, r.arrived))
+        room = self.limits.max_requests - len(self.working) - len({id(sequence.request) for sequence in self.running})
+        while self.waiting and room > 0 and self._admit(self.waiting[0]):
+            request = self.waiting.pop(0)
+            request.spans = behind(request.inputs.spans if request.inputs else (), request.reused)
+            request.phase = Phase.ENCODING
+            request.served = now
+            self.working.append(request)
+            room -= 1
+
+    def _next_unit(self) -> Unit | None:
+        """A unit for the request that was served longest ago; others join it where the unit has room."""
+        order = self._by_priority(self.working)
+        for request in order:
+            if request.phase is Phase.ENCODING:
+                pending = [span for span in request.pending_media if not self._known(request, span)]
+                if pending:
+                    return self._encode_unit(pending[0].kind, order[order.index(request) :])
+                request.phase = Phase.PREFILLING
+            return self._prefill_unit(order[order.index(request) :])
+        return None
+
+    def _by_priority(self, requests: Iterable[Request]) -> list[Request]:
+        """By priority and by how long ago each was served, so that requests of one priority take turns and none
+        starves."""
+        now = self._clock()
+        return sorted(requests, key=lambda r: r.priority - (now - r.served) / AGING_SECONDS)
+
+    def _encode_unit(self, kind: MediaKind, order: list[Request]) -> EncodeUnit:
+        """Tiles of several requests share a batch; audio clips differ in length and go alone."""
+        limit = self.limits.tile_batch if kind == "image" else 1
+        spans: dict[tuple[str, bytes], MediaSpan] = {}
+        requests: list[Request] = []
+        for request in order:
+            if request.phase is not Phase.ENCODING:
+                continue
+            for span in request.pending_media:
+                key = (request.salt, span.digest)
+                if span.kind != kind or (len(spans) == limit and key not in spans) or self._known(request, span):
+                    continue
+                spans[key] = span
+                if request not in requests:
+                    requests.append(request)
+        return EncodeUnit(kind, list(spans.values()), requests)
+
+    def _prefill_unit(self, order: list[Request]) -> PrefillUnit:
+        first = order[0]
+        chunk = self.limits.prefill_chunk
+        position = first.reused + first.done_rows
+        rows = min(first.remaining_rows, chunk - position % chunk)
+        parts = [(first, rows)]
+        if rows == first.remaining_rows:
+            for request in order[1:]:
+                if request.phase is Phase.PREFILLING and rows + request.remaining_rows <= chunk:
+                    parts.append((request, request.remaining_rows))
+                    rows += request.remaining_rows
+        return PrefillUnit(parts)
+
+    def _next_rows(self) -> list[Sequence]:
+        """Up to `max_batch` sequences; if there are more, they take turns."""
+        rows = [sequence for sequence in self.running if sequence.can_step][: self.limits.max_batch]
+        if len(self.running) > self.limits.max_batch:
+            for sequence in rows:
+                self.running.remove(sequence)
+                self.running.append(sequence)
+        return rows
+
+    def stepped(self, seconds: float) -> None:
+        """A decode step took so long."""
+        self.step_seconds = seconds if not self.step_seconds else 0.7 * self.step_seconds + 0.3 * seconds
+
+    def unit_finished(self, unit: Unit) -> list[Request]:
+        """A unit is computed. Its requests go to the end of their queue; returns those whose prompt is prefilled."""
+        self.unit = None
+        prefilled: list[Request] = []
+        for request in unit.requests:
+            if request.phase is Phase.FINISHED:
+                continue
+            self.working.remove(request)
+            request.served = self._clock()
+            if isinstance(unit, PrefillUnit):
+                request.done_rows += dict((id(r), rows) for r, rows in unit.parts)[id(request)]
+                if not request.remaining_rows:
+                    request.phase = Phase.RUNNING
+                    prefilled.append(request)
+                    continue
+            self.working.append(request)
+        return prefilled
+
+    def start(self, sequence: Sequence) -> None:
+        """A prefilled sequence decodes from the next step on."""
+        self.running.append(sequence)
+
+    def end(self, request: Request) -> None:
+        """A request ended, in whatever phase: it leaves every queue."""
+        request.phase = Phase.FINISHED
+        for queue in (self.reading, self.waiting, self.working):
+            if request in queue:
+                queue.remove(request)
+        for sequence in request.sequences:
+            self.stop(sequence)
+        if self.unit is not None and all(r.phase is Phase.FINISHED for r in self.unit.requests):
+            self.unit = None
+
+    def stop(self, sequence: Sequence) -> None:
+        """A sequence takes part in no further step."""
+        if sequence in self.running:
+            self.running.remove(sequence)
+
+    def expired(self) -> list[Request]:
+        """Requests that must end now: cancelled, past their deadline, or paused too long by a reader that reads nothing."""
+        now = self._clock()
+        return [
+            request
+            for request in self.requests()
+            if request.cancelled
+            or (request.deadline is not None and now >= request.deadline)
+            or request.events.unread_for() > UNREAD_SECONDS
+        ]
+
+    def next_deadline(self) -> float | None:
+        """Seconds until a request can expire without a message from outside; None: never."""
+        now = self._clock()
+        requests = self.requests()
+        times = [max(0.0, r.deadline - now) for r in requests if r.deadline is not None]
+        times += [max(0.0, UNREAD_SECONDS - r.events.unread_for()) + 0.01 for r in requests if r.events.full]
+        return min(times, default=None)
+
+
+def behind(spans: Iterable[Span], rows: int) -> list[Span]:
+    """The spans of a prompt behind its first `rows` positions, which end between two atoms."""
+    rest: list[Span] = []
+    for span in spans:
+        if rows >= span.rows:
+            rows -= span.rows
+        elif isinstance(span, TextSpan):
+            rest.append(TextSpan(span.ids[rows:]))
+            rows = 0
+        else:
+            rest.append(span)
+    return rest
+

@@ -1,0 +1,150 @@
+"""Session: a conversation whose media are decoded once and whose prefix stays in the cache."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import weakref
+from dataclasses import replace
+
+from vita.engine.engine import Engine
+from vita.engine.handle import Handle
+from vita.engine.request import Request
+from vita.errors import RequestError
+from vita.media.policy import ReadGuard
+from vita.prompt.processor import PreparedTurn, ProcessedInputs, split_system
+from vita.runtime.clock import Stopwatch
+from vita.types import MediaOptions, Message, SamplingParams
+
+_numbers = itertools.count(1)
+
+
+class Session:
+    """A conversation with one model.
+
+    Each `submit` adds the user's turn and the model's answer to the history once the answer has ended. A turn that
+    failed, or that the model took for noise, leaves no trace. A cancelled answer stays as far as it was given out.
+
+    Args:
+        engine: the model's.
+        system: replaces the built-in system text.
+        options: how media are read.
+        cache_salt: see `Engine.submit`.
+    """
+
+    def __init__(
+        self, engine: Engine, system: str | None = None, options: MediaOptions | None = None, cache_salt: str = ""
+    ) -> None:
+        self.system, self.options, self.cache_salt = system, options or MediaOptions(), cache_salt
+        self._engine = engine
+        self._number = next(_numbers)
+        self._lock = threading.Lock()
+        self._turns: list[PreparedTurn] = []
+        self._newest: PreparedTurn | None = None  # the user's turn that is being answered
+        self._heard: int | None = None  # characters of the running answer that are kept
+        self._last: Handle | None = None
+        self._finalizer = weakref.finalize(self, engine.unpin, self._number)
+        self._finalizer.atexit = False
+
+    @property
+    def turns(self) -> tuple[PreparedTurn, ...]:
+        """The history: user and assistant turns, oldest first."""
+        with self._lock:
+            return tuple(self._turns)
+
+    def submit(
+        self, message: Message, params: SamplingParams | None = None, *, priority: int = 0,
+        deadline: float | None = None,
+    ) -> Handle:  # fmt: skip
+        """Ask the next turn. It waits for the end of the one before, if that was cancelled.
+
+        Args:
+            message: the user's turn.
+            params: how tokens are chosen; one answer only.
+            priority, deadline: see `Engine.submit`.
+
+        Raises:
+            RequestError: the turn is not the user's or is empty, or the turn before is still being answered. Otherwise
+            as `Engine.submit`.
+        """
+        split_system([message])
+        if params is not None and params.n != 1:
+            raise RequestError("must be 1 in a session", where="n")
+        before = None if self._last is None else self._last.request
+        if before is not None and not before.ended and not before.cancelled:
+            raise RequestError("the turn before is still being answered", fix="read it to its end, or cancel it")
+
+        def read(watch: Stopwatch, guard: ReadGuard) -> ProcessedInputs:
+            turn = self._engine.processor.read_turn(message, self.options, watch, guard)
+            with self._lock:
+                self._newest, self._heard = turn, None
+                turns = [*self._turns, turn]
+            return self._engine.processor.assemble(turns, self.system, watch)
+
+        handle = self._engine.submit_prompt(
+            read, params, self.options, session=self._number, priority=priority, deadline=deadline,
+            cache_salt=self.cache_salt, on_end=self._ended, after=before,
+        )  # fmt: skip
+        self._last = handle
+        return handle
+
+    def _ended(self, request: Request) -> None:
+        """Keep a turn and its answer; called in the engine thread."""
+        with self._lock:
+            turn, self._newest = self._newest, None
+            if turn is None or request.error is not None:
+                return
+            answer = request.sequences[0] if request.sequences else None
+            if answer is not None and answer.text.state == "noise":
+                return
+            said = "" if answer is None else "".join(answer.pieces)
+            if self._heard is not None:
+                said, self._heard = said[: self._heard], None
+            self._turns.append(turn)
+            if said:
+                self._turns.append(PreparedTurn("assistant", (said,)))
+
+    def truncate(self, heard_characters: int) -> None:
+        """After a barge-in: only so many characters of the newest answer were heard, and the rest is forgotten.
+
+        Args:
+            heard_characters: of the answer's text. 0 forgets the answer; the user's turn stays.
+
+        Raises:
+            RequestError: a negative number.
+        """
+        if heard_characters < 0:
+            raise RequestError(f"must be 0 or more, not {heard_characters}", where="heard_characters")
+        with self._lock:
+            if self._newest is not None:  # the answer is not finished
+                self._heard = heard_characters
+                return
+            if not self._turns or self._turns[-1].role != "assistant":
+                return
+            said = str(self._turns[-1].pieces[0])[:heard_characters]
+            if said:
+                self._turns[-1] = replace(self._turns[-1], pieces=(said,))
+            else:
+                self._turns.pop()
+
+    def add(self, turn: PreparedTurn) -> None:
+        """Add a turn of a conversation that was held elsewhere."""
+        with self._lock:
+            self._turns.append(turn)
+
+    def reset(self) -> None:
+        """Forget every turn."""
+        with self._lock:
+            self._turns.clear()
+
+    def close(self) -> None:
+        """Cancel what runs, and let the prefix be evicted like any other."""
+        if self._last is not None:
+            self._last.cancel()
+        self._finalizer()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
