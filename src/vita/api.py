@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import warnings
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from vita.engine.engine import Engine
 from vita.errors import RequestError
 from vita.events import Event, Result, TextDelta
 from vita.media.source import kept
+from vita.options import MAX_QUEUE, EngineOptions
 from vita.types import Audio, MediaOptions, Message, SamplingParams, Source, Text, Video, assistant, system, user
 
 
@@ -29,38 +31,63 @@ def load(
     dtype: str = "auto",
     quantize: str | None = None,
     kv_cache: str | None = None,
-    fit: str | None = None,
+    memory: str | None = None,
     offline: bool = False,
+    threads: int | None = None,
+    kv_budget: int | None = None,
+    max_queue: int = MAX_QUEUE,
     progress: Progress | None = None,
+    fit: str | None = None,
 ) -> Vita:
     """Load a model.
 
     Args:
-        model: a checkpoint folder, a hub id such as "VITA-MLLM/VITA-1.5", or None for the embedded one.
+        model: a checkpoint folder, a hub id such as "VITA-MLLM/VITA-1.5", or None for the embedded model.
         base: if given, `model` is a LoRA folder that is merged into this checkpoint.
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
-        dtype: "auto" (the checkpoint's own where the device does it well), "float32", "float16" or "bfloat16".
-        quantize: "int8" or "int4" keeps the decoder's linear layers in so many bits: less memory, faster answers;
-            "int4+encoders" the encoders' in eight bits too.
-        kv_cache: "int8" keeps keys and values in eight bits: half the memory of a long conversation.
-        fit: a size such as "4GB", or "auto": takes the least rounded variant that fits it.
-        offline: never touch the network.
+        dtype: "auto" (the checkpoint's own where the device computes it fast), "float32", "float16" or "bfloat16".
+        quantize: "int8" or "int4" quantises the decoder's linear layers: less memory, faster answers; "int8+encoders"
+            and "int4+encoders" also quantise the encoders' to eight bits.
+        kv_cache: "int8" holds keys and values in eight bits: half the memory of a long conversation.
+        memory: limit of the whole process, a size such as "4GB", or "auto": loads the least quantised variant within
+            it. Not together with `quantize`.
+        offline: never use the network.
+        threads: CPU threads that compute; None: automatic.
+        kv_budget: bytes for the KV caches of all requests; None: automatic.
+        max_queue: requests that may wait.
         progress: called as `progress(part, done, total)` while tensors are read.
+        fit: deprecated name of `memory`.
 
     Raises:
-        CheckpointError: not a VITA-1.5 checkpoint, or damaged. ResourceError: does not fit, or no such device.
-        DownloadError: a hub id that cannot be fetched.
+        RequestError: an option that does not exist. CheckpointError: not a VITA-1.5 checkpoint, or damaged.
+        ResourceError: the model is larger than the memory, or no such device. DownloadError: a hub id that cannot be
+        fetched.
     """
+    if fit is not None:
+        warnings.warn("fit is called memory now", DeprecationWarning, stacklevel=2)
+        if memory is not None:
+            raise RequestError("is the old name of memory", where="fit", fix="leave it out")
+    options = EngineOptions(
+        device=device, dtype=dtype, quantize=quantize, kv_cache=kv_cache, memory=memory if fit is None else fit,
+        offline=offline, threads=threads, kv_budget=kv_budget, max_queue=max_queue,
+    )  # fmt: skip
+    return load_with_options(model, options, base=base, progress=progress)
+
+
+def load_with_options(
+    model: str | Path | None, options: EngineOptions, *, base: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Vita:  # fmt: skip
+    """Load a model; arguments and errors as in `load`."""
     if base is not None:
         if model is None:
-            raise RequestError("needs a model, the LoRA folder", where="base", fix="pass --model with the adapter")
-        checkpoint = merge_lora(open_checkpoint(base, offline=offline), Path(model))
+            raise RequestError(
+                "needs a model, the LoRA folder", where="base", fix="name the adapter's folder as the model"
+            )
+        checkpoint = merge_lora(open_checkpoint(base, offline=options.offline), Path(model))
     else:
-        checkpoint = open_checkpoint(model, offline=offline)
-    engine = Engine(
-        checkpoint, device=device, dtype=dtype, quantize=quantize, kv_cache=kv_cache, fit=fit, progress=progress
-    )
-    return Vita(engine)
+        checkpoint = open_checkpoint(model, offline=options.offline)
+    return Vita(Engine(checkpoint, options, progress))
 
 
 class Vita:

@@ -6,49 +6,40 @@ run. Any number of threads may stream from one engine: prefill and encoders take
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from vita.checkpoint.load import Progress, check_tensors, load_part, parameter_counts
+from vita.checkpoint.load import Progress
 from vita.checkpoint.open import Checkpoint
+from vita.config import VitaConfig
 from vita.engine.batch import Batcher
 from vita.engine.encoder_cache import EncoderCache
 from vita.engine.fusion import fuse
 from vita.engine.generate import Token, decode, prefill
+from vita.engine.loaded import LoadedModel
 from vita.engine.prefix_cache import PrefixCache, Unit, filled, rows_of, units_of
 from vita.engine.runner import choose_decode_runner
 from vita.engine.sampler import Sampler, check_params
 from vita.errors import Cancelled, RequestError, ResourceError
 from vita.events import Done, Event, FinishReason, TextDelta, Timings, TokenLogprob, Usage
-from vita.kernels.cpu.bindings import prepare_kernels
-from vita.layers.linear import choose_route
 from vita.media.filterbank import token_count
-from vita.model.audio import AudioEncoder
 from vita.model.decoder import Decoder
 from vita.model.kv_cache import KVCache
-from vita.model.projectors import AudioAdapter, Projector
-from vita.model.vision import VisionEncoder
-from vita.options import choose_kv_cache, choose_quantize
+from vita.options import EngineOptions, Quantize
 from vita.planning.flops import weight_bytes
-from vita.planning.memory_plan import MemoryPlan, check_memory, parse_size, plan_memory, predict_memory, tile_batch
-from vita.planning.residency import WeightResidency, is_mapped
+from vita.planning.memory_plan import MemoryPlan, tile_batch
+from vita.planning.residency import WeightResidency
 from vita.prompt.detokenizer import Detokenizer
 from vita.prompt.processor import ProcessedInputs, Processor, audio_rows, without_first
-from vita.prompt.tokenizer import IM_START, Tokenizer
+from vita.prompt.tokenizer import Tokenizer
 from vita.runtime.clock import Stopwatch, gpu_utilisation
-from vita.runtime.device import choose_device, choose_dtype
 from vita.runtime.memory import available_memory, peak_memory, reset_peak
-from vita.runtime.process import tune_malloc
 from vita.types import MediaOptions, Message, SamplingParams
 
-log = logging.getLogger("vita")
 CONTEXT_FULL = "The answer ends here because the model's context of {} tokens is full; start over or ask for less."
-MEMORY_CONTEXT = 2048  # positions assumed when asking whether a model fits
 
 
 class Engine:
@@ -56,106 +47,69 @@ class Engine:
 
     Args:
         checkpoint: an opened folder.
-        device: `auto`, `cpu`, `cuda[:n]` or `mps`.
-        dtype: `auto`, `float32`, `float16` or `bfloat16`.
-        quantize: `int8` or `int4` rounds the decoder's linear layers while loading; `int4+encoders` the encoders'
-            too, to eight bits.
-        kv_cache: `int8` holds keys and values in eight bits; default: in the working dtype.
-        fit: a size such as "4GB", or "auto": the least rounded variant that fits is taken.
-        progress: told about every tensor loaded.
+        options: device, formats and limits.
+        progress: called after every tensor that is loaded.
 
     Raises:
-        CheckpointError: the tensors do not fit the configuration.
-        ResourceError: the device is not there or the model does not fit its memory.
+        CheckpointError: the tensors do not match the configuration.
+        RequestError: options that do not suit the checkpoint.
+        ResourceError: the device is missing, or the model is larger than the memory.
     """
 
-    def __init__(
-        self, checkpoint: Checkpoint, *, device: str = "auto", dtype: str = "auto", quantize: str | None = None,
-        kv_cache: str | None = None, fit: str | None = None, progress: Progress | None = None,
-    ) -> None:  # fmt: skip
-        self.checkpoint = checkpoint
-        self.config = checkpoint.config
-        self.tokenizer = Tokenizer.load(checkpoint.folder)
-        self.parameters = parameter_counts(self.config, self.tokenizer.size)
-        total = sum(self.parameters.values())
-        self.device = choose_device(device, total)
-        self.dtype, self.dtype_reason = choose_dtype(dtype, self.config, total, self.device)
-        self.quantize = checkpoint.quantized or choose_quantize(quantize)
-        if quantize is not None and self.quantize != choose_quantize(quantize):
-            raise RequestError(
-                f"the checkpoint is stored in {self.quantize}", where=f"--quantize {quantize}",
-                fix="leave it out, or convert the unrounded checkpoint",
-            )  # fmt: skip
-        self.quantized_kv_cache = choose_kv_cache(kv_cache)
-        check_tensors(checkpoint, self.tokenizer.size)
-        context = min(MEMORY_CONTEXT, self.config.context)
-        self.memory_plan = self._fit(fit, quantize, context)
-        self.quantize = self.memory_plan.scheme
-        check_memory(self.memory_plan.need, self.device)
-        if self.device.type == "cpu" and fit is None:  # with a limit memory is dearer than time
-            tune_malloc()
-        route, reason = choose_route(self.device, self.dtype)
-        log.info("%s on %s (%s); %s linears: %s", self.dtype, self.device, self.dtype_reason, route, reason)
-        if self.quantize:
-            log.info("linear layers are in %s", self.quantize)
-        prepare_kernels(self.device, self.dtype, self.quantize)
+    def __init__(self, checkpoint: Checkpoint, options: EngineOptions, progress: Progress | None = None) -> None:
+        self.model = LoadedModel(checkpoint, options, progress)
+        self.stop_ids = self.model.stop_ids
         self.prepare = Processor(self.config, self.tokenizer)
-        self.stop_ids = frozenset(
-            {*self.config.generation.eos_ids, self.tokenizer.im_end, self.tokenizer.token_id(IM_START)}
-        )
         self.prefixes = PrefixCache()
         self.features = EncoderCache()
-        self.residency = WeightResidency(
-            checkpoint, limited=fit is not None, streamed_layers=self.memory_plan.streamed_layers
-        )
-        self._progress = progress
-        self._parts: dict[str, nn.Module] = {}
-        self._loading = threading.Lock()
         self._turn = threading.Lock()
         self.steps = choose_decode_runner(self.decoder, quantized_kv_cache=self.quantized_kv_cache)
         self.batcher = Batcher(self.steps, self._turn)
         self._weight_bytes = weight_bytes(self.decoder)
 
-    def _fit(self, size: str | None, quantize: str | None, context: int) -> MemoryPlan:
-        """What is taken of the model, and what that needs."""
-        sizes = (self.config, self.tokenizer.size, self.dtype)
-        mapped = is_mapped(self.checkpoint, self.dtype, self.device)
-        if size is None:
-            need = predict_memory(
-                *sizes,
-                context,
-                self.quantize,
-                device=self.device,
-                mapped=mapped,
-                quantized_kv_cache=self.quantized_kv_cache,
-            )
-            return MemoryPlan(self.quantize, sum(need.values()))
-        if quantize is not None:
-            raise RequestError("cannot go with --quantize", where="--fit", fix="leave one of them out")
-        limit, stored = parse_size(size, self.device), self.checkpoint.quantized
-        return plan_memory(
-            *sizes,
-            limit,
-            context,
-            stored,
-            device=self.device,
-            mapped=mapped,
-            quantized_kv_cache=self.quantized_kv_cache,
-        )
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return self.model.checkpoint
 
-    def part(self, name: str) -> nn.Module:
-        """A part of the model, loaded when first asked for."""
-        with self._loading:
-            if name not in self._parts:
-                self._parts[name] = load_part(
-                    name, self.checkpoint, self.tokenizer.size, self.dtype, self.device, self._progress, self.quantize
-                )
-                self.residency.settle(name, self._parts[name])
-            return self._parts[name]
+    @property
+    def config(self) -> VitaConfig:
+        return self.model.config
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.model.tokenizer
+
+    @property
+    def parameters(self) -> dict[str, int]:
+        return self.model.parameters
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.dtype
+
+    @property
+    def quantize(self) -> Quantize | None:
+        return self.model.quantize
+
+    @property
+    def quantized_kv_cache(self) -> bool:
+        return self.model.quantized_kv_cache
+
+    @property
+    def memory_plan(self) -> MemoryPlan:
+        return self.model.memory_plan
+
+    @property
+    def residency(self) -> WeightResidency:
+        return self.model.residency
 
     @property
     def decoder(self) -> Decoder:
-        return cast(Decoder, self.part("decoder"))
+        return self.model.decoder
 
     @property
     def ahead(self) -> bool:
@@ -247,7 +201,7 @@ class Engine:
 
     def _encode_pictures(self, pixels: Tensor, watch: Stopwatch, cancelled: Callable[[], bool]) -> list[Tensor]:
         with watch.stage("load"):
-            vision, projector = cast(VisionEncoder, self.part("vision")), cast(Projector, self.part("projector"))
+            vision, projector = self.model.vision, self.model.projector
         rows: list[Tensor] = []
         with self.residency.encoding("vision", "projector"):
             for batch in pixels.split(tile_batch(self.device)):
@@ -260,7 +214,7 @@ class Engine:
 
     def _encode_sound(self, windows: Sequence[Tensor], watch: Stopwatch, cancelled: Callable[[], bool]) -> Tensor:
         with watch.stage("load"):
-            encoder, adapter = cast(AudioEncoder, self.part("audio")), cast(AudioAdapter, self.part("adapter"))
+            encoder, adapter = self.model.audio, self.model.adapter
         rows: list[Tensor] = []
         with self.residency.encoding("audio", "adapter"):
             for window in windows:
