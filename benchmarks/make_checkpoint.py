@@ -18,10 +18,10 @@ from pathlib import Path
 
 import torch
 
-from vita.checkpoint.load import build_part
-from vita.checkpoint.names import PARTS, checkpoint_name
+from vita.checkpoint.names import checkpoint_name
 from vita.checkpoint.safetensors import header
 from vita.config import AudioConfig, DecoderConfig, VisionConfig, VitaConfig
+from vita.model.vita import VitaModel
 from vita.options import SCHEMES, Quantize
 from vita.quant.scheme import STORED
 
@@ -41,8 +41,8 @@ Entry = tuple[str, tuple[int, ...], torch.dtype]
 
 def tensors(config: VitaConfig, quantize: Quantize | None) -> Iterator[Entry]:
     """Checkpoint name, shape and stored dtype of every tensor."""
-    for part in PARTS:
-        for ours, value in build_part(part, config, config.decoder.vocab_size, quantize).state_dict().items():
+    for part, module in VitaModel.on_meta(config, config.decoder.vocab_size, quantize).parts():
+        for ours, value in module.state_dict().items():
             yield (
                 checkpoint_name(part, ours),
                 tuple(value.shape),

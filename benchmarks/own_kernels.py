@@ -23,13 +23,13 @@ from typing import cast
 import torch
 
 from make_checkpoint import RELEASED, STORED_VOCAB
-from vita.checkpoint.load import build_part
 from vita.engine.generate import prefill
 from vita.engine.decode import EagerDecode
 from vita.kernels.cpu.bindings import prepare_kernels
 from vita.layers.linear import choose_route, set_route
 from vita.model.decoder import Decoder
 from vita.model.kv_cache import KVCache
+from vita.model.vita import VitaModel
 from vita.options import Quantize
 
 FORMATS = ("bfloat16", "int8", "int4")
@@ -42,7 +42,7 @@ def decoder_of(form: str) -> Decoder:
     config = replace(RELEASED, decoder=replace(RELEASED.decoder, num_layers=LAYERS))
     scheme = None if form == "bfloat16" else cast(Quantize, form)
     vocab = STORED_VOCAB * LAYERS // RELEASED.decoder.num_layers
-    decoder = cast(Decoder, build_part("decoder", config, vocab, scheme).to_empty(device=CPU))
+    decoder = VitaModel.on_meta(config, vocab, scheme).decoder.to_empty(device=CPU)
     for name, value in decoder.state_dict().items():
         if value.is_floating_point():
             value.fill_(0.005) if name.endswith("scale") else value.normal_(0, 0.02)

@@ -60,13 +60,16 @@ def run_transformers(args: argparse.Namespace, attention: str) -> dict[str, floa
     from vita.checkpoint.load import load_part
     from vita.checkpoint.names import checkpoint_name
     from vita.checkpoint.open import open_checkpoint
+    from vita.model.vita import PartName, VitaModel
     from vita.prompt.tokenizer import Tokenizer
 
     checkpoint = open_checkpoint(str(args.checkpoint), offline=True)
     size, d, cpu = Tokenizer.load(args.checkpoint).size, checkpoint.config.decoder, torch.device("cpu")
 
-    def part(name: str) -> torch.nn.Module:
-        return load_part(name, checkpoint, size, torch.bfloat16, cpu)
+    ours = VitaModel.on_meta(checkpoint.config, size)
+
+    def loaded_part(name: PartName, module: torch.nn.Module) -> torch.nn.Module:
+        return load_part(name, module, checkpoint, torch.bfloat16, cpu)
 
     def load() -> Any:
         config = Qwen2Config(
@@ -77,14 +80,15 @@ def run_transformers(args: argparse.Namespace, attention: str) -> dict[str, floa
         )  # fmt: skip
         with torch.device("meta"):
             model = Qwen2ForCausalLM(config)
-        state = {checkpoint_name("decoder", name): value for name, value in part("decoder").state_dict().items()}
+        decoder = loaded_part("decoder", ours.decoder)
+        state = {checkpoint_name("decoder", name): value for name, value in decoder.state_dict().items()}
         model.load_state_dict(state, strict=True, assign=True)
         model.model.rotary_emb = Qwen2RotaryEmbedding(config)
         return model.eval()
 
     loaded, model = timed(load)
     with torch.inference_mode():
-        vision = plain_vision(part("vision"), part("projector"))
+        vision = plain_vision(loaded_part("vision", ours.vision), loaded_part("projector", ours.projector))
         embeds = torch.randn(1, PROMPT, d.hidden_size, dtype=torch.bfloat16) * 0.02
         model(inputs_embeds=embeds[:, :64], logits_to_keep=1)  # warm
         prefill, out = timed(lambda: model(inputs_embeds=embeds, use_cache=True, logits_to_keep=1))

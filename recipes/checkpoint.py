@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from recipes.model import PARTS, Learner, sizes
-from vita.checkpoint.load import load_part
+from recipes.model import Learner, sizes
+from vita.checkpoint.load import load_model
 from vita.checkpoint.open import open_checkpoint
 from vita.prompt.tokenizer import Tokenizer
 
@@ -128,11 +128,9 @@ def read_shipped(folder: Path) -> dict[str, Tensor]:
     weights = {
         name: tensor.float() for name, tensor in load_file(HEADS).items() if not (deaf and name.startswith(EARS))
     }
-    for part in PARTS:
-        if deaf and f"{part}.".startswith(EARS):
-            continue
-        tensors = load_part(part, checkpoint, size, torch.float32, cpu).state_dict()
-        weights |= {f"{part}.{name}": tensor for name, tensor in tensors.items()}
+    for part, module in load_model(checkpoint, size, torch.float32, cpu).parts():
+        if not (deaf and f"{part}.".startswith(EARS)):
+            weights |= {f"{part}.{name}": tensor for name, tensor in module.state_dict().items()}
     return weights
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor
 from recipes.pack import TYPED_MARK, Packer
 from recipes.speech.rows import SpeechPacker, bank_of
 from recipes.tiles import normalise, tiles_of
-from vita.checkpoint.load import check_tensors, load_part
+from vita.checkpoint.load import load_model
 from vita.checkpoint.open import open_checkpoint
 from vita.engine.fusion import fuse
 from vita.media.filterbank import token_count
@@ -47,7 +46,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Answerer:
-    """The parts that answer typed and spoken questions about pictures and clips."""
+    """The modules that answer typed and spoken questions about pictures and clips."""
 
     vision: VisionEncoder
     projector: Projector
@@ -58,18 +57,14 @@ class Answerer:
 
     @classmethod
     def load(cls, folder: Path, quantize: Quantize | None = None) -> Answerer:
-        """From an exported checkpoint, in float32, its names and shapes checked as the engine checks them; linear
-        layers rounded, if so asked."""
+        """From an exported checkpoint, in float32, its names and shapes checked as the engine checks them;
+        with linear layers quantised, if asked for."""
         checkpoint = open_checkpoint(folder, offline=True)
         tokenizer = Tokenizer.load(folder)
-        check_tensors(checkpoint, tokenizer.size)
-
-        def part(name: str) -> torch.nn.Module:
-            return load_part(name, checkpoint, tokenizer.size, torch.float32, torch.device("cpu"), quantize=quantize)
-
+        model = load_model(checkpoint, tokenizer.size, torch.float32, torch.device("cpu"), quantize)
         return cls(
-            cast(VisionEncoder, part("vision")), cast(Projector, part("projector")), cast(Decoder, part("decoder")),
-            Packer(tokenizer), cast(AudioEncoder, part("audio")), cast(AudioAdapter, part("adapter")),
+            vision=model.vision, projector=model.projector, decoder=model.decoder, packer=Packer(tokenizer),
+            audio=model.audio, adapter=model.adapter,
         )  # fmt: skip
 
     @torch.inference_mode()

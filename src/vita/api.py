@@ -6,6 +6,7 @@ A thin layer over `vita.engine`.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+import warnings
 from pathlib import Path
 
 from vita.checkpoint.load import Progress
@@ -17,13 +18,80 @@ from vita.engine.metrics import Stats
 from vita.engine.session import Session
 from vita.errors import RequestError
 from vita.events import Event, Result
-from vita.options import EngineOptions
+from vita.options import MAX_QUEUE, EngineOptions
 from vita.prompt.processor import PreparedTurn
 from vita.types import Audio, MediaOptions, Message, SamplingParams, Source, Video, system, user
 
 
 def _never() -> bool:
     return False
+
+
+def load(
+    model: str | Path | None = None,
+    *,
+    base: str | Path | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    quantize: str | None = None,
+    kv_cache: str | None = None,
+    memory: str | None = None,
+    offline: bool = False,
+    threads: int | None = None,
+    kv_budget: int | None = None,
+    max_queue: int = MAX_QUEUE,
+    progress: Progress | None = None,
+    fit: str | None = None,
+) -> Vita:
+    """Load a model.
+
+    Args:
+        model: a checkpoint folder, a hub id such as "VITA-MLLM/VITA-1.5", or None for the embedded model.
+        base: if given, `model` is a LoRA folder that is merged into this checkpoint.
+        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
+        dtype: "auto" (the checkpoint's own where the device computes it fast), "float32", "float16" or "bfloat16".
+        quantize: "int8" or "int4" quantises the decoder's linear layers: less memory, faster answers; "int8+encoders"
+            and "int4+encoders" also quantise the encoders' to eight bits.
+        kv_cache: "int8" holds keys and values in eight bits: half the memory of a long conversation.
+        memory: limit of the whole process, a size such as "4GB", or "auto": loads the least quantised variant within
+            it. Not together with `quantize`.
+        offline: never use the network.
+        threads: CPU threads that compute; None: automatic.
+        kv_budget: bytes for the KV caches of all requests; None: automatic.
+        max_queue: requests that may wait.
+        progress: called as `progress(part, done, total)` while tensors are read.
+        fit: deprecated name of `memory`.
+
+    Raises:
+        RequestError: an option that does not exist. CheckpointError: not a VITA-1.5 checkpoint, or damaged.
+        ResourceError: the model is larger than the memory, or no such device. DownloadError: a hub id that cannot be
+        fetched.
+    """
+    if fit is not None:
+        warnings.warn("fit is called memory now", DeprecationWarning, stacklevel=2)
+        if memory is not None:
+            raise RequestError("is the old name of memory", where="fit", fix="leave it out")
+    options = EngineOptions(
+        device=device, dtype=dtype, quantize=quantize, kv_cache=kv_cache, memory=memory if fit is None else fit,
+        offline=offline, threads=threads, kv_budget=kv_budget, max_queue=max_queue,
+    )  # fmt: skip
+    return load_with_options(model, options, base=base, progress=progress)
+
+
+def load_with_options(
+    model: str | Path | None, options: EngineOptions, *, base: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Vita:  # fmt: skip
+    """Load a model; arguments and errors as in `load`."""
+    if base is not None:
+        if model is None:
+            raise RequestError(
+                "needs a model, the LoRA folder", where="base", fix="name the adapter's folder as the model"
+            )
+        checkpoint = merge_lora(open_checkpoint(base, offline=options.offline), Path(model))
+    else:
+        checkpoint = open_checkpoint(model, offline=options.offline)
+    return Vita(Engine(checkpoint, options, progress))
 
 
 class Vita:

@@ -1,34 +1,110 @@
-"""Options that a model is loaded with."""
+"""Options that a model is loaded with, and the check of their values."""
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 from vita.errors import RequestError
 
 Quantize = Literal["int8", "int4", "int8+encoders", "int4+encoders"]
 SCHEMES: tuple[Quantize, ...] = get_args(Quantize)
+DTYPE_NAMES = ("auto", "float32", "fp32", "float16", "fp16", "bfloat16", "bf16")
+MAX_QUEUE = 64  # waiting requests
+
+_DEVICE = re.compile(r"auto|(cpu|mps)(:0)?|cuda(:[0-9]{1,3})?")
+_SIZE = re.compile(r"\s*([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([KMGT]?I?)B?\s*")
+_PREFIXES = {
+    "": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40,
+}  # fmt: skip
 
 
-def choose_kv_cache(name: str | None) -> bool:
-    """Whether keys and values are rounded to eight bits.
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """How a model is loaded and served. Made once, by the command line or `vita.load`, and passed on unchanged.
+
+    The values are checked here, as far as that needs neither the model nor the machine.
+
+    Attributes:
+        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
+        dtype: working dtype: "auto", "float32", "float16" or "bfloat16".
+        quantize: a scheme (`SCHEMES`) that linear layers are quantised to while loading. None: as stored; "none" says
+            the same and is refused for a checkpoint that is stored quantised.
+        kv_cache: "int8" holds keys and values in eight bits; None or "auto": in the working dtype.
+        memory: limit of the whole process, a size such as "4GB", or "auto" (what is available): the least quantised
+            variant within it is loaded. None: no limit. Not together with `quantize`.
+        offline: never use the network.
+        threads: CPU threads that compute; None: automatic.
+        kv_budget: bytes for the KV caches of all requests; None: automatic.
+        max_queue: requests that may wait; one more is refused.
 
     Raises:
-        RequestError: a format there is not.
+        RequestError: a value that does not exist or two that exclude each other; `where` is the option's name.
     """
-    if name not in (None, "auto", "int8"):
-        raise RequestError(f"unknown format {name!r}", where="--kv-cache", fix="use auto or int8")
-    return name == "int8"
+
+    device: str = "auto"
+    dtype: str = "auto"
+    quantize: str | None = None
+    kv_cache: str | None = None
+    memory: str | None = None
+    offline: bool = False
+    threads: int | None = None
+    kv_budget: int | None = None
+    max_queue: int = MAX_QUEUE
+
+    def __post_init__(self) -> None:
+        if not _DEVICE.fullmatch(self.device):
+            raise RequestError(f"unknown device {self.device!r}", where="device", fix="use auto, cpu, cuda or mps")
+        if self.dtype not in DTYPE_NAMES:
+            raise RequestError(
+                f"unknown dtype {self.dtype!r}", where="dtype", fix="use auto, float32, float16 or bfloat16"
+            )
+        parse_quantize(self.quantize)
+        if self.kv_cache not in (None, "auto", "int8"):
+            raise RequestError(f"unknown format {self.kv_cache!r}", where="kv_cache", fix="use auto or int8")
+        if self.memory is not None:
+            parse_size(self.memory)
+            if self.quantize is not None:
+                raise RequestError("cannot be used with quantize", where="memory", fix="leave one of them out")
+        for name, value in (("threads", self.threads), ("kv_budget", self.kv_budget), ("max_queue", self.max_queue)):
+            if value is not None and value < 1:
+                raise RequestError(f"must be 1 or more, not {value}", where=name)
+
+    @property
+    def scheme(self) -> Quantize | None:
+        """The scheme that was asked for; None if none was."""
+        return parse_quantize(self.quantize)
+
+    @property
+    def quantized_kv_cache(self) -> bool:
+        """Whether keys and values are held in eight bits."""
+        return self.kv_cache == "int8"
 
 
-def choose_quantize(name: str | None) -> Quantize | None:
-    """None or a scheme this engine has.
+def parse_quantize(name: str | None) -> Quantize | None:
+    """The scheme of this name; None for None and "none".
 
     Raises:
-        RequestError: another one.
+        RequestError: there is no such scheme.
     """
     if name in (None, "none"):
         return None
     if name not in SCHEMES:
-        raise RequestError(f"unknown scheme {name!r}", where="--quantize", fix=f"use {' or '.join(SCHEMES)}")
+        raise RequestError(f"unknown scheme {name!r}", where="quantize", fix=f"use {' or '.join(SCHEMES)}")
     return name
+
+
+def parse_size(text: str) -> int | None:
+    """Bytes of "4GB", "3.5 GiB" or "800m"; None for "auto".
+
+    Raises:
+        RequestError: the text is not a size, or a size of zero.
+    """
+    if text.strip().lower() == "auto":
+        return None
+    found = _SIZE.fullmatch(text.upper())
+    size = int(float(found[1]) * _PREFIXES[found[2]]) if found and found[2] in _PREFIXES else 0
+    if size < 1:
+        raise RequestError(f"{text!r} is not a size", where="memory", fix="use auto, or a size such as 4GB")
+    return size

@@ -13,16 +13,16 @@ import torch
 
 from vita.bench.report import read_earlier, table
 from vita.bench.run import Figure, Report, _with_pictures
-from vita.checkpoint.load import build_part
 from vita.config import AudioConfig, DecoderConfig, VisionConfig, VitaConfig
 from vita.errors import RequestError
-from vita.model.decoder import Decoder
+from vita.model.vita import VitaModel
 from vita.planning.flops import audio_flops, prefill_flops, vision_flops, weight_bytes
 from vita.runtime.memory import peak_memory, reset_peak
 
 DECODER = DecoderConfig(64, 128, 3, 4, 2, 100)
 VISION = VisionConfig(64, 256, 2, 4, 56, 14, 1e-6, "layer_norm", True, False, "gelu")
 CONFIG = VitaConfig(DECODER, VISION, AudioConfig(dim=32, linear_units=64, num_layers=2))
+MODEL = VitaModel.on_meta(CONFIG, 100)
 
 
 def test_vision_is_counted_as_on_paper() -> None:
@@ -30,7 +30,7 @@ def test_vision_is_counted_as_on_paper() -> None:
     block = 2 * tokens * (4 * width**2 + 2 * width * 256) + 4 * tokens**2 * width
     patches = 2 * 16 * width * 3 * 14 * 14
     projector = 2 * 4 * (4 * width * 64 + 64 * 64)
-    assert vision_flops(CONFIG, 3) == 3 * (2 * block + patches + projector)
+    assert vision_flops(MODEL, 3) == 3 * (2 * block + patches + projector)
 
 
 def test_prefill_is_counted_as_on_paper_and_in_pieces_it_is_the_same_work() -> None:
@@ -38,19 +38,18 @@ def test_prefill_is_counted_as_on_paper_and_in_pieces_it_is_the_same_work() -> N
     for length in (1, 50):
         attention = 4 * 3 * 64 * length * (length + 1) / 2
         wanted = 2 * length * 3 * layer + attention + 2 * 100 * 64
-        assert prefill_flops(CONFIG, 100, length) == pytest.approx(wanted, rel=0.01)
+        assert prefill_flops(MODEL, length) == pytest.approx(wanted, rel=0.01)
     head = 2 * 100 * 64
-    whole = prefill_flops(CONFIG, 100, 50)
-    assert prefill_flops(CONFIG, 100, 20) + prefill_flops(CONFIG, 100, 30, past=20) - head == pytest.approx(whole)
+    whole = prefill_flops(MODEL, 50)
+    assert prefill_flops(MODEL, 20) + prefill_flops(MODEL, 30, past=20) - head == pytest.approx(whole)
 
 
 def test_longer_sounds_cost_more() -> None:
-    assert 1.8 < audio_flops(CONFIG, 800) / audio_flops(CONFIG, 400) < 3
+    assert 1.8 < audio_flops(MODEL, 800) / audio_flops(MODEL, 400) < 3
 
 
 def test_a_step_reads_the_head_but_one_row_of_the_embedding() -> None:
-    decoder = build_part("decoder", CONFIG, 100)
-    assert isinstance(decoder, Decoder)
+    decoder = VitaModel.on_meta(CONFIG, 100).decoder
     everything = sum(p.numel() for p in decoder.parameters()) * 4
     assert weight_bytes(decoder) == everything - 100 * 64 * 4
     decoder.head.weight = decoder.embed.weight

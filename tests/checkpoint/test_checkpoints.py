@@ -19,7 +19,7 @@ import vita
 from vita.checkpoint.load import load_part
 from vita.checkpoint.open import open_checkpoint
 from vita.errors import CheckpointError, DownloadError, RequestError, ResourceError
-from vita.model.decoder import Decoder
+from vita.model.vita import VitaModel
 from vita.types import SamplingParams
 
 QUESTION = "Hello, who are you?"
@@ -118,8 +118,8 @@ class TestLayouts:
     def test_a_gpu_gets_all_but_the_embedding_table(self, mini: Path) -> None:
         """The meta device stands for a GPU: of the table rows are read from the file."""
         checkpoint, there = open_checkpoint(mini / "mini_ckpt"), torch.device("meta")
-        decoder = load_part("decoder", checkpoint, 1378, torch.float32, there)
-        assert isinstance(decoder, Decoder)
+        decoder = VitaModel.on_meta(checkpoint.config, 1378).decoder
+        assert load_part("decoder", decoder, checkpoint, torch.float32, there) is decoder
         places = {name: tensor.device.type for name, tensor in decoder.state_dict().items()}
         assert places.pop("embed.weight") == "cpu" and set(places.values()) == {"meta"}
         rows = decoder.rows(torch.tensor([[1, 2]]))
@@ -144,15 +144,15 @@ class TestLayouts:
 
     def test_absent_modalities_are_not_loaded(self, mini: Path) -> None:
         model = vita.load(mini / "mini_ckpt", device="cpu", dtype="float32")
-        loaded = model.engine._parts
+        loaded = model.engine.model
         params = SamplingParams(max_tokens=1)
-        assert set(loaded) == {"decoder"}
+        assert loaded.loaded == {"decoder"}
         model.ask(QUESTION, params=params)
-        assert set(loaded) == {"decoder"}
+        assert loaded.loaded == {"decoder"}
         model.ask(QUESTION, images=[PICTURE], params=params)
-        assert set(loaded) == {"decoder", "vision", "projector"}
+        assert loaded.loaded == {"decoder", "vision", "projector"}
         model.ask(audios=[SOUND], params=params)
-        assert set(loaded) == {"decoder", "vision", "projector", "audio", "adapter"}
+        assert loaded.loaded == {"decoder", "vision", "projector", "audio", "adapter"}
 
 
 def truncate(file: Path, keep: float) -> None:
@@ -265,7 +265,7 @@ def test_devices_dtypes_and_memory_are_checked_before_loading(mini: Path, monkey
     with pytest.raises(RequestError, match="unknown device 'abacus'"):
         vita.load(place, device="abacus")
     if not torch.cuda.is_available():
-        with pytest.raises(ResourceError, match="no usable CUDA device; use --device cpu"):
+        with pytest.raises(ResourceError, match="no usable CUDA device; use cpu"):
             vita.load(place, device="cuda")
     monkeypatch.setattr("vita.planning.memory_plan.available_memory", lambda device: 50_000_000)
     with pytest.raises(ResourceError, match=r"needs about 0\.\d GB of memory and 0\.1 GB are available"):
@@ -299,7 +299,7 @@ class TestLora:
             a, b = (delta[f"base_model.model.{stem}.lora_{half}.weight"] for half in "AB")
             wanted = tensors[f"{stem}.weight"] + scale * b @ a
             torch.testing.assert_close(getattr(model.engine.decoder.layers[1].attn, ours).weight.data, wanted)
-        assert torch.equal(model.engine.part("projector").linears[0].bias.data, torch.ones(48))
+        assert torch.equal(model.engine.model.projector.linears[0].bias.data, torch.ones(48))
         assert (
             answer(folder)
             != vita.Result.collect(

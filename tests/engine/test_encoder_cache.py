@@ -55,7 +55,7 @@ def seen(mini_model: vita.Vita) -> Iterator[list[int]]:
     counts: list[int] = []
     mini_model.engine.features.clear()
     mini_model.engine.prefixes.clear()
-    hook = mini_model.engine.part("vision").register_forward_pre_hook(lambda _, x: counts.append(len(x[0])))
+    hook = mini_model.engine.model.vision.register_forward_pre_hook(lambda _, x: counts.append(len(x[0])))
     yield counts
     hook.remove()
 

@@ -14,6 +14,7 @@ from tests.checkpoints import edit_json, random_like, read_tensors, write_single
 from vita.checkpoint.open import open_checkpoint
 from vita.engine.engine import Engine
 from vita.errors import CheckpointError, RequestError
+from vita.options import EngineOptions
 from vita.prompt.template import ids_of_reference_prompt
 from vita.verify import Row, run
 from vita.verify.cases import greedy
@@ -45,7 +46,7 @@ def test_tiny_passes_in_float32(big_goldens: Path) -> None:
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_stays_within_its_marks(mini: Path, dtype: str) -> None:
-    rows = list(run(mini, dtype=dtype))
+    rows = list(run(mini, EngineOptions(device="cpu", dtype=dtype)))
     assert not failed(rows), failed(rows)
 
 
@@ -100,7 +101,7 @@ def other_sizes(mini: Path, out: Path) -> Path:
 
 def test_other_sizes_padding_and_a_truncated_prompt(mini: Path, tmp_path: Path) -> None:
     folder = other_sizes(mini, tmp_path / "set")
-    engine = Engine(open_checkpoint(folder / "mini_ckpt"), device="cpu", dtype="float32")
+    engine = Engine(open_checkpoint(folder / "mini_ckpt"), EngineOptions(device="cpu", dtype="float32"))
     assert engine.config.image.pad and engine.config.tiling.tile == 140
     data = json.loads((folder / "model" / "model.json").read_text())
     inputs = read_inputs(folder, data["inputs"], engine)
@@ -123,14 +124,14 @@ def describe(engine: Engine, case: dict[str, object], inputs: Inputs) -> None:
     rows: list[torch.Tensor] = []
     with torch.inference_mode():
         tiles = [t for m in case["media"] if m in inputs.pixels for t in inputs.pixels[m]]  # type: ignore[attr-defined]
-        pictures = iter([engine.part("projector")(engine.part("vision")(t[None]))[0] for t in tiles])
+        pictures = iter([engine.model.projector(engine.model.vision(t[None]))[0] for t in tiles])
         banks = iter([inputs.filterbanks[m] for m in sounds])
         for token in ids:
             if token == -200:
                 rows.append(next(pictures))
             elif token == -500:
                 bank = next(banks)
-                out, mask = engine.part("adapter")(*engine.part("audio")(bank[None], torch.tensor([len(bank)])))
+                out, mask = engine.model.adapter(*engine.model.audio(bank[None], torch.tensor([len(bank)])))
                 rows.append(out[0][mask[0]])
             else:
                 rows.append(engine.decoder.embed.weight[token][None])

@@ -13,7 +13,8 @@ from vita.config import DecoderConfig
 from vita.errors import RequestError
 from vita.model.decoder import Decoder
 from vita.model.kv_cache import KVCache
-from vita.planning.memory_plan import predict_memory
+from vita.model.vita import VitaModel
+from vita.planning.memory_plan import Placement, predict_memory
 from vita.types import SamplingParams
 
 CONFIG = DecoderConfig(48, 96, 3, 6, 2, 50)
@@ -62,9 +63,10 @@ def test_it_takes_little_more_than_half() -> None:
     config = RELEASED.decoder
     plain, small = (KVCache.bytes_per_position(config, torch.bfloat16, rounded=r) for r in (False, True))
     assert small < 0.51 * plain
+    model = VitaModel.on_meta(RELEASED, USED_VOCAB)
     parts = [
         predict_memory(
-            RELEASED, USED_VOCAB, torch.bfloat16, 32_768, "int4", device=CPU, mapped=True, quantized_kv_cache=r
+            model, Placement(device=CPU, dtype=torch.bfloat16, mapped=True, quantized_kv_cache=r), "int4", 32_768
         )
         for r in (False, True)
     ]
@@ -84,5 +86,5 @@ def test_the_embedded_model_answers_as_well_with_it() -> None:
 
 
 def test_another_format_is_refused() -> None:
-    with pytest.raises(RequestError, match="--kv-cache"):
+    with pytest.raises(RequestError, match=r"^kv_cache: unknown format 'int2'; use auto or int8"):
         vita.load(device="cpu", kv_cache="int2")

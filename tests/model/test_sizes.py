@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from benchmarks.make_checkpoint import RELEASED, USED_VOCAB
 
-from vita.checkpoint.load import parameter_counts
+from vita.model.vita import VitaModel
 
-COUNTS = parameter_counts(RELEASED, USED_VOCAB)
+COUNTS = VitaModel.on_meta(RELEASED, USED_VOCAB).parameter_counts()
 
 
 def test_whale_has_the_published_341_4_mi_parameters() -> None:

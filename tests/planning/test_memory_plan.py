@@ -13,7 +13,7 @@ from benchmarks.make_checkpoint import RELEASED, write_configs, write_tokenizer,
 
 from vita.cli.info import collect
 from vita.config import AudioConfig, DecoderConfig, VisionConfig, VitaConfig
-from vita.options import Quantize
+from vita.options import EngineOptions, Quantize
 
 # Large enough that the weights count beside Python and PyTorch, small enough to be written in a second or two.
 MIDDLE: VitaConfig = replace(
@@ -42,7 +42,7 @@ def test_predicted_memory_is_what_a_process_takes(tmp_path: Path, quantize: Quan
     write_configs(tmp_path, MIDDLE, quantize)
     write_tokenizer(tmp_path, None)
     write_weights(tmp_path, MIDDLE, quantize)
-    facts = collect(str(tmp_path), "cpu", "bfloat16", None, "auto", 512, offline=True)
+    facts = collect(str(tmp_path), EngineOptions(device="cpu", dtype="bfloat16", offline=True), 512)
     predicted = sum(facts["memory"].values())
     made = subprocess.run([sys.executable, "-c", MEASURE, str(tmp_path)], capture_output=True, text=True, check=True)
     assert predicted == pytest.approx(int(made.stdout), rel=0.1), facts["memory"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from vita.quant.int8 import Int8Linear
 from vita.quant.scheme import quantize_modules
 from vita.types import SamplingParams
 from vita.verify import run
+from vita.verify.run import DEFAULT_OPTIONS
 
 PARAMS = SamplingParams(max_tokens=12)
 NEAR = 0.012  # relative: the kernel rounds activations to eight bits
@@ -141,11 +143,11 @@ class TestModels:
         assert vita.Result.collect(converted.stream(asked, PARAMS)).token_ids == expected.token_ids
         decoder = converted.engine.decoder
         assert isinstance(decoder.layers[0].mlp.up, Int4Linear) and isinstance(decoder.head, Int8Linear)
-        assert not any(isinstance(m, Int4Linear) for m in converted.engine.part("vision").modules())
+        assert not any(isinstance(m, Int4Linear) for m in converted.engine.model.vision.modules())
         whole = vita.load(DEFAULT, device="cpu").ask("Hello.", params=PARAMS).timings.bytes_per_token
         assert converted.ask("Hello.", params=PARAMS).timings.bytes_per_token < 0.25 * whole
 
     def test_widths_that_do_not_fit_are_in_eight_bits(self, mini: Path) -> None:
-        rows = list(run(mini, quantize="int4"))
+        rows = list(run(mini, replace(DEFAULT_OPTIONS, quantize="int4")))
         assert not [r for r in rows if r.status == "fail"]
         assert {"logit KL", "top-1 changed"} <= {r.stage for r in rows}

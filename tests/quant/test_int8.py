@@ -25,6 +25,7 @@ from vita.quant.int8 import Int8Linear, quantize_rows
 from vita.quant.scheme import quantize_modules
 from vita.types import SamplingParams
 from vita.verify import run
+from vita.verify.run import DEFAULT_OPTIONS
 
 PARAMS = SamplingParams(max_tokens=12)
 
@@ -101,7 +102,7 @@ def test_every_linear_inside_is_replaced() -> None:
 
 class TestModels:
     def test_answers_stay_near(self, mini: Path) -> None:
-        rows = list(run(mini, quantize="int8"))
+        rows = list(run(mini, replace(DEFAULT_OPTIONS, quantize="int8")))
         assert not [r for r in rows if r.status == "fail"], [r for r in rows if r.status == "fail"]
         assert {"logit KL", "top-1 changed", "perplexity change"} <= {r.stage for r in rows}
         assert max(r.difference or 0 for r in rows if r.stage == "logit KL") > 0, "something was rounded"
@@ -128,7 +129,7 @@ class TestModels:
         assert (tmp_path / "out" / AUDIO / "train.yaml").is_file()
         layers = converted.engine.decoder.layers
         assert isinstance(layers[0].mlp.up, Int8Linear) and isinstance(converted.engine.decoder.head, Int8Linear)
-        assert not any(isinstance(m, Int8Linear) for m in converted.engine.part("vision").modules())
+        assert not any(isinstance(m, Int8Linear) for m in converted.engine.model.vision.modules())
 
     def test_a_folder_converted_from_the_hubs_cache_stands_alone(self, mini: Path, tmp_path: Path) -> None:
         folder = copy_mini(mini, tmp_path)
@@ -140,7 +141,7 @@ class TestModels:
         assert open_checkpoint(tmp_path / "elsewhere" / "out", offline=True).config.vision.image_size == 112
 
     def test_verifying_without_rounding_keeps_the_exact_marks(self, mini: Path) -> None:
-        marks = {r.tolerance for r in run(mini, quantize="none") if r.stage == "logits"}
+        marks = {r.tolerance for r in run(mini, replace(DEFAULT_OPTIONS, quantize="none")) if r.stage == "logits"}
         assert marks == {1e-4}
 
     def test_fewer_bytes_are_read_a_token(self, mini: Path) -> None:
@@ -155,7 +156,7 @@ class TestModels:
         with pytest.raises(RequestError, match="unknown scheme 'int3'; use int8 or int4"):
             vita.load(mini / "mini_ckpt", quantize="int3")
         with pytest.raises(RequestError, match="unknown scheme 'int3'"):
-            vita.load(fit="1GB", quantize="int3")
+            vita.load(memory="1GB", quantize="int3")
         (tmp_path / "taken").mkdir()
         with pytest.raises(RequestError, match="is there already; name a folder that does not exist"):
             convert(checkpoint, tmp_path / "taken", "int8")

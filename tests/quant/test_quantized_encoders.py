@@ -13,11 +13,11 @@ import vita
 from vita.checkpoint.convert import convert
 from vita.checkpoint.open import DEFAULT, open_checkpoint
 from vita.layers.linear import Linear
-from vita.planning.memory_plan import part_bytes, predict_memory
+from vita.model.vita import VitaModel
+from vita.planning.memory_plan import Placement, part_bytes, predict_memory
 from vita.quant.int8 import Int8Linear
 from vita.types import SamplingParams
 
-PARTS = ("vision", "projector", "audio", "adapter")
 PARAMS = SamplingParams(max_tokens=24)
 LOGO = Path(__file__).parents[2] / "assets" / "vita_logo.png"
 
@@ -26,9 +26,11 @@ LOGO = Path(__file__).parents[2] / "assets" / "vita_logo.png"
 def test_encoders_are_left_alone_unless_they_are_named(scheme: str) -> None:
     model = vita.load(DEFAULT, quantize=scheme, device="cpu")
     named = vita.load(DEFAULT, quantize=f"{scheme}+encoders", device="cpu")
-    for part in PARTS:
-        assert not any(isinstance(m, Int8Linear) for m in model.engine.part(part).modules()), part
-        layers = [m for m in named.engine.part(part).modules() if isinstance(m, (Linear, Int8Linear))]
+    plain, quantized = model.engine.model, named.engine.model
+    for part in plain.vision, plain.projector, plain.audio, plain.adapter:
+        assert not any(isinstance(m, Int8Linear) for m in part.modules()), part
+    for part in quantized.vision, quantized.projector, quantized.audio, quantized.adapter:
+        layers = [m for m in part.modules() if isinstance(m, (Linear, Int8Linear))]
         assert layers and all(isinstance(m, Int8Linear) for m in layers), part
     assert type(model.engine.decoder.layers[0].mlp.up) is type(named.engine.decoder.layers[0].mlp.up)
 
@@ -36,7 +38,7 @@ def test_encoders_are_left_alone_unless_they_are_named(scheme: str) -> None:
 def test_a_rounded_encoder_sees_nearly_the_same() -> None:
     pixels = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     plain, rounded = (
-        vita.load(DEFAULT, quantize=q, device="cpu", dtype="float32").engine.part("vision")
+        vita.load(DEFAULT, quantize=q, device="cpu", dtype="float32").engine.model.vision
         for q in (None, "int8+encoders")
     )
     with torch.inference_mode():
@@ -52,16 +54,15 @@ def test_a_converted_folder_answers_as_rounding_on_load(tmp_path: Path) -> None:
     convert(open_checkpoint(DEFAULT), tmp_path / "out", "int8+encoders")
     assert json.loads((tmp_path / "out" / "config.json").read_text())["vita_quantization"] == "int8+encoders"
     converted = vita.load(tmp_path / "out", device="cpu")
-    assert any(isinstance(m, Int8Linear) for m in converted.engine.part("audio").modules())
+    assert any(isinstance(m, Int8Linear) for m in converted.engine.model.audio.modules())
     assert vita.Result.collect(converted.stream(asked, PARAMS, options=tiled)).token_ids == expected.token_ids
 
 
 def test_the_released_model_needs_less_with_them() -> None:
-    sizes = (RELEASED, USED_VOCAB, torch.bfloat16)
+    model = VitaModel.on_meta(RELEASED, USED_VOCAB)
+    less, more = (part_bytes(model, scheme, torch.bfloat16) for scheme in ("int4+encoders", "int4"))
     for part in ("vision", "projector", "audio"):  # an adapter is mostly convolutions
-        assert part_bytes(part, *sizes, "int4+encoders") < 0.6 * part_bytes(part, *sizes, "int4"), part
-    totals = [
-        sum(predict_memory(*sizes, 2048, scheme, device=torch.device("cuda")).values())
-        for scheme in ("int4", "int4+encoders")
-    ]
+        assert less[part] < 0.6 * more[part], part
+    gpu = Placement(device=torch.device("cuda"), dtype=torch.bfloat16)
+    totals = [sum(predict_memory(model, gpu, scheme, 2048).values()) for scheme in ("int4", "int4+encoders")]
     assert 0.5e9 < totals[0] - totals[1] < 0.8e9

@@ -10,10 +10,9 @@ import torch
 from recipes.checkpoint import FILE, load_weights, read_state
 from recipes.decode import Answerer, Asked
 from recipes.export import export, load_run
-from recipes.model import PARTS
 from recipes.train import Options, Run
 
-from vita.checkpoint.load import check_tensors, load_part
+from vita.checkpoint.load import load_model
 from vita.checkpoint.open import open_checkpoint
 from vita.prompt.tokenizer import Tokenizer
 
@@ -63,13 +62,12 @@ def test_a_killed_run_goes_on_with_the_same_data_and_ends_alike(tmp_path: Path) 
 def test_the_engine_loads_the_export(run: Run, exported: Path) -> None:
     checkpoint = open_checkpoint(exported, offline=True)
     size = Tokenizer.load(exported).size
-    check_tensors(checkpoint, size)
     assert checkpoint.config.tiling.max_tiles == 4 and checkpoint.config.image.size == 224
     assert checkpoint.untrained == ("audio",)
     size_of, config = run.model.size, checkpoint.config
     assert (config.decoder, config.vision, config.audio) == (size_of.decoder, size_of.vision, size_of.audio)
-    for part in PARTS:
-        loaded = load_part(part, checkpoint, size, torch.float32, torch.device("cpu")).state_dict()
+    for part, module in load_model(checkpoint, size, torch.float32, torch.device("cpu")).parts():
+        loaded = module.state_dict()
         for name, value in getattr(run.model, part).state_dict().items():
             torch.testing.assert_close(loaded[name], value, atol=1e-6, rtol=8e-3)  # stored in bfloat16
     assert json.loads((exported / "config.json").read_text())["vocab_size"] == size

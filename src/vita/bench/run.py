@@ -19,25 +19,23 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor
 
 from vita.bench.ceilings import best_seconds, ceilings, synchronize
-from vita.checkpoint.load import parameter_counts
 from vita.checkpoint.open import DEFAULT, Checkpoint
 from vita.engine.engine import Engine
 from vita.engine.fusion import fuse
 from vita.engine.generate import decode, prefill
 from vita.engine.sampler import Sampler
-from vita.model.audio import AudioEncoder
 from vita.model.kv_cache import KVCache
-from vita.model.projectors import AudioAdapter, Projector
-from vita.model.vision import VisionEncoder
+from vita.model.vita import VitaModel
+from vita.options import EngineOptions
 from vita.planning.flops import audio_flops, prefill_flops, vision_flops, weight_bytes
 from vita.planning.memory_plan import tile_batch
 from vita.prompt.template import IMAGE_PLACEHOLDER, Placeholders, Turn, render
+from vita.prompt.tokenizer import Tokenizer
 from vita.runtime.clock import Stopwatch
 from vita.runtime.device import choose_device, choose_dtype
 from vita.runtime.memory import peak_memory, reset_peak
@@ -100,14 +98,13 @@ class Report:
 
 
 def bench(
-    checkpoint: Checkpoint, *, device: str, dtype: str, quantize: str | None, tokens: int, cold: bool,
-    tell: Callable[[str], None],
-) -> Report:  # fmt: skip
+    checkpoint: Checkpoint, options: EngineOptions, *, tokens: int, cold: bool, tell: Callable[[str], None]
+) -> Report:
     """Measure every stage.
 
     Args:
         checkpoint: opened.
-        device, dtype, quantize: as in `Engine`.
+        options: how the model is loaded.
         tokens: new tokens of the demo request.
         cold: also load with the files dropped from the page cache, which takes a disk's time.
         tell: called with the name of what is measured next.
@@ -116,9 +113,10 @@ def bench(
         VitaError: the checkpoint or the machine is not up to it.
     """
     tell("ceilings")
-    where, form = _place_of(checkpoint, device, dtype)
+    meta = VitaModel.on_meta(checkpoint.config, Tokenizer.load(checkpoint.folder).size)
+    where, form = _place_of(meta, options)
     top = measured_apart(where, form)
-    open_engine = partial(Engine, checkpoint, device=device, dtype=dtype, quantize=quantize)
+    open_engine = partial(Engine, checkpoint, options)
     loads = []
     if cold:
         tell("load, cold")
@@ -133,7 +131,7 @@ def bench(
         _machine(engine.device), torch.get_num_threads(), torch.__version__,
         top, loads,
     )  # fmt: skip
-    for name, measure in _stages(engine, tokens):
+    for name, measure in _stages(engine, meta, tokens):
         tell(name)
         report.peak_gb = max(report.peak_gb, peak_memory(engine.device) / 1e9)
         told = reset_peak(engine.device)
@@ -161,25 +159,25 @@ def measured_apart(device: torch.device, dtype: torch.dtype) -> dict[str, float]
         return pool.submit(ceilings, device, dtype).result()
 
 
-def _place_of(checkpoint: Checkpoint, device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
-    total = sum(parameter_counts(checkpoint.config, checkpoint.config.decoder.vocab_size).values())
-    where = choose_device(device, total)
-    return where, choose_dtype(dtype, checkpoint.config, total, where)[0]
+def _place_of(meta: VitaModel, options: EngineOptions) -> tuple[torch.device, torch.dtype]:
+    total = sum(meta.parameter_counts().values())
+    where = choose_device(options.device, total)
+    return where, choose_dtype(options.dtype, meta.config, total, where)[0]
 
 
-def _stages(engine: Engine, tokens: int) -> Iterator[tuple[str, Callable[[], list[Figure]]]]:
-    yield "vision, 5 tiles", lambda: [_vision(engine, DEMO_TILES)]
-    yield "vision, 1 tile", lambda: [_vision(engine, ONE_TILE)]
-    yield "video, 16 frames", lambda: [_vision(engine, VIDEO_FRAMES, "video, 16 frames")]
-    yield "speech, 10 s", lambda: [_speech(engine)]
-    yield "demo request", lambda: _request(engine, DEMO_TILES, tokens)
-    yield "one tile", lambda: _request(engine, ONE_TILE, min(tokens, 16))
+def _stages(engine: Engine, meta: VitaModel, tokens: int) -> Iterator[tuple[str, Callable[[], list[Figure]]]]:
+    yield "vision, 5 tiles", lambda: [_vision(engine, meta, DEMO_TILES)]
+    yield "vision, 1 tile", lambda: [_vision(engine, meta, ONE_TILE)]
+    yield "video, 16 frames", lambda: [_vision(engine, meta, VIDEO_FRAMES, "video, 16 frames")]
+    yield "speech, 10 s", lambda: [_speech(engine, meta)]
+    yield "demo request", lambda: _request(engine, meta, DEMO_TILES, tokens)
+    yield "one tile", lambda: _request(engine, meta, ONE_TILE, min(tokens, 16))
     yield "batches", lambda: _batches(engine)
 
 
 @torch.inference_mode()
-def _vision(engine: Engine, tiles: int, name: str = "") -> Figure:
-    vision, projector = cast(VisionEncoder, engine.part("vision")), cast(Projector, engine.part("projector"))
+def _vision(engine: Engine, meta: VitaModel, tiles: int, name: str = "") -> Figure:
+    vision, projector = engine.model.vision, engine.model.projector
     size = engine.config.vision.image_size
     pixels = torch.randn(tiles, 3, size, size).to(engine.device)
 
@@ -187,24 +185,24 @@ def _vision(engine: Engine, tiles: int, name: str = "") -> Figure:
         return [projector(vision(batch)) for batch in pixels.split(tile_batch(engine.device))]
 
     seconds = best_seconds(run, engine.device, 2)
-    rate = vision_flops(engine.config, tiles) / seconds / 1e12
+    rate = vision_flops(meta, tiles) / seconds / 1e12
     rows = tiles * engine.config.vision.tokens_per_tile
     stage = name or f"vision, {tiles} tile{'s' if tiles > 1 else ''}"
     return Figure(stage, seconds, rate, "TFLOP/s", what=f"{rows:,} tokens")
 
 
 @torch.inference_mode()
-def _speech(engine: Engine) -> Figure:
-    encoder, adapter = cast(AudioEncoder, engine.part("audio")), cast(AudioAdapter, engine.part("adapter"))
+def _speech(engine: Engine, meta: VitaModel) -> Figure:
+    encoder, adapter = engine.model.audio, engine.model.adapter
     frames = SPEECH_SECONDS * 100
     bank = torch.randn(1, frames, engine.config.audio.input_dim).to(engine.device)
     lengths = torch.tensor([frames], device=engine.device)
     seconds = best_seconds(lambda: adapter(*encoder(bank, lengths)), engine.device, 2)
-    rate = audio_flops(engine.config, frames) / seconds / 1e12
+    rate = audio_flops(meta, frames) / seconds / 1e12
     return Figure("speech, 10 s", seconds, rate, "TFLOP/s", what=f"{SPEECH_SECONDS * 25 // 2} tokens")
 
 
-def _request(engine: Engine, tiles: int, tokens: int) -> list[Figure]:
+def _request(engine: Engine, meta: VitaModel, tiles: int, tokens: int) -> list[Figure]:
     """Prefill and decode of a prompt with so many tiles; vision was measured already and is not repeated."""
     config, decoder, turn = engine.config, engine.decoder, contextlib.nullcontext()
     ids = render([Turn("user", (Placeholders("image", tiles), QUESTION))], engine.tokenizer)
@@ -222,7 +220,7 @@ def _request(engine: Engine, tiles: int, tokens: int) -> list[Figure]:
     logits = prefill(decoder, embeds, cache, turn, lambda: False)
     synchronize(engine.device)
     seconds = time.perf_counter() - start
-    rate = prefill_flops(config, engine.tokenizer.size, length) / seconds / 1e12
+    rate = prefill_flops(meta, length) / seconds / 1e12
     label = f"{tiles} tile{'s' if tiles > 1 else ''}"
     out = [Figure(f"prefill, {label}", seconds, rate, "TFLOP/s", what=f"{length:,} positions")]
     watch = Stopwatch(engine.device)

@@ -13,11 +13,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from vita.checkpoint.load import Progress, build_part
-from vita.checkpoint.names import PARTS, checkpoint_name
+from vita.checkpoint.load import Progress
+from vita.checkpoint.names import checkpoint_name
 from vita.checkpoint.open import Checkpoint
 from vita.checkpoint.safetensors import read_json, write_tensors
 from vita.errors import RequestError, ResourceError
+from vita.model.vita import VitaModel
 from vita.options import Quantize
 from vita.quant.scheme import STORED, quantize_weight
 
@@ -70,11 +71,11 @@ def convert(checkpoint: Checkpoint, out: Path, quantize: Quantize, progress: Pro
 
 def _tensors(checkpoint: Checkpoint, quantize: Quantize) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of the new checkpoint by name."""
-    vocabulary = checkpoint.config.decoder.vocab_size
+    model = VitaModel.on_meta(checkpoint.config, checkpoint.config.decoder.vocab_size, quantize)
     rounded = {
         checkpoint_name(part, ours): t.dtype
-        for part in PARTS
-        for ours, t in build_part(part, checkpoint.config, vocabulary, quantize).state_dict().items()
+        for part, module in model.parts()
+        for ours, t in module.state_dict().items()
         if t.dtype in STORED
     }
     for name in checkpoint.store:

@@ -1,71 +1,38 @@
-"""Filling the modules: check every name and shape first, then map, cast and assign.
+"""Load weights: check every name and shape first, then map, cast and assign.
 
-Owns the strictness: a missing, unexpected or mis-shaped tensor is named and the load fails; nothing stays random.
-A module is built on the meta device (no memory), and its tensors are views of the mapped file wherever the asked
-dtype is the stored one.
+Loading is strict: a missing, unexpected or mis-shaped tensor is named and the load fails; no weight stays random.
+Modules come from the meta device (`VitaModel.on_meta`), and their tensors become views of the mapped file where the
+working dtype is the stored one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from vita.checkpoint.names import IGNORED, PARTS, checkpoint_name
+from vita.checkpoint.names import IGNORED, checkpoint_name
 from vita.checkpoint.open import Checkpoint
-from vita.config import VitaConfig
 from vita.errors import CheckpointError
 from vita.layers.linear import choose_route, set_route
-from vita.model.audio import AudioEncoder
 from vita.model.decoder import Decoder
-from vita.model.projectors import AudioAdapter, Projector
-from vita.model.vision import VisionEncoder
+from vita.model.vita import PartName, VitaModel
 from vita.options import Quantize
-from vita.quant.scheme import STORED, quantize_modules, quantize_weight, scheme_of
+from vita.quant.scheme import STORED, quantize_weight
 
 HOST = torch.device("cpu")
-Progress = Callable[[str, int, int], None]  # part, tensors done, tensors in all
+Part = TypeVar("Part", bound=nn.Module)
+Progress = Callable[[str, int, int], None]  # part, tensors done, tensors in total
 
 
-def build_part(part: str, config: VitaConfig, vocab_size: int, quantize: Quantize | None = None) -> nn.Module:
-    """One part of the model on the meta device: names and shapes, no memory.
+def check_tensors(checkpoint: Checkpoint, model: VitaModel) -> None:
+    """Compare every expected name, shape and kind of dtype with the file headers.
 
-    Encoders and projectors keep their precision unless the scheme names them.
-    """
-    with torch.device("meta"):
-        module = _unrounded(part, config, vocab_size)
-        scheme = scheme_of(part, quantize)
-        if scheme:
-            quantize_modules(module, scheme)
-        return module
-
-
-def _unrounded(part: str, config: VitaConfig, vocab_size: int) -> nn.Module:
-    if part == "decoder":
-        return Decoder(config.decoder, vocab_size)
-    if part == "vision":
-        return VisionEncoder(config.vision)
-    if part == "projector":
-        return Projector(4 * config.vision.hidden_size, config.decoder.hidden_size, config.projector_layers)
-    if part == "audio":
-        return AudioEncoder(config.audio)
-    return AudioAdapter(config.audio, config.decoder.hidden_size)
-
-
-def parameter_counts(config: VitaConfig, vocab_size: int) -> dict[str, int]:
-    """Learned values of each part; the two normalisation vectors of the audio part are statistics, not parameters."""
-    counts = {}
-    for part in PARTS:
-        module = build_part(part, config, vocab_size)
-        counts[part] = sum(p.numel() for n, p in module.named_parameters() if not n.startswith("cmvn_"))
-    if config.decoder.tie_word_embeddings:
-        counts["decoder"] -= vocab_size * config.decoder.hidden_size
-    return counts
-
-
-def check_tensors(checkpoint: Checkpoint, vocab_size: int) -> None:
-    """Hold every expected name and shape against the file headers.
+    Args:
+        checkpoint: opened.
+        model: on the meta device, in the scheme that the checkpoint is stored in.
 
     Raises:
         CheckpointError: one sentence that lists all that is missing, unexpected or of another shape.
@@ -74,15 +41,14 @@ def check_tensors(checkpoint: Checkpoint, vocab_size: int) -> None:
     missing: list[str] = []
     misshaped: list[str] = []
     expected: set[str] = set()
-    for part in PARTS:
-        module = build_part(part, checkpoint.config, vocab_size, checkpoint.quantized)
+    for part, module in model.parts():
         for ours, parameter in module.state_dict().items():
             name = checkpoint_name(part, ours)
             expected.add(name)
             if name not in found:
                 if not _has_other_source(checkpoint, part, ours):
                     missing.append(name)
-            elif not _shape_fits(found[name].shape, tuple(parameter.shape), _is_vocabulary(part, ours)):
+            elif not _shape_matches(found[name].shape, tuple(parameter.shape), _is_vocabulary(part, ours)):
                 misshaped.append(f"{name} {list(found[name].shape)} instead of {list(parameter.shape)}")
             elif found[name].dtype.is_floating_point != parameter.dtype.is_floating_point:
                 misshaped.append(f"{name} {found[name].dtype} instead of {parameter.dtype}")
@@ -94,51 +60,79 @@ def check_tensors(checkpoint: Checkpoint, vocab_size: int) -> None:
     ]
     if problems:
         raise CheckpointError(
-            "its tensors do not fit its config.json: " + ", ".join(problems), where=checkpoint.folder,
+            "its tensors do not match its config.json: " + ", ".join(problems), where=checkpoint.folder,
             fix="download the folder again, or check that config.json belongs to these weights",
         )  # fmt: skip
 
 
-def load_part(
-    part: str, checkpoint: Checkpoint, vocab_size: int, dtype: torch.dtype, device: torch.device,
-    progress: Progress | None = None, quantize: Quantize | None = None,
-) -> nn.Module:  # fmt: skip
-    """One part with its weights, in evaluation mode.
+def load_model(
+    checkpoint: Checkpoint, vocab_size: int, dtype: torch.dtype, device: torch.device,
+    quantize: Quantize | None = None,
+) -> VitaModel:  # fmt: skip
+    """The whole model with its weights, in evaluation mode.
 
     Args:
-        part: a key of `PARTS`.
-        checkpoint: what `check_tensors` approved.
+        checkpoint: opened.
         vocab_size: rows of embedding and head that stay (spec section 1.6).
-        dtype: of the floating-point weights; the audio statistics stay float32.
-        device: where they go, but for the embedding table, of which only rows are read: it stays in the file's map,
-            unless it is the head too.
-        progress: called after every tensor.
-        quantize: round linear layers while they are read, if the checkpoint does not bring them so.
+        dtype, device: as in `load_part`.
+        quantize: quantise linear layers while loading, if the checkpoint is not stored quantised.
+
+    Raises:
+        CheckpointError: the tensors do not match the configuration.
     """
-    module = build_part(part, checkpoint.config, vocab_size, checkpoint.quantized or quantize)
-    tied = checkpoint.config.decoder.tie_word_embeddings and not (checkpoint.quantized or quantize)
+    model = VitaModel.on_meta(checkpoint.config, vocab_size, checkpoint.quantized)
+    check_tensors(checkpoint, model)
+    if quantize and not checkpoint.quantized:
+        model.quantize(quantize)
+    for part, module in model.parts():
+        load_part(part, module, checkpoint, dtype, device)
+    return model
+
+
+def load_part(
+    part: PartName, module: Part, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device,
+    progress: Progress | None = None,
+) -> Part:  # fmt: skip
+    """Give a module its weights, in place; returns it in evaluation mode.
+
+    Args:
+        part: the module's name in `VitaModel`.
+        module: on the meta device. Linear layers that are quantised in it and not in the checkpoint are quantised
+            while they are read.
+        checkpoint: approved by `check_tensors`.
+        dtype: of the floating-point weights; quantised weights, scales and the audio statistics keep theirs.
+        device: of the weights; the embedding table, of which only rows are read, stays in the mapped file unless it
+            is the head too.
+        progress: called after every tensor.
+    """
+    tied = isinstance(module, Decoder) and _is_tied(module, checkpoint)
     wanted = module.state_dict()
     state: dict[str, Tensor] = {}
     for done, ours in enumerate(wanted, start=1):
-        if ours in state:  # a scale that came with its weights
+        if ours in state:  # a scale that was made with its weights
             continue
         tensor = _read(checkpoint, part, ours)
         if _is_vocabulary(part, ours):
-            tensor = tensor[:vocab_size]
+            tensor = tensor[: wanted[ours].shape[0]]
         if wanted[ours].dtype in STORED and tensor.is_floating_point():
-            whole = tensor
-            tensor, scale = quantize_weight(whole.to(device), wanted[ours].dtype)
-            _release(checkpoint, part, ours, whole)  # so that the peak stays near the rounded size
+            original = tensor
+            tensor, scale = quantize_weight(original.to(device), wanted[ours].dtype)
+            _release(checkpoint, part, ours, original)  # so that the peak stays near the quantised size
             state[ours.removesuffix("weight") + "scale"] = scale
-        there = HOST if part == "decoder" and ours == "embed.weight" and not tied else device
-        state[ours] = tensor.to(device=there, dtype=_kept(ours, tensor.dtype, dtype))
+        target = HOST if part == "decoder" and ours == "embed.weight" and not tied else device
+        state[ours] = tensor.to(device=target, dtype=_dtype_of(ours, tensor.dtype, dtype))
         if progress is not None:
             progress(part, done, len(wanted))
     module.load_state_dict(state, strict=True, assign=True)
-    if part == "decoder" and tied and isinstance(module, Decoder):
+    if isinstance(module, Decoder) and tied:
         module.head.weight = module.embed.weight
     set_route(module, choose_route(device, dtype)[0])
     return module.eval().requires_grad_(False)
+
+
+def _is_tied(decoder: Decoder, checkpoint: Checkpoint) -> bool:
+    """Whether head and embedding share one tensor: a quantised head is a tensor of its own."""
+    return checkpoint.config.decoder.tie_word_embeddings and isinstance(decoder.head, nn.Linear)
 
 
 def _release(checkpoint: Checkpoint, part: str, ours: str, tensor: Tensor) -> None:
@@ -147,8 +141,8 @@ def _release(checkpoint: Checkpoint, part: str, ours: str, tensor: Tensor) -> No
         checkpoint.store.release(name, tensor)
 
 
-def _kept(ours: str, stored: torch.dtype, dtype: torch.dtype) -> torch.dtype:
-    """In which dtype a tensor is held: rounded weights, their scales and the audio statistics as they are stored."""
+def _dtype_of(ours: str, stored: torch.dtype, dtype: torch.dtype) -> torch.dtype:
+    """The dtype that a tensor is held in: the working one, but for quantised weights, scales and audio statistics."""
     if ours.startswith("cmvn_"):
         return torch.float32
     return stored if ours.endswith(".scale") or not stored.is_floating_point else dtype
@@ -163,7 +157,7 @@ def _read(checkpoint: Checkpoint, part: str, ours: str) -> Tensor:
     if ours == "head.weight" and checkpoint.config.decoder.tie_word_embeddings:
         return checkpoint.store.get(checkpoint_name("decoder", "embed.weight"))
     if ours.endswith("num_batches_tracked"):
-        return torch.tensor(0)  # a counter of training, read by nobody
+        return torch.tensor(0)  # a training counter that inference does not read
     raise CheckpointError(f"the tensor {name!r} is missing", where=checkpoint.folder)
 
 
@@ -179,7 +173,7 @@ def _is_vocabulary(part: str, ours: str) -> bool:
     return part == "decoder" and ours in ("embed.weight", "head.weight", "head.scale")
 
 
-def _shape_fits(found: tuple[int, ...], wanted: tuple[int, ...], vocabulary: bool) -> bool:
+def _shape_matches(found: tuple[int, ...], wanted: tuple[int, ...], vocabulary: bool) -> bool:
     """Vocabulary tables may hold more rows than the tokenizer has ids; the rest is cut off."""
     if vocabulary and len(found) == len(wanted):
         return found[0] >= wanted[0] and found[1:] == wanted[1:]

@@ -1,4 +1,4 @@
-"""The command line: `vita ask | chat | info | verify | doctor`. A thin surface over the Python API."""
+"""The command line: `vita ask | chat | info | verify | doctor`, over the Python API."""
 
 from __future__ import annotations
 
@@ -21,4 +21,9 @@ def run() -> NoReturn:
         code = app(prog_name="vita", standalone_mode=False)  # a command's typer.Exit arrives here as its exit code
         return code if isinstance(code, int) else 0
 
-    run_guarded(start)
+    def flags() -> dict[str, str]:
+        from vita.cli.app import flag_names
+
+        return flag_names()
+
+    run_guarded(start, flags)

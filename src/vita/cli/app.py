@@ -1,4 +1,4 @@
-"""The commands and their flags. Imports nothing heavy: each command fetches what it needs when it runs."""
+"""The commands and their flags. Nothing heavy is imported before a command runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 app = typer.Typer(
     name="vita",
-    help="VITA-1.5: ask about pictures, videos and sound.",
+    help="VITA-1.5: ask about images, videos and audio.",
     invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -23,9 +23,20 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")]
 Quantized = Annotated[str | None, typer.Option(help="int8 or int4: the decoder; int4+encoders: those too, in 8 bits.")]
 KVCacheFormat = Annotated[str, typer.Option(help="auto, or int8: half the memory of a long conversation.")]
-Fit = Annotated[str | None, typer.Option(help="A size such as 4GB, or auto: take the least rounded variant that fits.")]
-Offline = Annotated[bool, typer.Option("--offline", help="Never touch the network.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say which device, dtype and kernels were chosen.")]
+Memory = Annotated[
+    str | None,
+    typer.Option(help="Limit of the process, such as 4GB, or auto: load the least quantised variant within it."),
+]
+Fit = Annotated[str | None, typer.Option(hidden=True)]  # the old name of --memory
+Offline = Annotated[bool, typer.Option("--offline", help="Never use the network.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show which device, dtype and kernels were chosen.")]
+
+
+def flag_names() -> dict[str, str]:
+    """The option's name in Python to its flag, of all commands: `max_tokens` to `--max-tokens`."""
+    group = typer.main.get_group(app)
+    options = [p for command in group.commands.values() for p in command.params if p.param_type_name == "option"]
+    return {p.name: p.opts[0] for p in options if p.name is not None}
 
 
 def _version(show: bool) -> None:
@@ -43,7 +54,7 @@ def _root(
         False
     ),
 ) -> None:
-    """VITA-1.5: ask about pictures, videos and sound."""
+    """VITA-1.5: ask about images, videos and audio."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
@@ -60,25 +71,28 @@ def ask(
     dtype: Dtype = "auto",
     quantize: Quantized = None,
     kv_cache: KVCacheFormat = "auto",
+    memory: Memory = None,
     fit: Fit = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object with text, usage and timings.")] = False,
-    stream: Annotated[bool, typer.Option(help="Print the answer while it is made.")] = True,
+    stream: Annotated[bool, typer.Option(help="Print the answer while it is generated.")] = True,
     max_tokens: Annotated[int, typer.Option(help="Most new tokens.")] = 1024,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Nucleus sampling.")] = 1.0,
     top_k: Annotated[int, typer.Option(help="0: no limit.")] = 0,
-    min_p: Annotated[float, typer.Option(help="Least share of the likeliest token's probability.")] = 0.0,
+    min_p: Annotated[float, typer.Option(help="Lowest probability, as a share of the likeliest token's.")] = 0.0,
     repetition_penalty: Annotated[float | None, typer.Option(help="Default: the checkpoint's own.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Makes sampling repeat.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Makes sampling reproducible.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends the answer; repeatable.")] = None,
     logprobs: Annotated[int, typer.Option(help="Alternatives to report per token, with --json.")] = 0,
     system: Annotated[str | None, typer.Option(help="Replaces the built-in system text.")] = None,
-    fps: Annotated[float, typer.Option(help="Frames of a video looked at per second.")] = 1.0,
+    fps: Annotated[float, typer.Option(help="Frames taken of a second of video.")] = 1.0,
     max_frames: Annotated[int, typer.Option(help="Most frames of a video.")] = 16,
-    start: Annotated[float | None, typer.Option(help="Begin of the stretch of a video, in seconds.")] = None,
-    end: Annotated[float | None, typer.Option(help="End of it.")] = None,
-    audio_from_video: Annotated[bool, typer.Option("--audio-from-video", help="The clip's own sound asks.")] = False,
-    max_tiles: Annotated[int | None, typer.Option(help="Most tiles of a picture; default: the checkpoint's own.")] = (
+    start: Annotated[float | None, typer.Option(help="Start of the part of a video that is used, in seconds.")] = None,
+    end: Annotated[float | None, typer.Option(help="End of that part, in seconds.")] = None,
+    audio_from_video: Annotated[
+        bool, typer.Option("--audio-from-video", help="A video's audio is the question.")
+    ] = False,
+    max_tiles: Annotated[int | None, typer.Option(help="Most tiles of an image; default: the checkpoint's own.")] = (
         None
     ),
     reference: Annotated[bool, typer.Option("--reference", help="Read media as the reference does.")] = False,
@@ -86,18 +100,26 @@ def ask(
     timings: Annotated[bool | None, typer.Option(help="Show where the time went; default: in a terminal.")] = None,
     verbose: Verbose = False,
 ) -> None:
-    """Ask one question about pictures, videos, sound, or nothing at all."""
+    """Ask one question about images, videos or audio, or without any."""
     from vita.cli.ask import Ask, run_ask
+    from vita.cli.loading import memory_limit
+    from vita.options import EngineOptions
     from vita.types import SamplingParams
 
     params = SamplingParams(
-        max_tokens, temperature, top_p, top_k, min_p, repetition_penalty, seed, tuple(stop or ()), logprobs
-    )
+        max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p,
+        repetition_penalty=repetition_penalty, seed=seed, stop=tuple(stop or ()), logprobs=logprobs,
+    )  # fmt: skip
+    options = EngineOptions(
+        device=device, dtype=dtype, quantize=quantize, kv_cache=kv_cache, memory=memory_limit(memory, fit),
+        offline=offline,
+    )  # fmt: skip
     run_ask(
         Ask(
-            question, tuple(image or ()), tuple(video or ()), tuple(audio or ()), model, base, device, dtype,
-            quantize, kv_cache, fit, json, stream, params, system, fps, max_frames, start, end, audio_from_video,
-            max_tiles, reference, offline, timings, verbose,
+            question=question, images=tuple(image or ()), videos=tuple(video or ()), audios=tuple(audio or ()),
+            model=model, base=base, options=options, params=params, json=json, stream=stream, system=system, fps=fps,
+            max_frames=max_frames, start=start, end=end, audio_from_video=audio_from_video, max_tiles=max_tiles,
+            reference=reference, timings=timings, verbose=verbose,
         )
     )  # fmt: skip
 
@@ -112,6 +134,7 @@ def chat(
     dtype: Dtype = "auto",
     quantize: Quantized = None,
     kv_cache: KVCacheFormat = "auto",
+    memory: Memory = None,
     fit: Fit = None,
     system: Annotated[str | None, typer.Option(help="Replaces the built-in system text.")] = None,
     max_tokens: Annotated[int, typer.Option(help="Most new tokens of one answer.")] = 1024,
@@ -121,13 +144,15 @@ def chat(
 ) -> None:
     """Talk turn by turn; /help inside lists the commands."""
     from vita.cli.chat import run_chat
-    from vita.cli.loading import load_model
+    from vita.cli.loading import load_model, memory_limit
+    from vita.options import EngineOptions
     from vita.types import SamplingParams
 
-    loaded = load_model(
-        model, base=base, device=device, dtype=dtype, quantize=quantize, kv_cache=kv_cache, fit=fit, offline=offline,
-        verbose=verbose,
+    options = EngineOptions(
+        device=device, dtype=dtype, quantize=quantize, kv_cache=kv_cache, memory=memory_limit(memory, fit),
+        offline=offline,
     )  # fmt: skip
+    loaded = load_model(model, options, base=base, verbose=verbose)
     params = SamplingParams(max_tokens=max_tokens, temperature=temperature)
     run_chat(loaded, params, system, tuple(image or ()), tuple(video or ()))
 
@@ -141,28 +166,38 @@ def info(
     dtype: Dtype = "auto",
     quantize: Quantized = None,
     kv_cache: KVCacheFormat = "auto",
-    context: Annotated[int, typer.Option(help="Positions the memory figure counts for.")] = 2048,
+    memory: Memory = None,
+    fit: Fit = None,
+    context: Annotated[int, typer.Option(min=1, help="Positions of the KV cache in the memory figure.")] = 2048,
     json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
     offline: Offline = False,
 ) -> None:
-    """Parts, exact sizes, memory it will need, what is missing; loads no weights."""
+    """Parts, exact sizes, memory that the model needs, what is missing; loads no weights."""
     from vita.cli.info import run_info
+    from vita.cli.loading import memory_limit
+    from vita.options import EngineOptions
 
-    raise typer.Exit(run_info(model, device, dtype, quantize, kv_cache, context, as_json=json, offline=offline))
+    options = EngineOptions(
+        device=device, dtype=dtype, quantize=quantize, kv_cache=kv_cache, memory=memory_limit(memory, fit),
+        offline=offline,
+    )  # fmt: skip
+    raise typer.Exit(run_info(model, options, positions=context, as_json=json))
 
 
 @app.command()
 def verify(
     folder: Annotated[Path, typer.Argument(help="A checkpoint with its reference numbers.")],
-    dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16: what the format costs.")] = "float32",
-    quantize: Annotated[str | None, typer.Option(help="int8 or int4: what rounding the decoder costs.")] = None,
+    dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16: shows what the dtype costs.")] = "float32",
+    quantize: Annotated[str | None, typer.Option(help="int8 or int4: shows what quantising costs.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "cpu",
     json: Annotated[bool, typer.Option("--json", help="One JSON object a row.")] = False,
 ) -> None:
-    """Hold a checkpoint against reference numbers, stage by stage."""
+    """Compare a checkpoint with reference numbers, stage by stage."""
     from vita.cli.verify import run_verify
+    from vita.options import EngineOptions
 
-    raise typer.Exit(run_verify(folder, dtype, device, quantize, as_json=json))
+    options = EngineOptions(device=device, dtype=dtype, quantize=quantize)
+    raise typer.Exit(run_verify(folder, options, as_json=json))
 
 
 @app.command()
@@ -174,24 +209,26 @@ def bench(
     dtype: Dtype = "auto",
     quantize: Quantized = None,
     tokens: Annotated[int, typer.Option(min=2, help="New tokens of the demo request.")] = 256,
-    cold: Annotated[bool, typer.Option("--cold", help="Also load with the files dropped from memory.")] = False,
+    cold: Annotated[bool, typer.Option("--cold", help="Also load with the files dropped from the page cache.")] = False,
     compare: Annotated[Path | None, typer.Option(help="Output of an earlier run; prints ratios to it.")] = None,
     offline: Offline = False,
 ) -> None:
-    """Every stage's time and rate against what this machine can do; the last line is JSON."""
+    """Time and rate of every stage, compared with this machine's peak; the last line is JSON."""
     from vita.cli.bench import run_bench
+    from vita.options import EngineOptions
 
-    raise typer.Exit(run_bench(model, device, dtype, quantize, tokens, compare, cold=cold, offline=offline))
+    options = EngineOptions(device=device, dtype=dtype, quantize=quantize, offline=offline)
+    raise typer.Exit(run_bench(model, options, tokens=tokens, compare=compare, cold=cold))
 
 
 @app.command("eval")
 def evaluate(
     model: Annotated[str, typer.Argument(help="default, or an exported folder of the recipe.")] = "default",
-    pictures: Annotated[int, typer.Option(min=10, help="Held-out pictures; more make the intervals narrower.")] = 420,
+    pictures: Annotated[int, typer.Option(min=10, help="Held-out images; more make the intervals narrower.")] = 420,
     out: Annotated[Path, typer.Option(help="Folder for eval.md and eval.json.")] = Path("runs/eval"),
     quantize: Quantized = None,
 ) -> None:
-    """Measure the embedded model's table again, on held-out pictures, sounds and clips (needs the repository)."""
+    """Measure the embedded model's table again, on held-out images, audio and videos (needs the repository)."""
     from vita.cli.evaluate import run_eval
 
     raise typer.Exit(run_eval(model, pictures, out, quantize))
@@ -206,7 +243,7 @@ def convert(
     ] = "int8",
     offline: Offline = False,
 ) -> None:
-    """Write a checkpoint anew, quantized, so that it loads memory-mapped with nothing left to round."""
+    """Write a quantised copy of a checkpoint, which loads memory-mapped."""
     from vita.cli.convert import run_convert
 
     raise typer.Exit(run_convert(model, out, quantize, offline=offline))
@@ -214,7 +251,7 @@ def convert(
 
 @app.command()
 def doctor() -> None:
-    """What this machine can do, and what to mend."""
+    """What this machine can do, and what to fix."""
     from vita.cli.doctor import run_doctor
 
     raise typer.Exit(run_doctor())

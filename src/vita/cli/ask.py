@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from vita.events import Event
+    from vita.options import EngineOptions
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Ask:
-    """The flags of one call."""
+    """The arguments of one call."""
 
     question: str | None
     images: tuple[str, ...]
@@ -30,14 +31,10 @@ class Ask:
     audios: tuple[str, ...]
     model: str | None
     base: str | None
-    device: str
-    dtype: str
-    quantize: str | None
-    kv_cache: str
-    fit: str | None
+    options: EngineOptions
+    params: SamplingParams
     json: bool
     stream: bool
-    params: SamplingParams
     system: str | None
     fps: float
     max_frames: int
@@ -46,7 +43,6 @@ class Ask:
     audio_from_video: bool
     max_tiles: int | None
     reference: bool
-    offline: bool
     timings: bool | None
     verbose: bool
 
@@ -55,13 +51,10 @@ def run_ask(flags: Ask) -> None:
     """Answer and print.
 
     Raises:
-        VitaError: anything a user can mend; nothing was printed to stdout before a medium was read.
+        VitaError: anything a user can fix; nothing is printed to stdout before all media are read.
     """
     messages = build_messages(flags)
-    model = load_model(
-        flags.model, base=flags.base, device=flags.device, dtype=flags.dtype, quantize=flags.quantize,
-        kv_cache=flags.kv_cache, fit=flags.fit, offline=flags.offline, verbose=flags.verbose,
-    )  # fmt: skip
+    model = load_model(flags.model, flags.options, base=flags.base, verbose=flags.verbose)
     options = MediaOptions(reference=flags.reference, max_tiles=flags.max_tiles)
     events = model.stream(messages, flags.params, options=options)
     if flags.json:
@@ -87,15 +80,15 @@ def build_messages(flags: Ask) -> list[Message]:
     question = flags.question
     if question == "-":
         question = sys.stdin.buffer.read().decode(errors="replace").strip()
-    if question is not None:  # an argument may hold bytes that are no UTF-8
+    if question is not None:  # an argument may hold bytes that are not UTF-8
         question = question.encode(errors="replace").decode()
-    # Read once: with --audio-from-video the clip is both seen and heard.
+    # Read once: with --audio-from-video both the frames and the audio of the clip are used.
     sources = [sys.stdin.buffer.read() if v == "-" else v for v in flags.videos]
     videos = [Video(v, flags.fps, flags.max_frames, flags.start, flags.end) for v in sources]
     audios = [Audio(a) for a in flags.audios]
     if flags.audio_from_video:
         if not videos:
-            raise RequestError("needs a --video to listen to", where="--audio-from-video")
+            raise RequestError("needs a --video with audio", where="--audio-from-video")
         audios = [Audio(v.source, from_video=True) for v in videos] + audios
     if not question and not audios:
         raise RequestError(
@@ -124,11 +117,11 @@ def show_answer(events: Iterable[Event], *, stream: bool) -> Done:
 
 
 def explain(done: Done) -> None:
-    """What the user should know beside the text, on stderr."""
+    """Print notes about the answer to stderr."""
     for note in done.notes:
         sys.stderr.write(f"vita: note: {note}\n")
     if done.state == "noise":
-        sys.stderr.write("vita: note: the model took the sound for noise or for speech not meant for it.\n")
+        sys.stderr.write("vita: note: the model took the audio for noise or for speech that was not meant for it.\n")
     if done.finish_reason == "length" and not any("context" in note for note in done.notes):
         sys.stderr.write("vita: note: the answer was cut off; --max-tokens sets the limit.\n")
 

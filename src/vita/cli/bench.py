@@ -6,29 +6,26 @@ import json
 import sys
 from pathlib import Path
 
+from vita.options import EngineOptions
 
-def run_bench(
-    model: str | None, device: str, dtype: str, quantize: str | None, tokens: int, compare: Path | None, *,
-    cold: bool, offline: bool,
-) -> int:  # fmt: skip
-    """Measure and print; what is being measured is said on stderr.
+
+def run_bench(model: str | None, options: EngineOptions, *, tokens: int, compare: Path | None, cold: bool) -> int:
+    """Measure and print; the name of the current measurement goes to stderr.
 
     Raises:
-        VitaError: the checkpoint is unusable, or `compare` is no report.
+        VitaError: the checkpoint is unusable, or `compare` is not a report.
     """
     from vita.bench.report import read_earlier, table
     from vita.bench.run import bench
     from vita.checkpoint.open import DEFAULT, open_checkpoint
 
     earlier = read_earlier(compare) if compare else {}
-    checkpoint = open_checkpoint(model or DEFAULT, offline=offline)
+    checkpoint = open_checkpoint(model or DEFAULT, offline=options.offline)
 
     def tell(stage: str) -> None:
         print(f"measuring: {stage} …", file=sys.stderr, flush=True)
 
-    report = bench(
-        checkpoint, device=device, dtype=dtype, quantize=quantize, tokens=tokens, cold=cold, tell=tell
-    )  # fmt: skip
+    report = bench(checkpoint, options, tokens=tokens, cold=cold, tell=tell)
     print("\n".join(table(report, earlier)))
     print(json.dumps(report.as_json()))
     return 0

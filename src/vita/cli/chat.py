@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from vita.cli.ask import explain
+from vita.cli.guard import with_flag
 from vita.errors import VitaError
 from vita.events import Done, TextDelta
 from vita.types import SamplingParams, user
@@ -15,9 +16,9 @@ if TYPE_CHECKING:
     from vita.api import Vita
 
 HELP = """\
-/image PATH [question]   show a picture with the next (or this) question
-/video PATH [question]   show a clip
-/audio PATH [question]   play a sound; alone, it is the question
+/image PATH [question]   add an image to the next (or this) question
+/video PATH [question]   add a video
+/audio PATH [question]   add audio; alone, it is the question
 /system TEXT             replace the system text and start over
 /reset                   forget the conversation
 /help                    this list
@@ -40,7 +41,7 @@ class Waiting:
 
 
 class Conversation:
-    """The loop's state: the chat, and what waits for the next question."""
+    """State of the loop: the chat, and the media of the next question."""
 
     def __init__(self, model: Vita, params: SamplingParams, system: str | None) -> None:
         self.model = model
@@ -103,7 +104,9 @@ class Conversation:
         except KeyboardInterrupt:
             print("\n(stopped; this turn is not kept)")
         except VitaError as error:
-            sys.stderr.write(f"vita: {error}\n")
+            from vita.cli.app import flag_names
+
+            sys.stderr.write(f"vita: {with_flag(error, flag_names())}\n")
 
 
 def run_chat(

@@ -1,4 +1,4 @@
-"""`vita convert`: a checkpoint written anew, quantized."""
+"""`vita convert`: write a quantised copy of a checkpoint."""
 
 from __future__ import annotations
 
@@ -7,23 +7,25 @@ from pathlib import Path
 
 
 def run_convert(model: str, out: Path, quantize: str, *, offline: bool) -> int:
-    """Write it, with a progress bar on a terminal.
+    """Write the copy, with a progress bar on a terminal.
 
     Raises:
-        VitaError: the checkpoint is unusable, the folder is taken, or the disk too full.
+        VitaError: the checkpoint is unusable, the folder exists, or the disk is too full.
     """
     from vita.checkpoint.convert import convert
     from vita.checkpoint.load import check_tensors
     from vita.checkpoint.open import open_checkpoint
     from vita.errors import RequestError
-    from vita.options import choose_quantize
+    from vita.model.vita import VitaModel
+    from vita.options import parse_quantize
     from vita.prompt.tokenizer import Tokenizer
 
-    scheme = choose_quantize(quantize)
+    scheme = parse_quantize(quantize)
     if scheme is None:
-        raise RequestError("names no scheme", where="--quantize", fix="use int8 or int4")
+        raise RequestError("names no scheme", where="quantize", fix="use int8 or int4")
     checkpoint = open_checkpoint(model, offline=offline)
-    check_tensors(checkpoint, Tokenizer.load(checkpoint.folder).size)
+    vocab_size = Tokenizer.load(checkpoint.folder).size
+    check_tensors(checkpoint, VitaModel.on_meta(checkpoint.config, vocab_size, checkpoint.quantized))
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import Progress

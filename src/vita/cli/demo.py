@@ -69,6 +69,7 @@ def run_demo(arguments: list[str]) -> int:
     from vita.cli.ask import explain, show_answer
     from vita.cli.loading import load_model
     from vita.cli.report import print_timings
+    from vita.options import EngineOptions
     from vita.types import user
 
     def some(value: str | None) -> list[str]:
@@ -77,7 +78,7 @@ def run_demo(arguments: list[str]) -> int:
     message = user(
         flags.question, images=some(flags.image_path), videos=some(flags.video_path), audios=some(flags.audio_path)
     )
-    model = load_model(flags.model_path, base=flags.model_base, device="auto", dtype="auto", offline=False)
+    model = load_model(flags.model_path, EngineOptions(), base=flags.model_base)
     done = show_answer(model.stream(message), stream=True)
     explain(done)
     sys.stderr.write("\n")

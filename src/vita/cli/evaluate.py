@@ -1,7 +1,6 @@
-"""`vita eval`: the embedded model's table measured again.
+"""`vita eval`: measure the embedded model's table again.
 
-Owns the way from the command to the recipe, which draws the held-out data and lies in the repository, not in the
-package. Does not know what is asked.
+The recipe that draws the held-out data is part of the repository, not of the package.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-TILE = 224  # pixels of the pictures the recipe draws
+TILE = 224  # pixels: side of the images that the recipe draws
 REPOSITORY = Path(__file__).parents[3]
 
 
@@ -22,7 +21,7 @@ def run_eval(model: str, pictures: int, out: Path, quantize: str | None = None) 
     """
     from vita.checkpoint.open import DEFAULT, open_checkpoint
     from vita.errors import RequestError
-    from vita.options import choose_quantize
+    from vita.options import parse_quantize
 
     checkpoint = open_checkpoint(DEFAULT if model == "default" else model, offline=True)
     if checkpoint.config.vision.image_size != TILE:
@@ -44,6 +43,6 @@ def run_eval(model: str, pictures: int, out: Path, quantize: str | None = None) 
         str(out.absolute()),
     ]
     command += ["--pictures", str(pictures), "--wide", str(max(1, pictures // 7))]
-    scheme = choose_quantize(quantize)
+    scheme = parse_quantize(quantize)
     command += ["--quantize", scheme] if scheme else []
     return subprocess.run(command, cwd=REPOSITORY, check=False).returncode

@@ -1,4 +1,4 @@
-"""Every way a command can end, turned into a sentence and an exit code.
+"""Turn every way a command can end into a sentence and an exit code.
 
 0 done · 1 a bug of ours, or a check that failed · 2 something the user can mend · 130 interrupted.
 """
@@ -8,16 +8,24 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NoReturn
 
-from vita.errors import VitaError
+from vita.errors import RequestError, ResourceError, VitaError
 
 SHOW_CURSOR = "\x1b[?25h"
 
 
-def run_guarded(command: Callable[[], int]) -> NoReturn:
-    """Run a command and leave the process with its exit code; no traceback is ever shown to a user."""
+Flags = Callable[[], Mapping[str, str]]  # an option's name in Python to its flag; called for an error only
+
+
+def run_guarded(command: Callable[[], int], flags: Flags = dict) -> NoReturn:
+    """Run a command and leave the process with its exit code; no traceback is ever shown to a user.
+
+    Args:
+        command: returns an exit code.
+        flags: of this command line. Errors about an option show its flag, `--max-tokens` for `max_tokens`.
+    """
     code = 1
     try:
         code = command()
@@ -31,7 +39,7 @@ def run_guarded(command: Callable[[], int]) -> NoReturn:
     except SystemExit as stop:
         code = 0 if isinstance(stop.__context__, BrokenPipeError) else _code(stop)  # typer makes an exit of both
     except BaseException as error:
-        code = _explain(error)
+        code = _explain(error, flags)
     _leave(code)
 
 
@@ -48,7 +56,14 @@ def _code(stop: SystemExit) -> int:
     return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 2
 
 
-def _explain(error: BaseException) -> int:
+def with_flag(error: VitaError, flags: Mapping[str, str]) -> str:
+    """The error's sentence, with an option named by its flag."""
+    about_option = isinstance(error, RequestError | ResourceError)  # of others `where` is a file, folder or URL
+    flag = flags.get(error.where or "") if about_option else None
+    return str(error) if flag is None else type(error)(error.what, where=flag, fix=error.fix).sentence()
+
+
+def _explain(error: BaseException, flags: Flags) -> int:
     import typer
 
     if isinstance(error, typer.Exit):
@@ -60,7 +75,7 @@ def _explain(error: BaseException) -> int:
         hint = f" See '{context.command_path} --help'." if context is not None else ""
         return say(str(error.format_message()).rstrip(".") + "." + hint, 2)
     if isinstance(error, VitaError):
-        return say(str(error), 2)
+        return say(with_flag(error, flags()), 2)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return say("the memory is not enough for this request; close other programs or send less at once.", 2)
     if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):

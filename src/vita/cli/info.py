@@ -1,19 +1,21 @@
-"""`vita info`: what a checkpoint holds and what it will need, from its headers alone."""
+"""`vita info`: what a checkpoint holds and the memory it needs, from its headers alone."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vita.errors import CheckpointError
+from vita.errors import CheckpointError, ResourceError
+
+if TYPE_CHECKING:
+    from vita.model.vita import VitaModel
+    from vita.options import EngineOptions, Quantize
+    from vita.planning.memory_plan import MemoryPlan, Placement
 
 
-def run_info(
-    model: str | None, device_name: str, dtype_name: str, quantize: str | None, kv_cache: str, context: int, *,
-    as_json: bool, offline: bool,
-) -> int:  # fmt: skip
+def run_info(model: str | None, options: EngineOptions, *, positions: int, as_json: bool) -> int:
     """Print the facts; 2 if the checkpoint is incomplete."""
-    facts = collect(model, device_name, dtype_name, quantize, kv_cache, context, offline)
+    facts = collect(model, options, positions)
     if as_json:
         print(json.dumps(facts, ensure_ascii=False))
     else:
@@ -22,38 +24,46 @@ def run_info(
     return 2 if facts["problem"] else 0
 
 
-def collect(
-    model: str | None, device_name: str, dtype_name: str, quantize: str | None, kv_cache: str, context: int,
-    offline: bool,
-) -> dict[str, Any]:  # fmt: skip
+def collect(model: str | None, options: EngineOptions, positions: int) -> dict[str, Any]:
     """Everything as plain data.
 
+    Args:
+        model: a checkpoint folder or hub id; None: the embedded model.
+        options: how it would be loaded.
+        positions: of the KV cache in the memory figure.
+
     Raises:
-        CheckpointError: the folder is no checkpoint at all.
+        CheckpointError: the folder is not a checkpoint at all.
     """
-    from vita.checkpoint.load import check_tensors, parameter_counts
+    from vita.checkpoint.load import check_tensors
     from vita.checkpoint.open import open_checkpoint
     from vita.layers.linear import choose_route
-    from vita.options import choose_kv_cache, choose_quantize
-    from vita.planning.memory_plan import predict_memory
+    from vita.model.vita import VitaModel
+    from vita.planning.memory_plan import Placement, predict_memory
     from vita.planning.residency import is_mapped
     from vita.prompt.tokenizer import Tokenizer
     from vita.runtime.device import choose_device, choose_dtype
     from vita.runtime.memory import available_memory
 
-    checkpoint = open_checkpoint(model, offline=offline)
+    checkpoint = open_checkpoint(model, offline=options.offline)
     config = checkpoint.config
     tokenizer = Tokenizer.load(checkpoint.folder)
+    meta = VitaModel.on_meta(config, tokenizer.size, checkpoint.quantized)
     problem = None
     try:
-        check_tensors(checkpoint, tokenizer.size)
+        check_tensors(checkpoint, meta)
     except CheckpointError as error:
         problem = str(error)
-    counts = parameter_counts(config, tokenizer.size)
+    counts = meta.parameter_counts()
     total = sum(counts.values())
-    device = choose_device(device_name, total)
-    dtype, why = choose_dtype(dtype_name, config, total, device)
-    scheme = checkpoint.quantized or choose_quantize(quantize)
+    device = choose_device(options.device, total)
+    dtype, why = choose_dtype(options.dtype, config, total, device)
+    placement = Placement(
+        device=device, dtype=dtype, mapped=is_mapped(checkpoint, dtype, device),
+        quantized_kv_cache=options.quantized_kv_cache,
+    )  # fmt: skip
+    plan, shortage = _plan(meta, placement, options, checkpoint.quantized)
+    scheme = plan.scheme if plan else checkpoint.quantized or options.scheme
     route, route_why = choose_route(device, dtype)
     stored = sorted({str(e.dtype).removeprefix("torch.") for e in checkpoint.store.entries.values()})
     return {
@@ -68,12 +78,14 @@ def collect(
         "device": str(device),
         "linears": f"{route}: {route_why}",
         "quantized": scheme,
-        "memory": predict_memory(
-            config, tokenizer.size, dtype, context, scheme, device=device,
-            mapped=is_mapped(checkpoint, dtype, device), quantized_kv_cache=choose_kv_cache(kv_cache),
-        ),
-        "memory_context": context,
+        "memory": predict_memory(meta, placement, scheme, positions),
+        "memory_context": positions,
+        "memory_limit": options.memory,
         "available": available_memory(device),
+        "kv_budget": plan.kv_budget if plan else None,
+        "streamed_layers": plan.streamed_layers if plan else 0,
+        "bytes_needed": plan.bytes_needed if plan else None,
+        "shortage": shortage,
         "context": config.context,
         "vocabulary": tokenizer.size,
         "tile": config.vision.image_size,
@@ -85,8 +97,20 @@ def collect(
     }  # fmt: skip
 
 
+def _plan(
+    meta: VitaModel, placement: Placement, options: EngineOptions, stored: Quantize | None
+) -> tuple[MemoryPlan | None, str | None]:
+    """The memory plan, or the sentence that says why there is none on this machine."""
+    from vita.planning.memory_plan import plan_memory
+
+    try:
+        return plan_memory(meta, placement, options, stored), None
+    except ResourceError as error:
+        return None, str(error)
+
+
 def cut_into(most: int, side: int) -> str:
-    """How many tiles of `side` pixels a picture becomes, for people."""
+    """How many tiles of `side` pixels an image becomes, for people."""
     return f"1 to {most} tiles of {side} px and a thumbnail" if most > 1 else f"one tile of {side} px"
 
 
@@ -105,12 +129,29 @@ def describe(facts: dict[str, Any]) -> list[str]:
         f"linears     {facts['linears']}" + (f"; weights in {facts['quantized']}" if facts["quantized"] else ""),
         f"memory      about {need / 1e9:.2f} GB at a context of {facts['memory_context']:,}; "
         f"{facts['available'] / 1e9:.2f} GB are available",
+        *_memory_lines(facts),
         f"context     {facts['context']:,} tokens",
         f"vocabulary  {facts['vocabulary']:,} tokens",
-        f"pictures    {cut_into(facts['most_tiles'], facts['tile'])}, {facts['tokens_per_tile']} tokens each",
-        f"speech out  {'its files are there; this version answers in text' if facts['speech_output'] else 'no'}",
+        f"images      {cut_into(facts['most_tiles'], facts['tile'])}, {facts['tokens_per_tile']} tokens each",
+        f"speech out  {'its files are present; this version answers in text' if facts['speech_output'] else 'no'}",
     ]
     if facts["untrained"]:
         lines.append(f"untrained   {', '.join(facts['untrained'])}: the engine refuses requests that need it")
     lines.append(f"missing     {facts['problem'] or 'nothing'}")
+    return lines
+
+
+def _memory_lines(facts: dict[str, Any]) -> list[str]:
+    """KV cache budget, and what a memory limit changes."""
+    if facts["shortage"]:
+        return [f"KV cache    no budget: {facts['shortage']}"]
+    lines = [f"KV cache    budget {facts['kv_budget'] / 1e9:.2f} GB for all requests"]
+    if facts["memory_limit"]:
+        variant = facts["quantized"] or facts["dtype"]
+        lines.append(
+            f"limit       {facts['memory_limit']}: {variant} needs about {facts['bytes_needed'] / 1e9:.2f} GB; "
+            "encoders and decoder run in turn"
+        )
+    if facts["streamed_layers"]:
+        lines.append(f"streamed    {facts['streamed_layers']} decoder layers are read from disk for every token")
     return lines

@@ -1,4 +1,4 @@
-"""Loading a model with a progress bar where somebody is looking."""
+"""Load a model for a command: a progress bar on a terminal, one line about the memory plan."""
 
 from __future__ import annotations
 
@@ -8,39 +8,48 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
+from vita.errors import RequestError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vita.api import Vita
+    from vita.options import EngineOptions
 
 
-def load_model(
-    model: str | None, *, base: str | None, device: str, dtype: str, offline: bool, quantize: str | None = None,
-    kv_cache: str | None = None, fit: str | None = None, verbose: bool = False,
-) -> Vita:  # fmt: skip
+def memory_limit(memory: str | None, fit: str | None) -> str | None:
+    """The value of `--memory`, or of its old name `--fit`.
+
+    Raises:
+        RequestError: both were given.
+    """
+    if memory is not None and fit is not None:
+        raise RequestError("is the old name of --memory", where="--fit", fix="leave it out")
+    return fit if memory is None else memory
+
+
+def load_model(model: str | None, options: EngineOptions, *, base: str | None = None, verbose: bool = False) -> Vita:
     """`vita.load` for the command line: progress on a terminal, silence in a pipe.
 
     Raises:
         VitaError: as `vita.load`.
     """
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="vita: %(message)s")
-    watched = sys.stderr.isatty()
-    if not watched:
-        # Importing huggingface_hub to tell it would take longer than to ask.
+    on_terminal = sys.stderr.isatty()
+    if not on_terminal:
+        # Importing huggingface_hub to set this would take longer.
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-    from vita import load
+    from vita.api import load_with_options
 
-    start = partial(
-        load, model, base=base, device=device, dtype=dtype, quantize=quantize, kv_cache=kv_cache, fit=fit,
-        offline=offline,
-    )  # fmt: skip
-    loaded = _load_watched(start) if watched else start()
-    _say_what_fits(loaded, fit)
+    start = partial(load_with_options, model, options, base=base)
+    loaded = _load_with_bar(start) if on_terminal else start()
+    if options.memory is not None:
+        print(f"vita: {memory_note(loaded, options.memory)}", file=sys.stderr)
     return loaded
 
 
-def _load_watched(start: Callable[..., Vita]) -> Vita:
-    """With a bar for each part."""
+def _load_with_bar(start: Callable[..., Vita]) -> Vita:
+    """With a progress bar for each part."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -56,14 +65,10 @@ def _load_watched(start: Callable[..., Vita]) -> Vita:
     return loaded
 
 
-def _say_what_fits(model: Vita, fit: str | None) -> None:
-    if fit is not None:
-        engine = model.engine
-        taken = engine.quantize or str(engine.dtype).removeprefix("torch.")
-        streamed_layers = engine.memory_plan.streamed_layers
-        note = (
-            f"; {streamed_layers} of its blocks are read anew for every token, which takes time"
-            if streamed_layers
-            else ""
-        )
-        print(f"vita: {taken} is the least rounded variant that fits {fit}{note}", file=sys.stderr)
+def memory_note(model: Vita, limit: str) -> str:
+    """Which variant was loaded under a memory limit."""
+    engine = model.engine
+    variant = engine.quantize or str(engine.dtype).removeprefix("torch.")
+    layers = engine.memory_plan.streamed_layers
+    streamed = f"; {layers} of its layers are streamed from disk for every token, which takes time" if layers else ""
+    return f"{variant} is the least quantised variant within {limit}{streamed}"

@@ -7,17 +7,19 @@ import json
 import math
 from pathlib import Path
 
+from vita.options import EngineOptions
 
-def run_verify(folder: Path, dtype: str, device: str, quantize: str | None, *, as_json: bool) -> int:
+
+def run_verify(folder: Path, options: EngineOptions, *, as_json: bool) -> int:
     """Print rows as they come; 0 only if none failed.
 
     Raises:
-        VitaError: the folder is no reference set, or its checkpoint is unusable.
+        VitaError: the folder is not a reference set, or its checkpoint is unusable.
     """
     from vita.verify import run
 
     counts = {"pass": 0, "fail": 0, "skipped": 0}
-    for row in run(folder, dtype=dtype, device=device, quantize=quantize):
+    for row in run(folder, options):
         if not as_json and not any(counts.values()):
             print(f"{'stage':22} {'case':18} {'difference':>12} {'tolerance':>10}  result")
         counts[row.status] += 1

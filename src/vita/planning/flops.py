@@ -1,59 +1,56 @@
-"""What a stage cannot do without: multiply-adds and bytes read.
-
-Owns the counting, from configurations and modules alone, so that a rate can be held against a ceiling. Does not
-measure anything.
-"""
+"""FLOPs of a stage and bytes of weights that a decode step reads, counted from configurations and modules."""
 
 from __future__ import annotations
 
 import torch
 
-from vita.checkpoint.load import build_part, parameter_counts
-from vita.config import DecoderConfig, VitaConfig
+from vita.config import DecoderConfig
 from vita.model.decoder import Decoder
+from vita.model.vita import VitaModel
 
 
 def weight_bytes(decoder: Decoder) -> int:
-    """Bytes of weights that one decode step reads: all but the embedding table, of which it takes a row."""
-    named = decoder.state_dict()  # a table that is also the head is in it twice
+    """Bytes of weights that one decode step reads: all but the embedding table, of which it reads one row."""
+    named = decoder.state_dict()  # a tied table appears twice, as the embedding and as the head
     return sum(t.nbytes for t in named.values()) - named["embed.weight"].nbytes
 
 
-def prefill_flops(config: VitaConfig, vocab_size: int, length: int, past: int = 0) -> float:
-    """Floating-point operations of `length` positions behind `past`; a multiply-add is two.
+def prefill_flops(model: VitaModel, length: int, past: int = 0) -> float:
+    """Floating-point operations of `length` positions after `past` cached ones; a multiply-add counts as two.
 
-    Attention counts only what a position may see; the head counts for the last position.
+    Attention counts only what the causal mask allows; the head counts for the last position.
     """
-    d: DecoderConfig = config.decoder
-    table = vocab_size * d.hidden_size
+    d: DecoderConfig = model.config.decoder
+    table = model.vocab_size * d.hidden_size
     tables = table if d.tie_word_embeddings else 2 * table
-    products = 2 * (parameter_counts(config, vocab_size)["decoder"] - tables) * length
-    seen = length * past + length * (length + 1) / 2
-    return products + 4 * d.num_layers * d.hidden_size * seen + 2 * table
+    linears = 2 * (model.parameter_counts()["decoder"] - tables) * length
+    pairs = length * past + length * (length + 1) / 2  # query-key pairs
+    return linears + 4 * d.num_layers * d.hidden_size * pairs + 2 * table
 
 
-def vision_flops(config: VitaConfig, tiles: int) -> float:
-    """Of tiles through the ViT and the projector, counted by running both without memory."""
-    from torch.utils.flop_counter import FlopCounterMode  # slow to import, and answering needs no counts
+def vision_flops(model: VitaModel, tiles: int) -> float:
+    """FLOPs of the ViT and the projector for so many tiles, counted by running both on the meta device.
 
-    size = config.vision.image_size
-    with torch.device("meta"):
-        pixels = torch.empty(1, 3, size, size)
-    vision, projector = (build_part(part, config, 1) for part in ("vision", "projector"))
+    Args:
+        model: on the meta device, not quantised.
+        tiles: `[tiles, 3, S, S]` is the input.
+    """
+    from torch.utils.flop_counter import FlopCounterMode  # slow to import, and only counting needs it
+
+    size = model.config.vision.image_size
+    pixels = torch.empty(1, 3, size, size, device="meta")
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        projector(vision(pixels))
+        model.projector(model.vision(pixels))
     return float(counter.get_total_flops() * tiles)
 
 
-def audio_flops(config: VitaConfig, frames: int) -> float:
-    """Of filterbank frames through the Whale encoder and its adapter, counted alike."""
+def audio_flops(model: VitaModel, frames: int) -> float:
+    """FLOPs of the audio encoder and its adapter for so many filterbank frames, counted in the same way."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    with torch.device("meta"):
-        bank = torch.empty(1, frames, config.audio.input_dim)
-    encoder, adapter = (build_part(part, config, 1) for part in ("audio", "adapter"))
+    bank = torch.empty(1, frames, model.config.audio.input_dim, device="meta")
     lengths = torch.tensor([frames])
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        # The mask of a lone sound is all true; made on the meta device it has no values, and none are needed.
-        adapter(*encoder(bank, lengths.to("meta")))
+        # The mask of a single input is all true; on the meta device it has no values, and none are needed.
+        model.adapter(*model.audio(bank, lengths.to("meta")))
     return float(counter.get_total_flops())

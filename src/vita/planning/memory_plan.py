@@ -1,195 +1,266 @@
-"""How much memory a model takes, and how much there is.
-
-Owns the prediction, from sizes alone, and the question whether it fits. Does not load or give back anything.
-"""
+"""How much memory a model needs, which variant of it a limit allows, and the KV budget."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from vita.checkpoint.load import build_part
-from vita.checkpoint.names import PARTS
 from vita.config import VitaConfig
-from vita.errors import RequestError, ResourceError
+from vita.errors import ResourceError
+from vita.kernels.cpu.bindings import GROUP
 from vita.model.kv_cache import KVCache
-from vita.options import Quantize
+from vita.model.vita import VitaModel
+from vita.options import EngineOptions, Quantize, parse_size
 from vita.quant.linear import DEQUANTIZE_BLOCK
-from vita.quant.scheme import STORED
+from vita.quant.scheme import STORED, is_four_bit, scheme_of
 from vita.runtime.memory import available_memory
 
 PREFILL_CHUNK = 2048  # positions computed together: bounds the memory of activations, amortises reading the weights
 
-TILE_BATCH = 4  # tiles that go through the ViT together: enough to fill a CPU, little enough to cancel between
-GPU_TILE_BATCH = 13  # a picture cut as finely as can be: done before anybody could cancel
+TILE_BATCH = 4  # tiles of one ViT forward: enough to fill a CPU, few enough to cancel between
+GPU_TILE_BATCH = 13  # the most tiles of one image: done before anybody could cancel
 BASE_BYTES = 350 << 20  # the process itself: Python, PyTorch, media libraries
-GPU_BYTES = 600 << 20  # what CUDA takes for itself
-
-
-def predict_memory(
-    config: VitaConfig, vocab_size: int, dtype: torch.dtype, context: int, quantize: Quantize | None = None,
-    *, device: torch.device, mapped: bool = False, limited: bool = False, quantized_kv_cache: bool = False,
-) -> dict[str, int]:  # fmt: skip
-    """Bytes at the peak of a conversation with pictures, by what they are for; the sum is the peak.
-
-    Args:
-        config, vocab_size: of the model.
-        dtype: it works in.
-        context: positions of the longest conversation.
-        quantize: how linear layers are held.
-        device: it runs on.
-        mapped: the weights are views of the checkpoint's files, whose pages are read where they are wanted: of the
-            embedding only rows, and the encoders' are given back after use. Otherwise everything stays.
-        limited: of mapped weights, the decoder's are given back too while an encoder works.
-        quantized_kv_cache: keys and values are held in eight bits.
-    """
-    width = dtype.itemsize
-    decoder = part_bytes("decoder", config, vocab_size, dtype, quantize)
-    cache = context * KVCache.bytes_per_position(config.decoder, dtype, rounded=quantized_kv_cache)
-    work = _prefill_bytes(config, vocab_size, context, width, rounded=quantize is not None)
-    present = ("vision", "projector") if device.type == "cpu" else tuple(part for part in PARTS if part != "decoder")
-    encoders = sum(part_bytes(part, config, vocab_size, dtype, quantize) for part in present)
-    if device.type != "cpu":
-        process = GPU_BYTES
-    else:
-        encoders += _vision_bytes(config, width) if mapped else 0
-        # Pages that are given back leave room: encoding and answering take turns.
-        encoders = max(0, encoders - cache - work - (decoder if limited else 0)) if mapped else encoders
-        process = BASE_BYTES
-    tied = config.decoder.tie_word_embeddings and quantize is None
-    # A GPU has no part of it: rows are read from the host's memory, wherever that can be locked.
-    table = 0 if mapped or tied or device.type != "cpu" else vocab_size * config.decoder.hidden_size * width
-    return {
-        "decoder": decoder, "embedding": table, "encoders": encoders, "kv cache": cache, "workspace": work,
-        "process": process,
-    }  # fmt: skip
-
-
-def layer_bytes(config: VitaConfig, quantize: Quantize | None, dtype: torch.dtype) -> int:
-    """Weights of one block of the decoder."""
-    return _held(build_part("decoder", config, 1, quantize).get_submodule("layers.0"), dtype)
-
-
-def part_bytes(
-    part: str, config: VitaConfig, vocab_size: int, dtype: torch.dtype, quantize: Quantize | None = None
-) -> int:
-    """Weights of a part; of the decoder all that every token reads, the blocks and the head."""
-    return _held(build_part(part, config, vocab_size, quantize), dtype)
-
-
-def _held(module: nn.Module, dtype: torch.dtype) -> int:
-    named = module.state_dict().items()
-    return sum(
-        t.nbytes if t.dtype in STORED else t.numel() * dtype.itemsize for name, t in named if name != "embed.weight"
-    )
-
-
-def _prefill_bytes(config: VitaConfig, vocab_size: int, context: int, width: int, *, rounded: bool) -> int:
-    """Activations of the largest piece of a prompt: up to three of the MLP's width live together (two where our own
-    kernel makes the gate), and some of the block's; the next token's logits in two formats; a block of widened weights.
-    """
-    d = config.decoder
-    rows = min(context, PREFILL_CHUNK)
-    return (
-        rows * (3 * d.intermediate_size + 8 * d.hidden_size) * width
-        + vocab_size * (width + 4)
-        + (min(DEQUANTIZE_BLOCK, d.intermediate_size * d.hidden_size) * width if rounded else 0)
-    )
-
-
-def _vision_bytes(config: VitaConfig, width: int) -> int:
-    """Activations of the tiles that go through the ViT together."""
-    v = config.vision
-    return TILE_BATCH * (1 + v.grid**2) * (v.intermediate_size + 8 * v.hidden_size) * width
-
-
-def tile_batch(device: torch.device) -> int:
-    """Tiles that go through the ViT together."""
-    return TILE_BATCH if device.type == "cpu" else GPU_TILE_BATCH
-
-
-def check_memory(need: int, device: torch.device) -> None:
-    """Say before loading that a model will not fit.
-
-    Raises:
-        ResourceError: with both figures.
-    """
-    have = available_memory(device)
-    if need > have:
-        raise ResourceError(
-            f"the model needs about {need / 1e9:.1f} GB of memory and {have / 1e9:.1f} GB are available",
-            where=str(device), fix="close other programs, use a smaller --dtype, or another machine",
-        )  # fmt: skip
-
-
-UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+GPU_BYTES = 600 << 20  # the CUDA context
+PLANNED_POSITIONS = 2048  # positions of one conversation that must fit
+BUDGET_CONTEXTS = 16  # full contexts that the automatic KV budget holds at most
+SCALE_BYTES = 2  # scales are bfloat16
 PREFERRED: tuple[Quantize | None, ...] = (None, "int8", "int4")
 
 
-def parse_size(text: str, device: torch.device) -> int:
-    """Bytes of "4GB", "3.5 GiB", "800m" or "auto" (what is available on the device).
-
-    Raises:
-        RequestError: no size.
-    """
-    if text.strip().lower() == "auto":
-        return available_memory(device)
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?\s*", text.upper())
-    if not found or found[2] not in UNITS or float(found[1]) <= 0:
-        raise RequestError(f"{text!r} is no size", where="--fit", fix="use auto, or a size such as 4GB")
-    return int(float(found[1]) * UNITS[found[2]])
-
-
-@dataclass(frozen=True)
-class MemoryPlan:
-    """What is taken so that a model fits.
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where and in which formats a model is held.
 
     Attributes:
-        scheme: how the decoder's linear layers are held.
-        need: bytes predicted.
-        spilled: blocks of the decoder that are read again from their file for every token.
+        device: it computes on.
+        dtype: working dtype.
+        mapped: the weights are views of the checkpoint's files (`residency.is_mapped`). Pages of the embedding table
+            are read on demand, and the encoders' pages are released after use. Otherwise all weights stay in memory.
+        quantized_kv_cache: keys and values are held in eight bits.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    mapped: bool = False
+    quantized_kv_cache: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryPlan:
+    """What is loaded, and the memory that it needs.
+
+    Attributes:
+        scheme: quantisation of the decoder's linear layers; None: none.
+        bytes_needed: predicted peak with a KV cache of `PLANNED_POSITIONS`, or of the KV budget that was asked for.
+        kv_budget: bytes for the KV caches of all requests.
+        streamed_layers: decoder layers whose weights are streamed from disk for every token.
     """
 
     scheme: Quantize | None
-    need: int
+    bytes_needed: int
+    kv_budget: int
     streamed_layers: int = 0
 
 
 def plan_memory(
-    config: VitaConfig, vocab_size: int, dtype: torch.dtype, limit: int, context: int, stored: Quantize | None,
-    *, device: torch.device, mapped: bool, quantized_kv_cache: bool = False,
-) -> MemoryPlan:  # fmt: skip
-    """The least rounded variant that fits; if none does and the weights are mapped, the smallest one with some of its
-    blocks given back after every use.
+    model: VitaModel, placement: Placement, options: EngineOptions, stored: Quantize | None = None
+) -> MemoryPlan:
+    """Choose what is loaded.
+
+    Without a memory limit that is the scheme of the options or the checkpoint. With one it is the least quantised
+    variant within the limit; if there is none and the weights are mapped, the smallest one, with some of its layers
+    streamed from disk.
 
     Args:
-        config, vocab_size, dtype, context, device, mapped, quantized_kv_cache: as in `predict_memory`.
-        limit: bytes there may be.
+        model: on the meta device; not quantised, or in the stored scheme.
+        placement: where it is held.
+        options: `quantize`, `memory` and `kv_budget` are read.
         stored: the checkpoint's own scheme, which leaves no choice.
 
     Raises:
-        ResourceError: not even the smallest fits.
+        ResourceError: not even the smallest variant is within the limit, or the machine has less memory available.
     """
-    schemes = PREFERRED if stored is None else (stored,)
-    need = 0
+    available = available_memory(placement.device)
+    limit = None if options.memory is None else parse_size(options.memory) or available
+    minimum = _planned(model.config) * _position_bytes(model.config, placement)
+    if limit is None:
+        schemes: tuple[Quantize | None, ...] = (stored or options.scheme,)
+    else:
+        schemes = PREFERRED if stored is None else (stored,)
+    need, streamed, scheme = 0, 0, schemes[0]
     for scheme in schemes:
-        parts = predict_memory(
-            config, vocab_size, dtype, context, scheme, device=device, mapped=mapped, limited=True,
-            quantized_kv_cache=quantized_kv_cache,
-        )  # fmt: skip
+        released = limit is not None and scheme == stored  # weights that are quantised while loading are not mapped
+        parts = predict_memory(model, placement, scheme, _planned(model.config), decoder_released=released)
+        parts["kv cache"] = options.kv_budget or minimum
         need = sum(parts.values())
-        if need <= limit:
-            return MemoryPlan(scheme, need)
-    if stored is not None and mapped:  # what is rounded while loading lies in no file
-        block = layer_bytes(config, stored, dtype)
-        streamed_layers = -(-(need - limit) // block) + 1  # one of them is there while it is used
-        need -= (streamed_layers - 1) * block
-        if streamed_layers <= config.decoder.num_layers:
-            return MemoryPlan(stored, need, streamed_layers)
-    raise ResourceError(
-        f"the smallest variant ({schemes[-1] or 'as stored'}) needs about {need / 1e9:.1f} GB and "
-        f"{limit / 1e9:.1f} GB are allowed", where="--fit", fix="allow more, or take a smaller model",
-    )  # fmt: skip
+        if limit is None or need <= limit:
+            break
+    if limit is not None and need > limit:
+        streamed = _streamed_layers(model, placement, stored, need - limit)
+        if not streamed:
+            raise ResourceError(
+                f"the smallest variant ({schemes[-1] or 'as stored'}) needs about {need / 1e9:.1f} GB and "
+                f"{limit / 1e9:.1f} GB are allowed", where="memory", fix="allow more, or use a smaller model",
+            )  # fmt: skip
+        need -= (streamed - 1) * layer_bytes(model, scheme, placement.dtype)
+    check_memory(need, available, placement.device)
+    budget = options.kv_budget
+    if budget is None:
+        released = limit is not None and placement.mapped and scheme == stored
+        fixed = _fixed_bytes(model, placement, scheme, streamed, decoder_released=released)
+        if limit is None:
+            most = BUDGET_CONTEXTS * model.config.context * _position_bytes(model.config, placement)
+            budget = max(minimum, min(most, (available - fixed) // 2))
+        else:
+            budget = max(minimum, min(limit, available) - fixed)
+    return MemoryPlan(scheme=scheme, bytes_needed=need, kv_budget=budget, streamed_layers=streamed)
+
+
+def predict_memory(
+    model: VitaModel, placement: Placement, scheme: Quantize | None, positions: int, *, decoder_released: bool = False
+) -> dict[str, int]:
+    """Bytes at the peak of one conversation with images, by purpose; the sum is the peak.
+
+    Args:
+        model: on the meta device; not quantised, or in `scheme`.
+        placement: where it is held.
+        scheme: quantisation of linear layers.
+        positions: of the conversation.
+        decoder_released: the decoder's weights are mapped, and their pages are released while an encoder runs.
+    """
+    config, dtype, mapped = model.config, placement.dtype, placement.mapped
+    sizes = part_bytes(model, scheme, dtype)
+    on_cpu = placement.device.type == "cpu"
+    cache = positions * _position_bytes(config, placement)
+    workspace = _prefill_bytes(config, model.vocab_size, positions, dtype.itemsize, quantized=scheme is not None)
+    encoders = sizes["vision"] + sizes["projector"]
+    if not on_cpu:
+        encoders += sizes["audio"] + sizes["adapter"]
+    elif mapped:
+        encoders += _vision_bytes(config, dtype.itemsize)
+        # Released pages make space: encoding and decoding do not overlap.
+        encoders = max(0, encoders - cache - workspace - (sizes["decoder"] if decoder_released else 0))
+    return {
+        "decoder": sizes["decoder"],
+        "embedding": _table_bytes(model, placement, scheme),
+        "encoders": encoders,
+        "kv cache": cache,
+        "workspace": workspace,
+        "process": BASE_BYTES if on_cpu else GPU_BYTES,
+    }
+
+
+def _fixed_bytes(
+    model: VitaModel, placement: Placement, scheme: Quantize | None, streamed: int, *, decoder_released: bool
+) -> int:
+    """Peak bytes of everything but KV caches, with every encoder counted, loaded or not."""
+    config, dtype = model.config, placement.dtype
+    sizes = part_bytes(model, scheme, dtype)
+    on_cpu = placement.device.type == "cpu"
+    decoder = sizes["decoder"] - max(0, streamed - 1) * layer_bytes(model, scheme, dtype)
+    decoder += _prefill_bytes(config, model.vocab_size, _planned(config), dtype.itemsize, quantized=scheme is not None)
+    image, audio = sizes["vision"] + sizes["projector"], sizes["audio"] + sizes["adapter"]
+    if on_cpu and placement.mapped:
+        encoders = max(image + _vision_bytes(config, dtype.itemsize), audio)  # pages are released after use
+    else:
+        encoders = image + audio
+    fixed = _table_bytes(model, placement, scheme) + (BASE_BYTES if on_cpu else GPU_BYTES)
+    return fixed + (max(decoder, encoders) if decoder_released else decoder + encoders)
+
+
+def _streamed_layers(model: VitaModel, placement: Placement, stored: Quantize | None, excess: int) -> int:
+    """Decoder layers to stream from disk so that `excess` bytes are saved; 0 if that is not possible."""
+    if stored is None or not placement.mapped:  # weights that are quantised while loading are in no file
+        return 0
+    layers = -(-excess // layer_bytes(model, stored, placement.dtype)) + 1  # one of them is in memory while it is used
+    return layers if layers <= model.config.decoder.num_layers else 0
+
+
+def part_bytes(model: VitaModel, scheme: Quantize | None, dtype: torch.dtype) -> dict[str, int]:
+    """Bytes of weights of each part under a scheme, derived from shapes; without the embedding table."""
+    return {name: _module_bytes(part, scheme_of(name, scheme), dtype) for name, part in model.parts()}
+
+
+def layer_bytes(model: VitaModel, scheme: Quantize | None, dtype: torch.dtype) -> int:
+    """Bytes of weights of one decoder layer."""
+    return _module_bytes(model.decoder.layers[0], scheme, dtype)
+
+
+def _module_bytes(module: nn.Module, scheme: Quantize | None, dtype: torch.dtype) -> int:
+    """Bytes of a module's weights; linear layers that are not quantised yet count as the scheme would hold them."""
+    total = 0
+    for path, layer in module.named_modules():
+        tensors = dict(layer.named_parameters(recurse=False)) | dict(layer.named_buffers(recurse=False))
+        if path == "embed" and "weight" in tensors:
+            continue
+        if scheme is not None and isinstance(layer, nn.Linear):
+            del tensors["weight"]
+            values, in_features = layer.in_features * layer.out_features, layer.in_features
+            four = is_four_bit(path, in_features, scheme)
+            scales = values // GROUP if four else layer.out_features
+            total += (values // 2 if four else values) + SCALE_BYTES * scales
+        for name, tensor in tensors.items():
+            kept = tensor.dtype in STORED or name == "scale"
+            total += tensor.nbytes if kept else tensor.numel() * dtype.itemsize
+    return total
+
+
+def _planned(config: VitaConfig) -> int:
+    return min(PLANNED_POSITIONS, config.context)
+
+
+def _position_bytes(config: VitaConfig, placement: Placement) -> int:
+    return KVCache.bytes_per_position(config.decoder, placement.dtype, rounded=placement.quantized_kv_cache)
+
+
+def _table_bytes(model: VitaModel, placement: Placement, scheme: Quantize | None) -> int:
+    """Bytes of the embedding table where it is held apart from the head and not mapped.
+
+    A GPU holds none of it: rows are read from host memory, pinned where that is possible.
+    """
+    config = model.config.decoder
+    tied = config.tie_word_embeddings and scheme is None
+    if placement.mapped or tied or placement.device.type != "cpu":
+        return 0
+    return model.vocab_size * config.hidden_size * placement.dtype.itemsize
+
+
+def _prefill_bytes(config: VitaConfig, vocab_size: int, positions: int, itemsize: int, *, quantized: bool) -> int:
+    """Activations of the largest chunk of a prompt.
+
+    Up to three tensors of the MLP's intermediate size (two where a native kernel computes SwiGLU) and some of the
+    layer's hidden size live at once; then the next token's logits in two dtypes, and a block of dequantised weights.
+    """
+    d = config.decoder
+    rows = min(positions, PREFILL_CHUNK)
+    return (
+        rows * (3 * d.intermediate_size + 8 * d.hidden_size) * itemsize
+        + vocab_size * (itemsize + 4)
+        + (min(DEQUANTIZE_BLOCK, d.intermediate_size * d.hidden_size) * itemsize if quantized else 0)
+    )
+
+
+def _vision_bytes(config: VitaConfig, itemsize: int) -> int:
+    """Activations of one ViT forward."""
+    v = config.vision
+    return TILE_BATCH * (1 + v.grid**2) * (v.intermediate_size + 8 * v.hidden_size) * itemsize
+
+
+def tile_batch(device: torch.device) -> int:
+    """Tiles of one ViT forward."""
+    return TILE_BATCH if device.type == "cpu" else GPU_TILE_BATCH
+
+
+def check_memory(need: int, available: int, device: torch.device) -> None:
+    """Refuse a model that is larger than the available memory, before loading it.
+
+    Raises:
+        ResourceError: with both figures.
+    """
+    if need > available:
+        raise ResourceError(
+            f"the model needs about {need / 1e9:.1f} GB of memory and {available / 1e9:.1f} GB are available",
+            where=str(device), fix="close other programs, use a smaller dtype, quantise, or use another machine",
+        )  # fmt: skip

@@ -27,6 +27,11 @@ def scheme_of(part: str, scheme: Quantize | None) -> Quantize | None:
     return "int8" if scheme.endswith(ENCODERS) else None
 
 
+def is_four_bit(path: str, in_features: int, scheme: Quantize) -> bool:
+    """Whether a scheme holds the linear layer at this path in four bits, not in eight."""
+    return scheme.startswith("int4") and path.rpartition(".")[2] != HEAD and in_features % GROUP == 0
+
+
 def quantize_modules(module: nn.Module, scheme: Quantize) -> list[str]:
     """Replace every linear layer inside by one of the scheme and its size; returns their paths.
 
@@ -38,9 +43,9 @@ def quantize_modules(module: nn.Module, scheme: Quantize) -> list[str]:
         layer = module.get_submodule(path)
         assert isinstance(layer, nn.Linear)
         parent, _, name = path.rpartition(".")
-        fits = scheme.startswith("int4") and name != HEAD and layer.in_features % GROUP == 0
+        four = is_four_bit(path, layer.in_features, scheme)
         with torch.device(layer.weight.device):
-            made = (Int4Linear if fits else Int8Linear)(layer.in_features, layer.out_features, layer.bias is not None)
+            made = (Int4Linear if four else Int8Linear)(layer.in_features, layer.out_features, layer.bias is not None)
         setattr(module.get_submodule(parent), name, made)
     return paths
 

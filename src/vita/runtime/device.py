@@ -1,7 +1,7 @@
-"""Which device and number format to run in.
+"""Choose the device and the working dtype.
 
-Owns the choices that depend on the machine. Mode is said, not guessed: `auto` follows the checkpoint's own config
-and what the hardware can do, and the reason is kept for `vita info` and the logs.
+`auto` follows the checkpoint's config and what the hardware supports; the reason is kept for `vita info` and the logs.
+Names are checked by `options.EngineOptions`.
 """
 
 from __future__ import annotations
@@ -9,21 +9,21 @@ from __future__ import annotations
 import torch
 
 from vita.config import VitaConfig
-from vita.errors import RequestError, ResourceError
+from vita.errors import ResourceError
 
 DTYPES = {
     "float32": torch.float32, "fp32": torch.float32,
     "float16": torch.float16, "fp16": torch.float16,
     "bfloat16": torch.bfloat16, "bf16": torch.bfloat16,
 }  # fmt: skip
-SMALL_MODEL = 200_000_000  # parameters up to which a CPU has answered, in float32, before a GPU is ready
+SMALL_MODEL = 200_000_000  # parameters; up to this size a CPU has answered in float32 before a GPU is initialised
 
 
 def choose_device(name: str, parameters: int) -> torch.device:
-    """`auto`, `cpu`, `cuda`, `cuda:1` or `mps` to a device that is there; `auto` leaves small models on the CPU.
+    """The device of a name such as `auto`, `cpu`, `cuda:1` or `mps`; `auto` leaves small models on the CPU.
 
     Raises:
-        RequestError: not a device name. ResourceError: the device is not there.
+        ResourceError: this machine has no such device.
     """
     if name == "auto":
         if parameters <= SMALL_MODEL:
@@ -31,30 +31,21 @@ def choose_device(name: str, parameters: int) -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise RequestError(f"unknown device {name!r}", where="--device", fix="use auto, cpu, cuda or mps") from None
+    device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ResourceError("this machine has no usable CUDA device", where=name, fix="use --device cpu")
+        raise ResourceError("this machine has no usable CUDA device", where="device", fix="use cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ResourceError(f"there are only {torch.cuda.device_count()} CUDA devices", where=name)
+        raise ResourceError(
+            f"there is no {name}, only {torch.cuda.device_count()} CUDA devices", where="device", fix="use cuda:0"
+        )
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ResourceError("this machine has no usable MPS device", where=name, fix="use --device cpu")
-    if device.type not in ("cpu", "cuda", "mps"):
-        raise RequestError(f"unknown device {name!r}", where="--device", fix="use auto, cpu, cuda or mps")
+        raise ResourceError("this machine has no usable MPS device", where="device", fix="use cpu")
     return device
 
 
 def choose_dtype(name: str, config: VitaConfig, parameters: int, device: torch.device) -> tuple[torch.dtype, str]:
-    """The working dtype and the reason for it.
-
-    Raises:
-        RequestError: not a dtype name.
-    """
+    """The working dtype and the reason for it."""
     if name != "auto":
-        if name not in DTYPES:
-            raise RequestError(f"unknown dtype {name!r}", where="--dtype", fix="use auto, float32, float16 or bfloat16")
         return DTYPES[name], "as asked"
     stored = DTYPES[config.dtype]
     if device.type != "cpu":

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from vita.engine.engine import Engine
-from vita.model.audio import AudioEncoder, frame_mask, position_table
-from vita.model.projectors import AudioAdapter, Projector
-from vita.model.vision import VisionEncoder
+from vita.model.audio import frame_mask, position_table
 from vita.verify.rows import Reference, Row
 
 
 def verify_vision(engine: Engine, tile: Tensor, numbers: Reference) -> Iterator[Row]:
     """Embeddings, first and last layer, tower, projector, for the first tile `[1, 3, S, S]`."""
-    vision, projector = cast(VisionEncoder, engine.part("vision")), cast(Projector, engine.part("projector"))
+    vision, projector = engine.model.vision, engine.model.projector
     states = list(vision.hidden_states(tile.to(engine.device)))
     yield numbers.compare("ViT embeddings", "tile 0", "vit_hidden0_tile0_every16", states[0][0, ::16])
     yield numbers.compare("ViT layer 0", "tile 0", "vit_hidden1_tile0_every16", states[1][0, ::16])
@@ -43,7 +40,7 @@ def verify_audio(engine: Engine, banks: dict[str, Tensor], numbers: Reference) -
 
 
 def _stages(engine: Engine, key: str, bank: Tensor, lengths: Tensor, numbers: Reference) -> Iterator[Row]:
-    encoder, adapter = cast(AudioEncoder, engine.part("audio")), cast(AudioAdapter, engine.part("adapter"))
+    encoder, adapter = engine.model.audio, engine.model.adapter
     case = "padded batch" if key == "audiobatch" else key
     bank, lengths = bank.to(engine.device), lengths.to(engine.device)
     x = encoder.normalize(bank)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from vita.errors import RequestError
 from vita.media.audio import load_audio
 from vita.media.filterbank import filterbank
 from vita.media.image import cut_tiles, load_image, to_pixels
+from vita.options import EngineOptions
 from vita.types import Audio, MediaOptions
 from vita.verify.cases import verify_case
 from vita.verify.encoders import verify_audio, verify_vision
@@ -24,6 +25,7 @@ from vita.verify.rows import Reference, Row, compare, compare_bytes, compare_fil
 from vita.verify.tables import verify_tables
 
 REFERENCE = MediaOptions(reference=True)
+DEFAULT_OPTIONS = EngineOptions(device="cpu", dtype="float32")
 
 
 @dataclass(frozen=True)
@@ -34,14 +36,13 @@ class Inputs:
     filterbanks: dict[str, Tensor]  # float32 [T, 80]
 
 
-def run(folder: Path, *, dtype: str = "float32", device: str = "cpu", quantize: str | None = None) -> Iterator[Row]:
+def run(folder: Path, options: EngineOptions = DEFAULT_OPTIONS) -> Iterator[Row]:
     """Every comparison the set allows, as rows, as they are made.
 
     Args:
         folder: laid out like the sets of the reference goldens; its `model/model.json` names checkpoint and inputs.
-        dtype: the working dtype; half precision is held to wider marks.
-        device: where to compute.
-        quantize: round the decoder; held to the widest marks, and against the decoder unrounded.
+        options: how the model is loaded. Half-precision dtypes have wider tolerances; `quantize` has the widest, and
+            the quantised model is also compared with the original one.
 
     Raises:
         RequestError: the folder has no model/model.json. CheckpointError: the checkpoint it names is unusable.
@@ -53,10 +54,11 @@ def run(folder: Path, *, dtype: str = "float32", device: str = "cpu", quantize: 
             fix="pass a folder that holds a checkpoint and its reference numbers",
         )  # fmt: skip
     reference = json.loads(description.read_text(encoding="utf-8"))
-    checkpoint = open_checkpoint(folder / reference["inputs"]["checkpoint"])
-    engine = Engine(checkpoint, device=device, dtype=dtype, quantize=quantize)
-    # A checkpoint that is stored rounded has no unrounded twin to be held against.
-    plain = Engine(checkpoint, device=device, dtype=dtype) if engine.quantize and not checkpoint.quantized else None
+    checkpoint = open_checkpoint(folder / reference["inputs"]["checkpoint"], offline=options.offline)
+    engine = Engine(checkpoint, options)
+    # A checkpoint that is stored quantised has no original to be compared with.
+    original = replace(options, quantize=None)
+    plain = Engine(checkpoint, original) if engine.quantize and not checkpoint.quantized else None
     numbers = Reference(folder, engine.dtype, quantized=engine.quantize is not None)
     inputs = read_inputs(folder, reference["inputs"], engine)
     yield from verify_media(inputs, reference, numbers)
