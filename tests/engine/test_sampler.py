@@ -1,24 +1,18 @@
-"""Choosing tokens and turning them into text: parameters do what they say, text is always whole."""
+"""Sampling: parameters do what they say, alone and in a batch, and wrong ones are one sentence."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from vita.engine.sampler import Sampler, check_params, log_probabilities
 from vita.errors import RequestError
-from vita.prompt.detokenizer import Detokenizer
-from vita.prompt.tokenizer import Tokenizer
 from vita.types import SamplingParams
 
 CPU = torch.device("cpu")
-TOKENIZER = Tokenizer.load(Path(__file__).parents[1] / "goldens" / "mini" / "mini_ckpt")
 LOGITS = torch.log(torch.tensor([0.5, 0.25, 0.15, 0.08, 0.02]))
 
 
@@ -90,64 +84,3 @@ def test_log_probabilities_are_of_the_unscaled_distribution() -> None:
 def test_impossible_parameters_are_refused(params: dict[str, object], said: str) -> None:
     with pytest.raises(RequestError, match=said):
         check_params(SamplingParams(**params))  # type: ignore[arg-type]
-
-
-def speak(ids: list[int], *stop: str) -> tuple[str, Detokenizer, list[str]]:
-    detokenizer = Detokenizer(TOKENIZER, stop)
-    pieces = []
-    for token in ids:
-        pieces.append(detokenizer.push(token))
-        if detokenizer.stopped:
-            break
-    pieces.append(detokenizer.flush())
-    return "".join(pieces), detokenizer, pieces
-
-
-@given(st.text(max_size=60))
-def test_pieces_joined_are_the_whole_text(text: str) -> None:
-    normal = TOKENIZER.decode(TOKENIZER.encode(text))
-    for mark in "☜☞☟":
-        normal = normal.replace(mark, "")
-    said, _, pieces = speak(TOKENIZER.encode(text))
-    assert said == normal.strip()
-    if "�" not in text:
-        assert not any("�" in piece for piece in pieces)
-
-
-@given(st.text("ab ☜é你😀\n", max_size=40), st.text("ab é你", min_size=1, max_size=6))
-def test_a_stop_string_cuts_exactly_where_it_begins(text: str, stop: str) -> None:
-    normal = TOKENIZER.decode(TOKENIZER.encode(text)).replace("☜", "").strip()
-    said, detokenizer, _ = speak(TOKENIZER.encode(text), stop)
-    at = normal.find(stop)
-    if at >= 0:
-        assert said == normal[:at].rstrip() and detokenizer.stopped
-    elif not detokenizer.stopped:
-        assert said == normal
-
-
-def test_a_stop_string_works_across_token_borders() -> None:
-    ids = TOKENIZER.encode("one two STOP three")
-    assert len(TOKENIZER.encode("STOP")) > 1
-    assert speak(ids, "STOP")[0] == "one two"
-    assert speak(ids, "wo ST")[0] == "one t"
-    assert speak(ids, "STOPP")[0] == "one two STOP three"
-
-
-@pytest.mark.parametrize(("mark", "state"), [("☜", "typed"), ("☞", "spoken"), ("☟", "noise")])
-def test_the_first_mark_is_the_state_and_no_mark_is_text(mark: str, state: str) -> None:
-    said, detokenizer, _ = speak(TOKENIZER.encode(f"{mark} yes ☞ no"))
-    assert (said, detokenizer.state) == ("yes  no", state)
-    assert speak(TOKENIZER.encode("no mark"))[1].state is None
-    assert speak(TOKENIZER.encode("late ☜"))[1].state is None
-
-
-def test_special_tokens_never_reach_the_text() -> None:
-    ids = [TOKENIZER.im_start, *TOKENIZER.encode("hi"), TOKENIZER.im_end, *TOKENIZER.encode(" you")]
-    assert speak(ids)[0] == "hi you"
-
-
-def test_bytes_that_never_become_a_character_are_shown_as_such_and_not_held_for_ever() -> None:
-    euro = TOKENIZER.encode("😀")
-    assert len(euro) > 1, "the mini vocabulary spells this in bytes"
-    said, _, _ = speak([euro[0]] * 6 + TOKENIZER.encode(" ok"))
-    assert said.endswith("ok") and "�" in said
