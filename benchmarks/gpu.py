@@ -83,11 +83,11 @@ def check_steps(model: vita.Vita, name: str) -> Iterator[tuple[str, float]]:
         caches = [KVCache(config, n + 8, dtype=torch.bfloat16, device=CUDA) for n in lengths]
         for cache, n in zip(caches, lengths, strict=True):
             decoder((torch.randn(1, n, HIDDEN, device=CUDA) * 0.02).bfloat16(), cache)
-        twins = [cache.copied(cache.length, cache.capacity) for cache in caches]
+        twins = [cache.copy_prefix(cache.length, cache.capacity) for cache in caches]
         tokens = torch.arange(1, len(lengths) + 1, device=CUDA)
         worst = 0.0
         for _ in range(4):
-            wanted = decoder.logits(decoder(decoder.rows(tokens)[:, None], KVCacheBatch(twins)))[:, 0].double()
+            wanted = decoder.logits(decoder(decoder.embed_tokens(tokens)[:, None], KVCacheBatch(twins)))[:, 0].double()
             got = steps(tokens, caches).double()
             worst = max(worst, float((got - wanted).norm() / wanted.norm()))
             tokens = wanted.argmax(-1)

@@ -5,8 +5,8 @@ A thin layer over `vita.engine`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 import warnings
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from vita.checkpoint.load import Progress

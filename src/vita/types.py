@@ -5,8 +5,9 @@ Owns the plain data that passes between the parts. Knows nothing of tensors, fil
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+import numbers
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -144,17 +145,49 @@ class MediaOptions:
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How tokens are chosen. Temperature 0 is greedy."""
+    """How tokens are chosen. `engine.sampler.check_params` refuses wrong types and values.
+
+    Attributes:
+        max_tokens: most new tokens, 1 or more.
+        temperature: 0 to 10; below 1e-6 is greedy.
+        top_p: keep the most probable tokens that together reach this probability; over 0, at most 1.
+        top_k: keep this many of the most probable tokens; 0: all.
+        min_p: drop tokens less probable than this fraction of the most probable one; 0 to 1.
+        repetition_penalty: divides (positive) or multiplies (negative) the logits of tokens that the answer already
+            holds, 0.01 to 100. None: the checkpoint's own, usually 1.
+        seed: makes random choices repeatable. None: a new one for each answer.
+        stop: a string, or strings, that end the answer and are not part of it. Kept as a tuple.
+        logprobs: how many alternatives to report for each token, 0 to 100; 0: no log-probabilities.
+        ignore_eos: continue past stop tokens, until `max_tokens`.
+        n: number of answers, 1 to 16.
+    """
 
     max_tokens: int = 1024
     temperature: float = 0.0
     top_p: float = 1.0
-    top_k: int = 0  # 0: no limit
+    top_k: int = 0
     min_p: float = 0.0
-    repetition_penalty: float | None = None  # None: the checkpoint's own, usually 1
+    repetition_penalty: float | None = None
     seed: int | None = None
-    stop: tuple[str, ...] = ()
-    logprobs: int = 0  # how many alternatives to report per token; 0: none
+    stop: str | Sequence[str] = ()
+    logprobs: int = 0
+    ignore_eos: bool = False
+    n: int = 1
+
+    def __post_init__(self) -> None:
+        """One string is one stop string; NumPy numbers become Python's. Wrong types are kept for the check."""
+        if isinstance(self.stop, str):
+            object.__setattr__(self, "stop", (self.stop,))
+        elif isinstance(self.stop, Iterable) and not isinstance(self.stop, (bytes, bytearray, Mapping)):
+            object.__setattr__(self, "stop", tuple(self.stop))
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, bool) or type(value) in (int, float):
+                continue
+            if isinstance(value, numbers.Integral):
+                object.__setattr__(self, item.name, int(value))
+            elif isinstance(value, numbers.Real):
+                object.__setattr__(self, item.name, float(value))
 
 
 def describe_source(source: Source) -> str:
@@ -190,7 +223,7 @@ class MediaSpan:
         kind: which encoder.
         digest: names the content; equal digests give equal rows.
         rows: positions it takes.
-        data: what the encoder reads, decoded: one uint8 `[S, S, 3]` tile, or the float32 `[n]` windows of an audio clip.
+        data: what the encoder reads: one uint8 `[S, S, 3]` tile, or the float32 `[n]` windows of an audio clip.
             Empty where only the name is wanted.
     """
 

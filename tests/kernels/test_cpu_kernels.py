@@ -252,7 +252,7 @@ def test_attention_of_a_step_is_pytorchs_and_company_does_not_matter(
     k, v = torch.randn(2, len(lengths), groups, 1, width).bfloat16().unbind(0)
     caches = []
     for n in lengths:
-        caches.append(KVCache(config, n + 3, dtype=torch.bfloat16, device=torch.device("cpu"), rounded=rounded))
+        caches.append(KVCache(config, n + 3, dtype=torch.bfloat16, device=torch.device("cpu"), quantized=rounded))
         for part in (caches[-1].keys, caches[-1].values, caches[-1].scales):
             _ = None if part is None else part.zero_()
         for at in range(2):

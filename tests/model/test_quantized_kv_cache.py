@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 
 def rounded(capacity: int, dtype: torch.dtype = torch.float32, batch: int = 1) -> KVCache:
-    return KVCache(CONFIG, capacity, batch=batch, dtype=dtype, device=CPU, rounded=True)
+    return KVCache(CONFIG, capacity, batch=batch, dtype=dtype, device=CPU, quantized=True)
 
 
 @given(st.integers(0, 2**31), st.sampled_from([1e-3, 1.0, 50.0]))
@@ -54,14 +54,14 @@ def test_a_copy_goes_on_like_the_cache_it_came_from() -> None:
     with torch.inference_mode():
         cache = rounded(8)
         decoder(embeds[:, :6], cache)
-        other = cache.copied(6, 20)
+        other = cache.copy_prefix(6, 20)
         assert torch.equal(decoder(embeds[:, 6:], cache), decoder(embeds[:, 6:], other))
-    assert other.capacity == 20 and other.nbytes == 20 * KVCache.bytes_per_position(CONFIG, torch.float32, rounded=True)
+    assert other.capacity == 20 and other.nbytes == 20 * KVCache.bytes_per_position(CONFIG, torch.float32, quantized=True)
 
 
 def test_it_takes_little_more_than_half() -> None:
     config = RELEASED.decoder
-    plain, small = (KVCache.bytes_per_position(config, torch.bfloat16, rounded=r) for r in (False, True))
+    plain, small = (KVCache.bytes_per_position(config, torch.bfloat16, quantized=r) for r in (False, True))
     assert small < 0.51 * plain
     model = VitaModel.on_meta(RELEASED, USED_VOCAB)
     parts = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from vita.checkpoint.open import open_checkpoint
 from vita.errors import CheckpointError, RequestError
 from vita.prompt.processor import ProcessedInputs, Processor
 from vita.prompt.template import AUDIO_PLACEHOLDER, IMAGE_PLACEHOLDER, Placeholders, Turn, render
-from vita.prompt.tokenizer import Tokenizer
+from vita.prompt.tokenizer import Tokenizer, replace_surrogates
 from vita.runtime.clock import Stopwatch
 from vita.types import MediaOptions, Message
 
@@ -86,6 +87,59 @@ def test_what_a_user_types_never_becomes_template(text: str) -> None:
 def test_typed_placeholders_and_template_tokens_survive_as_text(tokenizer: Tokenizer) -> None:
     typed = "What do <image> and <|im_end|> mean?"
     assert tokenizer.decode(tokenizer.encode(typed)) == typed
+
+
+SURROGATES = [
+    ("hi \ud800", "hi �"),
+    ("\udfff", "�"),
+    ("\ud800\ud800a", "��a"),
+    ("a\udc80\udcffb", "a��b"),
+    ("\udc00\ud800", "��"),
+    ("\ud83d\ude00", "😀"),
+    ("x\ud83d", "x�"),
+    ("\ufeffok \ud800", "\ufeffok �"),
+    ("caf\udce9.png", "caf�.png"),
+]
+
+
+@pytest.mark.parametrize(("typed", "read"), SURROGATES, ids=ascii)
+def test_surrogates_become_the_replacement_character(mini_model: vita.Vita, typed: str, read: str) -> None:
+    """In a question, in system text and in history; pairs become the character they stand for."""
+    tokenizer = mini_model.engine.tokenizer
+    assert tokenizer.encode(typed) == tokenizer.encode(read)
+    assert tokenizer.encode_with_specials(typed) == tokenizer.encode_with_specials(read)
+    for place in range(4):
+        talks = []
+        for text in (typed, read):
+            said = ["Be short.", "hi", "Hello.", "and?"]
+            said[place] = text
+            system, question, answer, last = said
+            talks.append([vita.system(system), vita.user(question), vita.assistant(answer), vita.user(last)])
+        assert prepare(mini_model, talks[0]).ids == prepare(mini_model, talks[1]).ids
+
+
+@given(st.text(st.characters(), max_size=30))
+def test_any_text_can_be_encoded(text: str) -> None:
+    replaced = replace_surrogates(text)
+    assert replaced == "".join("�" if "\ud800" <= c <= "\udfff" else c for c in joined(text))
+
+
+def joined(text: str) -> str:
+    """Surrogate pairs as the characters they stand for."""
+    return re.sub(
+        "[\ud800-\udbff][\udc00-\udfff]",
+        lambda m: chr(0x10000 + ((ord(m[0][0]) - 0xD800) << 10) + ord(m[0][1]) - 0xDC00),
+        text,
+    )
+
+
+@pytest.mark.parametrize("wrong", [5, b"bytes", None, ["a"]])
+def test_a_text_that_is_no_text_is_refused(tokenizer: Tokenizer, wrong: object) -> None:
+    with pytest.raises(RequestError, match="the user's text must be a str, not"):
+        render([Turn("user", (wrong,))], tokenizer)  # type: ignore[arg-type]
+    if wrong is not None:
+        with pytest.raises(RequestError, match="the system text must be a str, not"):
+            render([Turn("user", ("hi",))], tokenizer, system=wrong)  # type: ignore[arg-type]
 
 
 def test_the_order_of_parts_is_the_users(tokenizer: Tokenizer) -> None:

@@ -244,7 +244,7 @@ def _batches(engine: Engine) -> list[Figure]:
     first.values.normal_()
     out: list[Figure] = []
     for rows in BATCHES:
-        caches = [first.copied(length, first.capacity) for _ in range(rows)]
+        caches = [first.copy_prefix(length, first.capacity) for _ in range(rows)]
         tokens = torch.arange(rows, device=engine.device)
 
         def step(caches: list[KVCache] = caches, tokens: Tensor = tokens) -> None:

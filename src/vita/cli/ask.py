@@ -131,7 +131,7 @@ def as_json(result: Result, model: str) -> dict[str, Any]:
     timings = dataclasses.asdict(result.timings)
     timings["tokens_per_second"] = result.timings.tokens_per_second
     timings["gigabytes_per_second"] = result.timings.gigabytes_per_second
-    timings["pictures_per_second"] = result.timings.pictures_per_second
+    timings["images_per_second"] = result.timings.images_per_second
     return {
         "text": result.text,
         "state": result.state,

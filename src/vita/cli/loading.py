@@ -68,7 +68,7 @@ def _load_with_bar(start: Callable[..., Vita]) -> Vita:
 def memory_note(model: Vita, limit: str) -> str:
     """Which variant was loaded under a memory limit."""
     engine = model.engine
-    variant = engine.quantize or str(engine.dtype).removeprefix("torch.")
-    layers = engine.memory_plan.streamed_layers
+    variant = engine.model.quantize or str(engine.model.dtype).removeprefix("torch.")
+    layers = engine.model.memory_plan.streamed_layers
     streamed = f"; {layers} of its layers are streamed from disk for every token, which takes time" if layers else ""
     return f"{variant} is the least quantised variant within {limit}{streamed}"

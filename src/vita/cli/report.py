@@ -33,7 +33,7 @@ def timing_rows(done: Done, ceiling: float | None) -> list[tuple[str, str, str]]
         limit = f" of {ceiling:.1f}" if ceiling else ""
         speed = f"{t.tokens_per_second:.1f} tokens/s, {t.gigabytes_per_second:.2f}{limit} GB/s"
         out.append(("decode", _seconds(t.decode), f"{u.completion_tokens} tokens, {speed}"))
-    pictures = f"{u.pictures / t.total:.2f} pictures/s" if u.pictures and t.total else ""
+    pictures = f"{u.images / t.total:.2f} pictures/s" if u.images and t.total else ""
     out.append(("total", _seconds(t.total), pictures))
     busy = "" if t.gpu_utilisation is None else f"GPU {t.gpu_utilisation:.0f} % busy"
     out.append(("peak memory", f"{t.peak_memory / 1e6:,.0f} MB", busy or t.device))

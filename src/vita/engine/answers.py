@@ -40,9 +40,7 @@ def start_answers(request: Request, logits: Tensor, model: LoadedModel, pool: KV
         if cache is None:
             raise ResourceError(f"there is no room in the KV cache for {params.n} answers", where="n")
         seed = None if params.seed is None else params.seed + index
-        sampling = SamplingState(
-            replace(params, seed=seed), model.config.generation.repetition_penalty, model.device
-        )
+        sampling = SamplingState(replace(params, seed=seed), model.config.generation.repetition_penalty)
         text = Detokenizer(model.tokenizer, params.stop)
         request.sequences.append(Sequence(request, index, cache, sampling, text, logits))
         request.cache = None
@@ -52,7 +50,7 @@ def start_answers(request: Request, logits: Tensor, model: LoadedModel, pool: KV
 def done_of_answer(answer: Sequence, reason: FinishReason, model: LoadedModel) -> Done:
     """The last event of an answer."""
     request, tokens = answer.request, answer.tokens
-    notes = ()
+    notes: tuple[str, ...] = ()
     inputs = request.inputs
     if reason == "length" and inputs is not None and inputs.length + len(tokens) >= model.config.context:
         notes = (CONTEXT_FULL.format(model.config.context),)

@@ -1,6 +1,6 @@
 """Engine core: the loop of the engine thread, the only thread that calls torch.
 
-    messages → scheduler.plan → runner.launch → commit → events of the handles
+messages → scheduler.plan → runner.launch → commit → events of the handles
 """
 
 from __future__ import annotations
@@ -23,14 +23,13 @@ from vita.engine.loaded import LoadedModel
 from vita.engine.metrics import Counters, Stats, percentiles
 from vita.engine.request import Phase, Request, Sequence, Token
 from vita.engine.runner import DeviceError, Launched, Runner
-from vita.engine.scheduler import FIRST_POSITIONS, Limits, Scheduler
+from vita.engine.scheduler import FIRST_POSITIONS, Limits, Scheduler, Unit
 from vita.errors import Cancelled, ResourceError
 from vita.events import FinishReason, Started, TextDelta
 from vita.model.kv_cache import KVCache
 from vita.options import EngineOptions
 from vita.planning.memory_plan import tile_batch
 from vita.prompt.processor import Processor
-from vita.runtime.threads import ComputeThreads
 
 log = logging.getLogger("vita")
 GPU_WORK_SECONDS = 0.015  # of encoders and prefill between two decode steps
@@ -100,7 +99,7 @@ class EngineCore:
         self.processor = Processor(model.config, model.tokenizer)
         on_gpu = model.device.type == "cuda"
         decode = choose_decode_runner(model.decoder, quantized_kv_cache=model.quantized_kv_cache)
-        threads = ComputeThreads(torch.get_num_threads() if model.device.type == "cpu" else 1, torch.set_num_threads)
+        threads = torch.get_num_threads() if model.device.type == "cpu" else 1
         self.encoder_cache = EncoderCache()
         self.runner = Runner(model, decode, self.encoder_cache, threads)
         position = KVCache.bytes_per_position(model.config.decoder, model.dtype, quantized=model.quantized_kv_cache)
@@ -167,13 +166,18 @@ class EngineCore:
         for answer, error in launched.failed:
             self.fail(answer.request, error)
         if launched.unit_error is not None:
-            unit, error = launched.unit_error
-            self.scheduler.unit = None
-            for request in unit.requests:
-                self.fail(request, error)
+            self._unit_failed(*launched.unit_error)
         if launched.finished is not None:
             for request in self.scheduler.unit_finished(launched.finished):
                 self._start(request, launched)
+
+    def _unit_failed(self, unit: Unit, error: Exception) -> None:
+        """The request of a unit fails; those of a shared unit are computed again, each alone."""
+        self.scheduler.unit = None
+        for request in unit.requests:
+            if len(unit.requests) == 1:
+                self.fail(request, error)
+            request.alone = True
 
     # Messages of the engine's front
 
@@ -196,7 +200,7 @@ class EngineCore:
             c.submitted, c.finished, c.cancelled, c.failed, c.refused, len(s.reading), len(s.waiting), len(s.working),
             len({id(answer.request) for answer in s.running}), self.pool.budget, self.pool.active,
             self.pool.prefixes.nbytes, len(self.pool.prefixes), c.prompt_tokens, c.reused_tokens, c.completion_tokens,
-            self.encoder_cache.hits, self.encoder_cache.misses, runner.steps, runner.rows, runner.threads.current,
+            self.encoder_cache.hits, self.encoder_cache.misses, runner.steps, runner.rows, runner.step_threads.current,
             *percentiles(c.first_token), *percentiles(c.inter_token), self.failure is None,
         )  # fmt: skip
 
@@ -239,9 +243,9 @@ class EngineCore:
         self._say(answer, piece)
         if text.stopped or (token.id in self.model.stop_ids and not request.params.ignore_eos):
             self._end_answer(answer, "stop")
-        elif len(answer.tokens) >= request.limit:
-            self._end_answer(answer, "length")
-        elif answer.cache.length >= answer.cache.capacity and not answer.in_flight and not self._grow(answer):
+        elif len(answer.tokens) >= request.limit or (
+            answer.cache.length >= answer.cache.capacity and not answer.in_flight and not self._grow(answer)
+        ):
             self._end_answer(answer, "length")
 
     def _say(self, answer: Sequence, piece: str) -> None:
@@ -310,12 +314,20 @@ class EngineCore:
                     self._end_answer(answer, reason)
             return
         if request.cache is not None:
-            self.pool.release(request.cache, request.atoms, request.salt, request.session)
+            if self._is_shared(request):
+                self.pool.drop(request.cache)
+            else:
+                self.pool.release(request.cache, request.atoms, request.salt, request.session)
             request.cache = None
         self._count(request, reason)
         self._leave(request)
         for index in range(request.params.n):
             request.events.put(done_of_request(request, reason, index, self.model))
+
+    def _is_shared(self, request: Request) -> bool:
+        """Whether a unit with others goes on writing into the request's slab, which nobody else may get then."""
+        unit = self.scheduler.unit
+        return unit is not None and len(unit.requests) > 1 and request in unit.requests
 
     def fail(self, request: Request, error: BaseException) -> None:
         """A request ends with an error, which its reader raises."""

@@ -41,7 +41,7 @@ class CudaGraphDecode:
     def __init__(self, decoder: Decoder, *, quantized_kv_cache: bool, splits: int = SPLITS) -> None:
         self._rounded = quantized_kv_cache
         dtype, device = decoder.norm.weight.dtype, decoder.device
-        self._spare = KVCache(decoder.config, 1, dtype=dtype, device=device, rounded=quantized_kv_cache)
+        self._spare = KVCache(decoder.config, 1, dtype=dtype, device=device, quantized=quantized_kv_cache)
         self._cuda = device.type == "cuda"
         self._timer: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
         self.batching_window = 0.0

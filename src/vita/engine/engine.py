@@ -1,6 +1,6 @@
 """Engine: submit requests to one loaded model from any thread.
 
-    submit → media worker → inbox → engine thread (`engine.core`) → events of the handle
+submit → media worker → inbox → engine thread (`engine.core`) → events of the handle
 """
 
 from __future__ import annotations

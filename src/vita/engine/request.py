@@ -58,6 +58,7 @@ class Request:
         arrived: when it was submitted, by the engine's clock.
         served: when its last unit ended, or when it was admitted.
         deadline: when it is cancelled, by the engine's clock; None: never.
+        alone: shares no unit with other requests, since one that it shared failed.
         on_end: told the finished request, in the engine thread; a session keeps its history by it.
         error: what it failed with, if it did.
         ended: whether it has left the engine; guarded by the engine's lock, like `then`.
@@ -73,6 +74,7 @@ class Request:
     served: float = 0.0
     deadline: float | None = None
     on_end: Callable[[Request], None] | None = None
+    alone: bool = False
     watch: Stopwatch = field(default_factory=Stopwatch)
     phase: Phase = Phase.READING
     cancelled: bool = False  # set from any thread; the scheduler acts on it

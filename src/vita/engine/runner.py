@@ -6,6 +6,7 @@ never waits for the host (async decoding).
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +27,7 @@ from vita.engine.work import LayeredWork
 from vita.media.filterbank import filterbank, token_count
 from vita.media.image import normalised
 from vita.model.kv_cache import KVCacheRagged
-from vita.runtime.threads import ComputeThreads
+from vita.runtime.threads import ThreadChoice
 from vita.types import MediaSpan
 
 log = logging.getLogger("vita")
@@ -94,17 +95,16 @@ class Runner:
         model: its parts load on first use.
         decode: the decode step of the device.
         encoded: rows of media that were encoded before.
-        threads: how many a CPU computes with.
+        threads: that a CPU has.
     """
 
-    def __init__(
-        self, model: LoadedModel, decode: DecodeRunner, encoded: EncoderCache, threads: ComputeThreads
-    ) -> None:
-        self.model, self.decode, self.encoded, self.threads = model, decode, encoded, threads
+    def __init__(self, model: LoadedModel, decode: DecodeRunner, encoded: EncoderCache, threads: int) -> None:
+        self.model, self.decode, self.encoded = model, decode, encoded
+        self.step_threads = ThreadChoice(threads, torch.set_num_threads)
+        self._layer_threads = ThreadChoice(threads, torch.set_num_threads)
         self.is_async = model.device.type == "cuda"
         self._work: tuple[Unit, LayeredWork] | None = None
         self._results: dict[bytes, Tensor] = {}  # of the encoder's unit that runs
-        self._layer_seconds = 0.0
         self._wait_for_layers = False
         self.steps = self.rows = 0  # decode steps, and sequences in them
 
@@ -119,7 +119,7 @@ class Runner:
         return launched
 
     def _decode(self, answers: list[Answer], launched: Launched) -> None:
-        self.threads.before_step()
+        self.step_threads.before(len(answers))
         start = time.perf_counter()
         try:
             self._step(answers, launched)
@@ -131,7 +131,7 @@ class Runner:
                 except Exception as own:
                     launched.failed.append((answer, own))
         launched.seconds = time.perf_counter() - start
-        self.threads.after_step(len(answers), launched.seconds)
+        self.step_threads.after(len(answers), launched.seconds)
         self.steps, self.rows = self.steps + 1, self.rows + len(answers)
 
     def _step(self, answers: list[Answer], launched: Launched) -> None:
@@ -157,7 +157,6 @@ class Runner:
     def _run_unit(self, unit: Unit, budget: float, launched: Launched) -> None:
         try:
             work = self._work_of(unit)
-            self.threads.before_layer(self._layer_seconds)
             start = time.perf_counter()
             done = work.run_some(budget)
             seconds = time.perf_counter() - start
@@ -187,17 +186,25 @@ class Runner:
             self._work[1].close()
             self._work = None
 
-    def _timed(self, layers: Iterator[object]) -> Iterator[object]:
-        """Note how long a layer takes. While others decode on a GPU, wait for each layer: their next step must not queue
-        behind more layers than the budget allows."""
-        start = time.perf_counter()
-        for layer in layers:
-            if self._wait_for_layers:
-                torch.cuda.current_stream(self.model.device).synchronize()
-            now = time.perf_counter()
-            self._layer_seconds, start = now - start, now
-            yield layer
-            start = time.perf_counter()
+    def _layered(self, stage: str, rows: int, layers: Iterator[object]) -> LayeredWork:
+        """Work over layers, which choose their number of threads. While others decode on a GPU it waits for each layer:
+        their next step must not queue behind more layers than the budget allows."""
+
+        def timed() -> Iterator[object]:
+            for index in itertools.count():
+                what = (stage, rows, index == 0)  # the first step is the embedding
+                self._layer_threads.before(what)
+                start = time.perf_counter()
+                try:
+                    layer = next(layers)
+                except StopIteration:
+                    return
+                if self._wait_for_layers:
+                    torch.cuda.current_stream(self.model.device).synchronize()
+                self._layer_threads.after(what, time.perf_counter() - start)
+                yield layer
+
+        return LayeredWork(stage, rows, timed())
 
     def _encode_work(self, unit: EncodeUnit) -> LayeredWork:
         seconds = self.model.load_encoder(unit.kind)
@@ -205,7 +212,7 @@ class Runner:
             request.watch.add("load", seconds)
         self._results = {}
         layers = self._encode_images(unit.spans) if unit.kind == "image" else self._encode_audio(unit.spans[0])
-        return LayeredWork("vision" if unit.kind == "image" else "audio", len(unit.spans), self._timed(layers))
+        return self._layered("vision" if unit.kind == "image" else "audio", len(unit.spans), layers)
 
     def _encode_images(self, spans: Sequence[MediaSpan]) -> Iterator[object]:
         model = self.model
@@ -227,11 +234,11 @@ class Runner:
                 bank = filterbank(torch.from_numpy(window), model.config.filterbank)  # [T, 80]
                 frames = len(bank)
                 lengths = torch.tensor([frames], device=model.device)
-                hidden, mask = None, None
-                for hidden, mask in model.audio.hidden_states(bank[None].to(model.device), lengths):
-                    yield hidden
-                assert hidden is not None and mask is not None
-                rows, _ = model.adapter(hidden, mask)  # [1, rows, H]
+                state = None
+                for state in model.audio.hidden_states(bank[None].to(model.device), lengths):
+                    yield state
+                assert state is not None
+                rows, _ = model.adapter(*state)  # [1, rows, H]
                 pieces.append(rows[0, : token_count(frames) + model.config.audio.prompt_tokens])
             self._results[span.digest] = torch.cat(pieces)
 
@@ -241,7 +248,7 @@ class Runner:
             if request.embeds is None:
                 request.embeds = fuse(request.spans, decoder.embed_tokens, request.features)
                 request.features = {}
-        return LayeredWork("prefill", sum(rows for _, rows in unit.parts), self._timed(self._prefill(unit)))
+        return self._layered("prefill", sum(rows for _, rows in unit.parts), self._prefill(unit))
 
     def _prefill(self, unit: PrefillUnit) -> Iterator[object]:
         decoder = self.model.decoder
@@ -256,8 +263,8 @@ class Runner:
         for hidden in decoder.hidden_states(torch.cat(rows)[None], cache):  # [1, total, H]
             yield hidden
         assert hidden is not None
-        ends = torch.tensor(counts).cumsum(0).tolist()
-        last = [at - 1 for at, (request, count) in zip(ends, unit.parts, strict=True) if request.remaining_rows == count]
+        ends = itertools.accumulate(counts)
+        last = [end - 1 for end, (r, count) in zip(ends, unit.parts, strict=True) if r.remaining_rows == count]
         if last:  # only the last position of a prompt goes through the head
             wanted = hidden[:, -1:] if last == [hidden.shape[1] - 1] else hidden[:, last]
             self._last_logits = decoder.logits(wanted)[0]  # [prompts, vocab]

@@ -1,9 +1,14 @@
-"""Choosing the next token from logits.
+"""Sampling: the next token of every sequence of a batch, from its logits.
 
-Owns greedy and random choice, penalties and log-probabilities. Does not know when to stop.
+One call samples the whole batch. No operation synchronises with the host on CUDA. Every operation is either
+elementwise or exact (maximum, sort, integer sum), so a row gets the same token alone and in any batch.
 """
 
 from __future__ import annotations
+
+import reprlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,92 +16,255 @@ from torch import Tensor
 from vita.errors import RequestError
 from vita.types import SamplingParams
 
+GREEDY_BELOW = 1e-6  # temperatures under this are greedy; a float32 could not hold all of them
+MAX_ANSWERS = 16
+FIXED_POINT = 2.0**40  # weights are summed as integers of this scale: exact in any order
+REAL = torch.float64  # a sum of 150,000 weights has up to 58 bits
+
 
 def check_params(params: SamplingParams) -> None:
-    """Refuses what no sampler can do.
+    """Check types and ranges.
 
     Raises:
-        RequestError: naming the parameter and its range.
+        RequestError: naming the parameter and what is allowed.
     """
-    penalty = 1.0 if params.repetition_penalty is None else params.repetition_penalty
-    rules = [
-        ("max_tokens", params.max_tokens, params.max_tokens >= 1, "1 or more"),
-        ("temperature", params.temperature, 0.0 <= params.temperature <= 10.0, "between 0 and 10"),
-        ("top_p", params.top_p, 0.0 < params.top_p <= 1.0, "over 0 and at most 1"),
-        ("top_k", params.top_k, params.top_k >= 0, "0 (no limit) or more"),
-        ("min_p", params.min_p, 0.0 <= params.min_p <= 1.0, "between 0 and 1"),
-        ("repetition_penalty", penalty, 0.01 <= penalty <= 100.0, "between 0.01 and 100"),
-        ("seed", params.seed, params.seed is None or -(2**63) <= params.seed < 2**63, "a whole number of 64 bits"),
-        ("logprobs", params.logprobs, 0 <= params.logprobs <= 100, "between 0 and 100"),
-    ]
-    for name, value, fine, allowed in rules:
-        if not fine:
-            raise RequestError(f"must be {allowed}, not {value}", where=name)
-    if any(s == "" for s in params.stop):
+    _check_integer("max_tokens", params.max_tokens, 1, None, "1 or more")
+    _check_number("temperature", params.temperature, 0.0, 10.0, "between 0 and 10")
+    _check_number("top_p", params.top_p, 0.0, 1.0, "over 0 and at most 1")
+    if params.top_p == 0:
+        raise RequestError("must be over 0 and at most 1, not 0.0", where="top_p")
+    _check_integer("top_k", params.top_k, 0, None, "0 (no limit) or more")
+    _check_number("min_p", params.min_p, 0.0, 1.0, "between 0 and 1")
+    if params.repetition_penalty is not None:
+        _check_number("repetition_penalty", params.repetition_penalty, 0.01, 100.0, "between 0.01 and 100")
+    if params.seed is not None:
+        _check_integer("seed", params.seed, -(2**63), 2**63 - 1, "an integer of 64 bits")
+    _check_integer("logprobs", params.logprobs, 0, 100, "between 0 and 100")
+    _check_integer("n", params.n, 1, MAX_ANSWERS, f"between 1 and {MAX_ANSWERS}")
+    if not isinstance(params.ignore_eos, bool):
+        raise RequestError(f"must be True or False, not {_show(params.ignore_eos)}", where="ignore_eos")
+    if not isinstance(params.stop, tuple) or not all(isinstance(s, str) for s in params.stop):
+        raise RequestError(f"must be a string or a list of strings, not {_show(params.stop)}", where="stop")
+    if "" in params.stop:
         raise RequestError("must not hold an empty string", where="stop")
 
 
-class Sampler:
-    """Draws the tokens of one answer.
+def _check_integer(name: str, value: object, low: int, high: int | None, allowed: str) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise RequestError(f"must be an integer, not {_show(value)}", where=name)
+    if value < low or (high is not None and value > high):
+        raise RequestError(f"must be {allowed}, not {_show(value)}", where=name)
+
+
+def _check_number(name: str, value: object, low: float, high: float, allowed: str) -> None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise RequestError(f"must be a number, not {_show(value)}", where=name)
+    if not low <= value <= high:  # NaN too
+        raise RequestError(f"must be {allowed}, not {_show(value)}", where=name)
+
+
+def _show(value: object) -> str:
+    """A short form of a wrong value for error sentences."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python prints no integer of more than 4,300 digits
+        return "an integer of thousands of digits"
+
+
+class SamplingState:
+    """What sampling needs to know of one sequence, from its first token to its last.
 
     Args:
-        params: as the user asked.
+        params: as the user asked, checked.
         default_penalty: the checkpoint's repetition penalty, used when the user names none.
-        device: where the logits are.
+
+    Attributes:
+        penalty: the repetition penalty; 1 changes nothing.
+        generator: the sequence's own source of randomness, on the CPU, so that a seed means the same on every
+            device; None: greedy.
+        generated: bool `[vocab]` on the device, which tokens the answer holds; None until there is one, and always
+            without a penalty.
     """
 
-    def __init__(self, params: SamplingParams, default_penalty: float, device: torch.device) -> None:
+    def __init__(self, params: SamplingParams, default_penalty: float) -> None:
         self.params = params
         self.penalty = default_penalty if params.repetition_penalty is None else params.repetition_penalty
         self.generator: torch.Generator | None = None
-        if params.temperature > 0:
-            self.generator = torch.Generator(device=device)
+        if params.temperature >= GREEDY_BELOW:
+            self.generator = torch.Generator()
             if params.seed is None:
                 self.generator.seed()
             else:
                 self.generator.manual_seed(params.seed)
-        self._seen: list[Tensor] = []  # ids of the answer so far, if they are penalised
+        self.generated: Tensor | None = None
+
+    def record(self, token: Tensor, vocab_size: int) -> None:
+        """Add a token, int64 `[]` on the device, to what the penalty applies to."""
+        if self.penalty == 1.0:
+            return
+        if self.generated is None:
+            self.generated = torch.zeros(vocab_size, dtype=torch.bool, device=token.device)
+        self.generated.index_fill_(0, token.view(1), True)
+
+
+@torch.inference_mode()
+def sample(logits: Tensor, rows: Sequence[SamplingState]) -> Tensor:
+    """Choose the next token of every sequence and record it.
+
+    Args:
+        logits: `[B, vocab]`, any floating dtype; not changed.
+        rows: the state of each sequence, in the order of the rows.
+
+    Returns:
+        int64 `[B]` on the device of the logits.
+    """
+    scores = _penalise(logits.float(), rows)  # [B, vocab]
+    random = [k for k, row in enumerate(rows) if row.generator is not None]
+    if len(random) < len(rows):
+        tokens = scores.argmax(-1)
+    if random:
+        drawn = _draw(_select(scores, random), [rows[k] for k in random])
+        tokens = drawn if len(random) == len(rows) else _replace(tokens, random, drawn)
+    for token, row in zip(tokens, rows, strict=True):
+        row.record(token, scores.shape[-1])
+    return tokens
+
+
+class Sampler:
+    """The tokens of one sequence; `SamplingState` explains the arguments. `device` is that of the logits."""
+
+    def __init__(self, params: SamplingParams, default_penalty: float, device: torch.device) -> None:
+        self.params, self.device = params, device
+        self.state = SamplingState(params, default_penalty)
 
     def __call__(self, logits: Tensor) -> int:
-        """The next id from logits `[vocab]`."""
+        """The next id from logits `[vocab]`. Synchronises with the device."""
         return int(self.choose(logits))
 
     def choose(self, logits: Tensor) -> Tensor:
-        """The same, int64 `[]` on the device, which nobody waits for."""
-        scores = logits.float()
-        if self._seen:
-            scores = self._penalised(scores)
-        token = scores.argmax() if self.generator is None else self._draw(scores)
-        if self.penalty != 1.0:
-            self._seen.append(token)
-        return token
+        """The next id from logits `[vocab]`: int64 `[]` on the device, without synchronising."""
+        return sample(logits[None], [self.state])[0]
 
-    def _penalised(self, scores: Tensor) -> Tensor:
-        """Each token of the answer so far: divided if positive, multiplied if negative (CTRL, arXiv 1909.05858)."""
-        ids = torch.stack(self._seen)  # an id that is there twice gets the same score twice
-        picked = scores[ids]
-        return scores.scatter(0, ids, torch.where(picked > 0, picked / self.penalty, picked * self.penalty))
 
-    def _draw(self, scores: Tensor) -> Tensor:
-        p = self.params
-        scores = (scores - scores.max()) / p.temperature  # the largest is 0, so that a tiny temperature is greedy
-        if p.top_k and p.top_k < scores.numel():
-            scores = scores.masked_fill(scores < scores.topk(p.top_k).values[-1], -torch.inf)
-        probs = scores.softmax(-1)
-        if p.min_p > 0:
-            probs = probs.masked_fill(probs < p.min_p * probs.max(), 0.0)
-        if p.top_p < 1:
-            ordered, index = probs.sort(descending=True)
-            # Keep the smallest set that reaches top_p: a token stays if the mass before it is still short of it.
-            before = ordered.cumsum(-1) - ordered
-            probs = torch.zeros_like(probs).index_copy(0, index, ordered.masked_fill(before >= p.top_p, 0.0))
-        # The first of independent arrivals at these rates; torch.multinomial draws alike, and waits for the device.
-        return (probs / torch.empty_like(probs).exponential_(generator=self.generator)).argmax()
+def _penalise(scores: Tensor, rows: Sequence[SamplingState]) -> Tensor:
+    """Logits of generated tokens: divided if positive, multiplied if negative (CTRL, arXiv 1909.05858)."""
+    penalised = [k for k, row in enumerate(rows) if row.generated is not None]
+    if not penalised:
+        return scores
+    picked = _select(scores, penalised)  # [P, vocab]
+    generated = torch.stack([mask for k in penalised if (mask := rows[k].generated) is not None])
+    penalty = _column([rows[k].penalty for k in penalised], scores)
+    changed = torch.where(generated, torch.where(picked > 0, picked / penalty, picked * penalty), picked)
+    return changed if len(penalised) == len(rows) else _replace(scores, penalised, changed)
+
+
+def _draw(scores: Tensor, rows: Sequence[SamplingState]) -> Tensor:
+    """One random token per row: int64 `[R]` from scores `[R, vocab]`."""
+    temperature = _column([row.params.temperature for row in rows], scores)
+    scores = (scores - scores.amax(-1, keepdim=True)) / temperature
+    # Not normalised: the most probable token has weight 1. A softmax would add in an order that depends on the batch.
+    mass = _mass(_top_p(_min_p(_top_k(scores, rows).exp(), rows), rows))  # [R, vocab]
+    uniform = _column([float(torch.rand((), dtype=torch.float64, generator=row.generator)) for row in rows], mass, REAL)
+    target = (uniform * mass[:, -1:].to(uniform.dtype)).long()
+    tokens = torch.searchsorted(mass, target, right=True)[:, 0]
+    return tokens.clamp(max=mass.shape[-1] - 1)  # NaN logits must not become an id that there is not
+
+
+def _mass(weights: Tensor) -> Tensor:
+    """Cumulative sum of weights, int64: exact, so that it does not depend on the order of addition."""
+    return (weights * FIXED_POINT).long().cumsum(-1)
+
+
+def _top_k(scores: Tensor, rows: Sequence[SamplingState]) -> Tensor:
+    vocab = scores.shape[-1]
+    limits = [row.params.top_k if 0 < row.params.top_k < vocab else vocab for row in rows]
+    limited = [k for k, limit in enumerate(limits) if limit < vocab]
+    if not limited:
+        return scores
+    picked = _select(scores, limited)
+    best = picked.topk(max(limits[k] for k in limited)).values
+    lowest = torch.stack([row[limits[k] - 1] for row, k in zip(best, limited, strict=True)])[:, None]
+    return _replace(scores, limited, picked.masked_fill(picked < lowest, -torch.inf))
+
+
+def _min_p(weights: Tensor, rows: Sequence[SamplingState]) -> Tensor:
+    if not any(row.params.min_p for row in rows):
+        return weights
+    return weights.masked_fill(weights < _column([row.params.min_p for row in rows], weights), 0.0)
+
+
+def _top_p(weights: Tensor, rows: Sequence[SamplingState]) -> Tensor:
+    """Keep the smallest set that reaches top_p: a token stays if the mass before it is still short of it."""
+    limited = [k for k, row in enumerate(rows) if row.params.top_p < 1]
+    if not limited:
+        return weights
+    ordered, index = _select(weights, limited).sort(descending=True, stable=True, dim=-1)  # [L, vocab]
+    mass = _mass(ordered)
+    top_p = _column([rows[k].params.top_p for k in limited], mass, REAL)
+    limit = mass[:, -1:].to(top_p.dtype) * top_p  # relative to the weights that are left
+    keep = torch.empty_like(ordered, dtype=torch.bool)
+    keep[:, :1] = True  # the most probable token stays however small top_p is
+    keep[:, 1:] = mass[:, :-1].to(top_p.dtype) < limit
+    kept = torch.zeros_like(ordered).scatter(-1, index, ordered.where(keep, 0.0))
+    return _replace(weights, limited, kept)
+
+
+def _select(table: Tensor, rows: Sequence[int]) -> Tensor:
+    """Rows of a table; indices on the host select views, so nothing is copied to the device."""
+    return table if len(rows) == len(table) else torch.stack([table[k] for k in rows])
+
+
+def _replace(table: Tensor, rows: Sequence[int], values: Tensor) -> Tensor:
+    """The table with other values in some rows."""
+    if len(rows) == len(table):
+        return values
+    replaced = list(table)
+    for k, value in zip(rows, values, strict=True):
+        replaced[k] = value
+    return torch.stack(replaced)
+
+
+def _column(values: Sequence[float], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """One value per row, `[R, 1]` on the device of `like`, without synchronising."""
+    cuda = like.device.type == "cuda"
+    dtype = dtype or like.dtype
+    if like.device.type == "mps" and dtype == torch.float64:  # MPS has no float64
+        dtype = torch.float32
+    host = torch.tensor(values, dtype=dtype, pin_memory=cuda)[:, None]
+    return host.to(like.device, non_blocking=cuda)
+
+
+@dataclass(frozen=True)
+class Logprobs:
+    """Log-probabilities of a batch on the device, before penalties and temperature.
+
+    Attributes:
+        chosen: float32 `[B]`, natural logarithm of each chosen token's probability.
+        top_ids: int64 `[B, K]`, the most probable tokens, best first.
+        top_values: float32 `[B, K]`, theirs.
+    """
+
+    chosen: Tensor
+    top_ids: Tensor
+    top_values: Tensor
+
+
+@torch.inference_mode()
+def batch_logprobs(logits: Tensor, tokens: Tensor, top: int) -> Logprobs:
+    """Log-probabilities of every row, without synchronising.
+
+    Args:
+        logits: `[B, vocab]`.
+        tokens: int64 `[B]`, the chosen tokens.
+        top: alternatives per row, K; the most that a row of the batch asks for.
+    """
+    logs = logits.float().log_softmax(-1)
+    best = logs.topk(min(top, logs.shape[-1]), dim=-1)
+    return Logprobs(logs.gather(-1, tokens[:, None])[:, 0], best.indices, best.values)
 
 
 def log_probabilities(logits: Tensor, token: int, top: int) -> tuple[float, list[tuple[int, float]]]:
-    """Natural-log probability of a token and of the `top` likeliest ones, before any temperature."""
-    logs = logits.float().log_softmax(-1)
-    best = logs.topk(min(top, logs.numel()))
-    pairs = list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
-    return float(logs[token]), pairs
+    """The same for one row of logits `[vocab]`, on the host: of the token and of the `top` most probable ones."""
+    found = batch_logprobs(logits[None], torch.tensor([token], device=logits.device), top)
+    pairs = list(zip(found.top_ids[0].tolist(), found.top_values[0].tolist(), strict=True))
+    return float(found.chosen[0]), pairs

@@ -197,9 +197,9 @@ class Scheduler:
             if request.phase is Phase.ENCODING:
                 pending = [span for span in request.pending_media if not self._known(request, span)]
                 if pending:
-                    return self._encode_unit(pending[0].kind, order[order.index(request) :])
+                    return self._encode_unit(pending[0].kind, _company(request, order))
                 request.phase = Phase.PREFILLING
-            return self._prefill_unit(order[order.index(request) :])
+            return self._prefill_unit(_company(request, order))
         return None
 
     def _by_priority(self, requests: Iterable[Request]) -> list[Request]:
@@ -290,7 +290,7 @@ class Scheduler:
             self.running.remove(sequence)
 
     def expired(self) -> list[Request]:
-        """Requests that must end now: cancelled, past their deadline, or paused too long by a reader that reads nothing."""
+        """Requests that must end now: cancelled, past their deadline, or with a queue that nobody reads."""
         now = self._clock()
         return [
             request
@@ -309,6 +309,13 @@ class Scheduler:
         return min(times, default=None)
 
 
+def _company(request: Request, order: list[Request]) -> list[Request]:
+    """A request, and those behind it that may share its unit."""
+    if request.alone:
+        return [request]
+    return [request, *(other for other in order[order.index(request) + 1 :] if not other.alone)]
+
+
 def behind(spans: Iterable[Span], rows: int) -> list[Span]:
     """The spans of a prompt behind its first `rows` positions, which end between two atoms."""
     rest: list[Span] = []
@@ -321,4 +328,3 @@ def behind(spans: Iterable[Span], rows: int) -> list[Span]:
         else:
             rest.append(span)
     return rest
-

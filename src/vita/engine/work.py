@@ -47,10 +47,7 @@ class LayeredWork:
     def run_some(self, budget: float) -> bool:
         """See `Work.run_some`."""
         until = self._clock() + budget
-        for _ in self._layers:
-            if self._clock() >= until:
-                return False
-        return True
+        return all(self._clock() < until for _ in self._layers)
 
     def close(self) -> None:
         """See `Work.close`."""

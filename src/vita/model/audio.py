@@ -7,6 +7,8 @@ the filterbank was made, nor the decoder's width: the adapter is in `model.proje
 from __future__ import annotations
 
 import math
+from collections import deque
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -129,6 +131,20 @@ class AudioEncoder(nn.Module):
         adds none: its frames do not know where they stand)."""
         return (x + table if self.config.positions_in_input else x) * math.sqrt(self.config.dim)
 
+    def hidden_states(self, x: Tensor, lengths: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Frames `[batch, T', E]` before the layers, behind each layer, and last behind the final norm; each with the
+        bool mask `[batch, T']`. Arguments and errors as for `forward`."""
+        check_frames(x.shape[1], self.config.max_frames)
+        mask = frame_mask(x.shape[1], lengths)
+        x = self.embed(self.subsample(self.normalize(x)))
+        table = position_table(x.shape[1], self.config.dim, x.device).to(x.dtype)
+        x = self.placed(x, table)
+        allowed = self.attention_mask(mask)
+        for layer in self.layers:
+            yield x, mask
+            x = layer(x, table, allowed)
+        yield self.finish(x), mask
+
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Filterbanks to encoder frames.
 
@@ -142,15 +158,7 @@ class AudioEncoder(nn.Module):
         Raises:
             MediaError: T is under 7, or T' is over the position table's 5,000 rows (200 s).
         """
-        check_frames(x.shape[1], self.config.max_frames)
-        mask = frame_mask(x.shape[1], lengths)
-        x = self.embed(self.subsample(self.normalize(x)))
-        table = position_table(x.shape[1], self.config.dim, x.device).to(x.dtype)
-        x = self.placed(x, table)
-        allowed = self.attention_mask(mask)
-        for layer in self.layers:
-            x = layer(x, table, allowed)
-        return self.finish(x), mask
+        return deque(self.hidden_states(x, lengths), maxlen=1).pop()  # the others are not kept
 
     def finish(self, x: Tensor) -> Tensor:
         """The norm after the last block, where the release has one."""

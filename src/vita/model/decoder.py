@@ -105,7 +105,7 @@ class Decoder(nn.Module):
         """Hold the embedding table as these `[vocab, H]`, the same numbers elsewhere."""
         self.embed.weight = nn.Parameter(values, requires_grad=False)
 
-    def rows(self, tokens: Tensor) -> Tensor:
+    def embed_tokens(self, tokens: Tensor) -> Tensor:
         """Rows of the embedding table: int64 `[...]` to `[..., H]` on the decoder's device."""
         table = self.embed.weight
         return table[tokens.to(table.device)].to(self.device)

@@ -28,27 +28,27 @@ class KVCache:
         batch: sequences of one length.
         dtype: of what comes in and goes out.
         device: where it lies.
-        rounded: hold keys and values in eight bits, each position of each head by its own largest value; half the
+        quantized: hold keys and values in eight bits, each position of each head by its own largest value; half the
             memory, and each step widens what it reads.
     """
 
     def __init__(
         self, config: DecoderConfig, capacity: int, *, batch: int = 1, dtype: torch.dtype, device: torch.device,
-        rounded: bool = False,
+        quantized: bool = False,
     ) -> None:  # fmt: skip
         shape = (config.num_layers, batch, config.num_kv_heads, capacity, config.head_dim)
-        stored = torch.int8 if rounded else dtype
+        stored = torch.int8 if quantized else dtype
         self.keys = torch.empty(shape, dtype=stored, device=device)
         self.values = torch.empty(shape, dtype=stored, device=device)
         # [2, layers, batch, kv_heads, capacity, 1]: of keys, then of values
-        self.scales = torch.empty((2, *shape[:-1], 1), dtype=dtype, device=device) if rounded else None
+        self.scales = torch.empty((2, *shape[:-1], 1), dtype=dtype, device=device) if quantized else None
         self.capacity = capacity
         self.length = 0
 
     @staticmethod
-    def bytes_per_position(config: DecoderConfig, dtype: torch.dtype, *, rounded: bool = False) -> int:
+    def bytes_per_position(config: DecoderConfig, dtype: torch.dtype, *, quantized: bool = False) -> int:
         """What one position of one sequence costs."""
-        each = config.head_dim + dtype.itemsize if rounded else config.head_dim * dtype.itemsize
+        each = config.head_dim + dtype.itemsize if quantized else config.head_dim * dtype.itemsize
         return 2 * config.num_layers * config.num_kv_heads * each
 
     def write(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -83,7 +83,7 @@ class KVCache:
         """Memory it holds, filled or not."""
         return self.keys.nbytes + self.values.nbytes + (0 if self.scales is None else self.scales.nbytes)
 
-    def copied(self, length: int, capacity: int) -> KVCache:
+    def copy_prefix(self, length: int, capacity: int) -> KVCache:
         """A cache of its own with the first `length` positions of this one and room for `capacity`."""
 
         def grown(old: Tensor) -> Tensor:

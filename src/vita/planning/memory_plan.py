@@ -212,7 +212,7 @@ def _planned(config: VitaConfig) -> int:
 
 
 def _position_bytes(config: VitaConfig, placement: Placement) -> int:
-    return KVCache.bytes_per_position(config.decoder, placement.dtype, rounded=placement.quantized_kv_cache)
+    return KVCache.bytes_per_position(config.decoder, placement.dtype, quantized=placement.quantized_kv_cache)
 
 
 def _table_bytes(model: VitaModel, placement: Placement, scheme: Quantize | None) -> int:

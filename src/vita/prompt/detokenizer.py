@@ -1,83 +1,94 @@
-"""From a stream of ids to a stream of text.
+"""Incremental detokenisation: token ids in, printable text out.
 
-Owns whole UTF-8 characters, stop strings across token borders, state marks and the trimming of white space:
-the pieces it gives out, joined, are what a user should read. Does not know how ids are chosen.
+Text is released as soon as it is certain: complete UTF-8 characters that can no longer be part of a stop string or of
+trailing white space. The released pieces, joined, are the same for any split of the bytes into tokens.
 """
 
 from __future__ import annotations
 
+import codecs
+import re
 from collections.abc import Sequence
 
 from vita.events import State
-from vita.prompt.tokenizer import STATE_TOKENS, Tokenizer
+from vita.prompt.tokenizer import STATE_TOKENS, Tokenizer, replace_surrogates
 
-# A character of a byte-level vocabulary spans at most four tokens; bytes that stay invalid are given out after that.
-MAX_PENDING = 4
+UTF8_MAX_BYTES = 4  # per character
+STATE_PATTERN = re.compile("[" + "".join(STATE_TOKENS) + "]")
 
 
 class Detokenizer:
     """Text of one answer, piece by piece.
 
+    White space at both ends of the answer is dropped. Response state tokens (☜ ☞ ☟) are removed everywhere; the one
+    that precedes every word sets `state`.
+
     Args:
-        tokenizer: the checkpoint's; ids of its special tokens never become text.
-        stop: strings that end the answer; neither they nor what follows is given out.
+        tokenizer: the checkpoint's; its special tokens never become text.
+        stop: a string, or strings, that end the answer. Neither the stop string nor what follows is released. Of
+            several, the one that ends first counts. They are searched before white space is dropped.
+
+    Attributes:
+        state: the response state, None if the answer has none or `state_known` is still False.
+        state_known: whether `state` is final: a state token or a word was read, or the answer has ended.
+        stopped: whether a stop string was found.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
+    def __init__(self, tokenizer: Tokenizer, stop: str | Sequence[str] = ()) -> None:
         self.tokenizer = tokenizer
-        self.stop = tuple(stop)
+        self.stop = tuple(replace_surrogates(s) for s in ((stop,) if isinstance(stop, str) else stop))
         self.state: State | None = None
+        self.state_known = False
         self.stopped = False
-        self._pending: list[int] = []  # ids whose bytes do not yet end on a character border
-        self._held = ""  # text that may be the start of a stop string, or trailing space
-        self._begun = False
+        self._decode = _ByteDecoder(tokenizer) if tokenizer.byte_level else _WindowDecoder(tokenizer)
+        self._held = ""  # not released: possibly the start of a stop string, or trailing white space
+        self._started = False  # a word was released
 
     def push(self, token: int) -> str:
         """The text that became certain with this token; may be empty."""
         if self.stopped or token in self.tokenizer.special:
             return ""
-        self._pending.append(token)
-        text = self.tokenizer.decode(self._pending)
-        if text.endswith("�") and len(self._pending) < MAX_PENDING:
-            return ""
-        self._pending.clear()
-        return self._release(self._unmark(text))
+        return self._release(self._take_state(self._decode.push(token)))
 
     def flush(self) -> str:
-        """What is left when no more tokens come, white space at the end dropped."""
-        text = self.tokenizer.decode(self._pending) if self._pending else ""
-        self._pending.clear()
-        out = self._release(self._unmark(text))
-        if not self.stopped:
-            out += self._held
+        """The rest of the text, when no more tokens follow. Incomplete characters become U+FFFD."""
+        out = "" if self.stopped else self._release(self._take_state(self._decode.flush()))
+        rest = "" if self.stopped else self._held
         self._held = ""
-        return out.rstrip()
+        self.state_known = True
+        return (out + (rest if self._started else rest.lstrip())).rstrip()
 
-    def _unmark(self, text: str) -> str:
-        """Take state marks out; the first one, before any word, tells the state."""
-        for mark, state in STATE_TOKENS.items():
-            if mark in text:
-                if self.state is None and not self._begun:
-                    self.state = state
-                text = text.replace(mark, "")
-        return text
+    def _take_state(self, text: str) -> str:
+        """Remove state tokens; the first one sets the state if no word precedes it."""
+        found = STATE_PATTERN.search(text)
+        before = text if found is None else text[: found.start()]
+        if not self.state_known and before.strip():
+            self.state_known = True
+        if found is None:
+            return text
+        if not self.state_known:
+            self.state, self.state_known = STATE_TOKENS[found.group()], True
+        return STATE_PATTERN.sub("", text)
 
     def _release(self, text: str) -> str:
         text = self._held + text
-        if not self._begun:
-            text = text.lstrip()
-            self._begun = bool(text)
-        cuts = [at for s in self.stop if (at := text.find(s)) >= 0]
-        if cuts:
-            self.stopped = True
+        # The earliest end, so that the result does not depend on how much text one token brings.
+        ends = [(at + len(s), at) for s in self.stop if (at := text.find(s)) >= 0]
+        if ends:
+            self.stopped = self.state_known = True
             self._held = ""
-            return text[: min(cuts)].rstrip()
-        keep = self._uncertain(text)
-        self._held = text[len(text) - keep :]
-        return text[: len(text) - keep]
+            out = text[: min(ends)[1]].rstrip()
+        else:
+            keep = self._uncertain(text)
+            self._held = text[len(text) - keep :]
+            out = text[: len(text) - keep]
+        if not self._started:
+            out = out.lstrip()
+            self._started = bool(out)
+        return out
 
     def _uncertain(self, text: str) -> int:
-        """How many characters at the end must wait: the start of a stop string, or white space."""
+        """How many characters at the end must wait: a possible start of a stop string and the white space before."""
         keep = 0
         for stop in self.stop:
             for length in range(min(len(stop) - 1, len(text)), 0, -1):
@@ -86,3 +97,48 @@ class Detokenizer:
                     break
         body = text[: len(text) - keep]
         return keep + len(body) - len(body.rstrip())
+
+
+class _ByteDecoder:
+    """An incremental UTF-8 decoder over the bytes of the tokens."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token: int) -> str:
+        return self._utf8.decode(self._tokenizer.token_bytes(token))
+
+    def flush(self) -> str:
+        return self._utf8.decode(b"", final=True)
+
+
+class _WindowDecoder:
+    """For vocabularies that are not byte-level: the text that each token adds to the tokens before it.
+
+    Their decoders treat the first token of a text differently (a leading space, for instance), so the tokens released
+    last are decoded again as context.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._context: list[int] = []
+        self._pending: list[int] = []
+
+    def push(self, token: int) -> str:
+        self._pending.append(token)
+        text = self._added()
+        # A token of such a vocabulary is at least one byte.
+        if text.endswith("\ufffd") and len(self._pending) < UTF8_MAX_BYTES:
+            return ""
+        self._context, self._pending = self._pending, []
+        return text
+
+    def flush(self) -> str:
+        text = self._added() if self._pending else ""
+        self._context, self._pending = self._pending, []
+        return text
+
+    def _added(self) -> str:
+        before = self._tokenizer.decode(self._context) if self._context else ""
+        return self._tokenizer.decode(self._context + self._pending)[len(before) :]

@@ -172,7 +172,7 @@ class Processor:
         if not reference:
             samples = _padded(samples, least)
         elif len(samples) < least:
-            raise MediaError(f"an audio clip of {len(samples)} samples is too short for the encoder, which needs {least}")
+            raise MediaError(f"an audio clip of {len(samples)} samples is too short; the encoder needs {least}")
         count = -(-len(samples) // longest)
         if count == 1:
             return (samples,)

@@ -1,11 +1,13 @@
 """The checkpoint's tokenizer, over the `tokenizers` library.
 
-Owns ids and text. User text is encoded literally: a special token or a placeholder that somebody types is just
-characters. Special tokens are looked up by content, since checkpoints number them differently.
+User text is encoded literally: a special token or a placeholder that a user types is ordinary text. Special tokens
+are looked up by content, since checkpoints number them differently.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,17 +31,26 @@ class Tokenizer:
     """Text to ids and back.
 
     Args:
-        backend: a loaded tokenizer; it is switched to take special tokens in text literally and every text whole.
+        backend: a loaded tokenizer. Its saved truncation, padding and dropout are turned off, and special tokens in
+            text are encoded literally.
         folder: where it came from, for error sentences.
+
+    Attributes:
+        size: ids are below this; also the rows of embedding and head that are kept (spec section 1.6).
+        special: id and content of each special token.
+        byte_level: whether a token stands for bytes, so that `token_bytes` can be used.
     """
 
     def __init__(self, backend: Backend, folder: Path) -> None:
-        _forget_training_state(backend)
+        _disable_saved_state(backend)
         backend.encode_special_tokens = True
         self.backend = backend
         self.folder = folder
-        self.size = max(backend.get_vocab(with_added_tokens=True).values()) + 1  # rows kept by the vocabulary cut
-        self.special = {i: token.content for i, token in backend.get_added_tokens_decoder().items() if token.special}
+        self.size = max(backend.get_vocab(with_added_tokens=True).values()) + 1
+        added = backend.get_added_tokens_decoder()
+        self.special = {i: token.content for i, token in added.items() if token.special}
+        self.byte_level = _is_byte_level(backend)
+        self._added = {i: token.content.encode() for i, token in added.items()}
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
@@ -48,29 +59,44 @@ class Tokenizer:
         Raises:
             CheckpointError: neither is there, or a file is damaged.
         """
-        whole = folder / "tokenizer.json"
+        single = folder / "tokenizer.json"
         try:
-            if whole.is_file():
-                return cls(Backend.from_file(str(whole)), folder)
+            if single.is_file():
+                return cls(Backend.from_file(str(single)), folder)
             if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
                 return cls(_from_parts(folder), folder)
-        except Exception as error:  # the library raises bare Exception for every kind of damage
+        except Exception as error:  # the library raises plain Exception for all damage
             raise CheckpointError("its tokenizer files are damaged", where=folder, fix="download it again") from error
         raise CheckpointError(
             "the tokenizer is missing", where=folder, fix="put tokenizer.json (or vocab.json and merges.txt) there"
         )
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text taken literally; nothing is added around it."""
-        return list(self.backend.encode(text, add_special_tokens=False).ids)
+        """Ids of a text taken literally; nothing is added around it. Lone surrogates become U+FFFD."""
+        return list(self.backend.encode(replace_surrogates(text), add_special_tokens=False).ids)
 
     def encode_with_specials(self, text: str) -> list[int]:
-        """Ids of a text in which special tokens written out count as such: for reference prompts only."""
-        return list(self._parsing.encode(text, add_special_tokens=False).ids)
+        """Ids of a text in which written-out special tokens are recognised; for reference prompts only."""
+        return list(self._parsing.encode(replace_surrogates(text), add_special_tokens=False).ids)
 
-    def decode(self, ids: list[int], *, skip_special: bool = False) -> str:
-        """Text of ids; bytes that are no UTF-8 become U+FFFD."""
-        return str(self.backend.decode(ids, skip_special_tokens=skip_special))
+    def decode(self, ids: Sequence[int], *, skip_special: bool = False) -> str:
+        """Text of ids; invalid UTF-8 becomes U+FFFD."""
+        if not self.byte_level:
+            return str(self.backend.decode(list(ids), skip_special_tokens=skip_special))
+        data = b"".join(self.token_bytes(i) for i in ids if not (skip_special and i in self.special))
+        return data.decode("utf-8", "replace")
+
+    def token_bytes(self, token: int) -> bytes:
+        """Bytes of one token of a byte-level vocabulary: an added token is UTF-8, an unknown id is empty."""
+        if token in self._added:
+            return self._added[token]
+        name = self.backend.id_to_token(token)
+        if name is None:
+            return b""
+        try:
+            return bytes(BYTE_OF[character] for character in name)
+        except KeyError:  # not spelt in the byte alphabet
+            return str(name).encode()
 
     def token_id(self, content: str) -> int:
         """The id of one vocabulary item.
@@ -93,15 +119,39 @@ class Tokenizer:
 
     @cached_property
     def _parsing(self) -> Backend:
-        """A second instance, because the switch is a property of the whole object and threads share it."""
+        """A second backend: recognising special tokens is a property of the object, which threads share."""
         other = Backend.from_str(self.backend.to_str())
         other.encode_special_tokens = False
         return other
 
 
-def _forget_training_state(backend: Backend) -> None:
-    """Turn off what a file saved after training brings along and `encode` would obey without a word: truncation,
-    padding, and BPE dropout, with which the same text has other ids each time."""
+def replace_surrogates(text: str) -> str:
+    """The text as valid Unicode: a surrogate pair becomes its character, a lone surrogate becomes U+FFFD."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """The byte that each character of a byte-level vocabulary stands for (GPT-2's table, spec section 2)."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + k): byte for k, byte in enumerate(others)}
+
+
+BYTE_OF = _byte_alphabet()
+
+
+def _is_byte_level(backend: Backend) -> bool:
+    """Whether the decoder only maps the byte alphabet to bytes and joins them."""
+    if backend.decoder is None:
+        return False
+    state = json.loads(backend.decoder.__getstate__())
+    steps = [step["type"] for step in state.get("decoders", [state])]
+    return steps.count("ByteLevel") == 1 and set(steps) <= {"ByteLevel", "Fuse"}
+
+
+def _disable_saved_state(backend: Backend) -> None:
+    """Turn off truncation, padding and BPE dropout, which a file saved after training may bring along and `encode`
+    would apply."""
     backend.no_truncation()
     backend.no_padding()
     model = backend.model  # shares its state with the backend
@@ -110,9 +160,7 @@ def _forget_training_state(backend: Backend) -> None:
 
 
 def _from_parts(folder: Path) -> Backend:
-    """A Qwen2 tokenizer from its older file pair."""
-    import json
-
+    """A Qwen2 tokenizer from the older file pair `vocab.json` and `merges.txt`."""
     backend = Backend(models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt")))
     backend.normalizer = normalizers.NFC()
     backend.pre_tokenizer = pre_tokenizers.Sequence(

@@ -1,93 +1,92 @@
 """Number of compute threads, chosen by measurement: one or all.
 
 On cores that other processes use, every OpenMP barrier waits for a thread that the kernel has put to sleep: a decode
-step with two threads takes two to four times as long as with one (docs/benchmarks.md).
+step with two threads then takes two to fifty times as long as with one (docs/benchmarks.md).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable
 
 from vita.runtime.clock import Clock
 
-TRIAL_STEPS = 2  # with the other number; the faster one counts
+TRIAL_STEPS = 2  # with the other number; the faster of them counts
 SLOW_STEPS = 3  # in a row that must be slow before the other number is tried
 SLOW_FACTOR = 2.0  # times the usual duration: a slow step
-LONG_LAYER = 0.02  # seconds
+MIN_GAIN = 0.95  # of the present duration that the other number must stay under
 FIRST_RETRY, MAX_RETRY = 2.0, 30.0  # seconds after which all threads are tried again; doubles while one is faster
 
 
-@dataclass
-class ComputeThreads:
-    """Sets the number of threads before each decode step.
+class ThreadChoice:
+    """Sets the number of threads before each step of one kind, such as decode steps or layers of prefill.
+
+    The other number is tried after the first step, when steps have become slow, and now and then while one thread is
+    used, since the cores may be free again.
 
     Args:
         available: all threads.
         set_threads: makes the calling thread compute with so many.
         clock: seconds, monotonic.
+
+    Attributes:
+        current: what steps use, unless there is a trial.
     """
 
-    available: int
-    set_threads: Callable[[int], None]
-    clock: Clock = time.monotonic
-    current: int = field(init=False)  # what steps use unless there is a trial
-    _usual: dict[tuple[int, int], float] = field(init=False, default_factory=dict)  # seconds by (threads, batch)
-    _trial: list[float] = field(init=False, default_factory=list)
-    _trial_left: int = field(init=False, default=0)
-    _slow: int = field(init=False, default=0)
-    _recent: float = field(init=False, default=0.0)  # seconds of the last step outside a trial
-    _retry: float = field(init=False, default=FIRST_RETRY)
-    _retry_at: float = field(init=False, default=0.0)
+    def __init__(self, available: int, set_threads: Callable[[int], None], clock: Clock = time.monotonic) -> None:
+        self.available, self.current = available, available
+        self._set, self._clock = set_threads, clock
+        self._usual: dict[tuple[int, Hashable], float] = {}  # seconds by threads and what was computed
+        self._trial: list[float] = []
+        self._trial_left = 0
+        self._trial_of: Hashable = None
+        self._tried = False
+        self._slow = 0
+        self._retry, self._retry_at = FIRST_RETRY, 0.0
 
-    def __post_init__(self) -> None:
-        self.current = self.available
+    def before(self, what: Hashable) -> None:
+        """Set the number for the next step.
 
-    def before_step(self) -> None:
-        """Set the number for the next step."""
+        Args:
+            what: steps of equal `what` are expected to take equally long, such as the size of the batch.
+        """
         if self.available == 1:
             return
-        due = self.current == 1 and self.clock() >= self._retry_at
-        if not self._trial_left and (self._slow >= SLOW_STEPS or due):
-            self._trial, self._trial_left, self._slow = [], TRIAL_STEPS, 0
-        self.set_threads(self._other() if self._trial_left else self.current)
+        if not self._trial_left and (self.current, what) in self._usual and self._trial_is_due():
+            self._trial, self._trial_left, self._trial_of, self._slow = [], TRIAL_STEPS, what, 0
+        self._set(self._other() if self._trial_left and what == self._trial_of else self.current)
 
-    def after_step(self, batch: int, seconds: float) -> None:
-        """A step of so many sequences took so long."""
+    def after(self, what: Hashable, seconds: float) -> None:
+        """A step took so long."""
         if self.available == 1:
             return
-        if self._trial_left:
+        if self._trial_left and what == self._trial_of:
             self._trial.append(seconds)
             self._trial_left -= 1
             if not self._trial_left:
-                self._decide(batch, min(self._trial))
+                self._decide(what, min(self._trial))
             return
-        self._recent = seconds
-        usual = self._usual.get((self.current, batch))
+        usual = self._usual.get((self.current, what))
         self._slow = self._slow + 1 if usual is not None and seconds > SLOW_FACTOR * usual else 0
-        self._usual[self.current, batch] = seconds if usual is None else min(seconds, 0.99 * usual + 0.01 * seconds)
+        if self._slow < SLOW_STEPS:
+            self._usual[self.current, what] = seconds if usual is None else min(seconds, 0.98 * usual + 0.02 * seconds)
+        else:
+            self._usual[self.current, what] = seconds
 
-    def before_layer(self, seconds: float) -> None:
-        """Set the number for layers of prefill and encoders.
-
-        Args:
-            seconds: that the last such layer took. Long parallel regions lose little to barriers and get all threads;
-                short ones follow the decode steps.
-        """
-        if self.available > 1:
-            self.set_threads(self.available if seconds > LONG_LAYER else self.current)
+    def _trial_is_due(self) -> bool:
+        if not self._tried or self._slow >= SLOW_STEPS:
+            return True
+        return self.current == 1 and self._clock() >= self._retry_at
 
     def _other(self) -> int:
         return self.available if self.current == 1 else 1
 
-    def _decide(self, batch: int, tried: float) -> None:
-        if tried < self._recent:
+    def _decide(self, what: Hashable, tried: float) -> None:
+        self._tried = True
+        if tried < MIN_GAIN * self._usual[self.current, what]:
             self.current = self._other()
-            self._usual[self.current, batch] = tried
+            self._usual[self.current, what] = tried
             self._retry = FIRST_RETRY
         elif self.current == 1:
             self._retry = min(MAX_RETRY, 2 * self._retry)
-        else:  # slow for another reason: this is the usual duration now
-            self._usual[self.current, batch] = self._recent
-        self._retry_at = self.clock() + self._retry
+        self._retry_at = self._clock() + self._retry

@@ -69,7 +69,7 @@ def greedy(engine: Engine, fused: Tensor, steps: int, *, cached: bool) -> list[i
         out.append(token)
         if token in stops:
             break
-        new = decoder.rows(torch.tensor([[token]]))
+        new = decoder.embed_tokens(torch.tensor([[token]]))
         rows = new if cached else torch.cat([rows, new], dim=1)
     return out
 

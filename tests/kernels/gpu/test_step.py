@@ -42,26 +42,26 @@ def build(scheme: str | None) -> Decoder:
 
 
 def prompts(decoder: Decoder, lengths: tuple[int, ...], rounded: bool = False) -> list[KVCache]:
-    caches = [KVCache(CONFIG, n + 8, dtype=torch.float32, device=CPU, rounded=rounded) for n in lengths]
+    caches = [KVCache(CONFIG, n + 8, dtype=torch.float32, device=CPU, quantized=rounded) for n in lengths]
     for cache, n in zip(caches, lengths, strict=True):
         decoder(torch.randn(1, n, CONFIG.hidden_size, generator=torch.Generator().manual_seed(n)), cache)
     return caches
 
 
 def plain_step(decoder: Decoder, tokens: Tensor, caches: list[KVCache]) -> Tensor:
-    return decoder.logits(decoder(decoder.rows(tokens)[:, None], KVCacheBatch(caches)))[:, 0]
+    return decoder.logits(decoder(decoder.embed_tokens(tokens)[:, None], KVCacheBatch(caches)))[:, 0]
 
 
 @pytest.mark.parametrize("rounded", [False, True])
 def test_attention_of_any_lengths_appends_and_sees_all(rounded: bool) -> None:
     lengths, width, groups, count = (0, 1, 64, 131, 300), 32, 2, 14
     config = DecoderConfig(count * width, 64, 2, count, groups, 50)
-    caches = [KVCache(config, n + 1, dtype=torch.float32, device=CPU, rounded=rounded) for n in lengths]
+    caches = [KVCache(config, n + 1, dtype=torch.float32, device=CPU, quantized=rounded) for n in lengths]
     for cache, n in zip(caches, lengths, strict=True):
         for layer in range(2):
             cache.write(layer, torch.randn(1, groups, n, width), torch.randn(1, groups, n, width))
         cache.length = n
-    twins = [cache.copied(cache.length, cache.capacity) for cache in caches]
+    twins = [cache.copy_prefix(cache.length, cache.capacity) for cache in caches]
     heads = Heads(count, groups, width, splits=4)
     scales = [0 if t.scales is None else t.scales.data_ptr() for t in twins]
     rows = [
@@ -91,7 +91,7 @@ def test_a_fused_step_is_the_decoders_step(scheme: str | None, rounded: bool) ->
     steps = CudaGraphDecode(decoder if scheme != "int4" else build(scheme), quantized_kv_cache=rounded, splits=SPLITS)
     for lengths in ((9,), (3, 70, 1)):
         caches = prompts(decoder, lengths, rounded)
-        twins = [cache.copied(cache.length, cache.capacity) for cache in caches]
+        twins = [cache.copy_prefix(cache.length, cache.capacity) for cache in caches]
         tokens = torch.arange(1, len(lengths) + 1)
         for _ in range(3):
             wanted, got = plain_step(decoder, tokens, twins), steps(tokens, caches)
