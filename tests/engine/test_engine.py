@@ -6,19 +6,19 @@ import asyncio
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tests.checkpoints import copy_mini, edit_json
 
 import vita
-from vita.engine.batch import Batcher
 from vita.engine.decode import EagerDecode
 from vita.errors import MediaError, RequestError
-from vita.events import Done, Result, TextDelta
+from vita.events import Done, Result, Started, TextDelta
+from vita.media.audio import load_audio
 from vita.runtime.clock import Stopwatch
 from vita.runtime.device import choose_device
 from vita.types import MediaOptions, SamplingParams
@@ -65,11 +65,9 @@ def test_golden_media_cases_through_the_public_surface(mini: Path, mini_model: v
 def test_what_went_in_is_counted(mini_model: vita.Vita) -> None:
     asked = vita.user("What?", images=[PICTURE, PICTURE], video=FRAMES, audio=SOUND)
     usage = collect(mini_model, asked).usage
-    pixels = mini_model.engine.prepare([asked], MediaOptions(), Stopwatch(torch.device("cpu"))).pixels
-    assert pixels is not None
-    tiles = len(pixels)
-    tokens = mini_model.engine.config.vision.tokens_per_tile
-    assert usage.pictures == 2 + 4 and usage.tiles == tiles
+    tiles = len(mini_model.engine.processor([asked], MediaOptions(), Stopwatch()).media("image"))
+    tokens = mini_model.engine.model.config.vision.tokens_per_tile
+    assert usage.images == 2 + 4 and usage.tiles == tiles
     assert usage.image_tokens == tiles * tokens and usage.audio_seconds == 1.5 and usage.audio_tokens == 18
     assert usage.text_tokens == usage.prompt_tokens - usage.image_tokens - usage.audio_tokens > 0
 
@@ -88,13 +86,14 @@ def test_a_request_chooses_its_tiles(mini_model: vita.Vita) -> None:
 
 
 def test_timings_add_up(mini_model: vita.Vita) -> None:
-    mini_model.engine.features.clear()
+    mini_model.engine.clear_caches()
     result = collect(
         mini_model, vita.user("What?", image=PICTURE, audio=SOUND), SamplingParams(max_tokens=8, temperature=1, seed=5)
     )
     t = result.timings
-    stages = t.media + t.preprocess + t.load + t.vision + t.audio + t.prefill + t.decode
+    stages = t.media + t.preprocess + t.load + t.queued + t.vision + t.audio + t.prefill + t.decode
     assert 0 < t.prefill < t.first_token < t.total and stages <= t.total
+    assert t.queued > 0, "waiting for a media worker and for the engine's thread is counted apart"
     assert t.vision > 0 and t.audio > 0 and t.decode_tokens == len(result.token_ids) - 1
     assert t.peak_memory > 50e6 and t.device == "cpu" and t.bytes_per_token > 0
 
@@ -183,7 +182,8 @@ def test_pieces_are_the_text(mini_model: vita.Vita) -> None:
     events = list(mini_model.stream(vita.user("Hello"), SamplingParams(max_tokens=30)))
     text = "".join(e.text for e in events if isinstance(e, TextDelta))
     assert text == mini_model.ask("Hello", params=SamplingParams(max_tokens=30)).text
-    assert isinstance(events[-1], Done) and not any(isinstance(e, Done) for e in events[:-1])
+    assert isinstance(events[0], Started) and isinstance(events[-1], Done)
+    assert all(isinstance(e, TextDelta) for e in events[1:-1])
 
 
 def test_errors_come_before_any_piece(mini_model: vita.Vita) -> None:
@@ -195,19 +195,15 @@ def test_errors_come_before_any_piece(mini_model: vita.Vita) -> None:
         mini_model.ask("x", params=SamplingParams(temperature=-1))
 
 
-def test_long_sound_is_cut_into_windows_and_joined(mini_model: vita.Vita, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = mini_model.engine
+def test_long_audio_is_cut_into_windows(mini_model: vita.Vita) -> None:
     seconds = 450  # the position table ends after 200
     sound = vita.Audio(RNG.normal(0, 2000, 16000 * seconds).astype(np.int16), 16000)
-    prepared = engine.prepare([vita.user(audio=vita.Audio(sound.source[: 16000 * 20], 16000))],
-                              MediaOptions(), Stopwatch(engine.device))  # fmt: skip
-    assert [len(w) for w in prepared.filterbanks] == [1]
-    wave = engine.prepare._windows
-    from vita.media.audio import load_audio
-
-    windows = wave(load_audio(sound, MediaOptions(), 16000), reference=False)
-    assert len(windows) == 3 and sum(w.numel() for w in windows) == 16000 * seconds
-    assert all(w.numel() % 1280 == 0 for w in windows[:-1]), "cut on token borders"
+    processor = mini_model.engine.processor
+    short = processor.windows(load_audio(vita.Audio(sound.source[: 16000 * 20], 16000)), reference=False)
+    assert len(short) == 1
+    windows = processor.windows(load_audio(sound), reference=False)
+    assert len(windows) == 3 and sum(len(w) for w in windows) == 16000 * seconds
+    assert all(len(w) % 1280 == 0 for w in windows[:-1]), "cut on token borders"
 
 
 def test_chat_remembers_and_forgets(mini_model: vita.Vita) -> None:
@@ -227,16 +223,24 @@ def test_chat_remembers_and_forgets(mini_model: vita.Vita) -> None:
     )
 
 
-def test_a_full_context_says_so(mini: Path) -> None:
-    model = vita.load(mini / "mini_ckpt", dtype="float32", device="cpu")
-    model.engine.config = replace(model.engine.config, max_length=220)
-    model.engine.prepare.config = model.engine.config
-    result = model.ask("Hello", params=SamplingParams(max_tokens=500))
-    if result.finish_reason == "length":
-        assert result.usage.prompt_tokens + result.usage.completion_tokens == 220
-        assert "context of 220 tokens is full" in result.notes[0]
+@pytest.fixture
+def narrow(mini: Path, tmp_path: Path) -> vita.Vita:
+    """The mini model with a context of 220 tokens."""
+    folder = copy_mini(mini, tmp_path)
+    edit_json(folder / "config.json", lambda data: data.update(tokenizer_model_max_length=220))
+    return vita.load(folder, dtype="float32", device="cpu")
+
+
+def test_a_full_context_says_so(narrow: vita.Vita) -> None:
+    result = narrow.ask("Hello", params=SamplingParams(max_tokens=500, ignore_eos=True))
+    assert result.finish_reason == "length"
+    assert result.usage.prompt_tokens + result.usage.completion_tokens == 220
+    assert "context of 220 tokens is full" in result.notes[0]
+
+
+def test_old_turns_leave_room_for_an_answer(narrow: vita.Vita) -> None:
     talk = [vita.user("Hi"), vita.assistant("Hello."), vita.user("abc " * 5)]
-    assert Result.collect(model.stream(talk, SHORT)).usage.dropped_messages == 2, "old turns leave room for an answer"
+    assert Result.collect(narrow.stream(talk, SHORT)).usage.dropped_messages == 2
 
 
 def test_chat_may_be_shown_a_file_that_can_be_read_once(mini_model: vita.Vita) -> None:
@@ -250,7 +254,7 @@ def test_chat_may_be_shown_a_file_that_can_be_read_once(mini_model: vita.Vita) -
     chat = mini_model.chat()
     Result.collect(chat.send(vita.user("What?", image=file), SHORT))
     second = Result.collect(chat.send(vita.user("And?"), SHORT))
-    assert second.usage.pictures == 1
+    assert second.usage.images == 1
 
 
 class TestAsync:
@@ -277,17 +281,18 @@ class TestAsync:
         asyncio.run(go())
 
     def test_leaving_the_loop_stops_the_answer(self, mini_model: vita.Vita) -> None:
+        before = mini_model.stats()
+
         async def go() -> None:
-            stream = mini_model.astream(vita.user("Hello"), SamplingParams(max_tokens=1500))
+            stream = mini_model.astream(vita.user("Hello"), SamplingParams(max_tokens=1500, ignore_eos=True))
             async for _ in stream:
                 break
             await stream.aclose()  # type: ignore[attr-defined]
 
         asyncio.run(go())
-        names = [t for t in threading.enumerate() if t.name == "vita-astream"]
-        for thread in names:
-            thread.join(timeout=20)
-        assert not any(t.is_alive() for t in names)
+        assert mini_model.ask("Hello", params=SHORT).finish_reason == "length"
+        after = mini_model.stats()
+        assert after.cancelled == before.cancelled + 1 and after.running == 0
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -324,8 +329,8 @@ def test_recorded_steps_on_a_gpu_answer_as_the_decoder_does(quantize: str | None
     from vita.engine.cuda_graphs import CudaGraphDecode  # needs Triton
 
     recorded, plain = (vita.load(dtype="float32", device="cuda", quantize=quantize) for _ in range(2))
-    assert isinstance(recorded.engine.steps, CudaGraphDecode)
-    plain.engine.batcher = Batcher(EagerDecode(plain.engine.decoder), threading.Lock())
+    assert isinstance(recorded.engine.core.runner.decode, CudaGraphDecode)
+    plain.engine.core.runner.decode = EagerDecode(plain.engine.model.decoder)
     asked = [
         vita.user(f"What is a {word}?" * k, image=PICTURE) for k, word in enumerate(("dog", "cat", "ox", "bee"), 1)
     ]
