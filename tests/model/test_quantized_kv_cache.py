@@ -56,7 +56,9 @@ def test_a_copy_goes_on_like_the_cache_it_came_from() -> None:
         decoder(embeds[:, :6], cache)
         other = cache.copy_prefix(6, 20)
         assert torch.equal(decoder(embeds[:, 6:], cache), decoder(embeds[:, 6:], other))
-    assert other.capacity == 20 and other.nbytes == 20 * KVCache.bytes_per_position(CONFIG, torch.float32, quantized=True)
+    assert other.capacity == 20 and other.nbytes == 20 * KVCache.bytes_per_position(
+        CONFIG, torch.float32, quantized=True
+    )
 
 
 def test_it_takes_little_more_than_half() -> None:

@@ -1,28 +1,21 @@
-"""A turn that goes on where another ended gives the same answer, and computes only what is new."""
+"""What was computed before is not computed again: prefixes, images, audio; answers stay the same."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 import vita
-from vita.config import DecoderConfig
-from vita.engine.prefix_cache import PrefixCache, Unit, filled, rows_of
 from vita.events import Result
-from vita.media.digest import digest
-from vita.model.kv_cache import KVCache
-from vita.types import SamplingParams
+from vita.types import Image, Message, SamplingParams, Text, Video
 
 RNG = np.random.default_rng(1)
 PICTURE, OTHER = (RNG.integers(0, 255, (70, 50, 3), np.uint8) for _ in range(2))
 SOUND = vita.Audio(RNG.normal(0, 3000, 16000).astype(np.int16), 16000)
 PARAMS = SamplingParams(max_tokens=10, logprobs=1)
-CONFIG = DecoderConfig(16, 16, 1, 2, 1, vocab_size=8)
 
 
 @pytest.fixture
@@ -36,7 +29,7 @@ def ask(model: vita.Vita, *messages: vita.Message) -> Result:
 
 def assert_same(model: vita.Vita, warm: Result, *messages: vita.Message) -> None:
     """What a model that remembers nothing says."""
-    model.engine.prefixes.clear()
+    model.engine.clear_caches()
     cold = ask(model, *messages)
     assert cold.usage.reused_tokens == 0 and warm.token_ids == cold.token_ids
     for a, b in zip(warm.logprobs, cold.logprobs, strict=True):
@@ -85,7 +78,7 @@ def test_a_longer_answer_gets_more_room(model: vita.Vita) -> None:
     short = Result.collect(model.stream(message, SamplingParams(max_tokens=2)))
     long = Result.collect(model.stream(message, SamplingParams(max_tokens=60)))
     assert long.usage.reused_tokens and long.token_ids[:2] == short.token_ids and len(long.token_ids) == 60
-    model.engine.prefixes.clear()
+    model.engine.clear_caches()
     assert long.token_ids == Result.collect(model.stream(message, SamplingParams(max_tokens=60))).token_ids
 
 
@@ -109,69 +102,46 @@ def test_another_conversation_does_not_cost_this_one_its_memory(model: vita.Vita
     assert warm.timings.vision == 0 and warm.usage.reused_tokens > said.usage.prompt_tokens - 5
 
 
-def cache(rows: int, capacity: int = 8) -> KVCache:
-    made = KVCache(CONFIG, capacity, dtype=torch.float32, device=torch.device("cpu"))
-    made.length = rows
-    return made
+SIX = SamplingParams(max_tokens=6)
+DICE = np.random.default_rng(3)
+ONE, SECOND = (DICE.integers(0, 255, (112, 112, 3), dtype=np.uint8) for _ in range(2))
 
 
-class TestStore:
-    def test_the_longest_beginning_wins(self) -> None:
-        store = PrefixCache()
-        store.put([Unit(k) for k in (1, 2)], cache(2))
-        store.put([Unit(k) for k in (1, 2, 3, 4)], cache(4))
-        found, shared = store.take([Unit(k) for k in (1, 2, 3, 9)], 8)
-        assert found is not None and (found.length, shared) == (3, 3)
-        assert store.take([Unit(9), Unit(2)], 8) == (None, 0)
-
-    def test_the_last_unit_is_always_computed(self) -> None:
-        store = PrefixCache()
-        store.put([Unit(1), Unit(b"tile", 4)], cache(5))
-        assert store.take([Unit(1), Unit(b"tile", 4)], 8)[1] == 1
-
-    def test_a_common_beginning_is_copied_and_a_conversation_handed_over(self) -> None:
-        store = PrefixCache()
-        long = cache(8)
-        long.keys.normal_()
-        store.put([Unit(k) for k in range(8)], long)
-        begun, shared = store.take([Unit(0), Unit(1), Unit(99)], 5)
-        assert begun is not None and begun is not long and (begun.length, begun.capacity, shared) == (2, 5, 2)
-        torch.testing.assert_close(begun.keys[:, :, :, :2], long.keys[:, :, :, :2])
-        assert long.length == 8
-        gone_on, shared = store.take([Unit(k) for k in (*range(8), 99)], 8)
-        assert gone_on is long and shared == 8 and store.take([Unit(0), Unit(1)], 8) == (None, 0)
-
-    def test_count_and_memory_are_bounded(self) -> None:
-        one = cache(1).nbytes
-        store = PrefixCache(most_caches=2, most_bytes=10 * one)
-        for k in range(5):
-            store.put([Unit(k), Unit(9)], cache(2))
-        assert [store.take([Unit(k), Unit(8)], 8)[1] for k in range(5)] == [0, 0, 0, 1, 1]
-        tight = PrefixCache(most_caches=9, most_bytes=2 * one)
-        for k in range(3):
-            tight.put([Unit(k), Unit(9)], cache(2))
-        assert [tight.take([Unit(k), Unit(8)], 8)[1] for k in range(3)] == [0, 1, 1]
-        tight.put([Unit(7), Unit(2)], cache(2, capacity=100))
-        assert tight.take([Unit(7), Unit(3)], 8) == (None, 0), "one that is larger than the bound is not kept"
-
-    @given(st.lists(st.integers(1, 5), max_size=12), st.integers(0, 40))
-    def test_filled_units_lie_whole_within(self, rows: list[int], length: int) -> None:
-        units = [Unit(k, r) for k, r in enumerate(rows)]
-        kept = filled(units, length)
-        assert rows_of(kept) <= length and units[: len(kept)] == kept
-        assert len(kept) == len(units) or rows_of(units[: len(kept) + 1]) > length
-
-    def test_growing_keeps_what_is_filled(self) -> None:
-        small = cache(3)
-        small.keys.normal_()
-        small.values.normal_()
-        large = small.copy_prefix(3, 20)
-        assert large.capacity == 20 and large.length == 3
-        torch.testing.assert_close(large.keys[:, :, :, :3], small.keys[:, :, :, :3])
-        torch.testing.assert_close(large.values[:, :, :, :3], small.values[:, :, :, :3])
+@pytest.fixture
+def seen(mini_model: vita.Vita) -> Iterator[list[int]]:
+    """Tiles that went through the encoder."""
+    counts: list[int] = []
+    mini_model.engine.clear_caches()
+    hook = mini_model.engine.model.projector.register_forward_pre_hook(lambda _, x: counts.append(len(x[0])))
+    yield counts
+    hook.remove()
 
 
-def test_digests_tell_shapes_and_values_apart() -> None:
-    a = torch.arange(6.0)
-    names = {digest(a), digest(a.view(2, 3)), digest(a + 1), digest(a, a), digest(a[:3], a[3:])}
-    assert len(names) == 5 and digest(a) == digest(a.clone())
+def test_the_same_picture_in_another_conversation_is_not_encoded_again(mini_model: vita.Vita, seen: list[int]) -> None:
+    def ask(system: str) -> tuple[int, ...]:
+        return mini_model.ask("What?", images=[ONE], system_text=system, params=SIX).token_ids
+
+    fresh = ask("One.")
+    before = sum(seen)
+    other = ask("Another system text.")
+    assert before > 0 and sum(seen) == before
+    mini_model.engine.clear_caches()
+    assert ask("Another system text.") == other and sum(seen) == 2 * before
+    assert ask("One.") == fresh
+
+
+def test_pictures_in_another_order_are_the_same_pictures(mini_model: vita.Vita, seen: list[int]) -> None:
+    mini_model.ask("What?", images=[ONE, SECOND], params=SIX)
+    before = sum(seen)
+    swapped = mini_model.ask("What?", images=[SECOND, ONE], params=SIX).token_ids
+    assert sum(seen) == before
+    mini_model.engine.clear_caches()
+    assert mini_model.ask("What?", images=[SECOND, ONE], params=SIX).token_ids == swapped
+
+
+def test_frames_that_stand_still_are_encoded_once(mini_model: vita.Vita, seen: list[int]) -> None:
+    clip = Video([ONE, ONE, ONE, SECOND, SECOND])
+    said = mini_model.ask("What?", videos=[clip], params=SIX)
+    assert sum(seen) == 2 and said.usage.images == 5
+    message = Message("user", (Video([ONE]), Image(ONE), Text("Same?")))
+    vita.Result.collect(mini_model.stream(message, SIX))
