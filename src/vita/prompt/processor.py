@@ -22,7 +22,7 @@ from vita.media.filterbank import MIN_FRAMES, token_count
 from vita.media.image import cut_tiles, fitted, limited, load_image
 from vita.media.policy import UNGUARDED, ReadGuard
 from vita.media.video import load_video
-from vita.prompt.template import Media, Piece, Turn, render
+from vita.prompt.template import Media, Piece, Turn, check_text, render
 from vita.prompt.tokenizer import STATE_TOKENS, Tokenizer
 from vita.runtime.clock import Stopwatch
 from vita.types import Audio, Image, MediaOptions, MediaSpan, Message, Role, Span, Text, TextSpan, Video
@@ -272,9 +272,13 @@ def split_system(messages: Sequence[Message]) -> tuple[str | None, list[Message]
 
     Raises:
         RequestError: no turns, an unknown role, a system message that is not the first, or a conversation that does not
-            begin and end with the user.
+            begin and end with the user, or a text that is not a `str`.
     """
     rest = list(messages)
+    for message in rest:
+        for part in message.parts:
+            if isinstance(part, Text):
+                check_text(part.text, "the system text" if message.role == "system" else f"the {message.role}'s text")
     system = rest.pop(0).text if rest and rest[0].role == "system" else None
     if not rest:
         raise RequestError("there is no question", fix="give a text, an image, a video or audio")

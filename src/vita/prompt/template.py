@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from vita.errors import RequestError
 from vita.prompt.tokenizer import Tokenizer
 from vita.types import MediaSpan, Role, Span, TextSpan
 
@@ -19,7 +20,7 @@ AUDIO_PLACEHOLDER = -500
 
 Modality = Literal["image", "video", "lang"]
 
-_COMMON = (
+_SYSTEM_TEXT = (
     "You are an AI robot and your name is VITA. \n"
     "- You are a multimodal large language model developed by the open source community. "
     "Your aim is to be helpful, honest and harmless. \n"
@@ -28,15 +29,15 @@ _COMMON = (
     "- If the user corrects the wrong answer you generated, you will apologize and discuss the correct answer "
     "with the user."
 )
-_SEEING = (
+_VISUAL_TEXT = (
     " \n- You must answer the question strictly according to the content of the {it} given by the user, and it is "
     "strictly forbidden to answer the question without the content of the {it}. Please note that you are seeing "
     "the {it}, not the {other}."
 )
 SYSTEM: dict[Modality, str] = {
-    "image": _COMMON + _SEEING.format(it="image", other="video"),
-    "video": _COMMON + _SEEING.format(it="video", other="image"),
-    "lang": _COMMON,
+    "image": _SYSTEM_TEXT + _VISUAL_TEXT.format(it="image", other="video"),
+    "video": _SYSTEM_TEXT + _VISUAL_TEXT.format(it="video", other="image"),
+    "lang": _SYSTEM_TEXT,
 }
 
 
@@ -92,16 +93,38 @@ def render(turns: Sequence[Turn], tokenizer: Tokenizer, *, system: str | None = 
     Returns:
         Spans in which no two `TextSpan` are neighbours. Text between two special tokens or media is encoded as one
         piece, as the reference cuts it.
+
+    Raises:
+        RequestError: a text is not a `str`.
     """
     text = SYSTEM[choose_modality(turns)] if system is None else system
-    items: list[int | str | MediaSpan] = [tokenizer.im_start, f"system\n{text}", tokenizer.im_end, "\n"]
+    items: list[int | str | MediaSpan] = [
+        tokenizer.im_start,
+        "system\n" + check_text(text, "the system text"),
+        tokenizer.im_end,
+        "\n",
+    ]
     for turn in turns:
         items += [tokenizer.im_start, f"{turn.role}\n"]
         for piece in layout(turn.pieces):
-            items += [piece] if isinstance(piece, str) else piece.spans
+            if isinstance(piece, Media):
+                items += piece.spans
+            else:
+                items.append(check_text(piece, f"the {turn.role}'s text"))
         items += [tokenizer.im_end, "\n"]
     items += [tokenizer.im_start, "assistant\n"]
     return _encode(items, tokenizer)
+
+
+def check_text(value: object, what: str) -> str:
+    """The value itself.
+
+    Raises:
+        RequestError: it is not a `str`.
+    """
+    if not isinstance(value, str):
+        raise RequestError(f"{what} must be a str, not {type(value).__name__}")
+    return value
 
 
 def _encode(items: Iterable[int | str | MediaSpan], tokenizer: Tokenizer) -> list[Span]:
