@@ -40,8 +40,8 @@ from vita.planning.residency import WeightResidency, is_mapped
 from vita.prompt.detokenizer import Detokenizer
 from vita.prompt.processor import ProcessedInputs, Processor, audio_rows, without_first
 from vita.prompt.tokenizer import IM_START, Tokenizer
-from vita.runtime.clock import Stopwatch, gpu_utilisation
-from vita.runtime.device import choose_device, choose_dtype
+from vita.runtime.clock import Stopwatch
+from vita.runtime.device import choose_device, choose_dtype, gpu_utilisation
 from vita.runtime.memory import available_memory, peak_memory, reset_peak
 from vita.runtime.process import tune_malloc
 from vita.types import MediaOptions, Message, SamplingParams

@@ -1,7 +1,4 @@
-"""Where the time and the memory of a request went.
-
-Owns the stopwatch and the readings of memory and GPU. Does not know what the stages do.
-"""
+"""A stopwatch for the stages of one request."""
 
 from __future__ import annotations
 
@@ -13,7 +10,15 @@ import torch
 
 
 class Stopwatch:
-    """Seconds per named stage of one request."""
+    """Seconds per named stage of one request.
+
+    Args:
+        device: where the stages compute; CUDA work is waited for at the end of each stage.
+
+    Attributes:
+        seconds: by stage name.
+        first_token: seconds from the start to the first token; 0 before it.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -23,40 +28,26 @@ class Stopwatch:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Adds the time spent inside to a stage; waits for the device, so that the time is the stage's own."""
+        """Add the time spent inside to a stage, including the CUDA work it queued."""
         start = time.perf_counter()
         try:
             yield
         finally:
             if self.device.type == "cuda":
-                # Not the whole device: that is not allowed while another thread records a CUDA graph.
+                # Not a device-wide synchronise: CUDA forbids that while another thread captures a graph.
                 torch.cuda.current_stream(self.device).synchronize()
             self.add(name, time.perf_counter() - start)
 
     def add(self, name: str, seconds: float) -> None:
-        """Time measured elsewhere."""
+        """Add time measured elsewhere to a stage."""
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
     def mark_first_token(self) -> None:
+        """Record the time to the first token; later calls change nothing."""
         if not self.first_token:
             self.first_token = self.total
 
     @property
     def total(self) -> float:
+        """Seconds since the stopwatch was made."""
         return time.perf_counter() - self.begun
-
-
-def gpu_utilisation(device: torch.device) -> float | None:
-    """Percent of the last moment a GPU was busy, where NVML is installed and answers."""
-    if device.type != "cuda":
-        return None
-    try:
-        import pynvml
-    except ImportError:
-        return None
-    try:
-        pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByIndex(device.index or 0)
-        return float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu)
-    except pynvml.NVMLError:
-        return None

@@ -1,7 +1,6 @@
-"""Which device and number format to run in.
+"""Choose the device and dtype to compute in; read a GPU's utilisation.
 
-Owns the choices that depend on the machine. Mode is said, not guessed: `auto` follows the checkpoint's own config
-and what the hardware can do, and the reason is kept for `vita info` and the logs.
+`auto` follows the checkpoint's config and what the hardware supports. The reason is returned for `vita info` and logs.
 """
 
 from __future__ import annotations
@@ -16,14 +15,18 @@ DTYPES = {
     "float16": torch.float16, "fp16": torch.float16,
     "bfloat16": torch.bfloat16, "bf16": torch.bfloat16,
 }  # fmt: skip
-SMALL_MODEL = 200_000_000  # parameters up to which a CPU has answered, in float32, before a GPU is ready
+SMALL_MODEL = 200_000_000  # parameters: below this a CPU answers in float32 before a GPU has started
 
 
 def choose_device(name: str, parameters: int) -> torch.device:
-    """`auto`, `cpu`, `cuda`, `cuda:1` or `mps` to a device that is there; `auto` leaves small models on the CPU.
+    """Resolve `auto`, `cpu`, `cuda`, `cuda:1` or `mps` to an available device; `auto` keeps small models on the CPU.
+
+    Args:
+        name: of the device.
+        parameters: number of parameters of the model.
 
     Raises:
-        RequestError: not a device name. ResourceError: the device is not there.
+        RequestError: `name` is not a device name. ResourceError: the device is not available.
     """
     if name == "auto":
         if parameters <= SMALL_MODEL:
@@ -47,20 +50,36 @@ def choose_device(name: str, parameters: int) -> torch.device:
 
 
 def choose_dtype(name: str, config: VitaConfig, parameters: int, device: torch.device) -> tuple[torch.dtype, str]:
-    """The working dtype and the reason for it.
+    """The dtype to compute in, and the reason as a phrase for users.
 
     Raises:
-        RequestError: not a dtype name.
+        RequestError: `name` is not a dtype name.
     """
     if name != "auto":
         if name not in DTYPES:
             raise RequestError(f"unknown dtype {name!r}", where="--dtype", fix="use auto, float32, float16 or bfloat16")
-        return DTYPES[name], "as asked"
+        return DTYPES[name], "as requested"
     stored = DTYPES[config.dtype]
     if device.type != "cpu":
-        return stored, "the checkpoint's own"
+        return stored, "the checkpoint's dtype"
     if parameters <= SMALL_MODEL:
         return torch.float32, "a small model on a CPU is fastest and exact in float32"
     if stored == torch.float16:
-        return torch.bfloat16, "CPUs that multiply halves multiply bfloat16"
-    return stored, "the checkpoint's own"
+        return torch.bfloat16, "CPUs with half-precision instructions have them for bfloat16"
+    return stored, "the checkpoint's dtype"
+
+
+def gpu_utilisation(device: torch.device) -> float | None:
+    """Recent GPU utilisation in per cent; None without NVML, or on another device."""
+    if device.type != "cuda":
+        return None
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByIndex(device.index or 0)
+        return float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu)
+    except pynvml.NVMLError:
+        return None
