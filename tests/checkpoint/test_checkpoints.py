@@ -122,7 +122,7 @@ class TestLayouts:
         assert isinstance(decoder, Decoder)
         places = {name: tensor.device.type for name, tensor in decoder.state_dict().items()}
         assert places.pop("embed.weight") == "cpu" and set(places.values()) == {"meta"}
-        rows = decoder.rows(torch.tensor([[1, 2]]))
+        rows = decoder.embed_tokens(torch.tensor([[1, 2]]))
         assert rows.device == there and list(rows.shape) == [1, 2, decoder.config.hidden_size]
 
     def test_statistics_file_stands_in_for_missing_cmvn_tensors(self, folder: Path, expected: tuple[int, ...]) -> None:

@@ -165,7 +165,7 @@ class TestStore:
         small = cache(3)
         small.keys.normal_()
         small.values.normal_()
-        large = small.copied(3, 20)
+        large = small.copy_prefix(3, 20)
         assert large.capacity == 20 and large.length == 3
         torch.testing.assert_close(large.keys[:, :, :, :3], small.keys[:, :, :, :3])
         torch.testing.assert_close(large.values[:, :, :, :3], small.values[:, :, :, :3])

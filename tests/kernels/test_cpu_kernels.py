@@ -15,7 +15,7 @@ from vita.config import DecoderConfig
 from vita.kernels.cpu.bindings import GROUP, PROGRAM, BlockTable, Kernels
 from vita.kernels.cpu.compile import compile_program, find_compiler
 from vita.layers.attention import causal_mask
-from vita.layers.rope import rotary, rotate
+from vita.layers.rope import apply_rope, rope_tables
 from vita.model.kv_cache import KVCache
 from vita.quant.int4 import quantize_groups, unpack
 from vita.quant.int8 import quantize_rows
@@ -252,7 +252,7 @@ def test_attention_of_a_step_is_pytorchs_and_company_does_not_matter(
     k, v = torch.randn(2, len(lengths), groups, 1, width).bfloat16().unbind(0)
     caches = []
     for n in lengths:
-        caches.append(KVCache(config, n + 3, dtype=torch.bfloat16, device=torch.device("cpu"), rounded=rounded))
+        caches.append(KVCache(config, n + 3, dtype=torch.bfloat16, device=torch.device("cpu"), quantized=rounded))
         for part in (caches[-1].keys, caches[-1].values, caches[-1].scales):
             _ = None if part is None else part.zero_()
         for at in range(2):
@@ -327,10 +327,10 @@ def test_scratch_memory_does_not_depend_on_the_callers_default(own: Kernels) -> 
 def test_rotary_positions_are_the_seven_operations(own: Kernels, batch: int, angled: int) -> None:
     torch.manual_seed(batch)
     x = torch.randn(batch, 19, 3, 64).bfloat16()
-    cos, sin = rotary(torch.randint(0, 5000, (angled, 19)), 64, 1e6, torch.bfloat16)
+    cos, sin = rope_tables(torch.randint(0, 5000, (angled, 19)), 64, 1e6, torch.bfloat16)
     with torch.enable_grad():  # PyTorch's operations
-        exact = rotate(x, (cos, sin))
-    if not own.rotate(x, cos, sin):
+        exact = apply_rope(x, (cos, sin))
+    if not own.rope(x, cos, sin):
         pytest.skip("NO AVX-512: PyTorch's own operations are used here")
     assert torch.equal(x, exact)
 

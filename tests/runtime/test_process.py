@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-# Plain malloc, not PyTorch: PyTorch allocates aligned blocks, a little larger than the gap that the last one left, so the
-# number of page faults would vary from run to run.
+# Plain malloc, not PyTorch: PyTorch allocates aligned blocks, a little larger than the gap that the last one left, so
+# the number of page faults would vary from run to run.
 PROGRAM = """
 import ctypes, resource, sys
 from vita.runtime.process import tune_malloc

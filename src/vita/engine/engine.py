@@ -285,10 +285,10 @@ class Engine:
             return found, shared
         self._admit(capacity)
         config, rounded = self.config.decoder, self.quantized_kv_cache
-        return KVCache(config, capacity, dtype=self.dtype, device=self.device, rounded=rounded), 0
+        return KVCache(config, capacity, dtype=self.dtype, device=self.device, quantized=rounded), 0
 
     def _position_bytes(self) -> int:
-        return KVCache.bytes_per_position(self.config.decoder, self.dtype, rounded=self.quantized_kv_cache)
+        return KVCache.bytes_per_position(self.config.decoder, self.dtype, quantized=self.quantized_kv_cache)
 
     def _admit(self, capacity: int) -> None:
         """Whether there is memory for so many positions more, resting caches given up for them if need be."""

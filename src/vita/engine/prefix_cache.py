@@ -102,10 +102,10 @@ class PrefixCache:
                 return None, 0
             rows = rows_of(units[:shared])
             if rows < GOES_ON * best.cache.length:
-                return best.cache.copied(rows, capacity), shared
+                return best.cache.copy_prefix(rows, capacity), shared
             self._resting.remove(best)
         best.cache.reset(rows)
-        return best.cache if capacity <= best.cache.capacity else best.cache.copied(rows, capacity), shared
+        return best.cache if capacity <= best.cache.capacity else best.cache.copy_prefix(rows, capacity), shared
 
     def put(self, units: list[Unit], cache: KVCache) -> None:
         """Let a cache rest; `units` are all its filled positions. The oldest make room."""

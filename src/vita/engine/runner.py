@@ -53,7 +53,7 @@ class EagerDecode:
 
     def __call__(self, tokens: Tensor, caches: Sequence[KVCache]) -> Tensor:
         start = time.perf_counter()
-        rows = self._decoder.rows(tokens)[:, None]  # [n, 1, H]
+        rows = self._decoder.embed_tokens(tokens)[:, None]  # [n, 1, H]
         logits = self._decoder.logits(self._decoder(rows, KVCacheBatch(caches)))[:, 0]  # [n, vocab]
         self.batching_window = BATCHING_WINDOW * (time.perf_counter() - start)
         return logits

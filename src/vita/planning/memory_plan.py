@@ -48,7 +48,7 @@ def predict_memory(
     """
     width = dtype.itemsize
     decoder = part_bytes("decoder", config, vocab_size, dtype, quantize)
-    cache = context * KVCache.bytes_per_position(config.decoder, dtype, rounded=quantized_kv_cache)
+    cache = context * KVCache.bytes_per_position(config.decoder, dtype, quantized=quantized_kv_cache)
     work = _prefill_bytes(config, vocab_size, context, width, rounded=quantize is not None)
     present = ("vision", "projector") if device.type == "cpu" else tuple(part for part in PARTS if part != "decoder")
     encoders = sum(part_bytes(part, config, vocab_size, dtype, quantize) for part in present)
