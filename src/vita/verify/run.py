@@ -1,4 +1,4 @@
-"""The order of a verification: media, encoders, then every case through fusion, decoder and greedy decoding."""
+"""Run a verification: media, encoders, then every case through fusion, decoder and greedy decoding."""
 
 from __future__ import annotations
 
@@ -28,34 +28,35 @@ REFERENCE = MediaOptions(reference=True)
 
 @dataclass(frozen=True)
 class Inputs:
-    """The media of a set, decoded as the reference does."""
+    """The media of a set by name, decoded in reference mode."""
 
     pixels: dict[str, Tensor]  # float32 [tiles or frames, 3, S, S]
     filterbanks: dict[str, Tensor]  # float32 [T, 80]
 
 
 def run(folder: Path, *, dtype: str = "float32", device: str = "cpu", quantize: str | None = None) -> Iterator[Row]:
-    """Every comparison the set allows, as rows, as they are made.
+    """Yield a row for every comparison that the set allows, each as soon as it is made.
 
     Args:
-        folder: laid out like the sets of the reference goldens; its `model/model.json` names checkpoint and inputs.
-        dtype: the working dtype; half precision is held to wider marks.
-        device: where to compute.
-        quantize: round the decoder; held to the widest marks, and against the decoder unrounded.
+        folder: the reference set; its `model/model.json` names the checkpoint and inputs.
+        dtype: to compute in; half precision has wider tolerances.
+        device: to compute on.
+        quantize: scheme to quantise with. It has the widest tolerances, and is also compared with the unquantised
+            decoder.
 
     Raises:
-        RequestError: the folder has no model/model.json. CheckpointError: the checkpoint it names is unusable.
+        RequestError: the folder has no model/model.json. CheckpointError: the checkpoint cannot be used.
     """
     description = folder / "model" / "model.json"
     if not description.is_file():
         raise RequestError(
-            "is no reference set, it has no model/model.json", where=folder,
+            "is not a reference set: it has no model/model.json", where=folder,
             fix="pass a folder that holds a checkpoint and its reference numbers",
         )  # fmt: skip
     reference = json.loads(description.read_text(encoding="utf-8"))
     checkpoint = open_checkpoint(folder / reference["inputs"]["checkpoint"])
     engine = Engine(checkpoint, device=device, dtype=dtype, quantize=quantize)
-    # A checkpoint that is stored rounded has no unrounded twin to be held against.
+    # There is no unquantised version of a checkpoint that is stored quantised.
     plain = Engine(checkpoint, device=device, dtype=dtype) if engine.quantize and not checkpoint.quantized else None
     numbers = Reference(folder, engine.dtype, quantized=engine.quantize is not None)
     inputs = read_inputs(folder, reference["inputs"], engine)
@@ -70,13 +71,19 @@ def run(folder: Path, *, dtype: str = "float32", device: str = "cpu", quantize: 
 
 
 def read_inputs(folder: Path, names: dict[str, Any], engine: Engine) -> Inputs:
-    """Decode every input file of a set: pictures, lists of frames, sounds."""
+    """Decode every input file of a set: images, lists of video frames, audio.
+
+    Args:
+        folder: of the set.
+        names: file names by media name, which begins with `image`, `video` or `audio`.
+        engine: for the checkpoint's preprocessing.
+    """
     pixels: dict[str, Tensor] = {}
     banks: dict[str, Tensor] = {}
     for key, value in names.items():
         if key.startswith("image"):
-            picture = load_image(folder / value, REFERENCE)
-            pixels[key] = to_pixels(cut_tiles(picture, engine.config.tiling), engine.config.image)
+            image = load_image(folder / value, REFERENCE)
+            pixels[key] = to_pixels(cut_tiles(image, engine.config.tiling), engine.config.image)
         elif key.startswith("video"):
             pixels[key] = to_pixels([load_image(folder / v, REFERENCE) for v in value], engine.config.image)
         elif key.startswith("audio"):
@@ -87,7 +94,10 @@ def read_inputs(folder: Path, names: dict[str, Any], engine: Engine) -> Inputs:
 
 
 def verify_media(inputs: Inputs, reference: dict[str, Any], numbers: Reference) -> Iterator[Row]:
-    """Pixels by hash, a strided sample of the frames, filterbanks; these are then replaced by the reference's own."""
+    """Compare pixels by hash, a strided sample of them, and filterbanks, which are then replaced by the reference's.
+
+    CPUs round an FFT differently. With the reference's filterbanks this difference does not reach the encoder's rows.
+    """
     for key, pixels in inputs.pixels.items():
         yield compare_bytes("pixels", key, pixels, reference.get(key, {}).get("pixel_values_sha256_float32"))
         strided = numbers.folder / "model" / f"{key}_pixels_strided.npz"
@@ -99,12 +109,11 @@ def verify_media(inputs: Inputs, reference: dict[str, Any], numbers: Reference) 
             yield Row("filterbank", key, None, 0.0, f"{key}_fbank.npy is absent")
         else:
             yield compare_filterbank(key, bank, theirs)
-            # Two CPUs round an FFT differently; so that this is not held against the encoder, it starts from theirs.
             inputs.filterbanks[key] = theirs
 
 
 def _compare_strided(key: str, pixels: Tensor, file: Path) -> Row:
-    """The set keeps every n-th pixel, n a sixteenth of the side, from a quarter of n on."""
+    """Compare a strided sample: every n-th pixel of both sides from n / 4 on."""
     import numpy as np
 
     with np.load(file, allow_pickle=False) as archive:
