@@ -2,7 +2,7 @@
 
     PYTHONPATH=src python benchmarks/gpu.py OUT --picture assets/vita_logo.png [--only check,tune,request,pictures]
 
-`OUT` is the folder of `make_checkpoint.py`; it is made if it is not there. Prints a line a figure, the ceilings first;
+`OUT` is the folder of `make_checkpoint.py`; it is made if it is not there. Prints a line a figure, the peaks first;
 the last line is JSON. Not part of the tests: it needs a CUDA device with room for 8.3 B parameters.
 """
 
@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 
 import vita
-from vita.bench.ceilings import ceilings
+from vita.bench.peaks import measure_peaks
 from vita.engine.cuda_graphs import CudaGraphDecode
-from vita.kernels.triton import products
+from vita.kernels.triton import linear as triton_linear
 from vita.kernels.weight import Weight
 from vita.model.kv_cache import KVCache, KVCacheBatch
 from vita.quant.int4 import quantize_groups, unpack
@@ -34,7 +34,7 @@ from vita.quant.int8 import quantize_rows
 
 CUDA = torch.device("cuda")
 HIDDEN, WIDE = 3584, 18944
-KINDS = {"whole": products.WHOLE, "int8": products.BITS8, "int4": products.BITS4}
+KINDS = {"whole": triton_linear.FLOAT, "int8": triton_linear.INT8, "int4": triton_linear.INT4}
 SCHEMES = (None, "int8", "int4")
 ANSWER, PICTURES, PICTURE_TOKENS = 300, 48, 64
 # Output channels, values a step, warps, steps ahead.
@@ -61,7 +61,7 @@ def check_products() -> Iterator[tuple[str, float]]:
         weight, wide = made_weight(kind, 2 * 1024, HIDDEN)
         x, gain = torch.randn(rows, HIDDEN, device=CUDA).bfloat16(), torch.rand(HIDDEN, device=CUDA).bfloat16() + 0.5
         out = torch.full((rows, 1024), torch.nan, device=CUDA, dtype=torch.bfloat16)
-        products.product(x, weight, out, gain=gain, eps=1e-6, gate=True)
+        triton_linear.linear(x, weight, out, norm_weight=gain, eps=1e-6, swiglu=True)
         normed = x.double() * torch.rsqrt(x.double().pow(2).mean(-1, keepdim=True) + 1e-6) * gain.double()
         y = normed @ wide.t()
         wanted = torch.nn.functional.silu(y[:, :1024]) * y[:, 1024:]
@@ -69,7 +69,7 @@ def check_products() -> Iterator[tuple[str, float]]:
         weight, wide = made_weight(kind, 1000, WIDE)
         x, out = torch.randn(rows, WIDE, device=CUDA).bfloat16(), torch.randn(rows, 1000, device=CUDA).bfloat16()
         wanted = out.double() + x.double() @ wide.t()
-        products.product(x, weight, out, add=out)
+        triton_linear.linear(x, weight, out, residual=out)
         yield f"check, residual, {kind}, {rows} rows", float((out.double() - wanted).norm() / wanted.norm())
 
 
@@ -110,14 +110,14 @@ def random_weight(kind: str, channels: int, width: int) -> Weight:
 def tune() -> Iterator[tuple[str, float]]:
     """GB/s of the two largest products of a block, for each way to cut the work; the way that is used comes first."""
     for (kind, number), rows in itertools.product(KINDS.items(), (1, 8)):
-        tried = [products.SHAPES[number, rows == 1]]
-        tried += [products.Shape(*cut) for cut in (ONE_ROW if rows == 1 else SOME_ROWS)]
+        tried = [triton_linear.BLOCK_SHAPES[number, rows == 1]]
+        tried += [triton_linear.BlockShape(*cut) for cut in (ONE_ROW if rows == 1 else SOME_ROWS)]
         gate_up, down = random_weight(kind, 2 * WIDE, HIDDEN), random_weight(kind, HIDDEN, WIDE)
         x, h = torch.randn(rows, HIDDEN, device=CUDA).bfloat16(), torch.randn(rows, WIDE, device=CUDA).bfloat16()
         gain = torch.ones(HIDDEN, device=CUDA).bfloat16()
         for cut in tried:
-            gate = partial(products.product, x, gate_up, h, gain=gain, eps=1e-6, gate=True, shape=cut)
-            add = partial(products.product, h, down, torch.empty_like(x), add=x, shape=cut)
+            gate = partial(triton_linear.linear, x, gate_up, h, norm_weight=gain, eps=1e-6, swiglu=True, blocks=cut)
+            add = partial(triton_linear.linear, h, down, torch.empty_like(x), residual=x, blocks=cut)
             for name, weight, run in (("gate", gate_up, gate), ("down", down, add)):
                 label = f"tune, {name}, {kind}, {rows} rows, {cut}"
                 rate = rate_of(run, weight, label)
@@ -176,8 +176,8 @@ def pictures(model: vita.Vita, name: str) -> Iterator[tuple[str, float]]:
 def figures(args: argparse.Namespace) -> Iterator[tuple[str, float]]:
     """All that was asked for, in order."""
     only = args.only.split(",")
-    for name, value in ceilings(CUDA, torch.bfloat16).items():
-        yield f"ceiling, {name}", value
+    for name, value in measure_peaks(CUDA, torch.bfloat16).items():
+        yield f"peak, {name}", value
     if "check" in only:
         yield from check_products()
     if "tune" in only:

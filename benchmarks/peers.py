@@ -112,7 +112,7 @@ def plain_vision(vision: Any, projector: Any) -> float:
 
     for layer in vision.layers:
         layer.attn.attend = plain
-        layer.mlp.fc1.activated = lambda x, _, fc1=layer.mlp.fc1: torch.nn.functional.gelu(fc1(x))
+        layer.mlp.fc1.with_activation = lambda x, _, fc1=layer.mlp.fc1: torch.nn.functional.gelu(fc1(x))
     size = vision.config.image_size
     pixels = torch.randn(TILES, 3, size, size)
     projector(vision(pixels[:1]))

@@ -117,7 +117,7 @@ class Learner(nn.Module):
         """What the decoder sees of each tile: `[tiles, (G/2)^2, H]`."""
         if not len(patches):
             return patches.new_zeros(0, self.size.vision.tokens_per_tile, self.size.decoder.hidden_size)
-        return self.projector(self.vision.select(patches))
+        return self.projector(self.vision.extract_features(patches))
 
     def hear(self, banks: Tensor, frames: Tensor) -> Heard:
         """What the encoder makes of filterbanks `[sounds, T, 80]`, of which so many frames are real."""
@@ -125,14 +125,14 @@ class Learner(nn.Module):
         mask = frame_mask(banks.shape[1], frames)
         x = ears.embed(ears.subsample(ears.normalize(banks)))
         table = position_table(x.shape[1], x.shape[2], x.device).to(x.dtype)
-        x, allowed = ears.placed(x, table), ears.attention_mask(mask)
+        x, allowed = ears.add_positions(x, table), ears.attention_mask(mask)
         spells = round(SPELLS_AT * len(ears.layers))
         for layer in ears.layers[:spells]:
             x = layer(x, table, allowed)
         letters = self.ctc(functional.layer_norm(x, x.shape[-1:]))
         for layer in ears.layers[spells:]:
             x = layer(x, table, allowed)
-        x = ears.finish(x)
+        x = ears.final_norm(x)
         rows, _ = self.adapter(x, mask)
         return Heard(x, mask, letters, self.words(x), self.places(x), rows)
 

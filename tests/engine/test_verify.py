@@ -69,7 +69,7 @@ def test_stages_without_a_file_are_skipped_and_said(mini: Path, tmp_path: Path) 
 
 
 def test_what_is_no_set_is_refused(mini: Path, tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=r"is no reference set, it has no model/model\.json"):
+    with pytest.raises(RequestError, match=r"is not a reference set: it has no model/model\.json"):
         list(run(tmp_path))
     copy = Path(shutil.copytree(mini, tmp_path / "set"))
     shutil.rmtree(copy / "mini_ckpt")

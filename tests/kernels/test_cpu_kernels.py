@@ -15,7 +15,7 @@ from vita.config import DecoderConfig
 from vita.kernels.cpu.bindings import GROUP, PROGRAM, BlockTable, Kernels
 from vita.kernels.cpu.compile import compile_program, find_compiler
 from vita.layers.attention import causal_mask
-from vita.layers.rope import rotary, rotate
+from vita.layers.rope import apply_rope, rope_tables
 from vita.model.kv_cache import KVCache
 from vita.quant.int4 import quantize_groups, unpack
 from vita.quant.int8 import quantize_rows
@@ -327,10 +327,10 @@ def test_scratch_memory_does_not_depend_on_the_callers_default(own: Kernels) -> 
 def test_rotary_positions_are_the_seven_operations(own: Kernels, batch: int, angled: int) -> None:
     torch.manual_seed(batch)
     x = torch.randn(batch, 19, 3, 64).bfloat16()
-    cos, sin = rotary(torch.randint(0, 5000, (angled, 19)), 64, 1e6, torch.bfloat16)
+    cos, sin = rope_tables(torch.randint(0, 5000, (angled, 19)), 64, 1e6, torch.bfloat16)
     with torch.enable_grad():  # PyTorch's operations
-        exact = rotate(x, (cos, sin))
-    if not own.rotate(x, cos, sin):
+        exact = apply_rope(x, (cos, sin))
+    if not own.rope(x, cos, sin):
         pytest.skip("NO AVX-512: PyTorch's own operations are used here")
     assert torch.equal(x, exact)
 

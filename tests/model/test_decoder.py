@@ -1,4 +1,4 @@
-"""Laws of the decoder: cached = uncached = in pieces, padded batch = solo, and positions count on."""
+"""The decoder gives the same with and without a cache, in pieces, and in a padded batch; positions are continued."""
 
 from __future__ import annotations
 
@@ -37,60 +37,60 @@ def cache(capacity: int, batch: int = 1) -> KVCache:
 
 
 @pytest.mark.parametrize("pieces", [[11], [1] * 11, [4, 7], [7, 3, 1], [1, 10]])
-def test_in_pieces_through_the_cache_it_is_the_whole_at_once(decoder: Decoder, pieces: list[int]) -> None:
+def test_pieces_through_the_cache_equal_one_forward_pass(decoder: Decoder, pieces: list[int]) -> None:
     embeds = torch.randn(1, 11, 48)
-    whole = decoder(embeds)
-    kept = cache(11)
-    parts = [decoder(piece, kept) for piece in embeds.split(pieces, dim=1)]
-    torch.testing.assert_close(torch.cat(parts, dim=1), whole, atol=1e-4, rtol=1e-4)
-    assert kept.length == 11
+    wanted = decoder(embeds)
+    kv_cache = cache(11)
+    outputs = [decoder(piece, kv_cache) for piece in embeds.split(pieces, dim=1)]
+    torch.testing.assert_close(torch.cat(outputs, dim=1), wanted, atol=1e-4, rtol=1e-4)
+    assert kv_cache.length == 11
 
 
 def test_a_reset_cache_answers_as_a_new_one(decoder: Decoder) -> None:
     embeds, other = torch.randn(1, 6, 48), torch.randn(1, 4, 48)
-    kept = cache(12)
-    decoder(embeds, kept)
-    decoder(other, kept)
-    kept.reset(6)  # forget `other`
+    kv_cache = cache(12)
+    decoder(embeds, kv_cache)
+    decoder(other, kv_cache)
+    kv_cache.reset(6)  # discards `other`
     torch.testing.assert_close(
-        decoder(other, kept), decoder(torch.cat([embeds, other], 1))[:, 6:], atol=1e-4, rtol=1e-4
+        decoder(other, kv_cache), decoder(torch.cat([embeds, other], 1))[:, 6:], atol=1e-4, rtol=1e-4
     )
 
 
-def test_a_sequence_in_a_padded_batch_is_the_sequence_alone(decoder: Decoder) -> None:
+def test_a_sequence_in_a_padded_batch_equals_the_sequence_alone(decoder: Decoder) -> None:
     lengths = [9, 4, 1]
     rows = [torch.randn(n, 48) for n in lengths]
     batch = nn.utils.rnn.pad_sequence(rows, batch_first=True)
-    together = decoder(batch, mask=padded_mask(torch.tensor(lengths), 9))
-    assert torch.isfinite(together).all()
-    for row, out in zip(rows, together, strict=True):
+    batched = decoder(batch, mask=padded_mask(torch.tensor(lengths), 9))
+    assert torch.isfinite(batched).all()
+    for row, out in zip(rows, batched, strict=True):
         torch.testing.assert_close(out[: len(row)], decoder(row[None])[0], atol=1e-4, rtol=1e-4)
 
 
-def test_the_cache_never_moves(decoder: Decoder) -> None:
-    kept = cache(8)
-    before = kept.keys.data_ptr()
+def test_the_cache_is_written_in_place(decoder: Decoder) -> None:
+    kv_cache = cache(8)
+    before = kv_cache.keys.data_ptr()
     for _ in range(8):
-        decoder(torch.randn(1, 1, 48), kept)
-    assert kept.keys.data_ptr() == before
-    view, _ = kept.keys[0, :, :, :3], None
+        decoder(torch.randn(1, 1, 48), kv_cache)
+    assert kv_cache.keys.data_ptr() == before
+    view, _ = kv_cache.keys[0, :, :, :3], None
     assert view.data_ptr() == before
 
 
-def test_explicit_positions_are_the_default_ones_when_they_count_up(decoder: Decoder) -> None:
+def test_positions_that_count_up_equal_the_default(decoder: Decoder) -> None:
     embeds = torch.randn(1, 5, 48)
     torch.testing.assert_close(decoder(embeds, positions=torch.arange(5)[None]), decoder(embeds))
     assert (decoder(embeds, positions=torch.arange(5)[None] * 3) - decoder(embeds)).abs().max() > 1e-3
 
 
-def test_the_cache_costs_what_it_says() -> None:
+def test_the_cache_takes_the_bytes_it_states() -> None:
     made = KVCache(CONFIG, 10, dtype=torch.bfloat16, device=CPU)
     measured = made.keys.nbytes + made.values.nbytes
     assert measured == 10 * KVCache.bytes_per_position(CONFIG, torch.bfloat16)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_attention_in_half_precision_stays_near_float32(dtype: torch.dtype) -> None:
+def test_attention_in_half_precision_is_near_float32(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     q, k, v = torch.randn(1, 4, 9, 16), torch.randn(1, 2, 9, 16), torch.randn(1, 2, 9, 16)
     half = attend(q.to(dtype), k.to(dtype), v.to(dtype), causal=True)
@@ -98,7 +98,7 @@ def test_attention_in_half_precision_stays_near_float32(dtype: torch.dtype) -> N
     torch.testing.assert_close(half.float(), attend(q, k, v, causal=True), atol=0.03, rtol=0.03)
 
 
-def test_attention_behind_a_cache_as_it_is_asked_for_on_cuda() -> None:
+def test_attention_after_a_cached_prefix_as_on_cuda() -> None:
     torch.manual_seed(0)
     q, k, v = torch.randn(1, 6, 5, 16), torch.randn(1, 2, 12, 16), torch.randn(1, 2, 12, 16)
     wanted = attend(q, k, v, mask=causal_mask(5, 7, CPU))

@@ -1,4 +1,4 @@
-"""Laws of the encoders: batch = solo, padding changes nothing, shuffle order, masks, sizes off the native grid."""
+"""The encoders give the same alone, batched and padded; pixel shuffle order, masks, other grids."""
 
 from __future__ import annotations
 
@@ -47,20 +47,20 @@ def audio(**changes: object) -> AudioEncoder:
     return randomise(AudioEncoder(AudioConfig(**(sizes | changes))))  # type: ignore[arg-type]
 
 
-def test_pixel_shuffle_puts_the_four_patches_of_a_block_side_by_side() -> None:
+def test_pixel_shuffle_concatenates_the_four_patches_of_a_block() -> None:
     grid = torch.arange(16).view(1, 16, 1).float()  # patch number as its only channel, 4x4
     assert pixel_shuffle(grid)[0].tolist() == [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
 
 
 @pytest.mark.parametrize("changes", [{}, {"norm_type": "rms_norm", "qkv_bias": False, "qk_normalization": True}])
-def test_tiles_together_are_the_tiles_alone(changes: dict[str, object]) -> None:
+def test_batched_tiles_equal_the_tiles_alone(changes: dict[str, object]) -> None:
     encoder, tiles = vision(**changes), torch.randn(5, 3, 56, 56)
     alone = torch.cat([encoder(t[None]) for t in tiles])
     torch.testing.assert_close(encoder(tiles), alone, atol=1e-5, rtol=1e-5)
     assert alone.shape == (5, 4, 128)
 
 
-def test_another_image_size_resizes_the_positions_and_keeps_the_native_ones() -> None:
+def test_another_image_size_interpolates_the_positions() -> None:
     encoder = vision()
     assert encoder.position_table(4, 4) is encoder.positions
     table = encoder.position_table(6, 8)
@@ -68,14 +68,14 @@ def test_another_image_size_resizes_the_positions_and_keeps_the_native_ones() ->
     assert encoder.embed(torch.randn(1, 3, 84, 112)).shape == (1, 49, 32)
 
 
-def test_the_patch_embedding_is_the_convolution_it_replaces() -> None:
+def test_the_patch_embedding_equals_a_convolution() -> None:
     encoder, pixels = vision(), torch.randn(2, 3, 56, 56)
-    theirs = functional.conv2d(pixels, encoder.patch, encoder.patch_bias, stride=14).flatten(2).transpose(1, 2)
-    ours = encoder.embed(pixels)[:, 1:] - encoder.positions[:, 1:]
-    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    wanted = functional.conv2d(pixels, encoder.patch, encoder.patch_bias, stride=14).flatten(2).transpose(1, 2)
+    got = encoder.embed(pixels)[:, 1:] - encoder.positions[:, 1:]
+    torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
 
 
-def test_a_projector_of_one_linear_has_no_activation() -> None:
+def test_a_projector_of_one_linear_layer_has_no_activation() -> None:
     projector = randomise(Projector(8, 6, 1))
     x = torch.randn(2, 3, 8)
     torch.testing.assert_close(
@@ -88,22 +88,22 @@ def test_a_projector_of_one_linear_has_no_activation() -> None:
     [{}, {"normalize_before": False}, {"concat_after": True}, {"chunk_size": 4, "left_chunks": 1}],
     ids=["release", "norm after", "concat", "chunks"],
 )
-def test_a_sound_in_a_padded_batch_is_the_sound_alone(changes: dict[str, object]) -> None:
+def test_audio_in_a_padded_batch_equals_the_audio_alone(changes: dict[str, object]) -> None:
     encoder = audio(**changes)
     adapter = randomise(AudioAdapter(encoder.config, 48))
     frames = [93, 41, 7]
-    sounds = [torch.randn(n, 80) for n in frames]
-    batch = torch.stack([functional.pad(s, (0, 0, 0, max(frames) - len(s))) for s in sounds])
+    clips = [torch.randn(n, 80) for n in frames]
+    batch = torch.stack([functional.pad(clip, (0, 0, 0, max(frames) - len(clip))) for clip in clips])
     rows, _ = adapter(*encoder(batch, torch.tensor(frames)))
-    for sound, together in zip(sounds, rows, strict=True):
-        alone, _ = adapter(*encoder(sound[None], torch.tensor([len(sound)])))
-        count = token_count(len(sound))
+    for clip, batched in zip(clips, rows, strict=True):
+        alone, _ = adapter(*encoder(clip[None], torch.tensor([len(clip)])))
+        count = token_count(len(clip))
         assert count == alone.shape[1]
-        # The last row's convolution reaches past the end, where a batch has masked padding: zeros in both.
-        torch.testing.assert_close(together[:count], alone[0], atol=1e-4, rtol=1e-4)
+        # The adapter's convolution reaches past the last frame: zeros alone, and masked padding, so zeros, in a batch.
+        torch.testing.assert_close(batched[:count], alone[0], atol=1e-4, rtol=1e-4)
 
 
-def test_chunked_attention_sees_its_own_chunk_and_those_to_the_left() -> None:
+def test_chunked_attention_attends_to_its_chunk_and_those_to_the_left() -> None:
     mask = chunk_mask(6, 2, 1, torch.device("cpu"))[0, 0].int().tolist()
     assert mask == [
         [1, 1, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0], [1, 1, 1, 1, 0, 0],
@@ -111,45 +111,44 @@ def test_chunked_attention_sees_its_own_chunk_and_those_to_the_left() -> None:
     ]  # fmt: skip
 
 
-def test_what_lies_right_of_a_chunk_does_not_reach_it() -> None:
+def test_frames_right_of_a_chunk_do_not_change_it() -> None:
     encoder = audio(chunk_size=4, left_chunks=-1)
-    sound = torch.randn(1, 131, 80)  # 32 encoder frames
-    changed = sound.clone()
-    changed[:, 80:] += 1  # heard by encoder frames from 19 on
-    a, _ = encoder(sound, torch.tensor([131]))
+    audio_frames = torch.randn(1, 131, 80)  # 32 encoder frames
+    changed = audio_frames.clone()
+    changed[:, 80:] += 1  # in the receptive field of encoder frames from 19 on
+    a, _ = encoder(audio_frames, torch.tensor([131]))
     b, _ = encoder(changed, torch.tensor([131]))
     torch.testing.assert_close(a[:, :16], b[:, :16], atol=1e-5, rtol=1e-5)
     assert (a[:, 24:] - b[:, 24:]).abs().max() > 1e-3
 
 
-def test_dynamic_chunks_look_at_everything_so_that_answers_repeat() -> None:
-    encoder, sound = audio(dynamic_chunks=True, chunk_size=2, left_chunks=0), torch.randn(1, 60, 80)
-    first, _ = encoder(sound, torch.tensor([60]))
-    second, _ = encoder(sound, torch.tensor([60]))
+def test_dynamic_chunks_attend_to_everything_so_that_answers_repeat() -> None:
+    encoder, frames = audio(dynamic_chunks=True, chunk_size=2, left_chunks=0), torch.randn(1, 60, 80)
+    first, _ = encoder(frames, torch.tensor([60]))
+    second, _ = encoder(frames, torch.tensor([60]))
     assert torch.equal(first, second)
 
 
-def test_frames_know_where_they_stand_only_if_the_checkpoint_says_so() -> None:
-    """A hum that never changes: the release's frames are all alike, ours differ by their place, and padding does not
-    matter to either."""
-    hum = torch.full((1, 41, 80), 0.3)
-    for placed in (False, True):
-        encoder = audio(positions_in_input=placed)
-        encoded = encoder(hum, torch.tensor([41]))[0][0]
-        alike = torch.allclose(encoded, encoded[:1].expand_as(encoded), atol=1e-5)
-        assert alike != placed
-        padded, mask = encoder(functional.pad(hum, (0, 0, 0, 20)), torch.tensor([41]))
+def test_frames_carry_positions_only_if_the_config_says_so() -> None:
+    """For constant input, all frames are equal without positions and differ with them; padding changes neither."""
+    constant = torch.full((1, 41, 80), 0.3)
+    for positions in (False, True):
+        encoder = audio(positions_in_input=positions)
+        encoded = encoder(constant, torch.tensor([41]))[0][0]
+        equal = torch.allclose(encoded, encoded[:1].expand_as(encoded), atol=1e-5)
+        assert equal != positions
+        padded, mask = encoder(functional.pad(constant, (0, 0, 0, 20)), torch.tensor([41]))
         torch.testing.assert_close(padded[0][mask[0]], encoded)
 
 
-def test_a_query_that_may_see_nothing_gives_no_nan() -> None:
+def test_a_query_without_keys_gives_no_nan() -> None:
     encoder = audio()
     out, mask = encoder(torch.randn(2, 50, 80), torch.tensor([50, 1]))
     assert not mask[1].any() and torch.isfinite(out).all()
 
 
 @pytest.mark.parametrize("norm", ["layer", "batch"])
-def test_prompt_rows_stand_before_the_sound(norm: str) -> None:
+def test_prompt_rows_come_before_the_audio(norm: str) -> None:
     config = AudioConfig(dim=32, num_heads=4, linear_units=64, num_layers=1, prompt_tokens=3, adapter_norm=norm)
     adapter = randomise(AudioAdapter(config, 48))
     rows, mask = adapter(torch.randn(2, 10, 32), torch.ones(2, 10, dtype=torch.bool))
@@ -158,7 +157,7 @@ def test_prompt_rows_stand_before_the_sound(norm: str) -> None:
 
 
 @pytest.mark.parametrize("frames", [7, 8, 9, 50, 51, 52, 53, 998])
-def test_frame_counts_are_those_of_the_convolutions(frames: int) -> None:
+def test_frame_counts_equal_those_of_the_convolutions(frames: int) -> None:
     encoder = audio()
     assert encoder.subsample(torch.randn(1, frames, 80)).shape[1] == encoder_frames(frames)
     assert frame_mask(frames, torch.tensor([frames])).sum() == encoder_frames(frames)
@@ -168,7 +167,7 @@ def test_too_few_and_too_many_frames_are_refused_in_a_sentence() -> None:
     encoder = audio(max_frames=20)
     with pytest.raises(MediaError, match="6 filterbank frames are too few, the encoder needs 7"):
         encoder(torch.randn(1, 6, 80), torch.tensor([6]))
-    with pytest.raises(MediaError, match="position table's 20; split the sound"):
+    with pytest.raises(MediaError, match="position table's 20; split the audio"):
         encoder(torch.randn(1, 200, 80), torch.tensor([200]))
 
 

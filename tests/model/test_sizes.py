@@ -1,4 +1,4 @@
-"""The released sizes, built without memory: exactly the parameters the release has (spec sections 4, 6 and 8)."""
+"""Parameter counts at the released sizes, built on the meta device (spec sections 4, 6 and 8)."""
 
 from __future__ import annotations
 

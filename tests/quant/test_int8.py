@@ -1,4 +1,4 @@
-"""Eight-bit weights: small error, the same answers from a converted folder as rounded on load, and it says so."""
+"""Int8 weights: small error, a converted folder answers as quantising on load does, and bad input is refused."""
 
 from __future__ import annotations
 
@@ -39,29 +39,29 @@ def layer_of(weight: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype
 
 
 @given(st.integers(0, 2**31), st.sampled_from([1e-4, 0.02, 1.0, 30.0]))
-def test_rounding_is_off_by_half_a_step_at_most(seed: int, size: float) -> None:
+def test_the_error_is_at_most_half_a_quantization_step(seed: int, size: float) -> None:
     weight = torch.randn(9, 33, generator=torch.Generator().manual_seed(seed)) * size
     weight[3] = 0
-    whole, scale = quantize_rows(weight)
-    assert whole.dtype == torch.int8 and whole.abs().max() <= 127 and (whole[3] == 0).all()
+    quantized, scale = quantize_rows(weight)
+    assert quantized.dtype == torch.int8 and quantized.abs().max() <= 127 and (quantized[3] == 0).all()
     step = scale.float()[:, None]
-    off = (whole.float() * step - weight).abs()
-    # The scale is itself rounded (by 1 in 256 at most), which can clip the largest value of a row by that much.
-    assert (off <= step * 0.5 + weight.abs() / 256 + 1e-12).all()
+    error = (quantized.float() * step - weight).abs()
+    # The scale is rounded to bfloat16, by 1 in 256 at most, which can clip the largest value of a row by that much.
+    assert (error <= step * 0.5 + weight.abs() / 256 + 1e-12).all()
 
 
-@pytest.fixture(params=["own kernel", "PyTorch's"])
+@pytest.fixture(params=["native kernel", "PyTorch's"])
 def either_kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param != "own kernel":
+    if request.param != "native kernel":
         monkeypatch.setattr(int8, "kernels", lambda: None)
     elif kernels() is None:
-        pytest.skip("NO COMPILER: our own kernels are not built here")
+        pytest.skip("NO COMPILER: the native kernels are not built here")
 
 
 @pytest.mark.usefixtures("either_kernel")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("rows", [1, 3, INT8_ROWS, INT8_ROWS + 1, 70])
-def test_both_kernels_multiply_what_is_stored(dtype: torch.dtype, rows: int) -> None:
+def test_both_kernels_multiply_by_the_stored_weights(dtype: torch.dtype, rows: int) -> None:
     torch.manual_seed(0)
     layer = layer_of(torch.randn(96, 160) * 0.05, torch.randn(96), dtype)
     x = torch.randn(2, rows, 160).to(dtype)
@@ -81,18 +81,18 @@ def test_large_sums_stay_within_float16() -> None:
 @pytest.mark.usefixtures("either_kernel")
 @pytest.mark.parametrize("offset", [0, 1, 8])
 @pytest.mark.parametrize("channels", [1001, 1002, 1003, 3])
-def test_weights_of_a_mapped_file_may_lie_anywhere(offset: int, channels: int) -> None:
-    """The kernel of PyTorch 2.13 kills the process here; a tensor of a mapped file lies on any byte."""
+def test_weights_of_a_mapped_file_may_be_unaligned(offset: int, channels: int) -> None:
+    """PyTorch 2.13's kernel crashes the process here; a tensor of a mapped file may start at any byte."""
     memory = torch.zeros(channels * 64 + 64 + offset, dtype=torch.int8)
     start = -memory.data_ptr() % 64 + offset
     layer = Int8Linear(64, channels, bias=False)
-    whole, layer.scale = quantize_rows(torch.randn(channels, 64))
-    layer.weight = memory[start : start + channels * 64].view(channels, 64).copy_(whole)
+    quantized, layer.scale = quantize_rows(torch.randn(channels, 64))
+    layer.weight = memory[start : start + channels * 64].view(channels, 64).copy_(quantized)
     x = torch.randn(1, 64)
-    torch.testing.assert_close(layer(x), (x @ whole.float().t()) * layer.scale.float(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(layer(x), (x @ quantized.float().t()) * layer.scale.float(), atol=1e-4, rtol=1e-4)
 
 
-def test_every_linear_inside_is_replaced() -> None:
+def test_every_linear_layer_is_replaced() -> None:
     with torch.device("meta"):
         net = nn.Sequential(Linear(4, 8), nn.Sequential(Linear(8, 2, bias=False)))
     assert quantize_modules(net, "int8") == ["0", "1.0"]
@@ -101,14 +101,14 @@ def test_every_linear_inside_is_replaced() -> None:
 
 
 class TestModels:
-    def test_answers_stay_near(self, mini: Path) -> None:
+    def test_results_are_within_the_tolerances(self, mini: Path) -> None:
         rows = list(run(mini, replace(DEFAULT_OPTIONS, quantize="int8")))
         assert not [r for r in rows if r.status == "fail"], [r for r in rows if r.status == "fail"]
         assert {"logit KL", "top-1 changed", "perplexity change"} <= {r.stage for r in rows}
-        assert max(r.difference or 0 for r in rows if r.stage == "logit KL") > 0, "something was rounded"
+        assert max(r.difference or 0 for r in rows if r.stage == "logit KL") > 0, "something was quantised"
 
     @pytest.mark.parametrize("layout", ["main", "single file", "tied"])
-    def test_a_converted_folder_answers_as_rounding_on_load(self, mini: Path, tmp_path: Path, layout: str) -> None:
+    def test_a_converted_folder_answers_as_quantizing_on_load(self, mini: Path, tmp_path: Path, layout: str) -> None:
         folder = copy_mini(mini, tmp_path)
         tensors = read_tensors(folder)
         if layout == "tied":
@@ -131,7 +131,7 @@ class TestModels:
         assert isinstance(layers[0].mlp.up, Int8Linear) and isinstance(converted.engine.decoder.head, Int8Linear)
         assert not any(isinstance(m, Int8Linear) for m in converted.engine.model.vision.modules())
 
-    def test_a_folder_converted_from_the_hubs_cache_stands_alone(self, mini: Path, tmp_path: Path) -> None:
+    def test_a_folder_converted_from_the_hub_cache_is_complete(self, mini: Path, tmp_path: Path) -> None:
         folder = copy_mini(mini, tmp_path)
         edit_json(folder / "config.json", lambda c: c.update(mm_vision_tower="/nowhere/" + VISION))
         checkpoint = open_checkpoint(folder)
@@ -140,16 +140,17 @@ class TestModels:
         convert(replace(checkpoint, side_folders=sides), tmp_path / "elsewhere" / "out", "int8")
         assert open_checkpoint(tmp_path / "elsewhere" / "out", offline=True).config.vision.image_size == 112
 
-    def test_verifying_without_rounding_keeps_the_exact_marks(self, mini: Path) -> None:
-        marks = {r.tolerance for r in run(mini, replace(DEFAULT_OPTIONS, quantize="none")) if r.stage == "logits"}
-        assert marks == {1e-4}
+    def test_verifying_unquantized_keeps_the_float32_tolerance(self, mini: Path) -> None:
+        options = replace(DEFAULT_OPTIONS, quantize="none")
+        tolerances = {r.tolerance for r in run(mini, options) if r.stage == "logits"}
+        assert tolerances == {1e-4}
 
     def test_fewer_bytes_are_read_a_token(self, mini: Path) -> None:
-        whole, rounded = (vita.load(mini / "mini_ckpt", device="cpu", quantize=q) for q in (None, "int8"))
-        read = [m.ask("Hello", params=PARAMS).timings.bytes_per_token for m in (whole, rounded)]
+        plain, quantized = (vita.load(mini / "mini_ckpt", device="cpu", quantize=q) for q in (None, "int8"))
+        read = [m.ask("Hello", params=PARAMS).timings.bytes_per_token for m in (plain, quantized)]
         assert read[1] < 0.5 * read[0]
 
-    def test_what_cannot_be_converted_is_refused(
+    def test_a_conversion_that_is_not_possible_is_refused(
         self, mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         checkpoint = open_checkpoint(mini / "mini_ckpt")
@@ -177,7 +178,7 @@ class TestModels:
             convert(checkpoint, tmp_path / "full", "int8")
         assert not list(tmp_path.glob("full*"))
 
-    def test_nothing_is_left_of_a_conversion_that_failed(
+    def test_a_failed_conversion_leaves_nothing(
         self, mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def fail(*_: object) -> None:

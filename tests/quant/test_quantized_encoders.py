@@ -1,4 +1,4 @@
-"""Encoders in eight bits: only when asked for by name, the same from a converted folder, and nearly the same rows."""
+"""Int8 encoders: only with a `+encoders` scheme, the same from a converted folder, and nearly the same features."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LOGO = Path(__file__).parents[2] / "assets" / "vita_logo.png"
 
 
 @pytest.mark.parametrize("scheme", ["int8", "int4"])
-def test_encoders_are_left_alone_unless_they_are_named(scheme: str) -> None:
+def test_encoders_are_quantized_only_with_an_encoders_scheme(scheme: str) -> None:
     model = vita.load(DEFAULT, quantize=scheme, device="cpu")
     named = vita.load(DEFAULT, quantize=f"{scheme}+encoders", device="cpu")
     plain, quantized = model.engine.model, named.engine.model
@@ -35,18 +35,18 @@ def test_encoders_are_left_alone_unless_they_are_named(scheme: str) -> None:
     assert type(model.engine.decoder.layers[0].mlp.up) is type(named.engine.decoder.layers[0].mlp.up)
 
 
-def test_a_rounded_encoder_sees_nearly_the_same() -> None:
+def test_a_quantized_encoder_gives_nearly_the_same_features() -> None:
     pixels = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    plain, rounded = (
+    plain, quantized = (
         vita.load(DEFAULT, quantize=q, device="cpu", dtype="float32").engine.model.vision
         for q in (None, "int8+encoders")
     )
     with torch.inference_mode():
-        before, after = plain(pixels), rounded(pixels)
+        before, after = plain(pixels), quantized(pixels)
     assert torch.nn.functional.cosine_similarity(before, after, dim=-1).mean() > 0.995
 
 
-def test_a_converted_folder_answers_as_rounding_on_load(tmp_path: Path) -> None:
+def test_a_converted_folder_answers_as_quantizing_on_load(tmp_path: Path) -> None:
     asked = vita.user("What do you see?", image=LOGO)
     tiled = vita.MediaOptions(max_tiles=4)  # the logo in four tiles and a thumbnail
     model = vita.load(DEFAULT, quantize="int8+encoders", device="cpu")

@@ -224,7 +224,7 @@ def test_frames_look_at_their_neighbours_from_the_start() -> None:
     ears = Learner(sizes("hearing", 900)).audio
     config = ears.config
     table = position_table(60, config.dim, torch.device("cpu"))
-    x = ears.placed(ears.embed(torch.randn(1, 60, config.dim)), table)
+    x = ears.add_positions(ears.embed(torch.randn(1, 60, config.dim)), table)
     for block, offsets in zip(ears.layers, AROUND, strict=False):
         q = block.attn.q(block.norm1(x)).view(60, config.num_heads, -1)
         p = block.attn.pos(table).view(60, config.num_heads, -1)

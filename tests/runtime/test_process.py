@@ -1,4 +1,4 @@
-"""Large blocks that were freed are had again without asking the system."""
+"""With malloc tuning, large freed blocks are reused without new page faults."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-# Blocks are asked for as C does it: PyTorch asks for aligned ones, a little larger than the gap the last one left, and
-# how often that gap has grown by then is chance.
-PAGES = """
+# Plain malloc, not PyTorch: PyTorch allocates aligned blocks, a little larger than the gap that the last one left, so
+# the number of page faults would vary from run to run.
+PROGRAM = """
 import ctypes, resource, sys
 from vita.runtime.process import tune_malloc
 assert sys.argv[1] == "leave" or tune_malloc()
@@ -22,7 +22,7 @@ def touch():
     c.memset(block, 1, size)
     c.free(block)
 
-touch()  # the first one is always new
+touch()  # the first block is always new memory
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(8):
     touch()
@@ -30,10 +30,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="SKIPPED LOUDLY: only glibc has the setting")
-def test_freed_blocks_are_had_again() -> None:
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="SKIPPED LOUDLY: only glibc has mallopt")
+def test_freed_blocks_are_reused() -> None:
     def faults(how: str) -> int:
-        done = subprocess.run([sys.executable, "-c", PAGES, how], capture_output=True, text=True, check=True)
+        done = subprocess.run([sys.executable, "-c", PROGRAM, how], capture_output=True, text=True, check=True)
         return int(done.stdout)
 
     assert faults("keep") < 0.1 * faults("leave")

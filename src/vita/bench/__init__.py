@@ -1,1 +1,1 @@
-"""How near each stage comes to what the machine can do."""
+"""Benchmark the stages of a request against the machine's peak rates (`vita bench`)."""

@@ -1,7 +1,4 @@
-"""Figures for people, and against an earlier run.
-
-Owns the table and the ratios. Does not measure.
-"""
+"""Format a benchmark report as a table, with ratios to an earlier run."""
 
 from __future__ import annotations
 
@@ -16,19 +13,19 @@ BAR = 20  # characters of a full bar
 
 
 def table(report: Report, earlier: dict[str, float]) -> list[str]:
-    """Lines to print.
+    """Lines of the table.
 
     Args:
         report: of this run.
-        earlier: seconds by stage of the run to compare with; empty for none.
+        earlier: seconds by stage of the run to compare with; empty: no ratios.
     """
     scheme = f", {report.quantize}" if report.quantize else ""
-    top = report.ceilings
+    peaks = report.peaks
     lines = [
         f"{report.model}: {report.dtype}{scheme} on {report.device}, {report.machine}, {report.threads} threads, "
         f"PyTorch {report.torch}",
-        f"ceilings: read {top['read']:.1f} GB/s, matrix-vector {top['matvec']:.1f} GB/s, "
-        f"GEMM {top['gemm']:.2f} TFLOP/s",
+        f"peak rates: read {peaks['read']:.1f} GB/s, matrix-vector {peaks['matvec']:.1f} GB/s, "
+        f"GEMM {peaks['gemm']:.2f} TFLOP/s",
         "",
         f"{'stage':18} {'time':>9}  {'reached':>14} {'of':>8}  {'':{BAR}} {'':>5} {'peak':>9}"
         + ("  ratio" if earlier else ""),
@@ -39,23 +36,23 @@ def table(report: Report, earlier: dict[str, float]) -> list[str]:
 
 def _line(figure: Figure, before: float | None) -> str:
     reached = "" if figure.rate is None else f"{figure.rate:.2f} {figure.unit}"
-    top = "" if figure.ceiling is None else f"{figure.ceiling:.2f}"
+    peak_rate = "" if figure.peak_rate is None else f"{figure.peak_rate:.2f}"
     share = figure.share
     bar = "" if share is None else "█" * round(min(100.0, share) / 100 * BAR)
     percent = "" if share is None else f"{share:.0f} %"
-    peak = "" if figure.peak_gb is None else f"{figure.peak_gb:.2f} GB"
+    memory = "" if figure.peak_gb is None else f"{figure.peak_gb:.2f} GB"
     ratio = "" if before is None else f"  {before / figure.seconds:.2f}x"
     return (
-        f"{figure.stage:18} {_seconds(figure.seconds):>9}  {reached:>14} {top:>8}  {bar:{BAR}} {percent:>5} {peak:>9}"
-        f"{ratio}  {figure.what}"
+        f"{figure.stage:18} {_seconds(figure.seconds):>9}  {reached:>14} {peak_rate:>8}  {bar:{BAR}} {percent:>5} "
+        f"{memory:>9}{ratio}  {figure.what}"
     ).rstrip()
 
 
 def read_earlier(file: Path) -> dict[str, float]:
-    """Seconds by stage from a file whose last line is a report's JSON.
+    """Seconds by stage of an earlier report: a file whose last line is its JSON.
 
     Raises:
-        RequestError: it is no such file.
+        RequestError: the file cannot be read, or is not a report.
     """
     try:
         lines = file.read_text(encoding="utf-8").strip().splitlines()
@@ -65,7 +62,7 @@ def read_earlier(file: Path) -> dict[str, float]:
         raise RequestError(f"cannot be read ({error.strerror})", where=file, fix="name a file of vita bench") from error
     except (ValueError, KeyError, TypeError, IndexError, UnicodeDecodeError):
         raise RequestError(
-            "is no report of vita bench", where=file, fix="save one with: vita bench MODEL > FILE"
+            "is not a report of vita bench", where=file, fix="save one with: vita bench MODEL > FILE"
         ) from None
 
 

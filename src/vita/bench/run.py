@@ -1,7 +1,6 @@
-"""The stages of a request measured one by one on any checkpoint.
+"""Measure the stages of a request one by one, on any checkpoint.
 
-Owns the workload and the figures. Random weights at the released sizes give the real speed: values do not matter.
-Does not know how figures are shown or compared.
+Random weights of the released sizes give the released model's speed, since speed does not depend on the values.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vita.bench.ceilings import best_seconds, ceilings, synchronize
+from vita.bench.peaks import best_seconds, measure_peaks, synchronize
 from vita.checkpoint.open import DEFAULT, Checkpoint
 from vita.engine.engine import Engine
 from vita.engine.fusion import fuse
@@ -46,8 +45,8 @@ DEMO_TILES, ONE_TILE, VIDEO_FRAMES = 5, 1, 16
 SPEECH_SECONDS = 10
 START_TOKENS, ANSWERED = 30, "answered"
 BATCHES, BATCH_STEPS = (1, 4, 8, 16), 2
-PICTURE_TOKENS = 64
-LIMITS = {"TFLOP/s": "gemm", "GB/s": "read"}  # the ceiling that a rate is held against, by its unit
+IMAGE_TOKENS = 64
+PEAKS = {"TFLOP/s": "gemm", "GB/s": "read"}  # the peak rate that a figure is compared with, by its unit
 
 
 @dataclass(frozen=True)
@@ -56,30 +55,31 @@ class Figure:
 
     Attributes:
         stage: its name.
-        seconds: it took.
-        rate: what was reached, in `unit`.
-        ceiling: the most that is possible, in the same unit; None where there is no such thing.
-        what: the amount of work, for people.
-        peak_gb: most memory of the process (or on the GPU) while its stage ran; None where that cannot be told.
+        seconds: its duration.
+        rate: the rate reached, in `unit`.
+        unit: of the rate.
+        peak_rate: the machine's peak rate, in `unit`; None if there is none for this unit.
+        what: the amount of work, as text.
+        peak_gb: peak memory of the process (or on the GPU) during the stage, in GB; None where it cannot be measured.
     """
 
     stage: str
     seconds: float
     rate: float | None = None
     unit: str = ""
-    ceiling: float | None = None
+    peak_rate: float | None = None
     what: str = ""
     peak_gb: float | None = None
 
     @property
     def share(self) -> float | None:
-        """Of the ceiling, in per cent."""
-        return 100 * self.rate / self.ceiling if self.rate is not None and self.ceiling else None
+        """The rate in per cent of the peak rate."""
+        return 100 * self.rate / self.peak_rate if self.rate is not None and self.peak_rate else None
 
 
 @dataclass
 class Report:
-    """All figures of one run, and where they were taken."""
+    """All figures of one run, and the machine they were measured on."""
 
     model: str
     device: str
@@ -88,12 +88,12 @@ class Report:
     machine: str
     threads: int
     torch: str
-    ceilings: dict[str, float]
+    peaks: dict[str, float]
     figures: list[Figure] = field(default_factory=list)
     peak_gb: float = 0.0
 
     def as_json(self) -> dict[str, object]:
-        """For programs, and for `--compare`."""
+        """As a dictionary for JSON; `--compare` reads it."""
         return asdict(self)
 
 
@@ -106,22 +106,22 @@ def bench(
         checkpoint: opened.
         options: how the model is loaded.
         tokens: new tokens of the demo request.
-        cold: also load with the files dropped from the page cache, which takes a disk's time.
-        tell: called with the name of what is measured next.
+        cold: also measure loading with the files dropped from the page cache.
+        tell: called with the name of each measurement before it starts.
 
     Raises:
-        VitaError: the checkpoint or the machine is not up to it.
+        VitaError: the checkpoint cannot be loaded on this machine.
     """
-    tell("ceilings")
+    tell("peak rates")
     meta = VitaModel.on_meta(checkpoint.config, Tokenizer.load(checkpoint.folder).size)
-    where, form = _place_of(meta, options)
-    top = measured_apart(where, form)
+    chosen_device, chosen_dtype = _device_and_dtype(meta, options)
+    peaks = separate_peaks(chosen_device, chosen_dtype)
     open_engine = partial(Engine, checkpoint, options)
     loads = []
     if cold:
         tell("load, cold")
-        _forget(checkpoint.folder)
-        loads.append(Figure("load, cold", _timed(lambda: _touch(open_engine()))))
+        _drop_page_cache(checkpoint.folder)
+        loads.append(Figure("load, cold", _timed(lambda: _read_weights(open_engine()))))
     tell("load")
     start = time.perf_counter()
     engine = open_engine()
@@ -129,40 +129,40 @@ def bench(
     report = Report(
         checkpoint.folder.name, str(engine.device), str(engine.dtype).removeprefix("torch."), engine.quantize,
         _machine(engine.device), torch.get_num_threads(), torch.__version__,
-        top, loads,
+        peaks, loads,
     )  # fmt: skip
     for name, measure in _stages(engine, meta, tokens):
         tell(name)
         report.peak_gb = max(report.peak_gb, peak_memory(engine.device) / 1e9)
-        told = reset_peak(engine.device)
+        per_stage = reset_peak(engine.device)
         figures = measure()
         peak = peak_memory(engine.device) / 1e9
-        report.figures += [replace(f, peak_gb=peak) for f in figures] if told else figures
+        report.figures += [replace(f, peak_gb=peak) for f in figures] if per_stage else figures
         report.peak_gb = max(report.peak_gb, peak)
-    report.figures = [_with_pictures(f, report.figures) for f in report.figures]
-    tell("ceilings again")
-    # A neighbour on a shared machine can hold the ceilings down for as long as they take to measure: the higher count.
-    report.ceilings = {name: max(top[name], now) for name, now in measured_apart(where, form).items()}
-    report.figures = [replace(f, ceiling=report.ceilings.get(LIMITS.get(f.unit, ""))) for f in report.figures]
+    report.figures = [_with_image_rate(f, report.figures) for f in report.figures]
+    tell("peak rates again")
+    # Other load on a shared machine may lower one measurement of the peaks, so the higher of two is taken.
+    report.peaks = {name: max(peaks[name], now) for name, now in separate_peaks(chosen_device, chosen_dtype).items()}
+    report.figures = [replace(f, peak_rate=report.peaks.get(PEAKS.get(f.unit, ""))) for f in report.figures]
     tell("process start")
     report.figures.append(process_start())
     return report
 
 
-def measured_apart(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
-    """The ceilings, on a CPU in a process of its own: their gigabyte must not count as the model's."""
+def separate_peaks(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
+    """`measure_peaks`, on a CPU in another process, so that its gigabyte does not count as the model's memory."""
     if device.type != "cpu":
-        top = ceilings(device, dtype)
+        peaks = measure_peaks(device, dtype)
         reset_peak(device)
-        return top
+        return peaks
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(ceilings, device, dtype).result()
+        return pool.submit(measure_peaks, device, dtype).result()
 
 
-def _place_of(meta: VitaModel, options: EngineOptions) -> tuple[torch.device, torch.dtype]:
+def _device_and_dtype(meta: VitaModel, options: EngineOptions) -> tuple[torch.device, torch.dtype]:
     total = sum(meta.parameter_counts().values())
-    where = choose_device(options.device, total)
-    return where, choose_dtype(options.dtype, meta.config, total, where)[0]
+    chosen = choose_device(options.device, total)
+    return chosen, choose_dtype(options.dtype, meta.config, total, chosen)[0]
 
 
 def _stages(engine: Engine, meta: VitaModel, tokens: int) -> Iterator[tuple[str, Callable[[], list[Figure]]]]:
@@ -203,7 +203,7 @@ def _speech(engine: Engine, meta: VitaModel) -> Figure:
 
 
 def _request(engine: Engine, meta: VitaModel, tiles: int, tokens: int) -> list[Figure]:
-    """Prefill and decode of a prompt with so many tiles; vision was measured already and is not repeated."""
+    """Prefill and decode of a prompt with one image of so many tiles; its features are random, without the encoder."""
     config, decoder, turn = engine.config, engine.decoder, contextlib.nullcontext()
     ids = render([Turn("user", (Placeholders("image", tiles), QUESTION))], engine.tokenizer)
     rows = torch.randn(config.vision.tokens_per_tile, config.decoder.hidden_size)
@@ -212,7 +212,7 @@ def _request(engine: Engine, meta: VitaModel, tiles: int, tokens: int) -> list[F
     length = len(embeds)
     tokens = min(tokens, config.context - length)
     cache = KVCache(config.decoder, length + tokens, dtype=engine.dtype, device=engine.device)
-    # Warm; a GPU's library chooses and loads kernels by the shape.
+    # Warm up; on a GPU with the full shape, since libraries choose and load their kernels by shape.
     prefill(decoder, embeds[:32] if engine.device.type == "cpu" else embeds, cache, turn, lambda: False)
     cache.reset()
     synchronize(engine.device)
@@ -237,7 +237,7 @@ def _request(engine: Engine, meta: VitaModel, tiles: int, tokens: int) -> list[F
 
 @torch.inference_mode()
 def _batches(engine: Engine) -> list[Figure]:
-    """Decode steps shared by several requests, each behind a prompt of one tile."""
+    """One decode step of several requests, each after a prompt of one tile."""
     length = engine.config.vision.tokens_per_tile + 64
     first = KVCache(engine.config.decoder, length + BATCH_STEPS + 2, dtype=engine.dtype, device=engine.device)
     first.keys.normal_()
@@ -257,32 +257,32 @@ def _batches(engine: Engine) -> list[Figure]:
     return out
 
 
-def _with_pictures(batch: Figure, figures: list[Figure]) -> Figure:
-    """A batch's figure with the pictures a second that follow: each is seen and prefilled alone, then all decode."""
+def _with_image_rate(batch: Figure, figures: list[Figure]) -> Figure:
+    """Add images/s to the figure of a batch, for requests encoded and prefilled one by one, then decoded together."""
     if not batch.stage.startswith("batch "):
         return batch
-    alone = sum(f.seconds for f in figures if f.stage in ("vision, 1 tile", "prefill, 1 tile"))
+    per_request = sum(f.seconds for f in figures if f.stage in ("vision, 1 tile", "prefill, 1 tile"))
     rows = int(batch.stage.removeprefix("batch "))
-    speed = rows / (rows * alone + PICTURE_TOKENS * batch.seconds)
-    return replace(batch, what=f"{batch.what}, {speed:.3g} pictures/s (1 tile, {PICTURE_TOKENS} tokens)")
+    speed = rows / (rows * per_request + IMAGE_TOKENS * batch.seconds)
+    return replace(batch, what=f"{batch.what}, {speed:.3g} images/s (1 tile, {IMAGE_TOKENS} tokens)")
 
 
 def process_start() -> Figure:
-    """From the start of a process to the last token of a 30-token answer of the embedded model about a picture."""
+    """Time from starting a process to the last token of a 30-token answer about an image, with the embedded model."""
     from PIL import Image
 
     with tempfile.TemporaryDirectory() as folder:
-        picture = Path(folder) / "picture.png"
-        Image.new("RGB", (224, 224), (16, 30, 84)).save(picture)
+        image = Path(folder) / "image.png"
+        Image.new("RGB", (224, 224), (16, 30, 84)).save(image)
         code = (
             "import sys, vita; m = vita.load(sys.argv[1]); m.engine.stop_ids = frozenset();"
             f"m.ask({QUESTION!r}, images=[sys.argv[2]], params=vita.SamplingParams(max_tokens={START_TOKENS}));"
             f"print({ANSWERED!r}, flush=True)"
         )
-        command, start = [sys.executable, "-c", code, str(DEFAULT), str(picture)], time.perf_counter()
+        command, start = [sys.executable, "-c", code, str(DEFAULT), str(image)], time.perf_counter()
         with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
-            # The answer is there then; what Python does before it ends is not waited for.
+            # Stop the clock at the answer, before the interpreter's shutdown.
             any(line.strip() == ANSWERED.encode() for line in process.stdout)
             seconds = time.perf_counter() - start
         if process.returncode:
@@ -296,15 +296,15 @@ def _timed(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _touch(engine: Engine) -> None:
-    """Read every weight once, so that a mapped file has really been loaded."""
+def _read_weights(engine: Engine) -> None:
+    """Read one element of every page of the weights, so that memory-mapped files are loaded."""
     for tensor in engine.decoder.state_dict().values():
         tensor.reshape(-1)[:: 4096 // tensor.element_size()].sum()
     synchronize(engine.device)
 
 
-def _forget(folder: Path) -> None:
-    """Ask the system to drop a checkpoint's files from the page cache."""
+def _drop_page_cache(folder: Path) -> None:
+    """Ask the system to drop a checkpoint's files from the page cache; does nothing where it cannot be asked."""
     if not hasattr(os, "posix_fadvise"):
         return
     for file in folder.rglob("*.safetensors"):

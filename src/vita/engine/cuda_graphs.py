@@ -15,7 +15,8 @@ from torch import Tensor
 
 from vita.kernels.triton.decode_attention import SPLITS
 from vita.model.decoder import Decoder
-from vita.model.fused_decode import FusedStep, FusedWeights, rows_of
+from vita.model.fused_decode import FusedDecode, block_table_rows
+from vita.model.fused_weights import FusedWeights
 from vita.model.kv_cache import KVCache
 
 BATCHING_WINDOW = 0.7  # of a step's time
@@ -24,7 +25,7 @@ SIZES = (1, 2, 4, 8, 16)  # requests that a step is recorded for
 
 @dataclass
 class _Recorded:
-    step: FusedStep
+    step: FusedDecode
     graph: torch.cuda.CUDAGraph | None = None
     table: list[list[int]] = field(default_factory=list)  # what is on the device, once all that is asked for has run
 
@@ -67,10 +68,10 @@ class CudaGraphDecode:
         count = len(caches)
         recorded = self._for(count)
         step = recorded.step
-        wanted = rows_of(caches, len(step.tokens), self._spare)
+        wanted = block_table_rows(caches, len(step.tokens), self._spare)
         known, recorded.table = recorded.table, []  # whatever interrupts what follows, the table is sent again
         if wanted != known:
-            step.table.copy_(self._sent(wanted), non_blocking=True)
+            step.block_table.copy_(self._sent(wanted), non_blocking=True)
         step.tokens[:count].copy_(tokens)
         self._run(recorded)
         recorded.table = [[*row[:4], row[4] + row[5], row[5]] for row in wanted]
@@ -83,9 +84,10 @@ class CudaGraphDecode:
         return self._recorded[next(size for size in SIZES if size >= count)]
 
     def _record(self, size: int) -> _Recorded:
-        recorded = _Recorded(FusedStep(self._weights, size, rounded=self._rounded))
+        recorded = _Recorded(FusedDecode(self._weights, size, quantized_kv_cache=self._rounded))
         step = recorded.step
-        step.table.copy_(self._sent(rows_of([], size, self._spare)))  # what runs now writes into the spare cache
+        # What runs now writes into the spare cache.
+        step.block_table.copy_(self._sent(block_table_rows([], size, self._spare)))
         if not self._cuda:
             return recorded
         current, side = torch.cuda.current_stream(), torch.cuda.Stream()

@@ -1,1 +1,1 @@
-"""Our own kernels, compiled on the machine that runs them; each has a slower equal in PyTorch's own operations."""
+"""Native kernels for CPUs (C, compiled on this machine) and CUDA (Triton), with PyTorch operations as fallback."""

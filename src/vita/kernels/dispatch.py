@@ -1,7 +1,7 @@
-"""Which of our kernels stand between the products, by device.
+"""Choose the native elementwise kernels for a device.
 
-`kernels.cpu.bindings` has them for CPUs, `kernels.triton.elementwise` for CUDA. Callers compute what neither has with
-PyTorch's own operations.
+CPUs have them in `kernels.cpu.bindings`, CUDA in `kernels.triton.elementwise`. Without them, callers use PyTorch
+operations.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from vita.kernels.cpu.bindings import bf16_kernels
 
 
 class ElementwiseKernels(Protocol):
-    """What both have; `kernels.cpu.bindings.Kernels` says what goes in and out."""
+    """The kernels that both devices have; shapes and dtypes as in `kernels.cpu.bindings.Kernels`."""
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """RMSNorm over the last dimension."""
 
-    def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> bool:
-        """Rotary positions, in place; False where it cannot."""
+    def rope(self, x: Tensor, cos: Tensor, sin: Tensor) -> bool:
+        """Rotate `x` in place by its positions; False, and `x` unchanged, if unsupported."""
 
     def silu_mul(self, gate: Tensor, up: Tensor) -> bool:
-        """The gate of an MLP, into `gate`; False where it cannot."""
+        """`silu(gate) * up` into `gate`; False, and `gate` unchanged, if unsupported."""
 
 
 def elementwise_kernels(x: Tensor, other: Tensor) -> ElementwiseKernels | None:
-    """The kernels for x and what it meets, if nothing is to be differentiated and there are some."""
+    """The kernels for `x` and its second operand; None if there are none or gradients are enabled."""
     if x.device.type != "cuda":
         return bf16_kernels(x, other)
-    alike = x.dtype == other.dtype and not torch.is_grad_enabled()
-    return triton_elementwise() if alike and triton_kernels.available(x.device) else None
+    supported = x.dtype == other.dtype and not torch.is_grad_enabled()
+    return triton_elementwise() if supported and triton_kernels.available(x.device) else None
 
 
 @lru_cache(maxsize=1)
 def triton_elementwise() -> ElementwiseKernels:
-    """Those for CUDA; needs Triton."""
+    """The CUDA kernels; imports Triton."""
     from vita.kernels.triton.elementwise import TritonElementwise
 
     return TritonElementwise()

@@ -1,7 +1,4 @@
-"""What a product needs of a linear layer, whatever the format of its weights.
-
-Does not know how formats are made (`vita.layers`) or multiplied.
-"""
+"""The stored weight of a linear layer, in any format, as the kernels take it."""
 
 from __future__ import annotations
 
@@ -15,8 +12,8 @@ class Weight:
     """A weight as it is stored.
 
     Attributes:
-        values: `[out, in]`, floats or int8; four bits as uint8 `[out, in / 2]`.
-        scale: of rounded values: `[out]`, for four bits `[out, in / 64]`; None of others.
+        values: `[out, in]`, floats or int8; int4 as uint8 `[out, in / 2]`.
+        scale: of quantised values: int8 `[out]`, int4 `[out, in / 64]`; None for floats.
         bias: `[out]`, or None.
     """
 

@@ -1,1 +1,1 @@
-"""Layers that the encoders and the decoder share: linear, norm, attention. Owns no shapes of any model."""
+"""Layers shared by the encoders and the decoder: linear, norm, RoPE, attention, SwiGLU."""

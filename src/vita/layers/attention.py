@@ -1,7 +1,6 @@
-"""One attention interface for encoders and decoder: our own kernel, or PyTorch's scaled_dot_product_attention.
+"""Softmax attention for encoders and decoder: choose the kernel and dtype.
 
-Owns the choice of kernel and of the number format attention runs in. Does not know about caches, rotary angles or
-masks' meaning: it is handed queries, keys, values and, if need be, a mask.
+Runs the native CPU kernel, FlashAttention on CUDA, or PyTorch's `scaled_dot_product_attention`.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from torch.nn import functional
 
 from vita.kernels.cpu.bindings import bf16_kernels
 
-Attend: TypeAlias = Callable[..., Tensor]  # a function called as `attend` is
+Attend: TypeAlias = Callable[..., Tensor]  # the signature of `attend`
 
 
 def attend(
@@ -27,20 +26,20 @@ def attend(
         q: `[batch, heads, queries, d]`.
         k: `[batch, kv_heads, keys, d]`; `heads` is a multiple of `kv_heads` (grouped queries).
         v: `[batch, kv_heads, keys, dv]`.
-        mask: bool `[batch or 1, heads or 1, queries, keys]`, True where a query may look; None: everywhere.
-        causal: the queries are the last of the keys, and see none behind their own; without `mask`.
-        scale: factor on the scores, default `d ** -0.5`.
+        mask: bool `[batch or 1, heads or 1, queries, keys]`, True where a query attends; None: all keys.
+        causal: the queries are at the last positions of the keys, and attend to no later key. Not with `mask`.
+        scale: factor on the scores; default `d ** -0.5`.
 
     Returns:
         `[batch, heads, queries, dv]` in the dtype of `q`.
     """
-    heads, groups = q.shape[1], k.shape[1]
-    if heads != groups and q.shape[2] == 1 and mask is None and q.device.type == "cpu":
-        # Heads that share keys as queries of one head: keys and values are gone through once, not once a head.
-        together = attend(q.reshape(len(q), groups, heads // groups, -1), k, v, scale=scale)
-        return together.reshape(len(q), heads, 1, -1)
-    own = bf16_kernels(q, k) if mask is None and q.shape[2] > 1 else None
-    out = own.attention(q, k, v, causal, q.shape[-1] ** -0.5 if scale is None else scale) if own else None
+    heads, kv_heads = q.shape[1], k.shape[1]
+    if heads != kv_heads and q.shape[2] == 1 and mask is None and q.device.type == "cpu":
+        # Treat the query heads of a KV head as queries of one head: each key and value is read once, not once a head.
+        grouped = attend(q.reshape(len(q), kv_heads, heads // kv_heads, -1), k, v, scale=scale)
+        return grouped.reshape(len(q), heads, 1, -1)
+    native = bf16_kernels(q, k) if mask is None and q.shape[2] > 1 else None
+    out = native.attention(q, k, v, causal, q.shape[-1] ** -0.5 if scale is None else scale) if native else None
     if out is not None:
         return out
     if causal and q.shape[2] < k.shape[2]:
@@ -51,15 +50,16 @@ def attend(
 
 
 def attend_cached_prefix(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
-    """The last of the keys as queries, on CUDA: heads that share keys get copies, which all fast kernels take, and
-    where there is FlashAttention no mask is written down.
+    """Causal attention on CUDA of queries at the last positions of the keys; shapes as in `attend`.
 
-    Not `torch.nn.attention.bias`, which does the same: importing it takes seconds, since it brings PyTorch's compiler.
+    Keys and values are repeated for the query heads, since not every fast kernel supports grouped queries. With
+    FlashAttention no mask is built. `torch.nn.attention.bias` does the same, but its import loads PyTorch's compiler,
+    which takes seconds.
     """
-    share = q.shape[1] // k.shape[1]
-    k, v = (t.repeat_interleave(share, dim=1) if share > 1 else t for t in (k, v))
+    repeats = q.shape[1] // k.shape[1]
+    k, v = (t.repeat_interleave(repeats, dim=1) if repeats > 1 else t for t in (k, v))
     if _has_flash(q):
-        # "Causal" is to the lower right here: the queries are the last of the keys.
+        # This kernel aligns its causal mask to the lower right: the queries are at the last positions of the keys.
         found = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, True, False, scale=scale)
         return cast(Tensor, found[0])
     return _pytorch(q, k, v, causal_mask(q.shape[2], k.shape[2] - q.shape[2], q.device), causal=False, scale=scale)
@@ -71,7 +71,7 @@ def _has_flash(q: Tensor) -> bool:
 
 
 def causal_mask(n: int, past: int, device: torch.device) -> Tensor:
-    """bool `[1, 1, n, past + n]` for new positions that follow `past` cached ones."""
+    """bool `[1, 1, n, past + n]` for `n` new positions after `past` cached ones."""
     keys = torch.arange(past + n, device=device)
     queries = torch.arange(past, past + n, device=device)
     return (keys[None, :] <= queries[:, None])[None, None]

@@ -1,13 +1,12 @@
-"""The one linear layer of the house.
+"""The linear layer: choose how `x · Wᵀ + b` is computed for a device and dtype.
 
-Owns how `x · Wᵀ + b` is computed for a given device and dtype. Does not know which model it stands in.
+On a CPU without bf16/fp16 instructions, PyTorch's half-precision GEMM is a scalar loop, about a hundred times slower
+than float32 (docs/benchmarks.md). With such instructions but without AMX, as in many virtual machines on Intel
+processors, it can be half as fast as float32. There, more than a few rows take the "upcast" route: weights stay in half
+precision in memory, and one block of them at a time is cast to float32 and multiplied by the float32 GEMM.
 
-PyTorch's half-precision GEMM on a CPU without bf16/fp16 instructions runs a plain scalar loop, about a hundred
-times slower than float32 (docs/benchmarks.md), and where such instructions stand without AMX, as in many virtual
-machines on Intel's processors, it can be half as fast. There, many rows take the "upcast" route: weights stay in half
-precision in memory, and one block of them at a time is widened to float32 and multiplied by the faster kernel.
-One row of bfloat16 (decoding), or a few where PyTorch has no tiles for them, go through our own kernel, which is bound
-by memory everywhere.
+One row of bfloat16 (decoding), and a few rows where the native kernel supports them, go through the native kernel,
+which runs at memory bandwidth.
 """
 
 from __future__ import annotations
@@ -28,59 +27,58 @@ Activation = Literal["gelu", "relu"]
 
 @runtime_checkable
 class Routed(Protocol):
-    """A layer that multiplies, and can be told how."""
+    """A linear layer whose route can be set."""
 
     route: Route
 
 
-# Up to this many rows the native half-precision kernel (a matrix-vector loop) wins on CPUs without bf16 GEMM.
+# With the upcast route, up to this many rows still take the half-precision kernel: a matrix-vector loop, faster there.
 NATIVE_ROWS = 4
-# Rows, width and channels of the product that `float32_gain` measures, and how often.
-PROBE, PROBES = (256, 2048, 1024), 4
-MIN_UPCAST_GAIN = 1.4  # times as fast a float32 product must be: widening costs something, and must not hang on noise
-# Weights widened at a time: fewer make narrow products, which are slow where rows are long.
-UPCAST_BLOCK = 8 << 20
+# Rows, in_features and out_features of the GEMM that `float32_speedup` times, and the number of runs.
+PROBE_SHAPE, PROBE_RUNS = (256, 2048, 1024), 4
+MIN_UPCAST_SPEEDUP = 1.4  # of the float32 GEMM: the cast costs time, and the choice must not depend on noise
+UPCAST_BLOCK = 8 << 20  # weights cast at a time; smaller blocks make narrow, slow GEMMs where rows are long
 
 
 class Linear(nn.Linear):
-    """`nn.Linear` with a route chosen once, while loading (see `choose_route`)."""
+    """`nn.Linear` with a route that is set once, while loading (see `choose_route`)."""
 
     route: Route = "native"
 
     def reset_parameters(self) -> None:
-        """First values, which on the meta device are none; asking for them would be half of building a model."""
+        """Initialise the weights, except on the meta device, where this is half the time to build a model."""
         if not self.weight.is_meta:
             super().reset_parameters()
 
     def forward(self, input: Tensor) -> Tensor:
         """`[..., in_features]` to `[..., out_features]`, in the input's dtype."""
-        # Always as rows: PyTorch multiplies a slice such as [:, -1:] as a batch, and copies all weights for that.
+        # Flatten to rows: for a slice such as [:, -1:] PyTorch would use a batched matmul, which copies all weights.
         rows = input.reshape(-1, self.in_features)
-        own = bf16_kernels(rows, self.weight) if self.weight.is_contiguous() else None
-        out = None if own is None else own.bf16_product(rows, self.weight, self.bias)
+        native = bf16_kernels(rows, self.weight) if self.weight.is_contiguous() else None
+        out = None if native is None else native.bf16_product(rows, self.weight, self.bias)
         if out is None:
-            wide = self.route == "upcast" and len(rows) > NATIVE_ROWS
-            out = (upcast_linear if wide else functional.linear)(rows, self.weight, self.bias)
+            upcast = self.route == "upcast" and len(rows) > NATIVE_ROWS
+            out = (upcast_linear if upcast else functional.linear)(rows, self.weight, self.bias)
         return out.view(*input.shape[:-1], self.out_features)
 
-    def activated(self, input: Tensor, activation: Activation) -> Tensor:
-        """As `forward`, then the activation: in one kernel, on sums not yet rounded, where there is one."""
-        plain = input.device.type != "cpu" or self.route != "native" or torch.is_grad_enabled()
-        if plain or self.weight.dtype != torch.bfloat16:
-            return activated(self(input), activation)
+    def with_activation(self, input: Tensor, activation: Activation) -> Tensor:
+        """`forward`, then the activation; in bfloat16 on a CPU one fused kernel, applied to the float32 sums."""
+        separate = input.device.type != "cpu" or self.route != "native" or torch.is_grad_enabled()
+        if separate or self.weight.dtype != torch.bfloat16:
+            return apply_activation(self(input), activation)
         rows = input.reshape(-1, self.in_features)
-        form = "none" if activation == "gelu" else ""  # which GELU: the exact one
-        out = torch.ops.mkldnn._linear_pointwise(rows, self.weight, self.bias, activation, [], form)
+        approximate = "none" if activation == "gelu" else ""
+        out = torch.ops.mkldnn._linear_pointwise(rows, self.weight, self.bias, activation, [], approximate)
         return out.view(*input.shape[:-1], self.out_features)
 
 
-def activated(x: Tensor, activation: Activation) -> Tensor:
-    """The activation by name; GELU is the exact one."""
+def apply_activation(x: Tensor, activation: Activation) -> Tensor:
+    """Apply an activation by name; GELU is the exact (erf) one."""
     return functional.gelu(x) if activation == "gelu" else functional.relu(x)
 
 
 def upcast_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Half-precision weights multiplied in float32, a block of output channels at a time.
+    """`x · Wᵀ + b` in float32 with half-precision weights, a block of output channels at a time.
 
     Args:
         x: `[..., in]`, any float dtype.
@@ -95,24 +93,24 @@ def upcast_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     step = max(1, UPCAST_BLOCK // weight.shape[1])
     for start in range(0, weight.shape[0], step):
         block = weight[start : start + step].float()  # [step, in]
-        product = rows @ block.t()
+        sums = rows @ block.t()  # [rows, step]
         if bias is not None:
-            product += bias[start : start + step].float()
-        out[:, start : start + step] = product
+            sums += bias[start : start + step].float()
+        out[:, start : start + step] = sums
     return out.reshape(*x.shape[:-1], weight.shape[0])
 
 
 def choose_route(device: torch.device, dtype: torch.dtype) -> tuple[Route, str]:
-    """The route for this machine and the reason, to be logged once."""
+    """The route for this machine, and the reason as a phrase for the log."""
     if device.type != "cpu" or dtype == torch.float32:
         return "native", f"{device.type} has a fast {dtype} GEMM"
     there = torch.ops.mkldnn._is_mkldnn_bf16_supported if dtype == torch.bfloat16 else _has_float16
     if not there():
-        return "upcast", f"this CPU has no {dtype} GEMM: weights are widened to float32 block by block"
-    gain = float32_gain(dtype)
-    if gain > MIN_UPCAST_GAIN:
-        return "upcast", f"this CPU multiplies float32 {gain:.1f} times as fast as {dtype}: weights are widened"
-    return "native", f"this CPU multiplies {dtype} itself"
+        return "upcast", f"this CPU has no {dtype} GEMM: weights are cast to float32 block by block"
+    speedup = float32_speedup(dtype)
+    if speedup > MIN_UPCAST_SPEEDUP:
+        return "upcast", f"float32 GEMM is {speedup:.1f} times as fast as {dtype} here: weights are cast to float32"
+    return "native", f"this CPU has a fast {dtype} GEMM"
 
 
 def _has_float16() -> bool:
@@ -120,13 +118,14 @@ def _has_float16() -> bool:
 
 
 @lru_cache(maxsize=2)
-def float32_gain(dtype: torch.dtype) -> float:
-    """How many times as fast as in `dtype` a matrix product is in float32 here; measured once, in about 50 ms."""
+def float32_speedup(dtype: torch.dtype) -> float:
+    """Speed of the float32 GEMM relative to the one in `dtype`; measured once a process, in about 50 ms."""
 
-    def seconds(form: torch.dtype) -> float:
-        x, weight = torch.full((PROBE[0], PROBE[1]), 0.5).to(form), torch.full((PROBE[2], PROBE[1]), 0.5).to(form)
+    def seconds(probed: torch.dtype) -> float:
+        rows, width, channels = PROBE_SHAPE
+        x, weight = torch.full((rows, width), 0.5).to(probed), torch.full((channels, width), 0.5).to(probed)
         shortest = float("inf")
-        for _ in range(PROBES):
+        for _ in range(PROBE_RUNS):
             start = time.perf_counter()
             functional.linear(x, weight)
             shortest = min(shortest, time.perf_counter() - start)
@@ -137,7 +136,7 @@ def float32_gain(dtype: torch.dtype) -> float:
 
 
 def set_route(module: nn.Module, route: Route) -> None:
-    """Give every layer inside `module` that has one the same route."""
+    """Set the route of every layer inside `module` that has one."""
     for layer in module.modules():
         if isinstance(layer, Routed):
             layer.route = route

@@ -1,4 +1,4 @@
-"""RMSNorm as Qwen2 and Llama compute it: the mean square in float32 (spec section 8)."""
+"""RMSNorm as in Qwen2 and Llama: the mean square in float32 (spec section 8)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vita.kernels.dispatch import elementwise_kernels
 
 
 class RMSNorm(nn.Module):
-    """`x * rsqrt(mean(x²) + eps)` in float32, cast back, times weight."""
+    """`x * rsqrt(mean(x²) + eps)` in float32, cast to the dtype of x, times `weight`."""
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
@@ -18,9 +18,9 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., size]` to the same shape and dtype."""
-        own = elementwise_kernels(x, self.weight)
-        if own is not None:
-            return own.rms_norm(x.contiguous(), self.weight, self.eps)
-        wide = x.float()
-        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
-        return wide.to(x.dtype) * self.weight
+        native = elementwise_kernels(x, self.weight)
+        if native is not None:
+            return native.rms_norm(x.contiguous(), self.weight, self.eps)
+        normed = x.float()
+        normed = normed * torch.rsqrt(normed.pow(2).mean(-1, keepdim=True) + self.eps)
+        return normed.to(x.dtype) * self.weight

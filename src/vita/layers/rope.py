@@ -1,7 +1,4 @@
-"""Rotary positions on halves (Su et al. 2021; spec section 8).
-
-Owns the angles and the turning of queries and keys by them. Does not know where a position comes from.
-"""
+"""Rotary position embedding, rotate-half form (Su et al. 2021; spec section 8)."""
 
 from __future__ import annotations
 
@@ -12,38 +9,41 @@ from torch import Tensor
 
 from vita.kernels.dispatch import elementwise_kernels
 
-Rotary: TypeAlias = tuple[Tensor, Tensor]  # cos and sin, each [batch or 1, positions, 1, d]
+CosSin: TypeAlias = tuple[Tensor, Tensor]  # cos and sin, each [batch or 1, n, 1, d]
 
 
-def rotary(positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> Rotary:
-    """Angles `position * theta^(-2i/d)` on halves; computed in float32, then cast.
+def rope_tables(positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> CosSin:
+    """Cosines and sines of `position * theta^(-2i/d)`, computed in float32, then cast.
 
     Args:
         positions: int64 `[batch or 1, n]`.
         head_dim: d.
-        theta: the base.
-        dtype: the working dtype.
+        theta: the RoPE base.
+        dtype: of the tables.
+
+    Returns:
+        cos and sin, each `[batch or 1, n, 1, d]`; the second half of d repeats the first.
     """
-    return turned(positions, frequencies(head_dim, theta, positions.device), dtype)
+    return cos_sin(positions, rope_frequencies(head_dim, theta, positions.device), dtype)
 
 
-def frequencies(head_dim: int, theta: float, device: torch.device) -> Tensor:
-    """Radians a position: float32 `[d / 2]`."""
+def rope_frequencies(head_dim: int, theta: float, device: torch.device) -> Tensor:
+    """Radians per position: float32 `[d / 2]`."""
     return 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim)
 
 
-def turned(positions: Tensor, radians: Tensor, dtype: torch.dtype) -> Rotary:
-    """As `rotary`, of known frequencies."""
-    angle = positions[:, :, None, None].float() * radians
+def cos_sin(positions: Tensor, frequencies: Tensor, dtype: torch.dtype) -> CosSin:
+    """As `rope_tables`, from precomputed frequencies float32 `[d / 2]`."""
+    angle = positions[:, :, None, None].float() * frequencies
     angle = torch.cat([angle, angle], dim=-1)
     return angle.cos().to(dtype), angle.sin().to(dtype)
 
 
-def rotate(x: Tensor, angles: Rotary) -> Tensor:
-    """`x * cos + [-x2, x1] * sin` for `[batch, n, heads, d]`; outside training the room of x is used for it."""
-    cos, sin = angles
-    own = elementwise_kernels(x, cos)
-    if own is not None and own.rotate(x, cos, sin):
+def apply_rope(x: Tensor, tables: CosSin) -> Tensor:
+    """`x * cos + [-x2, x1] * sin` for `[batch, n, heads, d]`; overwrites `x` where a native kernel runs."""
+    cos, sin = tables
+    native = elementwise_kernels(x, cos)
+    if native is not None and native.rope(x, cos, sin):
         return x
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat([-second, first], dim=-1) * sin

@@ -1,7 +1,7 @@
-"""The gate of a SwiGLU MLP (spec section 8).
+"""SwiGLU of an MLP: `silu(gate) * up` (spec section 8).
 
-Owns `silu(gate) · up` without room for what is between: at prefill that is as large as the MLP is wide, and asking the
-system for it costs more than the arithmetic. Does not know about the layers before and after.
+Outside training the result overwrites `gate`: at prefill a new tensor would be `[positions, intermediate_size]`, and
+allocating it costs more than the arithmetic.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from vita.kernels.dispatch import elementwise_kernels
 
 
 def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
-    """`silu(gate) · up`, `[..., n]`; outside training the room of `gate` is used for it."""
+    """`silu(gate) * up`, both `[..., n]`; overwrites `gate` unless gradients are enabled."""
     if torch.is_grad_enabled():
         return functional.silu(gate) * up
-    own = elementwise_kernels(gate, up)
-    if own is not None and own.silu_mul(gate, up):
+    native = elementwise_kernels(gate, up)
+    if native is not None and native.silu_mul(gate, up):
         return gate
     return functional.silu(gate, inplace=True).mul_(up)

@@ -1,1 +1,1 @@
-"""Qwen2: blocks, static key/value cache, sampling, detokenising."""
+"""The model: vision and audio encoders, projectors, decoder and KV cache."""

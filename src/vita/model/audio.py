@@ -1,7 +1,7 @@
-"""The Whale speech encoder (spec section 6, steps 1 to 6).
+"""The audio encoder (Whale), from filterbank frames to encoder frames (spec section 6, steps 1 to 6).
 
-Owns the way from filterbank frames to encoder frames, as steps that can be called one by one. Does not know how
-the filterbank was made, nor the decoder's width: the adapter is in `model.projectors`.
+Each step is a method of its own, so that `vita verify` can compare them. The adapter to the decoder's hidden size is in
+`model.projectors`.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from vita.errors import MediaError
 from vita.layers.attention import attend
 from vita.layers.linear import Linear
 
-MIN_FRAMES = 7  # fewer filterbank frames give no encoder frame
+MIN_FRAMES = 7  # filterbank frames that give one encoder frame
 
 
 def encoder_frames(frames: int) -> int:
-    """T' of T filterbank frames: `((T-1)//2 - 1)//2`."""
+    """Number of encoder frames T' for T filterbank frames: `((T-1)//2 - 1)//2`."""
     return max(0, ((frames - 1) // 2 - 1) // 2)
 
 
 class ConvSubsampling(nn.Module):
-    """Two 3x3 stride-2 convolutions over time and frequency, then a linear: a quarter of the frame rate."""
+    """Two 3x3 convolutions of stride 2 over time and frequency, then a linear layer: a quarter of the frame rate."""
 
     def __init__(self, config: AudioConfig) -> None:
         super().__init__()
@@ -38,15 +38,15 @@ class ConvSubsampling(nn.Module):
         self.out = Linear(dim * (((config.input_dim - 1) // 2 - 1) // 2), dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[batch, T, 80]` to `[batch, T', E]`."""
+        """`[batch, T, 80]` to `[batch, T', E]`, E the encoder's size."""
         x = functional.relu(_conv2d(x.unsqueeze(1), self.conv1))
         x = functional.relu(_conv2d(x, self.conv2))  # [batch, E, T', 19]
-        # Channel slow, frequency fast.
+        # Flatten with the frequency as the fastest index: [batch, T', E * 19].
         return self.out(x.transpose(1, 2).flatten(2))
 
 
 class WhaleAttention(nn.Module):
-    """Attention with a position term indexed by the key's absolute place: there is no relative shift."""
+    """Self-attention with a position term by the key's absolute position, without a relative shift."""
 
     def __init__(self, config: AudioConfig) -> None:
         super().__init__()
@@ -64,17 +64,17 @@ class WhaleAttention(nn.Module):
         k, v, p = (
             t.view(t.shape[0], length, self.heads, -1).transpose(1, 2) for t in (self.k(x), self.v(x), self.pos(table))
         )
-        # (q+u)·k + (q+v)·p is one product of twice the width: attention sees [q+u ; q+v] against [k ; p].
+        # (q+u)·k + (q+v)·p is one dot product of twice the head size: [q+u ; q+v] · [k ; p].
         queries = torch.cat([q + self.bias_u, q + self.bias_v], dim=-1).transpose(1, 2)
         keys = torch.cat([k, p.expand(batch, -1, -1, -1)], dim=-1)
         out = attend(queries, keys, v, mask=mask.expand(-1, -1, length, -1), scale=(dim // self.heads) ** -0.5)
-        # A query that may look at nothing gets zeros, not NaN.
+        # A query without any allowed key gets zeros, not NaN.
         out = out.masked_fill(~mask.any(-1, keepdim=True), 0.0)
         return self.out(out.transpose(1, 2).reshape(batch, length, dim))
 
 
 class WhaleBlock(nn.Module):
-    """Attention and a ReLU feed-forward, norms before (the release) or after."""
+    """Self-attention and a ReLU feed-forward network, pre-norm (the released model) or post-norm."""
 
     def __init__(self, config: AudioConfig) -> None:
         super().__init__()
@@ -98,12 +98,12 @@ class WhaleBlock(nn.Module):
         if not before:
             x = self.norm1(x)
         normed = self.norm2(x) if before else x
-        x = x + self.w2(self.w1.activated(normed, "relu"))
+        x = x + self.w2(self.w1.with_activation(normed, "relu"))
         return x if before else self.norm2(x)
 
 
 class AudioEncoder(nn.Module):
-    """Filterbank frames in, encoder frames at a quarter of the rate out."""
+    """Filterbank frames in, encoder frames at a quarter of their rate out."""
 
     def __init__(self, config: AudioConfig) -> None:
         super().__init__()
@@ -118,17 +118,19 @@ class AudioEncoder(nn.Module):
             self.after_norm = nn.LayerNorm(config.dim, eps=1e-5)
 
     def normalize(self, x: Tensor) -> Tensor:
-        """Global mean and inverse deviation, in float32: `[batch, T, 80]` to the same shape."""
+        """Apply global CMVN in float32, then cast to the dtype of the weights: `[batch, T, 80]` to the same shape."""
         normed = (x.float() - self.cmvn_mean.float()) * self.cmvn_istd.float()
         return normed.to(self.subsample.conv1.weight.dtype)
 
     def embed(self, x: Tensor) -> Tensor:
-        """Linear, LayerNorm, ReLU: `[batch, T', E]`, before the factor sqrt(E)."""
+        """Linear, LayerNorm, ReLU: `[batch, T', E]` to the same shape."""
         return functional.relu(self.embed_norm(self.embed_linear(x)))
 
-    def placed(self, x: Tensor, table: Tensor) -> Tensor:
-        """Times sqrt(E), positions added before where the checkpoint asks for it (`positions-in-input`; the release
-        adds none: its frames do not know where they stand)."""
+    def add_positions(self, x: Tensor, table: Tensor) -> Tensor:
+        """Add the position table if the config sets `positions_in_input`, then multiply by sqrt(E).
+
+        The released model adds none: its frames carry no positions.
+        """
         return (x + table if self.config.positions_in_input else x) * math.sqrt(self.config.dim)
 
     def hidden_states(self, x: Tensor, lengths: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -138,37 +140,37 @@ class AudioEncoder(nn.Module):
         mask = frame_mask(x.shape[1], lengths)
         x = self.embed(self.subsample(self.normalize(x)))
         table = position_table(x.shape[1], self.config.dim, x.device).to(x.dtype)
-        x = self.placed(x, table)
+        x = self.add_positions(x, table)
         allowed = self.attention_mask(mask)
         for layer in self.layers:
             yield x, mask
             x = layer(x, table, allowed)
-        yield self.finish(x), mask
+        yield self.final_norm(x), mask
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Filterbanks to encoder frames.
+        """Encode filterbank frames.
 
         Args:
             x: float32 `[batch, T, 80]`, zero-padded at the end.
-            lengths: int64 `[batch]`, real frames of each row.
+            lengths: int64 `[batch]`, frames of each row without padding.
 
         Returns:
-            frames `[batch, T', E]` and bool mask `[batch, T']`.
+            frames `[batch, T', E]` and bool mask `[batch, T']`, False for padding.
 
         Raises:
-            MediaError: T is under 7, or T' is over the position table's 5,000 rows (200 s).
+            MediaError: T is less than 7, or T' more than the position table's 5,000 rows (200 s).
         """
         return deque(self.hidden_states(x, lengths), maxlen=1).pop()  # the others are not kept
 
-    def finish(self, x: Tensor) -> Tensor:
-        """The norm after the last block, where the release has one."""
+    def final_norm(self, x: Tensor) -> Tensor:
+        """LayerNorm after the last block of a pre-norm encoder: `[batch, T', E]`."""
         return self.after_norm(x) if self.config.normalize_before else x
 
     def attention_mask(self, mask: Tensor) -> Tensor:
-        """Which keys each query may see: bool `[batch, 1, T' or 1, T']` from the frame mask `[batch, T']`.
+        """Keys that each query attends to: bool `[batch, 1, T' or 1, T']` from the frame mask `[batch, T']`.
 
-        With dynamic chunks the reference draws random chunk sizes even in evaluation; we look at everything,
-        so that answers repeat.
+        With dynamic chunks the reference draws random chunk sizes even in evaluation. Here every query attends to all
+        keys, so that answers are reproducible.
         """
         keys = mask[:, None, None, :]
         if self.config.dynamic_chunks or self.config.chunk_size <= 0:
@@ -177,40 +179,40 @@ class AudioEncoder(nn.Module):
 
 
 def check_frames(frames: int, max_frames: int) -> None:
-    """Refuses what gives no encoder frame, or more of them than the position table has rows."""
+    """Raise MediaError if so many filterbank frames give no encoder frame, or more than `max_frames`."""
     if frames < MIN_FRAMES:
         raise MediaError(f"{frames} filterbank frames are too few, the encoder needs {MIN_FRAMES}")
     if encoder_frames(frames) > max_frames:
         raise MediaError(
             f"{encoder_frames(frames)} encoder frames are more than the position table's {max_frames}",
-            fix="split the sound into windows",
+            fix="split the audio into windows",
         )
 
 
 def frame_mask(frames: int, lengths: Tensor) -> Tensor:
-    """bool `[batch, T']`: which encoder frames of a padded batch are real."""
+    """Mask of the encoder frames of a padded batch: bool `[batch, T']`, False for padding."""
     mask = torch.arange(frames, device=lengths.device)[None, :] < lengths[:, None]
     return mask[:, 2::2][:, 2::2]
 
 
 def position_table(length: int, dim: int, device: torch.device) -> Tensor:
-    """Sines and cosines, interleaved: float32 `[1, length, dim]`."""
+    """Sinusoidal positions, sines and cosines interleaved: float32 `[1, length, dim]`."""
     rate = torch.exp(torch.arange(0, dim, 2, dtype=torch.float32, device=device) * -(math.log(10000.0) / dim))
     angle = torch.arange(length, dtype=torch.float32, device=device)[:, None] * rate
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1).unsqueeze(0)
 
 
 def chunk_mask(length: int, chunk: int, left: int, device: torch.device) -> Tensor:
-    """bool `[1, 1, length, length]`: query i sees its own chunk and `left` chunks before it (all if negative)."""
+    """bool `[1, 1, length, length]`: a query attends to its chunk and `left` chunks before it (all if negative)."""
     index = torch.arange(length, device=device)
-    own = index // chunk
-    start = torch.zeros_like(own) if left < 0 else ((own - left) * chunk).clamp(min=0)
-    end = (own + 1) * chunk
+    query_chunk = index // chunk
+    start = torch.zeros_like(query_chunk) if left < 0 else ((query_chunk - left) * chunk).clamp(min=0)
+    end = (query_chunk + 1) * chunk
     return ((index[None, :] >= start[:, None]) & (index[None, :] < end[:, None]))[None, None]
 
 
 def _conv2d(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """The convolution, in float32 on a CPU: half-precision convolutions are scalar loops on many CPUs."""
+    """Apply a convolution, on a CPU in float32: in half precision many CPUs run a scalar loop."""
     if x.device.type != "cpu" or x.dtype == torch.float32:
         return conv(x)
     bias = None if conv.bias is None else conv.bias.float()

@@ -1,7 +1,6 @@
-"""The Qwen2 decoder (spec section 8).
+"""The Qwen2 decoder, from embeddings to logits (spec section 8).
 
-Owns the blocks from embeddings to logits. Does not know about pictures or sound (they arrive as embedding rows),
-about tokenizers, or about how a token is chosen from the logits.
+Images and audio enter as embedding rows.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from vita.config import DecoderConfig
 from vita.layers.attention import Attend, attend
 from vita.layers.linear import Linear
 from vita.layers.norm import RMSNorm
-from vita.layers.rope import Rotary, rotary, rotate
+from vita.layers.rope import CosSin, apply_rope, rope_tables
 from vita.layers.swiglu import silu_mul
 from vita.model.kv_cache import KVCache, KVCacheBatch, KVCacheRagged
 
@@ -24,7 +23,7 @@ Cache = KVCache | KVCacheBatch | KVCacheRagged
 
 
 class DecoderAttention(nn.Module):
-    """Grouped-query causal attention with biases on q, k and v."""
+    """Grouped-query causal attention, with biases on q, k and v."""
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
@@ -35,11 +34,11 @@ class DecoderAttention(nn.Module):
         self.v = Linear(config.hidden_size, self.kv_heads * self.head_dim)
         self.o = Linear(self.heads * self.head_dim, config.hidden_size, bias=False)
 
-    def forward(self, x: Tensor, angles: Rotary, cache: Cache | None, layer: int, mask: Tensor | None) -> Tensor:
-        """`[batch, n, H]` to the same shape, reading and extending layer `layer` of the cache."""
+    def forward(self, x: Tensor, rope: CosSin, cache: Cache | None, layer: int, mask: Tensor | None) -> Tensor:
+        """`[batch, n, H]` to the same shape; appends to layer `layer` of the cache and attends to it."""
         batch, n, _ = x.shape
-        q = rotate(self.q(x).view(batch, n, self.heads, self.head_dim), angles).transpose(1, 2)
-        k = rotate(self.k(x).view(batch, n, self.kv_heads, self.head_dim), angles).transpose(1, 2)
+        q = apply_rope(self.q(x).view(batch, n, self.heads, self.head_dim), rope).transpose(1, 2)
+        k = apply_rope(self.k(x).view(batch, n, self.kv_heads, self.head_dim), rope).transpose(1, 2)
         v = self.v(x).view(batch, n, self.kv_heads, self.head_dim).transpose(1, 2)
         if cache is None:
             out = self.attend(q, k, v, mask=mask, causal=mask is None and n > 1)  # [batch, heads, n, d]
@@ -49,7 +48,7 @@ class DecoderAttention(nn.Module):
 
 
 class DecoderMLP(nn.Module):
-    """`down(silu(gate(x)) * up(x))`."""
+    """SwiGLU: `down(silu(gate(x)) * up(x))`."""
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
@@ -63,7 +62,7 @@ class DecoderMLP(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """Pre-norm attention and MLP."""
+    """Pre-norm attention and MLP with residual connections."""
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
@@ -72,24 +71,24 @@ class DecoderBlock(nn.Module):
         self.mlp_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = DecoderMLP(config)
 
-    def forward(self, x: Tensor, angles: Rotary, cache: Cache | None, layer: int, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, rope: CosSin, cache: Cache | None, layer: int, mask: Tensor | None) -> Tensor:
         """`[batch, n, H]` to the same shape."""
-        x = x + self.attn(self.attn_norm(x), angles, cache, layer, mask)
+        x = x + self.attn(self.attn_norm(x), rope, cache, layer, mask)
         return x + self.mlp(self.mlp_norm(x))
 
 
 class Decoder(nn.Module):
-    """Embeddings in, logits out.
+    """The decoder: embeddings in, hidden states and logits out.
 
     Args:
         config: sizes.
-        vocab_size: rows of embedding and head after the vocabulary cut (spec section 1.6).
+        vocab_size: rows of the embedding table and the head, after the vocabulary is cut (spec section 1.6).
     """
 
     def __init__(self, config: DecoderConfig, vocab_size: int) -> None:
         super().__init__()
         self.config = config
-        # Not nn.Embedding's own normal values: on the meta device they import torch's compiler, 0.9 s for nothing.
+        # Not nn.Embedding's normal initialisation: on the meta device it imports PyTorch's compiler, which takes 0.9 s.
         table = torch.empty(vocab_size, config.hidden_size).uniform_(-1, 1)
         self.embed = nn.Embedding.from_pretrained(table, freeze=False)
         self.layers = nn.ModuleList(DecoderBlock(config) for _ in range(config.num_layers))
@@ -98,38 +97,40 @@ class Decoder(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where it computes; the embedding table may lie elsewhere."""
+        """The device of the layers; the embedding table may be on another one."""
         return self.norm.weight.device
 
     def set_embedding(self, values: Tensor) -> None:
-        """Hold the embedding table as these `[vocab, H]`, the same numbers elsewhere."""
+        """Replace the embedding table by a copy of it, `[vocab, H]`, on another device or in pinned memory."""
         self.embed.weight = nn.Parameter(values, requires_grad=False)
 
     def embed_tokens(self, tokens: Tensor) -> Tensor:
-        """Rows of the embedding table: int64 `[...]` to `[..., H]` on the decoder's device."""
+        """Embeddings of token ids: int64 `[...]` to `[..., H]` on the decoder's device."""
         table = self.embed.weight
         return table[tokens.to(table.device)].to(self.device)
 
     def hidden_states(
         self, embeds: Tensor, cache: Cache | None = None, positions: Tensor | None = None, mask: Tensor | None = None
     ) -> Iterator[Tensor]:
-        """The embeddings, each layer's output, the last one after the final norm; each `[batch, n, H]`.
+        """Yield the embeddings, then each layer's output, the last one after the final norm; each `[batch, n, H]`.
+
+        A layer runs when its output is asked for, so a caller may do other work between layers.
 
         Args:
-            embeds: `[batch, n, H]`, the positions after what the cache already holds.
-            cache: extended in place; None computes without one.
-            positions: int64 `[batch or 1, n]`; default: counted on from the cache's length.
-            mask: bool `[batch or 1, 1, n, keys]`; default: causal.
+            embeds: `[batch, n, H]`, at the positions after those in the cache.
+            cache: extended in place; None: without a cache.
+            positions: int64 `[batch or 1, n]`; default: from the cache's length on.
+            mask: bool `[batch or 1, 1, n, keys]`, True where a query attends; default: causal.
         """
         n = embeds.shape[1]
         if positions is None:
             device = embeds.device
             positions = torch.arange(n, device=device)[None] if cache is None else cache.positions(n, device)
-        angles = rotary(positions, self.config.head_dim, self.config.rope_theta, embeds.dtype)
+        rope = rope_tables(positions, self.config.head_dim, self.config.rope_theta, embeds.dtype)
         x = embeds
         for index, layer in enumerate(self.layers):
             yield x
-            x = layer(x, angles, cache, index, mask)
+            x = layer(x, rope, cache, index, mask)
         if cache is not None:
             cache.advance(n)
         yield self.norm(x)
@@ -138,17 +139,21 @@ class Decoder(nn.Module):
         self, embeds: Tensor, cache: Cache | None = None, positions: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
         """Final hidden states `[batch, n, H]`; arguments as in `hidden_states`."""
-        return deque(self.hidden_states(embeds, cache, positions, mask), maxlen=1).pop()  # the others are not kept
+        return deque(self.hidden_states(embeds, cache, positions, mask), maxlen=1).pop()  # frees the earlier ones
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """`[batch, n, H]` to `[batch, n, vocab]`, in the model's dtype."""
+        """Final hidden states `[batch, n, H]` to logits `[batch, n, vocab]`, in the model's dtype."""
         return self.head(hidden)
 
 
 def padded_mask(lengths: Tensor, n: int) -> Tensor:
-    """Causal mask of a batch padded on the right: bool `[batch, 1, n, n]`.
+    """Causal mask of a batch that is padded on the right: bool `[batch, 1, n, n]`.
 
-    Padded queries may look at themselves, so that no row is empty.
+    Padding attends to itself, so that no query is without keys.
+
+    Args:
+        lengths: int64 `[batch]`, without padding.
+        n: padded length.
     """
     keys = torch.arange(n, device=lengths.device)
     causal = keys[None, :] <= keys[:, None]

@@ -1,7 +1,4 @@
-"""The static key/value cache: allocated once for a request, written in place, never copied.
-
-Owns its memory and how much of it is filled. Does not know what the keys mean.
-"""
+"""The KV cache of a request: allocated once, written in place."""
 
 from __future__ import annotations
 
@@ -14,22 +11,22 @@ from vita.config import DecoderConfig
 from vita.kernels.cpu.bindings import BlockTable, bf16_kernels
 from vita.layers.attention import Attend
 
-QMAX = 127  # of a rounded key or value
+QMAX = 127  # largest int8 magnitude of a quantised key or value
 
 
 class KVCache:
-    """Keys and values of every layer, `[layers, batch, kv_heads, capacity, d]`.
+    """Keys and values of every layer, each `[layers, batch, kv_heads, capacity, d]`.
 
-    `length` positions are filled; the decoder moves it on after a forward pass.
+    The first `length` positions are filled; the decoder advances it after a forward pass.
 
     Args:
         config: of the decoder.
-        capacity: most positions.
-        batch: sequences of one length.
-        dtype: of what comes in and goes out.
-        device: where it lies.
-        quantized: hold keys and values in eight bits, each position of each head by its own largest value; half the
-            memory, and each step widens what it reads.
+        capacity: maximum number of positions.
+        batch: number of sequences, all of one length.
+        dtype: of the keys and values that go in and come out.
+        device: of the memory.
+        quantized: store keys and values as int8, with one scale for each position of each head. Halves the memory of
+            bfloat16; each step dequantises what it reads.
     """
 
     def __init__(
@@ -40,20 +37,22 @@ class KVCache:
         stored = torch.int8 if quantized else dtype
         self.keys = torch.empty(shape, dtype=stored, device=device)
         self.values = torch.empty(shape, dtype=stored, device=device)
-        # [2, layers, batch, kv_heads, capacity, 1]: of keys, then of values
+        # [2, layers, batch, kv_heads, capacity, 1]: scales of keys, then of values
         self.scales = torch.empty((2, *shape[:-1], 1), dtype=dtype, device=device) if quantized else None
         self.capacity = capacity
         self.length = 0
 
     @staticmethod
     def bytes_per_position(config: DecoderConfig, dtype: torch.dtype, *, quantized: bool = False) -> int:
-        """What one position of one sequence costs."""
-        each = config.head_dim + dtype.itemsize if quantized else config.head_dim * dtype.itemsize
-        return 2 * config.num_layers * config.num_kv_heads * each
+        """Bytes of one position of one sequence, over all layers."""
+        per_head = config.head_dim + dtype.itemsize if quantized else config.head_dim * dtype.itemsize
+        return 2 * config.num_layers * config.num_kv_heads * per_head
 
     def write(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Append `[batch, kv_heads, n, d]` at `length`; returns all keys and values up to the new end (as views,
-        unless they are rounded)."""
+        """Append `[batch, kv_heads, n, d]` at `length`; returns all keys and values up to the new end.
+
+        The result is a view, or, of a quantised cache, a dequantised copy.
+        """
         end = self.length + k.shape[2]
         new = slice(self.length, end)
         keys, values = self.keys[layer], self.values[layer]
@@ -61,67 +60,70 @@ class KVCache:
             keys[:, :, new], values[:, :, new] = k, v
             return keys[:, :, :end], values[:, :, :end]
         key_scale, value_scale = self.scales[0, layer], self.scales[1, layer]
-        keys[:, :, new], key_scale[:, :, new] = _rounded(k)
-        values[:, :, new], value_scale[:, :, new] = _rounded(v)
+        keys[:, :, new], key_scale[:, :, new] = _quantize(k)
+        values[:, :, new], value_scale[:, :, new] = _quantize(v)
         return keys[:, :, :end] * key_scale[:, :, :end], values[:, :, :end] * value_scale[:, :, :end]
 
     def attend(self, attend: Attend, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """Extend one layer and attend to all of it: `[batch, heads, n, d]`."""
+        """Append to one layer and attend to all its positions: `[batch, heads, n, d]`."""
         keys, values = self.write(layer, k, v)
         return attend(q, keys, values, mask=mask, causal=mask is None and q.shape[2] > 1)
 
     def positions(self, n: int, device: torch.device) -> Tensor:
-        """int64 `[1, n]`: where the next `n` rows stand."""
+        """Positions of the next `n` rows: int64 `[1, n]`."""
         return torch.arange(self.length, self.length + n, device=device)[None]
 
     def advance(self, n: int) -> None:
-        """`n` positions more are filled, in every layer."""
+        """Count `n` more positions as filled, after all layers have written them."""
         self.length += n
 
     @property
     def nbytes(self) -> int:
-        """Memory it holds, filled or not."""
+        """Bytes of the allocated memory."""
         return self.keys.nbytes + self.values.nbytes + (0 if self.scales is None else self.scales.nbytes)
 
     def copy_prefix(self, length: int, capacity: int) -> KVCache:
-        """A cache of its own with the first `length` positions of this one and room for `capacity`."""
+        """A new cache of `capacity` positions that holds a copy of the first `length` of this one."""
 
-        def grown(old: Tensor) -> Tensor:
+        def copy(old: Tensor) -> Tensor:
             new = old.new_empty((*old.shape[:-2], capacity, old.shape[-1]))
             new[..., :length, :] = old[..., :length, :]
             return new
 
         other = object.__new__(KVCache)
-        other.keys, other.values = grown(self.keys), grown(self.values)
-        other.scales = None if self.scales is None else grown(self.scales)
+        other.keys, other.values = copy(self.keys), copy(self.values)
+        other.scales = None if self.scales is None else copy(self.scales)
         other.capacity, other.length = capacity, length
         return other
 
     def reset(self, length: int = 0) -> None:
-        """Forget everything after the first `length` positions."""
+        """Discard all positions after the first `length`."""
         self.length = length
 
 
-def _rounded(x: Tensor) -> tuple[Tensor, Tensor]:
-    """int8 of the shape of x, and scales `[..., 1]` in its dtype."""
+def _quantize(x: Tensor) -> tuple[Tensor, Tensor]:
+    """int8 of the shape of x, and scales `[..., 1]` in the dtype of x."""
     scale = (x.abs().amax(-1, keepdim=True) / QMAX).clamp(min=torch.finfo(x.dtype).tiny)
     return (x / scale).round().clamp(-QMAX, QMAX).to(torch.int8), scale
 
 
 class KVCacheBatch:
-    """Caches of several requests, each of its own length, for one decode step of all.
+    """The caches of several requests, each of its own length, for one decode step.
 
-    Products with weights see all rows at once; attention sees each row with its own cache.
+    Linear layers see all rows at once; attention sees each row with its own cache.
+
+    Args:
+        caches: one a request, each with batch 1.
     """
 
     def __init__(self, caches: Sequence[KVCache]) -> None:
         self.caches = caches
-        self._places: BlockTable | None = None
+        self._block_table: BlockTable | None = None
 
     def attend(self, attend: Attend, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """As `KVCache.attend`, in one kernel for all of them where there is one; `[batch, heads, 1, d]`."""
-        own = bf16_kernels(q, k)
-        out = None if own is None else own.step(q, k, v, self._where(layer), layer)
+        """As `KVCache.attend`, in one native kernel where possible: `[requests, heads, 1, d]`."""
+        native = bf16_kernels(q, k)
+        out = None if native is None else native.step(q, k, v, self._table(layer), layer)
         if out is not None:
             return out
         if len(self.caches) == 1:
@@ -129,20 +131,21 @@ class KVCacheBatch:
         rows = zip(self.caches, q.split(1), k.split(1), v.split(1), strict=True)
         return torch.cat([cache.attend(attend, layer, qi, ki, vi, None) for cache, qi, ki, vi in rows])
 
-    def _where(self, layer: int) -> BlockTable:
-        if self._places is None or layer == 0:  # a new step
-            parts = ((cache.keys, cache.values, cache.scales, cache.length) for cache in self.caches)
-            self._places = BlockTable(*zip(*parts, strict=True))
-        return self._places
+    def _table(self, layer: int) -> BlockTable:
+        """The block table of this step, built at layer 0."""
+        if self._block_table is None or layer == 0:
+            fields = ((cache.keys, cache.values, cache.scales, cache.length) for cache in self.caches)
+            self._block_table = BlockTable(*zip(*fields, strict=True))
+        return self._block_table
 
     def positions(self, n: int, device: torch.device) -> Tensor:
-        """int64 `[batch, 1]`."""
-        if len(self.caches) == 1:  # made on the device, without waiting for it
+        """Each request's next position: int64 `[requests, 1]`."""
+        if len(self.caches) == 1:  # made on the device, without a copy from the host
             return self.caches[0].positions(n, device)
         return torch.tensor([[cache.length] for cache in self.caches], device=device)
 
     def advance(self, n: int) -> None:
-        """One more position in each."""
+        """Count `n` more positions of each cache as filled."""
         for cache in self.caches:
             cache.advance(n)
 

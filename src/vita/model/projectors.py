@@ -1,7 +1,4 @@
-"""Both adapters: from an encoder's width to the decoder's (spec sections 4 and 6.7).
-
-Owns the vision projector and the audio adapter. Does not know what made their input.
-"""
+"""Map encoder features to decoder embeddings: vision projector, audio adapter (spec sections 4, 6.7)."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from vita.layers.linear import Linear
 
 
 class Projector(nn.Module):
-    """`mlpNx_gelu`: N linears with the exact GELU between."""
+    """Vision projector `mlpNx_gelu`: N linear layers with exact (erf) GELU between them."""
 
     def __init__(self, in_size: int, out_size: int, layers: int) -> None:
         super().__init__()
@@ -29,12 +26,12 @@ class Projector(nn.Module):
         """`[tiles, tokens, 4C]` to `[tiles, tokens, H]`."""
         *first, last = cast(Iterable[Linear], self.linears)
         for linear in first:
-            x = linear.activated(x, "gelu")
+            x = linear.with_activation(x, "gelu")
         return last(x)
 
 
 class AudioAdapter(nn.Module):
-    """Halves the frame rate and reaches the decoder's width."""
+    """Halves the frame rate and projects to the decoder's hidden size."""
 
     def __init__(self, config: AudioConfig, out_size: int) -> None:
         super().__init__()
@@ -49,17 +46,17 @@ class AudioAdapter(nn.Module):
             self.prompt = nn.Parameter(torch.zeros(config.prompt_tokens, out_size))
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Encoder frames to decoder rows.
+        """Map encoder frames to decoder embeddings.
 
         Args:
             x: `[batch, T', E]`.
-            mask: bool `[batch, T']`, True where a frame is real.
+            mask: bool `[batch, T']`, False for padding.
 
         Returns:
-            rows `[batch, prompt_tokens + ceil(T'/2), H]` and mask `[batch, ceil(T'/2)]`.
+            embeddings `[batch, prompt_tokens + ceil(T'/2), H]` and mask `[batch, ceil(T'/2)]`.
         """
         x = x.masked_fill(~mask.unsqueeze(-1), 0.0)
-        # Padded on the right only, so that ceil(T'/2) frames come out.
+        # Pad on the right only, which gives ceil(T'/2) frames.
         x = functional.pad(x.transpose(1, 2), (0, self.config.adapter_kernel - 1))  # [batch, E, T' + 4]
         x = _conv1d(x, self.conv)  # [batch, 2E, ceil(T'/2)]
         x = self.norm(x).transpose(1, 2) if self.config.adapter_norm == "batch" else self.norm(x.transpose(1, 2))
@@ -71,7 +68,7 @@ class AudioAdapter(nn.Module):
 
 
 def _conv1d(x: Tensor, conv: nn.Conv1d) -> Tensor:
-    """The convolution, in float32 on a CPU: half-precision convolutions are scalar loops on many CPUs."""
+    """Apply a convolution, on a CPU in float32: in half precision many CPUs run a scalar loop."""
     if x.device.type != "cpu" or x.dtype == torch.float32:
         return conv(x)
     bias = None if conv.bias is None else conv.bias.float()

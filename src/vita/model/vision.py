@@ -1,7 +1,6 @@
-"""InternViT and the pixel shuffle (spec section 4).
+"""The vision encoder: InternViT and pixel shuffle (spec section 4).
 
-Owns the way from normalised tiles to shuffled features. Does not know how a picture was cut into tiles, nor the
-decoder's width: the projector is in `model.projectors`.
+The projector to the decoder's hidden size is in `model.projectors`.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from vita.layers.attention import Attend, attend
 from vita.layers.linear import Activation, Linear
 from vita.layers.norm import RMSNorm
 
-SHUFFLE_GAIN = 0.5  # the reference applies its shuffle factor as a gain too (spec section 4)
+FEATURE_SCALE = 0.5  # the reference also multiplies features by its shuffle factor (spec section 4)
 
 
 def _norm(config: VisionConfig) -> nn.Module:
@@ -27,7 +26,7 @@ def _norm(config: VisionConfig) -> nn.Module:
 
 
 class VisionAttention(nn.Module):
-    """Full self-attention over the patches of one tile."""
+    """Self-attention over the patches of one tile, without a mask."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -52,7 +51,7 @@ class VisionAttention(nn.Module):
 
 
 class VisionMLP(nn.Module):
-    """Two linears with the exact (erf) GELU between."""
+    """Two linear layers with exact (erf) GELU or ReLU between them."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -62,11 +61,11 @@ class VisionMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., C]` to `[..., C]`."""
-        return self.fc2(self.fc1.activated(x, self.activation))
+        return self.fc2(self.fc1.with_activation(x, self.activation))
 
 
 class VisionBlock(nn.Module):
-    """Pre-norm block whose two branches carry a learned scale per channel."""
+    """Pre-norm block with LayerScale: a learned scale per channel on both branches."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -84,7 +83,7 @@ class VisionBlock(nn.Module):
 
 
 class VisionEncoder(nn.Module):
-    """Tiles in, `(G/2)²` features of width 4C a tile out."""
+    """Normalised tiles in, `(G/2)²` features of size 4C per tile out; G patches a side, C hidden size."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -97,31 +96,31 @@ class VisionEncoder(nn.Module):
         self.layers = nn.ModuleList(VisionBlock(config) for _ in range(config.num_layers))
 
     def embed(self, pixels: Tensor) -> Tensor:
-        """Patches, class token and positions: `[tiles, 3, S, S]` to `[tiles, 1 + G*G, C]`."""
+        """Patch, class and position embeddings: `[tiles, 3, S, S]` to `[tiles, 1 + G*G, C]`."""
         p = self.config.patch_size
         tiles, channels, height, width = pixels.shape
         rows, cols = height // p, width // p
-        # A stride-p convolution is one matrix product over flattened patches; every CPU has a fast one.
+        # A stride-p convolution is one matmul over flattened patches, which is faster than a convolution on CPUs.
         patches = pixels[:, :, : rows * p, : cols * p].reshape(tiles, channels, rows, p, cols, p)
         patches = patches.permute(0, 2, 4, 1, 3, 5).reshape(tiles, rows * cols, channels * p * p)
         kernel = self.patch.reshape(self.patch.shape[0], -1)  # [C, 3 * p * p]
-        # Few parameters, so float32 costs nothing and avoids the slow half-precision CPU kernel.
+        # In float32: it avoids the slow half-precision CPU kernel and costs little, since there are few parameters.
         x = functional.linear(patches.float(), kernel.float(), self.patch_bias.float()).to(self.patch.dtype)
         x = torch.cat([self.class_embedding.expand(tiles, -1, -1), x], dim=1)
         return x + self.position_table(rows, cols)
 
     def position_table(self, rows: int, cols: int) -> Tensor:
-        """The table for a grid, `[1, 1 + rows*cols, C]`; resized bicubically only off the native grid."""
+        """Position embeddings of a grid, `[1, 1 + rows*cols, C]`; another grid than the native one is interpolated."""
         grid = self.config.grid
         if (rows, cols) == (grid, grid):
             return self.positions
-        square = self.positions[:, 1:].float().reshape(1, grid, grid, -1).permute(0, 3, 1, 2)
+        square = self.positions[:, 1:].float().reshape(1, grid, grid, -1).permute(0, 3, 1, 2)  # [1, C, G, G]
         square = functional.interpolate(square, size=(rows, cols), mode="bicubic", align_corners=False)
-        flat = square.flatten(2).transpose(1, 2).to(self.positions.dtype)
+        flat = square.flatten(2).transpose(1, 2).to(self.positions.dtype)  # [1, rows*cols, C]
         return torch.cat([self.positions[:, :1], flat], dim=1)
 
     def hidden_states(self, pixels: Tensor) -> Iterator[Tensor]:
-        """The embeddings, then every layer's output, each `[tiles, 1 + G*G, C]`."""
+        """Yield the embeddings, then each layer's output, each `[tiles, 1 + G*G, C]`."""
         x = self.embed(pixels)
         yield x
         for layer in self.layers:
@@ -129,24 +128,21 @@ class VisionEncoder(nn.Module):
             yield x
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Normalised tiles `[tiles, 3, S, S]` to shuffled features `[tiles, (G/2)², 4C]`.
-
-        There is no norm after the last layer; the class token is dropped only then.
-        """
+        """Normalised tiles `[tiles, 3, S, S]` to features `[tiles, (G/2)², 4C]`; no norm after the last layer."""
         x = self.embed(pixels)
         for layer in self.layers:
             x = layer(x)
-        return self.select(x)
+        return self.extract_features(x)
 
-    def select(self, hidden: Tensor) -> Tensor:
-        """Drop the class token, apply the gain and shuffle: `[tiles, 1 + G*G, C]` to `[tiles, (G/2)², 4C]`."""
-        return pixel_shuffle(hidden[:, 1:] * SHUFFLE_GAIN)
+    def extract_features(self, hidden: Tensor) -> Tensor:
+        """Drop the class token, scale and pixel-shuffle: `[tiles, 1 + G*G, C]` to `[tiles, (G/2)², 4C]`."""
+        return pixel_shuffle(hidden[:, 1:] * FEATURE_SCALE)
 
 
 def pixel_shuffle(x: Tensor) -> Tensor:
-    """Each 2x2 block of patches becomes one token: `[tiles, G*G, C]` to `[tiles, (G/2)², 4C]`.
+    """Merge each 2x2 block of patches into one token: `[tiles, G*G, C]` to `[tiles, (G/2)², 4C]`.
 
-    The channel blocks of token (r, c) are the patches (2r, 2c), (2r, 2c+1), (2r+1, 2c), (2r+1, 2c+1).
+    Token (r, c) concatenates the channels of patches (2r, 2c), (2r, 2c+1), (2r+1, 2c), (2r+1, 2c+1).
     """
     tiles, patches, width = x.shape
     half = int(patches**0.5) // 2

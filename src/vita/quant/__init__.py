@@ -1,1 +1,1 @@
-"""Quantised linear layers: schemes, formats, quantise and dequantise."""
+"""Quantised linear layers: schemes, formats, quantisation and dequantisation."""

@@ -1,8 +1,8 @@
-"""What linear layers with rounded weights have in common, whatever the number of bits.
+"""Base class of linear layers with quantised weights.
 
-Owns the way of many rows (prefill) where no kernel is faster: blocks of weights are widened once each and multiplied
-by the fast matrix product. Few rows (decoding, which reads every weight once a token) go through a kernel that reads
-the rounded weights. The formats and their kernels are `quant.int8`'s and `quant.int4`'s.
+A few rows (decoding, which reads every weight once a token) go through a kernel that reads the quantised weights. Many
+rows (prefill) go through one too where it is faster; else blocks of weights are dequantised and multiplied by the
+floating-point GEMM. The formats and their kernels are in `quant.int8` and `quant.int4`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from vita.layers.linear import Activation, Route, activated
+from vita.layers.linear import Activation, Route, apply_activation
 
-DEQUANTIZE_BLOCK = 16 << 20  # weights widened at a time: fewer make narrow products, which are slow
-QUANTIZE_BLOCK = 4 << 20  # weights rounded at a time
+DEQUANTIZE_BLOCK = 16 << 20  # weights dequantised at a time; smaller blocks make narrow, slow GEMMs
+QUANTIZE_BLOCK = 4 << 20  # weights quantised at a time
 
 
 class QuantizedLinear(nn.Module, ABC):
@@ -31,33 +31,36 @@ class QuantizedLinear(nn.Module, ABC):
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[..., in_features]` to `[..., out_features]`, in the input's dtype."""
+        """`[..., in_features]` to `[..., out_features]`, in the dtype of x."""
         rows = x.reshape(-1, self.in_features)
-        out = self.product(rows.contiguous()) if x.device.type == "cpu" else None
+        out = self.native_matmul(rows.contiguous()) if x.device.type == "cpu" else None
         if out is None:
-            out = self._widened(rows)
+            out = self._dequantized_matmul(rows)
             out = out if self.bias is None else out + self.bias
         return out.reshape(*x.shape[:-1], self.out_features)
 
-    def activated(self, x: Tensor, activation: Activation) -> Tensor:
-        """As `forward`, then the activation."""
-        return activated(self(x), activation)
+    def with_activation(self, x: Tensor, activation: Activation) -> Tensor:
+        """`forward`, then the activation."""
+        return apply_activation(self(x), activation)
 
     @abstractmethod
-    def product(self, rows: Tensor) -> Tensor | None:
-        """`[n, in]` to `[n, out]`, reading rounded weights, bias added; None if that would not be faster."""
+    def native_matmul(self, rows: Tensor) -> Tensor | None:
+        """Multiply with the quantised weights: `[n, in]` to `[n, out]`, bias added.
+
+        Returns None where no kernel exists or dequantising is faster.
+        """
 
     @abstractmethod
-    def block(self, part: slice, dtype: torch.dtype) -> Tensor:
-        """Some output channels' weights, widened: `[channels, in]`. May be overwritten by the next call's."""
+    def dequantize_block(self, part: slice, dtype: torch.dtype) -> Tensor:
+        """Dequantise the weights of some output channels: `[channels, in]` in `dtype`."""
 
-    def _widened(self, rows: Tensor) -> Tensor:
-        """`[n, in]` to `[n, out]`, a block of output channels at a time."""
+    def _dequantized_matmul(self, rows: Tensor) -> Tensor:
+        """`[n, in]` to `[n, out]`, a block of output channels at a time, without the bias."""
         dtype = torch.float32 if self.route == "upcast" else rows.dtype
-        wide = rows.to(dtype)
+        x = rows.to(dtype)
         out = torch.empty(rows.shape[0], self.out_features, dtype=rows.dtype, device=rows.device)
         step = max(1, DEQUANTIZE_BLOCK // self.in_features)
         for start in range(0, self.out_features, step):
             part = slice(start, min(start + step, self.out_features))
-            out[:, part] = wide @ self.block(part, dtype).t()
+            out[:, part] = x @ self.dequantize_block(part, dtype).t()
         return out

@@ -1,8 +1,7 @@
-"""Which layers are stored in few bits, by scheme.
+"""Quantisation schemes: which layers are stored in int8 or int4.
 
-Owns the choice: `int8` and `int4` round the decoder alone, since rounded encoders are what users report to break;
-`+encoders` puts those in eight bits too, for whoever wants the memory more. The formats, products and roundings are
-`quant.int8`'s and `quant.int4`'s.
+`int8` and `int4` quantise the decoder alone, since quantised encoders lose accuracy that users notice. `+encoders`
+quantises those to int8 as well, for less memory.
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ from vita.options import Quantize
 from vita.quant.int4 import Int4Linear, quantize_groups
 from vita.quant.int8 import Int8Linear, quantize_rows
 
-STORED = (torch.int8, torch.uint8)  # dtypes of rounded weights
+STORED = (torch.int8, torch.uint8)  # dtypes of stored quantised weights
 ENCODERS = "+encoders"
-HEAD = "head"  # every answer's every token depends on it, and it is small beside the rest: never in four bits
+HEAD = "head"  # never in int4: every token depends on it, and it is a small part of the memory
 
 
 def scheme_of(part: str, scheme: Quantize | None) -> Quantize | None:
-    """How a part's linear layers are held under a scheme for the whole model."""
+    """The scheme of one part, such as `decoder` or `vision`, under a scheme for the model."""
     if part == "decoder" or scheme is None:
         return scheme
     return "int8" if scheme.endswith(ENCODERS) else None
@@ -33,10 +32,10 @@ def is_four_bit(path: str, in_features: int, scheme: Quantize) -> bool:
 
 
 def quantize_modules(module: nn.Module, scheme: Quantize) -> list[str]:
-    """Replace every linear layer inside by one of the scheme and its size; returns their paths.
+    """Replace every linear layer inside `module` by a quantised one of its size; returns their paths.
 
-    Meant for modules on the meta device, before their weights are filled in. With `int4`, the head and layers whose
-    width is no multiple of 64 are in eight bits.
+    For modules on the meta device, before weights are assigned. With `int4`, the head and layers whose `in_features`
+    is not a multiple of 64 are int8.
     """
     paths = [path for path, layer in module.named_modules() if isinstance(layer, nn.Linear)]
     for path in paths:
@@ -51,5 +50,5 @@ def quantize_modules(module: nn.Module, scheme: Quantize) -> list[str]:
 
 
 def quantize_weight(weight: Tensor, stored: torch.dtype) -> tuple[Tensor, Tensor]:
-    """A weight rounded to the format whose values are of this dtype, and its scales."""
+    """Quantise a weight to the format stored in this dtype (int8, or uint8 for int4): its values and scales."""
     return quantize_rows(weight) if stored == torch.int8 else quantize_groups(weight)

@@ -1,6 +1,7 @@
-"""How fast this machine reads memory: the ceiling of decoding, measured once and remembered.
+"""Memory bandwidth of this machine, measured once and cached in a file.
 
-Owns the measurement and its cache file. A cache that cannot be read or written only costs a fifth of a second.
+Decoding reads every weight once a token, so bandwidth limits its speed. A cache file that cannot be read or written
+costs one more measurement, about 0.2 s.
 """
 
 from __future__ import annotations
@@ -13,29 +14,31 @@ from pathlib import Path
 
 import torch
 
-ELEMENTS = 64 << 20  # 256 MiB of float32: larger than any cache
+ELEMENTS = 64 << 20  # 256 MiB of float32: larger than any CPU cache
+REPEATS = 3
 
 
 def read_bandwidth(reached: float = 0.0) -> float:
-    """GB/s of a plain read over memory with all threads.
+    """Memory read bandwidth in GB/s, with all threads.
 
     Args:
-        reached: what a decode just reached; a remembered ceiling below it was measured on a busy machine.
+        reached: GB/s that a decode has just reached. A cached value below it was measured on a busy machine and is
+            measured again.
     """
     file = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vita" / "machine.json"
     key = f"{platform.machine()} {platform.processor()} {torch.get_num_threads()} threads, torch {torch.__version__}"
     known = _read(file)
     if known.get(key, 0.0) < max(reached, 1e-9):
-        known[key] = measure()
+        known[key] = measure_bandwidth()
         _write(file, known)
     return known[key]
 
 
-def measure() -> float:
-    """The best of three sums over a buffer that no cache holds."""
+def measure_bandwidth() -> float:
+    """GB/s of the fastest of three sums over a buffer larger than any cache."""
     buffer = torch.ones(ELEMENTS)
     best = float("inf")
-    for _ in range(3):
+    for _ in range(REPEATS):
         start = time.perf_counter()
         buffer.sum()
         best = min(best, time.perf_counter() - start)

@@ -49,9 +49,25 @@ def choose_dtype(name: str, config: VitaConfig, parameters: int, device: torch.d
         return DTYPES[name], "as asked"
     stored = DTYPES[config.dtype]
     if device.type != "cpu":
-        return stored, "the checkpoint's own"
+        return stored, "the checkpoint's dtype"
     if parameters <= SMALL_MODEL:
         return torch.float32, "a small model on a CPU is fastest and exact in float32"
     if stored == torch.float16:
-        return torch.bfloat16, "CPUs that multiply halves multiply bfloat16"
-    return stored, "the checkpoint's own"
+        return torch.bfloat16, "CPUs with half-precision instructions have them for bfloat16"
+    return stored, "the checkpoint's dtype"
+
+
+def gpu_utilisation(device: torch.device) -> float | None:
+    """Recent GPU utilisation in per cent; None without NVML, or on another device."""
+    if device.type != "cuda":
+        return None
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByIndex(device.index or 0)
+        return float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu)
+    except pynvml.NVMLError:
+        return None

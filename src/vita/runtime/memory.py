@@ -1,4 +1,4 @@
-"""Memory of the machine and of this process: what is available, the peak."""
+"""Memory of this process and machine: available bytes, peak bytes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: the largest resident set of this process, or the most allocated on the GPU; since `reset_peak`, if any."""
+    """Peak bytes since the start or `reset_peak`: resident set of this process, or memory allocated on the GPU."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     if sys.platform == "linux":
@@ -30,36 +30,37 @@ def peak_memory(device: torch.device) -> int:
 
 
 def reset_peak(device: torch.device) -> bool:
-    """Let `peak_memory` count anew from what is resident now; False where the system does not offer it."""
+    """Restart `peak_memory` from the memory in use now; False where the system does not support it."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return True
     try:
-        _CLEAR.write_text("5")  # 5: the high-water mark alone, proc(5)
+        _CLEAR.write_text("5")  # 5 resets only the peak resident set size, see proc(5)
     except OSError:
         return False
     return True
 
 
 def available_memory(device: torch.device) -> int:
-    """Bytes that can still be had on the device."""
+    """Bytes that can still be allocated on the device."""
     if device.type == "cuda":
-        idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # PyTorch's own, to be reused
+        # Free memory inside PyTorch's caching allocator, which it reuses.
+        idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + idle
     import psutil
 
     free = int(psutil.virtual_memory().available)
-    return min(free, _cgroup_room()) if device.type == "cpu" else free
+    return min(free, _cgroup_available()) if device.type == "cpu" else free
 
 
-def _cgroup_room() -> int:
-    """What a container's limit leaves; without one, no limit."""
+def _cgroup_available() -> int:
+    """Bytes below the container's memory limit; 2**62 without a limit."""
     limit, usage = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
     try:
         text = limit.read_text().strip()
         if text == "max":
             return 1 << 62
-        # Pages of files count as used and are given up on demand; our own mapped weights are such pages.
+        # The page cache counts as used, but the kernel frees it on demand; memory-mapped weights are in it.
         stat = dict(line.split() for line in usage.with_name("memory.stat").read_text().splitlines())
         cached = int(stat.get("active_file", 0)) + int(stat.get("inactive_file", 0))
         return max(0, int(text) - int(usage.read_text()) + cached)

@@ -1,8 +1,7 @@
-"""What the C library does with large blocks of memory that were freed.
+"""Process settings that save time: malloc tuning and a pause of the garbage collector.
 
-Owns that one setting. glibc gives blocks of more than some megabytes back to the system at once, and a prompt's layers
-ask for the same ones again: the system then clears every page anew, a tenth of a prefill (docs/benchmarks.md). Does not
-know who asks for memory.
+glibc returns freed blocks of more than a few megabytes to the system at once. Each layer of a prefill allocates such
+blocks again, and the system zeroes every page again: a tenth of the prefill's time (docs/benchmarks.md).
 """
 
 from __future__ import annotations
@@ -13,25 +12,24 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt(3)
-KEPT = 1 << 30  # bytes that may lie free at the end of the heap
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # parameters of mallopt(3)
+RETAINED_BYTES = 1 << 30  # freed memory that the process keeps
 
 
 def tune_malloc() -> bool:
-    """Let this process keep up to a gigabyte of freed blocks for the next layer; False where there is no such setting.
+    """Let this process keep up to 1 GiB of freed memory for reuse; False without glibc.
 
-    Not every block fits into the gap of another, so some are new still, and the peak rises by the gaps: from 4.63 to
-    between 4.73 and 4.85 GB for the released model in four bits.
+    Fragmentation raises peak memory a little: from 4.63 GB to between 4.73 and 4.85 GB for the released model in int4.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    return all(bool(mallopt(setting, KEPT)) for setting in (_TRIM_THRESHOLD, _MMAP_THRESHOLD))
+    return all(bool(mallopt(parameter, RETAINED_BYTES)) for parameter in (_TRIM_THRESHOLD, _MMAP_THRESHOLD))
 
 
 @contextmanager
 def gc_paused() -> Iterator[None]:
-    """No collection inside; afterwards as before."""
+    """Disable the garbage collector inside, and restore its state afterwards."""
     was = gc.isenabled()
     gc.disable()
     try:

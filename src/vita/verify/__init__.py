@@ -1,6 +1,6 @@
-"""Holding a checkpoint against reference numbers, stage by stage (`vita verify`).
+"""Compare a checkpoint's results with reference numbers, stage by stage (`vita verify`).
 
-Owns the comparison and nothing of the model: every stage is computed by the same modules that answer questions.
+Every stage is computed by the modules that answer requests.
 """
 
 from __future__ import annotations

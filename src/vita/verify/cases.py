@@ -1,4 +1,4 @@
-"""A whole request of a set: prompt ids, fusion, hidden states, logits, and 24 greedy ids with and without cache."""
+"""Verify one request of a set, from prompt ids to greedy ids with and without a KV cache."""
 
 from __future__ import annotations
 
@@ -22,26 +22,36 @@ def verify_case(
     engine: Engine, name: str, case: dict[str, Any], pixels: dict[str, Tensor], banks: dict[str, Tensor],
     numbers: Reference, plain: Engine | None = None,
 ) -> Iterator[Row]:  # fmt: skip
-    """Rows of one case of model.json; `plain` is the engine unrounded, where this one is quantized."""
-    sounds = [banks[m] for m in case["media"] if m in banks]
-    pictures = [pixels[m] for m in case["media"] if m in pixels]
-    ids = ids_of_reference_prompt(case["prompt"], engine.tokenizer, audio=bool(sounds))
+    """Compare one case: prompt ids, embeddings, hidden states, logits, and greedy ids.
+
+    Args:
+        engine: to verify.
+        name: of the case.
+        case: its entry in model.json.
+        pixels: float32 `[tiles or frames, 3, S, S]` by media name.
+        banks: filterbanks, float32 `[T, 80]`, by media name.
+        numbers: the reference.
+        plain: the unquantised engine, if `engine` is quantised.
+    """
+    filterbanks = [banks[m] for m in case["media"] if m in banks]
+    images = [pixels[m] for m in case["media"] if m in pixels]
+    ids = ids_of_reference_prompt(case["prompt"], engine.tokenizer, audio=bool(filterbanks))
     yield count_unequal("prompt ids", name, ids, case["input_ids"])
     prepared = ProcessedInputs(
         ids=ids,
-        pixels=torch.cat(pictures) if pictures else None,
-        tile_keys=[digest(tile) for picture in pictures for tile in picture],
-        filterbanks=[[s] for s in sounds],
-        sound_keys=[digest(s) for s in sounds],
-        image_tokens=sum(p.shape[0] for p in pictures) * engine.config.vision.tokens_per_tile,
-        audio_tokens=sum(audio_rows([s], engine.config) for s in sounds),
-        pictures=len(pictures),
+        pixels=torch.cat(images) if images else None,
+        tile_keys=[digest(tile) for image in images for tile in image],
+        filterbanks=[[bank] for bank in filterbanks],
+        sound_keys=[digest(bank) for bank in filterbanks],
+        image_tokens=sum(tiles.shape[0] for tiles in images) * engine.config.vision.tokens_per_tile,
+        audio_tokens=sum(audio_rows([bank], engine.config) for bank in filterbanks),
+        pictures=len(images),
         audio_seconds=0.0,
         dropped=0,
         notes=(),
     )
     fused = engine.embed(prepared, Stopwatch(engine.device))
-    # The reference cuts the END off a prompt that is too long; a user of the engine gets an error instead.
+    # The reference truncates the end of a prompt that is too long; the engine raises an error instead.
     fused = fused[: engine.config.max_length]
     yield count_unequal("fused length", name, [fused.shape[0]], [case["fused_len"]])
     yield _either(numbers, "fused", name, f"fused_{name}", fused)
@@ -57,7 +67,14 @@ def verify_case(
 
 
 def greedy(engine: Engine, fused: Tensor, steps: int, *, cached: bool) -> list[int]:
-    """The likeliest ids, `steps` of them, going on past stop tokens as the goldens do; with a static cache or anew."""
+    """Up to `steps` greedy ids, the stop id included; with a KV cache, or by recomputing the prefix at every step.
+
+    Args:
+        engine: to verify.
+        fused: prompt embeddings `[length, H]`.
+        steps: maximum number of ids.
+        cached: use a KV cache.
+    """
     decoder = engine.decoder
     cache = None
     if cached:
@@ -75,7 +92,7 @@ def greedy(engine: Engine, fused: Tensor, steps: int, *, cached: bool) -> list[i
 
 
 def _either(numbers: Reference, stage: str, name: str, file: str, ours: Tensor) -> Row:
-    """A stage kept whole, or every eighth row (values, for logits) of it."""
+    """Compare a stage with its reference file, which may hold every eighth row (of logits, every eighth value)."""
     if numbers.array(f"{file}_every8") is not None:
         return numbers.compare(stage, name, f"{file}_every8", ours[::8])
     return numbers.compare(stage, name, file, ours)

@@ -1,4 +1,4 @@
-"""The encoders' stages, one by one."""
+"""Verify the stages of the vision and audio encoders."""
 
 from __future__ import annotations
 
@@ -11,24 +11,31 @@ from torch.nn import functional
 from vita.engine.engine import Engine
 from vita.model.audio import frame_mask, position_table
 from vita.verify.rows import Reference, Row
+from vita.cli.doctor import model
 
 
 def verify_vision(engine: Engine, tile: Tensor, numbers: Reference) -> Iterator[Row]:
-    """Embeddings, first and last layer, tower, projector, for the first tile `[1, 3, S, S]`."""
-    vision, projector = engine.model.vision, engine.model.projector
+    """Compare embeddings, first and last layer, features and projector, for the first tile `[1, 3, S, S]`."""
+    vision, projector = model.vision, model.projector
     states = list(vision.hidden_states(tile.to(engine.device)))
     yield numbers.compare("ViT embeddings", "tile 0", "vit_hidden0_tile0_every16", states[0][0, ::16])
     yield numbers.compare("ViT layer 0", "tile 0", "vit_hidden1_tile0_every16", states[1][0, ::16])
     yield numbers.compare("ViT last layer", "tile 0", "vit_hidden_last_tile0", states[-1][0])
-    tower = vision.select(states[-1])
-    yield numbers.compare("tower", "tile 0", "vit_tower_out_tile0", tower[0])
-    yield numbers.compare("projector", "tile 0", "mm_projector_out_tile0", projector(tower)[0])
+    features = vision.extract_features(states[-1])
+    yield numbers.compare("tower", "tile 0", "vit_tower_out_tile0", features[0])
+    yield numbers.compare("projector", "tile 0", "mm_projector_out_tile0", projector(features)[0])
     zero = projector(vision(torch.zeros_like(tile, device=engine.device)))
     yield numbers.compare("projector", "zero tile", "mm_projector_out_zero_image_every16", zero[0, ::16])
 
 
 def verify_audio(engine: Engine, banks: dict[str, Tensor], numbers: Reference) -> Iterator[Row]:
-    """Every stage of each sound alone, then of all of them as one padded batch."""
+    """Compare every stage for each audio clip alone, then for all of them in one padded batch.
+
+    Args:
+        engine: to verify.
+        banks: filterbanks, float32 `[T, 80]`, by name.
+        numbers: the reference.
+    """
     if not banks:
         return
     for key, bank in banks.items():
@@ -40,7 +47,8 @@ def verify_audio(engine: Engine, banks: dict[str, Tensor], numbers: Reference) -
 
 
 def _stages(engine: Engine, key: str, bank: Tensor, lengths: Tensor, numbers: Reference) -> Iterator[Row]:
-    encoder, adapter = engine.model.audio, engine.model.adapter
+    """Compare every stage for a batch of filterbanks `[batch, T, 80]` of these lengths `[batch]`."""
+    encoder, adapter = model.audio, model.adapter
     case = "padded batch" if key == "audiobatch" else key
     bank, lengths = bank.to(engine.device), lengths.to(engine.device)
     x = encoder.normalize(bank)
@@ -50,19 +58,19 @@ def _stages(engine: Engine, key: str, bank: Tensor, lengths: Tensor, numbers: Re
     x = encoder.embed(x)
     yield numbers.compare("embed", case, f"{key}_embed", x)
     table = position_table(x.shape[1], encoder.config.dim, x.device)
-    x = encoder.placed(x, table.to(x.dtype))
+    x = encoder.add_positions(x, table.to(x.dtype))
     yield numbers.compare("embed, scaled", case, f"{key}_embed_scaled", x)
     if key == "audio1":
         yield numbers.compare("position table", case, "whale_pos_table_first64", table[0, :64])
     mask = frame_mask(bank.shape[1], lengths)
-    yield numbers.compare("encoder mask", case, f"{key}_encoder_mask", mask, mark=0.0)
+    yield numbers.compare("encoder mask", case, f"{key}_encoder_mask", mask, tolerance=0.0)
     allowed = encoder.attention_mask(mask)
     for index, layer in enumerate(encoder.layers):
         x = layer(x, table.to(x.dtype), allowed)
         if index == 0:
             yield numbers.compare("encoder layer 0", case, f"{key}_layer0", x)
-    x = encoder.finish(x)
+    x = encoder.final_norm(x)
     yield numbers.compare("encoder", case, f"{key}_encoder_out", x)
     rows, adapter_mask = adapter(x, mask)
     yield numbers.compare("adapter", case, f"{key}_adapter_out", rows)
-    yield numbers.compare("adapter mask", case, f"{key}_adapter_mask", adapter_mask, mark=0.0)
+    yield numbers.compare("adapter mask", case, f"{key}_adapter_mask", adapter_mask, tolerance=0.0)

@@ -1,4 +1,4 @@
-"""What rounding the weights costs: the quantized decoder held against the same decoder unrounded."""
+"""Compare a quantised decoder with the unquantised one: KL divergence, top-1, perplexity."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from torch.nn import functional
 from vita.model.decoder import Decoder
 from vita.verify.rows import Row
 
-KL_MARK = 0.02  # nats a position, mean
-TOP1_MARK = 0.1  # share of positions whose likeliest token changes
-PERPLEXITY_MARK = 0.05  # relative change
+KL_TOLERANCE = 0.02  # nats, mean over the positions
+TOP1_TOLERANCE = 0.1  # fraction of positions whose most likely token changes
+PERPLEXITY_TOLERANCE = 0.05  # relative change
 
 
 def compare_quantized(
     name: str, plain: Decoder, quantized: Decoder, fused: Tensor, ids: Sequence[int]
 ) -> Iterator[Row]:
-    """Rows over every position of a case.
+    """Compare the logits at every position of a case.
 
     Args:
         name: of the case.
         plain, quantized: the two decoders.
-        fused: `[length, H]`.
-        ids: the prompt; its own likelihood is compared where it has no slots.
+        fused: prompt embeddings `[length, H]`.
+        ids: of the prompt. Its perplexity is compared if it has no placeholders.
     """
     before, after = (d.logits(d(fused[None]))[0].float().log_softmax(-1) for d in (plain, quantized))  # [length, V]
     divergence = functional.kl_div(after, before, reduction="none", log_target=True).sum(-1)
-    yield Row("logit KL", name, float(divergence.mean()), KL_MARK, f"mean of {len(fused)} positions, nats")
+    yield Row("logit KL", name, float(divergence.mean()), KL_TOLERANCE, f"mean of {len(fused)} positions, nats")
     changed = float((before.argmax(-1) != after.argmax(-1)).float().mean())
-    yield Row("top-1 changed", name, changed, TOP1_MARK, f"share of {len(fused)} positions")
+    yield Row("top-1 changed", name, changed, TOP1_TOLERANCE, f"share of {len(fused)} positions")
     if len(ids) == len(fused) and min(ids) >= 0:
         target = torch.tensor(ids[1:], device=fused.device)
         loss = [float(functional.nll_loss(logs[:-1], target)) for logs in (before, after)]
         change = math.expm1(loss[1] - loss[0])
-        yield Row("perplexity change", name, abs(change), PERPLEXITY_MARK, f"{100 * change:+.3f} %")
+        yield Row("perplexity change", name, abs(change), PERPLEXITY_TOLERANCE, f"{100 * change:+.3f} %")

@@ -1,4 +1,4 @@
-"""One line of the report: a stage, its largest difference, the tolerance, and whether it passes."""
+"""Rows of the verification report: compare a stage with its reference, within a tolerance."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-FLOAT32_MARK = 1e-4
-FLOAT16_MARK = 0.1
-BFLOAT16_MARK = 0.4  # three bits fewer than float16
-FILTERBANK_MARK = 5e-3
-AUDIBLE = 18.0  # nats below a frame's loudest band; fainter bands are rounding noise that differs between CPUs
+FLOAT32_TOLERANCE = 1e-4
+FLOAT16_TOLERANCE = 0.1
+BFLOAT16_TOLERANCE = 0.4  # three mantissa bits fewer than float16
+FILTERBANK_TOLERANCE = 5e-3
+AUDIBLE = 18.0  # nats below a frame's loudest band; fainter bands hold rounding errors that differ between CPUs
 
 
 @dataclass(frozen=True)
 class Row:
-    """A stage held against its reference.
+    """The comparison of one stage.
 
-    `difference` is the largest absolute one, or the count of unequal items for exact rows; None: not compared.
+    Attributes:
+        stage, case: what was compared.
+        difference: the largest absolute difference, or the number of unequal items; None: not compared.
+        tolerance: the largest difference that passes.
+        note: for users.
     """
 
     stage: str
@@ -34,38 +38,44 @@ class Row:
 
     @property
     def status(self) -> str:
-        """ "pass", "fail", or "skipped" (the reference file is absent)."""
+        """ "pass", "fail", or "skipped" if the reference file is absent."""
         if self.difference is None:
             return "skipped"
         return "pass" if self.difference <= self.tolerance else "fail"
 
 
 class Reference:
-    """The files of one set, and the mark that the working dtype is held to."""
+    """The reference arrays of one set, and the tolerances.
+
+    Args:
+        folder: of the set.
+        dtype: that the model computes in.
+        quantized: the decoder is quantised.
+    """
 
     def __init__(self, folder: Path, dtype: torch.dtype, *, quantized: bool = False) -> None:
         self.folder = folder
         exact = dtype == torch.float32 and not quantized
-        half = BFLOAT16_MARK if dtype == torch.bfloat16 or quantized else FLOAT16_MARK
-        self.mark = FLOAT32_MARK if exact else half
-        self.near_tie = 0.0 if exact else half / 2  # logits may be off by as much as the mark
+        half = BFLOAT16_TOLERANCE if dtype == torch.bfloat16 or quantized else FLOAT16_TOLERANCE
+        self.tolerance = FLOAT32_TOLERANCE if exact else half
+        self.near_tie = 0.0 if exact else half / 2  # top-1 margin that errors within the tolerance can reverse
 
     def array(self, name: str) -> Tensor | None:
         """`model/NAME.npy`, or None if the set has no such stage."""
         file = self.folder / "model" / f"{name}.npy"
         return torch.from_numpy(np.load(file, allow_pickle=False)) if file.is_file() else None
 
-    def compare(self, stage: str, case: str, name: str, ours: Tensor, mark: float | None = None) -> Row:
-        """A row for one tensor; shapes must agree up to leading axes of size 1."""
+    def compare(self, stage: str, case: str, name: str, ours: Tensor, tolerance: float | None = None) -> Row:
+        """Compare a tensor with `model/NAME.npy`; shapes must agree but for dimensions of size 1."""
         theirs = self.array(name)
-        tolerance = self.mark if mark is None else mark
+        tolerance = self.tolerance if tolerance is None else tolerance
         if theirs is None:
             return Row(stage, case, None, tolerance, f"{name}.npy is absent")
         return compare(stage, case, ours, theirs, tolerance)
 
 
 def compare(stage: str, case: str, ours: Tensor, theirs: Tensor, tolerance: float) -> Row:
-    """The largest absolute difference of two tensors."""
+    """Compare two tensors by their largest absolute difference; infinite for another shape, or NaN."""
     ours, theirs = ours.detach().cpu().double().squeeze(), theirs.double().squeeze()
     if ours.shape != theirs.shape:
         return Row(stage, case, float("inf"), tolerance, f"shape {list(ours.shape)}, not {list(theirs.shape)}")
@@ -74,16 +84,20 @@ def compare(stage: str, case: str, ours: Tensor, theirs: Tensor, tolerance: floa
 
 
 def count_unequal(stage: str, case: str, ours: Sequence[Any], theirs: Sequence[Any]) -> Row:
-    """How many items of two lists differ; zero is demanded."""
+    """Compare two lists by the number of unequal items; the tolerance is 0."""
     unequal = sum(1 for a, b in zip(ours, theirs, strict=False) if a != b) + abs(len(ours) - len(theirs))
     return Row(stage, case, float(unequal), 0.0, f"{len(theirs)} compared")
 
 
 def compare_ids(case: str, how: str, ours: Sequence[int], reference: dict[str, Any], near_tie: float) -> Row:
-    """Greedy ids; in half precision the comparison ends at the first near tie that goes the other way.
+    """Compare greedy ids; in half precision only up to the first difference at a near tie.
 
     Args:
-        near_tie: another id proves nothing where the reference's margin between first and second is smaller.
+        case: name of the case.
+        how: of the decoding, for the row's name.
+        ours: ids.
+        reference: with `greedy_ids` and, if known, `greedy_top1_top2_margin`.
+        near_tie: a difference counts only where the reference's top-1 margin is at least this.
     """
     theirs = reference["greedy_ids"]
     margins = reference.get("greedy_top1_top2_margin", [1.0] * len(theirs))
@@ -96,7 +110,7 @@ def compare_ids(case: str, how: str, ours: Sequence[int], reference: dict[str, A
 
 
 def compare_bytes(stage: str, case: str, pixels: Tensor, sha256: str | None) -> Row:
-    """Byte equality of a float32 tensor, by its hash."""
+    """Compare the bytes of a float32 tensor with a SHA-256."""
     if sha256 is None:
         return Row(stage, case, None, 0.0, "no hash in the set")
     ours = hashlib.sha256(np.ascontiguousarray(pixels.numpy()).tobytes()).hexdigest()
@@ -104,11 +118,11 @@ def compare_bytes(stage: str, case: str, pixels: Tensor, sha256: str | None) -> 
 
 
 def compare_filterbank(case: str, ours: Tensor, theirs: Tensor) -> Row:
-    """Bands within 18 nats of their frame's loudest; the rounding of fainter ones depends on the CPU's FFT."""
+    """Compare the bands within 18 nats of their frame's loudest; fainter ones depend on the CPU's rounding."""
     if ours.shape != theirs.shape:
-        return compare("filterbank", case, ours, theirs, FILTERBANK_MARK)
+        return compare("filterbank", case, ours, theirs, FILTERBANK_TOLERANCE)
     if torch.equal(ours, theirs):
-        return Row("filterbank", case, 0.0, FILTERBANK_MARK, "bit for bit")
+        return Row("filterbank", case, 0.0, FILTERBANK_TOLERANCE, "bit for bit")
     audible = theirs >= theirs.amax(dim=-1, keepdim=True) - AUDIBLE
     difference = float((ours - theirs).abs()[audible].max())
-    return Row("filterbank", case, difference, FILTERBANK_MARK, "audible bands; the encoder gets the reference's")
+    return Row("filterbank", case, difference, FILTERBANK_TOLERANCE, "audible bands; the encoder gets the reference's")

@@ -1,4 +1,4 @@
-"""The order of a verification: media, encoders, then every case through fusion, decoder and greedy decoding."""
+"""Run a verification: media, encoders, then every case through fusion, decoder and greedy decoding."""
 
 from __future__ import annotations
 
@@ -30,27 +30,27 @@ DEFAULT_OPTIONS = EngineOptions(device="cpu", dtype="float32")
 
 @dataclass(frozen=True)
 class Inputs:
-    """The media of a set, decoded as the reference does."""
+    """The media of a set by name, decoded in reference mode."""
 
     pixels: dict[str, Tensor]  # float32 [tiles or frames, 3, S, S]
     filterbanks: dict[str, Tensor]  # float32 [T, 80]
 
 
 def run(folder: Path, options: EngineOptions = DEFAULT_OPTIONS) -> Iterator[Row]:
-    """Every comparison the set allows, as rows, as they are made.
+    """Yield a row for every comparison that the set allows, each as soon as it is made.
 
     Args:
-        folder: laid out like the sets of the reference goldens; its `model/model.json` names checkpoint and inputs.
+        folder: the reference set; its `model/model.json` names the checkpoint and inputs.
         options: how the model is loaded. Half-precision dtypes have wider tolerances; `quantize` has the widest, and
             the quantised model is also compared with the original one.
 
     Raises:
-        RequestError: the folder has no model/model.json. CheckpointError: the checkpoint it names is unusable.
+        RequestError: the folder has no model/model.json. CheckpointError: the checkpoint cannot be used.
     """
     description = folder / "model" / "model.json"
     if not description.is_file():
         raise RequestError(
-            "is no reference set, it has no model/model.json", where=folder,
+            "is not a reference set: it has no model/model.json", where=folder,
             fix="pass a folder that holds a checkpoint and its reference numbers",
         )  # fmt: skip
     reference = json.loads(description.read_text(encoding="utf-8"))
@@ -72,13 +72,19 @@ def run(folder: Path, options: EngineOptions = DEFAULT_OPTIONS) -> Iterator[Row]
 
 
 def read_inputs(folder: Path, names: dict[str, Any], engine: Engine) -> Inputs:
-    """Decode every input file of a set: pictures, lists of frames, sounds."""
+    """Decode every input file of a set: images, lists of video frames, audio.
+
+    Args:
+        folder: of the set.
+        names: file names by media name, which begins with `image`, `video` or `audio`.
+        engine: for the checkpoint's preprocessing.
+    """
     pixels: dict[str, Tensor] = {}
     banks: dict[str, Tensor] = {}
     for key, value in names.items():
         if key.startswith("image"):
-            picture = load_image(folder / value, REFERENCE)
-            pixels[key] = to_pixels(cut_tiles(picture, engine.config.tiling), engine.config.image)
+            image = load_image(folder / value, REFERENCE)
+            pixels[key] = to_pixels(cut_tiles(image, engine.config.tiling), engine.config.image)
         elif key.startswith("video"):
             pixels[key] = to_pixels([load_image(folder / v, REFERENCE) for v in value], engine.config.image)
         elif key.startswith("audio"):
@@ -89,7 +95,10 @@ def read_inputs(folder: Path, names: dict[str, Any], engine: Engine) -> Inputs:
 
 
 def verify_media(inputs: Inputs, reference: dict[str, Any], numbers: Reference) -> Iterator[Row]:
-    """Pixels by hash, a strided sample of the frames, filterbanks; these are then replaced by the reference's own."""
+    """Compare pixels by hash, a strided sample of them, and filterbanks, which are then replaced by the reference's.
+
+    CPUs round an FFT differently. With the reference's filterbanks this difference does not reach the encoder's rows.
+    """
     for key, pixels in inputs.pixels.items():
         yield compare_bytes("pixels", key, pixels, reference.get(key, {}).get("pixel_values_sha256_float32"))
         strided = numbers.folder / "model" / f"{key}_pixels_strided.npz"
@@ -101,12 +110,11 @@ def verify_media(inputs: Inputs, reference: dict[str, Any], numbers: Reference) 
             yield Row("filterbank", key, None, 0.0, f"{key}_fbank.npy is absent")
         else:
             yield compare_filterbank(key, bank, theirs)
-            # Two CPUs round an FFT differently; so that this is not held against the encoder, it starts from theirs.
             inputs.filterbanks[key] = theirs
 
 
 def _compare_strided(key: str, pixels: Tensor, file: Path) -> Row:
-    """The set keeps every n-th pixel, n a sixteenth of the side, from a quarter of n on."""
+    """Compare a strided sample: every n-th pixel of both sides from n / 4 on."""
     import numpy as np
 
     with np.load(file, allow_pickle=False) as archive:

@@ -1,4 +1,4 @@
-"""Tables a set may bring beside its model: prompts, tokenizer samples, grids, video frames, sounds, pictures."""
+"""Verify a set's optional tables: prompts, tokenizer, grids, video frames, images, audio."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ REFERENCE = MediaOptions(reference=True)
 
 
 def verify_tables(folder: Path, engine: Engine) -> Iterator[Row]:
-    """Rows for every table that is there."""
+    """Yield rows for every table of a set; a table that is absent gives a skipped row."""
     for file, check in (
         ("prompts.json", _prompts),
         ("system_prompts.json", _system_texts),
         ("grids.json", _grids),
         ("video_frames.json", _frames),
-        ("images/images.json", _pictures),
-        ("audio/audio.json", _sounds),
+        ("images/images.json", _images),
+        ("audio/audio.json", _audio),
     ):
         path = folder / file
         if path.is_file():
@@ -80,7 +80,7 @@ def _frames(data: dict[str, Any], path: Path, engine: Engine) -> Iterator[Row]:
     yield count_unequal("video frames", "picks", ours, [c["taken"] for c in clips])
 
 
-def _pictures(data: dict[str, Any], path: Path, engine: Engine) -> Iterator[Row]:
+def _images(data: dict[str, Any], path: Path, engine: Engine) -> Iterator[Row]:
     for name, entry in data["images"].items():
         file = path.parent / f"{name}.png"
         if file.is_file() and "tiles" in entry:
@@ -90,7 +90,7 @@ def _pictures(data: dict[str, Any], path: Path, engine: Engine) -> Iterator[Row]
             yield compare_bytes("pixels", name, pixels, entry["sha256_float32"])
 
 
-def _sounds(data: dict[str, Any], path: Path, engine: Engine) -> Iterator[Row]:
+def _audio(data: dict[str, Any], path: Path, engine: Engine) -> Iterator[Row]:
     bank = engine.config.filterbank
     for file in sorted(path.parent.glob("*_fbank.npy")):
         name = file.name.removesuffix("_fbank.npy")

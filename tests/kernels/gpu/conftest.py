@@ -1,4 +1,4 @@
-"""Triton's interpreter runs the GPU's kernels on the CPU, value by value: their arithmetic is tested everywhere."""
+"""Run the Triton kernels in Triton's interpreter, on the CPU, so that their arithmetic is tested without a GPU."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import pytest
 import torch
 
 if torch.cuda.is_available() and "TRITON_INTERPRET" not in os.environ:
-    # The variable holds for the whole process, and the tests of a real GPU must not be interpreted.
+    # The variable applies to the whole process, and tests on a real GPU must not run in the interpreter.
     pytest.skip(
         "SKIPPED LOUDLY: with a GPU run TRITON_INTERPRET=1 pytest tests/kernels/gpu apart", allow_module_level=True
     )
-# Read by Triton when a kernel is defined, that is when one of our modules is first imported.
+# Triton reads it when a kernel is defined, which is when its module is first imported.
 os.environ["TRITON_INTERPRET"] = "1"
-pytest.importorskip("triton", reason="SKIPPED LOUDLY: Triton is not installed, the GPU's kernels are not tested")
+pytest.importorskip("triton", reason="SKIPPED LOUDLY: Triton is not installed, the Triton kernels are not tested")

@@ -75,7 +75,7 @@ class Kernels:
         sizes = _size(rows), _size(channels), _size(width)
         self._library.vita_few_rows(_at(weight), _at(scale), _at(x), _at(bias), _at(out), *sizes)
 
-    def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> bool:
+    def rope(self, x: Tensor, cos: Tensor, sin: Tensor) -> bool:
         """Rotary positions of `x`, in place; False, and nothing done, where there is no kernel.
 
         Args:

@@ -1,12 +1,11 @@
-"""Products of few rows with a weight, read once, on CUDA: what a decode step spends its time on.
+"""Linear layer of up to 16 rows on CUDA, with RMSNorm, bias, residual and SwiGLU fused.
 
-Owns `x · Wᵀ` for up to 16 rows of x and weights in bfloat16, float16, float32, eight or four bits, with what stands
-before and after it in a decoder block: the norm of x, the bias, the residual sum, the gate of the MLP. Joined so, a
-block is six kernels; each launch less saves about two microseconds, of the 150 that a block of the released model
-may take. Does not know about blocks, caches or requests.
+A decode step spends most of its time here: each weight (bfloat16, float16, float32, int8 or int4) is read once. Fusing
+makes a decoder block six kernels; each launch saved is about two microseconds, of the 150 of a block of the released
+model.
 
-A program multiplies CHANNELS output channels, and goes along the width in steps of WIDTH. The mean square of the norm
-is a factor on the whole row, so it is summed on the way and multiplied at the end: nothing waits for it.
+A program computes N_BLOCK output channels and iterates over the inputs in steps of K_BLOCK. The RMSNorm factor is one
+number per row, so the sum of squares is accumulated in the same loop and multiplied at the end.
 """
 
 from __future__ import annotations
@@ -22,213 +21,218 @@ from vita.kernels.cpu.bindings import GROUP
 from vita.kernels.triton import MAX_BATCH
 from vita.kernels.weight import Weight
 
-WHOLE, BITS8, BITS4 = 0, 1, 2
+FLOAT, INT8, INT4 = 0, 1, 2  # formats of a weight
 
 
 @dataclass(frozen=True)
-class Shape:
-    """How the work is cut: output channels of a program, values a step, warps, steps loaded ahead."""
+class BlockShape:
+    """How a kernel is divided: output channels a program, inputs an iteration, warps, and pipeline stages."""
 
-    channels: int
-    width: int
+    n_block: int
+    k_block: int
     warps: int
     stages: int
 
 
-# By kind of weight, and whether there is one row or more; benchmarks/gpu.py tries others.
-SHAPES: dict[tuple[int, bool], Shape] = {
-    (WHOLE, True): Shape(8, 512, 4, 3),
-    (WHOLE, False): Shape(32, 128, 4, 4),
-    (BITS8, True): Shape(8, 1024, 4, 3),
-    (BITS8, False): Shape(32, 128, 4, 4),
-    (BITS4, True): Shape(8, 1024, 4, 3),
-    (BITS4, False): Shape(32, 128, 4, 4),
+# By format of the weight, and whether there is one row; benchmarks/gpu.py measures others.
+BLOCK_SHAPES: dict[tuple[int, bool], BlockShape] = {
+    (FLOAT, True): BlockShape(8, 512, 4, 3),
+    (FLOAT, False): BlockShape(32, 128, 4, 4),
+    (INT8, True): BlockShape(8, 1024, 4, 3),
+    (INT8, False): BlockShape(32, 128, 4, 4),
+    (INT4, True): BlockShape(8, 1024, 4, 3),
+    (INT4, False): BlockShape(32, 128, 4, 4),
 }
 
 
-def product(
-    x: Tensor, weight: Weight, out: Tensor, *, gain: Tensor | None = None, eps: float = 0.0,
-    add: Tensor | None = None, gate: bool = False, shape: Shape | None = None,
+def linear(
+    x: Tensor, weight: Weight, out: Tensor, *, norm_weight: Tensor | None = None, eps: float = 0.0,
+    residual: Tensor | None = None, swiglu: bool = False, blocks: BlockShape | None = None,
 ) -> None:  # fmt: skip
-    """`norm(x) · Wᵀ + b`, into `out`.
+    """`norm(x) · Wᵀ + b`, then SwiGLU and the residual sum if given, into `out`.
 
     Args:
         x: `[rows, in]`, contiguous, 1 to 16 rows.
-        weight: of `out` channels; with `gate` of twice as many, the gate's first.
+        weight: of `out` channels; with `swiglu` of twice as many, gate before up.
         out: `[rows, out]`, contiguous, in the dtype of x.
-        gain: `[in]`: x is normalised (RMSNorm) and multiplied by it first; None: taken as it is.
+        norm_weight: RMSNorm weight `[in]`, applied to x first; None: no norm.
         eps: of the norm.
-        add: `[rows, out]`, added; may be `out` itself.
-        gate: `silu(gate) · up` comes out.
-        shape: how the work is cut; default: `SHAPES`.
+        residual: `[rows, out]`, added; may be `out` itself.
+        swiglu: compute `silu(gate) * up`.
+        blocks: default: from `BLOCK_SHAPES`.
     """
-    rows, width = x.shape
+    rows, in_features = x.shape
     channels = out.shape[1]
-    kind = {torch.int8: BITS8, torch.uint8: BITS4}.get(weight.values.dtype, WHOLE)
-    cut = shape or SHAPES[kind, rows == 1]
-    wide = min(cut.width, max(GROUP, triton.next_power_of_2(width)))
-    grid = (triton.cdiv(channels, cut.channels),)
-    _product[grid](
-        x, weight.values, weight.scale, weight.bias, gain, add, out, rows, channels, eps,
-        INPUTS=width, KIND=kind, ALONE=rows == 1, GATE=gate, NORM=gain is not None, BIAS=weight.bias is not None,
-        ADD=add is not None, CHANNELS=cut.channels, WIDTH=wide, STAGES=cut.stages, ROWS=MAX_BATCH,
-        num_warps=cut.warps,
+    weight_format = {torch.int8: INT8, torch.uint8: INT4}.get(weight.values.dtype, FLOAT)
+    shape = blocks or BLOCK_SHAPES[weight_format, rows == 1]
+    k_block = min(shape.k_block, max(GROUP, triton.next_power_of_2(in_features)))
+    grid = (triton.cdiv(channels, shape.n_block),)
+    _linear_kernel[grid](
+        x, weight.values, weight.scale, weight.bias, norm_weight, residual, out, rows, channels, eps,
+        IN_FEATURES=in_features, FORMAT=weight_format, ONE_ROW=rows == 1, SWIGLU=swiglu,
+        NORM=norm_weight is not None, BIAS=weight.bias is not None, RESIDUAL=residual is not None,
+        N_BLOCK=shape.n_block, K_BLOCK=k_block, STAGES=shape.stages, M_BLOCK=MAX_BATCH, num_warps=shape.warps,
     )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["rows"])
-def _product(
-    x, weight, scale, bias, gain, add, out, rows, channels, eps,
-    INPUTS: tl.constexpr, KIND: tl.constexpr, ALONE: tl.constexpr, GATE: tl.constexpr, NORM: tl.constexpr,
-    BIAS: tl.constexpr, ADD: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr, STAGES: tl.constexpr,
-    ROWS: tl.constexpr,
+def _linear_kernel(
+    x, weight, scale, bias, norm_weight, residual, out, rows, channels, eps,
+    IN_FEATURES: tl.constexpr, FORMAT: tl.constexpr, ONE_ROW: tl.constexpr, SWIGLU: tl.constexpr, NORM: tl.constexpr,
+    BIAS: tl.constexpr, RESIDUAL: tl.constexpr, N_BLOCK: tl.constexpr, K_BLOCK: tl.constexpr, STAGES: tl.constexpr,
+    M_BLOCK: tl.constexpr,
 ):  # fmt: skip
-    channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
-    there = channel < channels
-    if ALONE:
-        ys, square = _one_row(x, weight, scale, gain, channel, there, INPUTS, KIND, NORM, CHANNELS, WIDTH, STAGES)
-        if GATE:
-            up, _ = _one_row(
-                x, weight, scale, gain, channel + channels, there, INPUTS, KIND, NORM, CHANNELS, WIDTH, STAGES
-            )
-        at = channel
-        real = there
-    else:
-        row = tl.arange(0, ROWS)
-        ys, square = _some_rows(
-            x, weight, scale, gain, rows, channel, there, INPUTS, KIND, NORM, CHANNELS, WIDTH, STAGES, ROWS
+    channel = tl.program_id(0) * N_BLOCK + tl.arange(0, N_BLOCK)
+    n_mask = channel < channels
+    if ONE_ROW:
+        ys, squares = _gemv(
+            x, weight, scale, norm_weight, channel, n_mask, IN_FEATURES, FORMAT, NORM, N_BLOCK, K_BLOCK, STAGES
         )
-        if GATE:
-            up, _ = _some_rows(
-                x, weight, scale, gain, rows, channel + channels, there, INPUTS, KIND, NORM, CHANNELS, WIDTH, STAGES,
-                ROWS,
+        if SWIGLU:
+            up, _ = _gemv(
+                x, weight, scale, norm_weight, channel + channels, n_mask, IN_FEATURES, FORMAT, NORM, N_BLOCK, K_BLOCK,
+                STAGES,
             )  # fmt: skip
-        at = row[None, :] * channels + channel[:, None]  # [CHANNELS, ROWS]
-        real = there[:, None] & (row < rows)[None, :]
-        square = square[None, :]
-    kept = out.dtype.element_ty
+        at = channel
+        mask = n_mask
+    else:
+        row = tl.arange(0, M_BLOCK)
+        ys, squares = _small_gemm(
+            x, weight, scale, norm_weight, rows, channel, n_mask, IN_FEATURES, FORMAT, NORM, N_BLOCK, K_BLOCK, STAGES,
+            M_BLOCK,
+        )  # fmt: skip
+        if SWIGLU:
+            up, _ = _small_gemm(
+                x, weight, scale, norm_weight, rows, channel + channels, n_mask, IN_FEATURES, FORMAT, NORM, N_BLOCK,
+                K_BLOCK, STAGES, M_BLOCK,
+            )  # fmt: skip
+        at = row[None, :] * channels + channel[:, None]  # [N_BLOCK, M_BLOCK]
+        mask = n_mask[:, None] & (row < rows)[None, :]
+        squares = squares[None, :]
+    dtype = out.dtype.element_ty
     if NORM:
-        factor = tl.rsqrt(square / INPUTS + eps)
+        factor = tl.rsqrt(squares / IN_FEATURES + eps)
         ys *= factor
-        if GATE:
+        if SWIGLU:
             up *= factor
     if BIAS:
-        b = tl.load(bias + channel, mask=there, other=0.0).to(tl.float32)
-        ys += b if ALONE else b[:, None]
-    ys = ys.to(kept).to(tl.float32)  # rounded where the modules round
-    if GATE:
-        ys = (ys / (1 + tl.exp(-ys))).to(kept).to(tl.float32) * up.to(kept).to(tl.float32)
-    if ADD:
-        ys += tl.load(add + at, mask=real, other=0.0).to(tl.float32)
-    tl.store(out + at, ys.to(kept), mask=real)
+        b = tl.load(bias + channel, mask=n_mask, other=0.0).to(tl.float32)
+        ys += b if ONE_ROW else b[:, None]
+    ys = ys.to(dtype).to(tl.float32)  # rounds where separate PyTorch operations would
+    if SWIGLU:
+        ys = (ys / (1 + tl.exp(-ys))).to(dtype).to(tl.float32) * up.to(dtype).to(tl.float32)
+    if RESIDUAL:
+        ys += tl.load(residual + at, mask=mask, other=0.0).to(tl.float32)
+    tl.store(out + at, ys.to(dtype), mask=mask)
 
 
 @triton.jit
-def _one_row(
-    x, weight, scale, gain, channel, there,
-    INPUTS: tl.constexpr, KIND: tl.constexpr, NORM: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr,
+def _gemv(
+    x, weight, scale, norm_weight, channel, n_mask,
+    IN_FEATURES: tl.constexpr, FORMAT: tl.constexpr, NORM: tl.constexpr, N_BLOCK: tl.constexpr, K_BLOCK: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
-    """float32 `[CHANNELS]`, and the row's sum of squares: multiplied and added, without matrix instructions."""
-    if KIND == 2:
-        return _one_row_4(x, weight, scale, gain, channel, there, INPUTS, NORM, CHANNELS, WIDTH, STAGES)
-    total = tl.zeros([CHANNELS, WIDTH], tl.float32)
-    squares = tl.zeros([WIDTH], tl.float32)
-    start = channel.to(tl.int64)[:, None] * INPUTS
-    for k in tl.range(0, INPUTS, WIDTH, num_stages=STAGES):
-        at = k + tl.arange(0, WIDTH)
-        inside = at < INPUTS
-        w = tl.load(weight + start + at[None, :], mask=there[:, None] & inside[None, :], other=0)
-        xs = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+    """One row: float32 `[N_BLOCK]`, and the row's sum of squares; multiplies and adds without tensor cores."""
+    if FORMAT == 2:
+        return _gemv_int4(x, weight, scale, norm_weight, channel, n_mask, IN_FEATURES, NORM, N_BLOCK, K_BLOCK, STAGES)
+    total = tl.zeros([N_BLOCK, K_BLOCK], tl.float32)
+    squares = tl.zeros([K_BLOCK], tl.float32)
+    start = channel.to(tl.int64)[:, None] * IN_FEATURES
+    for k in tl.range(0, IN_FEATURES, K_BLOCK, num_stages=STAGES):
+        at = k + tl.arange(0, K_BLOCK)
+        k_mask = at < IN_FEATURES
+        w = tl.load(weight + start + at[None, :], mask=n_mask[:, None] & k_mask[None, :], other=0)
+        xs = tl.load(x + at, mask=k_mask, other=0.0).to(tl.float32)
         if NORM:
             squares += xs * xs
-            xs *= tl.load(gain + at, mask=inside, other=0.0).to(tl.float32)
+            xs *= tl.load(norm_weight + at, mask=k_mask, other=0.0).to(tl.float32)
         total += w.to(tl.float32) * xs[None, :]
     ys = tl.sum(total, 1)
-    if KIND == 1:
-        ys *= tl.load(scale + channel, mask=there, other=0.0).to(tl.float32)
+    if FORMAT == 1:
+        ys *= tl.load(scale + channel, mask=n_mask, other=0.0).to(tl.float32)
     return ys, tl.sum(squares, 0)
 
 
 @triton.jit
-def _one_row_4(
-    x, weight, scale, gain, channel, there,
-    INPUTS: tl.constexpr, NORM: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr, STAGES: tl.constexpr,
+def _gemv_int4(
+    x, weight, scale, norm_weight, channel, n_mask,
+    IN_FEATURES: tl.constexpr, NORM: tl.constexpr, N_BLOCK: tl.constexpr, K_BLOCK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """The same for four bits: byte j of a group of 64 holds value j low and value j + 32 high, both plus eight."""
-    GROUPS: tl.constexpr = WIDTH // 64
-    total = tl.zeros([CHANNELS, GROUPS, 32], tl.float32)
+    """`_gemv` for int4: byte j of a group of 64 holds value j low and value j + 32 high, both plus 8."""
+    GROUPS: tl.constexpr = K_BLOCK // 64
+    total = tl.zeros([N_BLOCK, GROUPS, 32], tl.float32)
     squares = tl.zeros([GROUPS, 32], tl.float32)
     start = channel.to(tl.int64)[:, None]
     byte = tl.arange(0, 32)
-    for k in tl.range(0, INPUTS // 64, GROUPS, num_stages=STAGES):
+    for k in tl.range(0, IN_FEATURES // 64, GROUPS, num_stages=STAGES):
         group = k + tl.arange(0, GROUPS)
-        inside = group < INPUTS // 64
-        real = there[:, None] & inside[None, :]
-        at = start * (INPUTS // 64) + group[None, :]  # [CHANNELS, GROUPS]
-        packed = tl.load(weight + at[:, :, None] * 32 + byte[None, None, :], mask=real[:, :, None], other=0x88)
-        unit = tl.load(scale + at, mask=real, other=0.0).to(tl.float32)
+        k_mask = group < IN_FEATURES // 64
+        mask = n_mask[:, None] & k_mask[None, :]
+        at = start * (IN_FEATURES // 64) + group[None, :]  # [N_BLOCK, GROUPS]
+        packed = tl.load(weight + at[:, :, None] * 32 + byte[None, None, :], mask=mask[:, :, None], other=0x88)
+        s = tl.load(scale + at, mask=mask, other=0.0).to(tl.float32)
         low_at = group[:, None] * 64 + byte[None, :]
-        low = tl.load(x + low_at, mask=inside[:, None], other=0.0).to(tl.float32)
-        high = tl.load(x + low_at + 32, mask=inside[:, None], other=0.0).to(tl.float32)
+        low = tl.load(x + low_at, mask=k_mask[:, None], other=0.0).to(tl.float32)
+        high = tl.load(x + low_at + 32, mask=k_mask[:, None], other=0.0).to(tl.float32)
         if NORM:
             squares += low * low + high * high
-            low *= tl.load(gain + low_at, mask=inside[:, None], other=0.0).to(tl.float32)
-            high *= tl.load(gain + low_at + 32, mask=inside[:, None], other=0.0).to(tl.float32)
+            low *= tl.load(norm_weight + low_at, mask=k_mask[:, None], other=0.0).to(tl.float32)
+            high *= tl.load(norm_weight + low_at + 32, mask=k_mask[:, None], other=0.0).to(tl.float32)
         first = ((packed & 15).to(tl.float32) - 8) * low[None]
-        total += (first + ((packed >> 4).to(tl.float32) - 8) * high[None]) * unit[:, :, None]
+        total += (first + ((packed >> 4).to(tl.float32) - 8) * high[None]) * s[:, :, None]
     return tl.sum(tl.sum(total, 2), 1), tl.sum(tl.sum(squares, 1), 0)
 
 
 @triton.jit
-def _some_rows(
-    x, weight, scale, gain, rows, channel, there,
-    INPUTS: tl.constexpr, KIND: tl.constexpr, NORM: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr,
-    STAGES: tl.constexpr, ROWS: tl.constexpr,
+def _small_gemm(
+    x, weight, scale, norm_weight, rows, channel, n_mask,
+    IN_FEATURES: tl.constexpr, FORMAT: tl.constexpr, NORM: tl.constexpr, N_BLOCK: tl.constexpr, K_BLOCK: tl.constexpr,
+    STAGES: tl.constexpr, M_BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """float32 `[CHANNELS, ROWS]`, and each row's sum of squares, by matrix instructions."""
-    total = tl.zeros([CHANNELS, ROWS], tl.float32)
-    squares = tl.zeros([ROWS], tl.float32)
-    row = tl.arange(0, ROWS)
+    """2 to M_BLOCK rows on tensor cores: float32 `[N_BLOCK, M_BLOCK]`, and each row's sum of squares `[M_BLOCK]`."""
+    total = tl.zeros([N_BLOCK, M_BLOCK], tl.float32)
+    squares = tl.zeros([M_BLOCK], tl.float32)
+    row = tl.arange(0, M_BLOCK)
     start = channel.to(tl.int64)[:, None]
-    own = row[:, None] * INPUTS
-    real = (row < rows)[:, None]
-    form = x.dtype.element_ty
-    for k in tl.range(0, INPUTS, WIDTH, num_stages=STAGES):
-        if KIND == 2:
-            HALF: tl.constexpr = WIDTH // 2
+    row_start = row[:, None] * IN_FEATURES
+    m_mask = (row < rows)[:, None]
+    dtype = x.dtype.element_ty
+    for k in tl.range(0, IN_FEATURES, K_BLOCK, num_stages=STAGES):
+        if FORMAT == 2:
+            HALF: tl.constexpr = K_BLOCK // 2
             j = tl.arange(0, HALF)
             byte = k // 2 + j
-            fits = there[:, None] & (byte < INPUTS // 2)[None, :]
-            packed = tl.load(weight + start * (INPUTS // 2) + byte[None, :], mask=fits, other=0x88)
-            unit = tl.load(scale + start * (INPUTS // 64) + (byte // 32)[None, :], mask=fits, other=0.0).to(tl.float32)
+            mask = n_mask[:, None] & (byte < IN_FEATURES // 2)[None, :]
+            packed = tl.load(weight + start * (IN_FEATURES // 2) + byte[None, :], mask=mask, other=0x88)
+            s = tl.load(scale + start * (IN_FEATURES // 64) + (byte // 32)[None, :], mask=mask, other=0.0)
+            s = s.to(tl.float32)
             at = k + j // 32 * 64 + j % 32
-            low, lows = _rows_of(x, gain, own, at, real, INPUTS, NORM)
-            high, highs = _rows_of(x, gain, own, at + 32, real, INPUTS, NORM)
-            squares += lows + highs
-            first = (((packed & 15).to(tl.float32) - 8) * unit).to(form)
-            second = (((packed >> 4).to(tl.float32) - 8) * unit).to(form)
+            low, low_squares = _load_inputs(x, norm_weight, row_start, at, m_mask, IN_FEATURES, NORM)
+            high, high_squares = _load_inputs(x, norm_weight, row_start, at + 32, m_mask, IN_FEATURES, NORM)
+            squares += low_squares + high_squares
+            first = (((packed & 15).to(tl.float32) - 8) * s).to(dtype)
+            second = (((packed >> 4).to(tl.float32) - 8) * s).to(dtype)
             total = tl.dot(first, tl.trans(low), total, input_precision="ieee")
             total = tl.dot(second, tl.trans(high), total, input_precision="ieee")
         else:
-            at = k + tl.arange(0, WIDTH)
-            fits = there[:, None] & (at < INPUTS)[None, :]
-            w = tl.load(weight + start * INPUTS + at[None, :], mask=fits, other=0)
-            xs, sums = _rows_of(x, gain, own, at, real, INPUTS, NORM)
+            at = k + tl.arange(0, K_BLOCK)
+            mask = n_mask[:, None] & (at < IN_FEATURES)[None, :]
+            w = tl.load(weight + start * IN_FEATURES + at[None, :], mask=mask, other=0)
+            xs, sums = _load_inputs(x, norm_weight, row_start, at, m_mask, IN_FEATURES, NORM)
             squares += sums
-            total = tl.dot(w.to(form), tl.trans(xs), total, input_precision="ieee")
-    if KIND == 1:
-        total *= tl.load(scale + channel, mask=there, other=0.0).to(tl.float32)[:, None]
+            total = tl.dot(w.to(dtype), tl.trans(xs), total, input_precision="ieee")
+    if FORMAT == 1:
+        total *= tl.load(scale + channel, mask=n_mask, other=0.0).to(tl.float32)[:, None]
     return total, squares
 
 
 @triton.jit
-def _rows_of(x, gain, own, at, real, INPUTS: tl.constexpr, NORM: tl.constexpr):
-    """Values `at` of every row, times the gain, in the dtype of x; and their squares' sums."""
-    inside = (at < INPUTS)[None, :]
-    xs = tl.load(x + own + at[None, :], mask=real & inside, other=0.0)
+def _load_inputs(x, norm_weight, row_start, at, m_mask, IN_FEATURES: tl.constexpr, NORM: tl.constexpr):
+    """Inputs `at` of every row, times the norm weight, in the dtype of x; and their sums of squares by row."""
+    k_mask = (at < IN_FEATURES)[None, :]
+    xs = tl.load(x + row_start + at[None, :], mask=m_mask & k_mask, other=0.0)
     if NORM:
-        wide = xs.to(tl.float32)
-        g = tl.load(gain + at, mask=at < INPUTS, other=0.0).to(tl.float32)
-        return (wide * g[None, :]).to(x.dtype.element_ty), tl.sum(wide * wide, 1)
+        floats = xs.to(tl.float32)
+        g = tl.load(norm_weight + at, mask=at < IN_FEATURES, other=0.0).to(tl.float32)
+        return (floats * g[None, :]).to(x.dtype.element_ty), tl.sum(floats * floats, 1)
     return xs, tl.sum(xs.to(tl.float32) * 0, 1)
