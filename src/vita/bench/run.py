@@ -5,7 +5,6 @@ Random weights of the released sizes give the released model's speed, since spee
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
 import platform
@@ -22,23 +21,22 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vita.bench.decode import decode, prefill
 from vita.bench.peaks import best_seconds, measure_peaks, synchronize
 from vita.checkpoint.open import DEFAULT, Checkpoint
-from vita.engine.engine import Engine
+from vita.engine.decode import DecodeRunner, choose_decode_runner
 from vita.engine.fusion import fuse
-from vita.engine.generate import decode, prefill
-from vita.engine.sampler import Sampler
+from vita.engine.loaded import LoadedModel
 from vita.model.kv_cache import KVCache
 from vita.model.vita import VitaModel
 from vita.options import EngineOptions
 from vita.planning.flops import audio_flops, prefill_flops, vision_flops, weight_bytes
 from vita.planning.memory_plan import tile_batch
-from vita.prompt.template import IMAGE_PLACEHOLDER, Placeholders, Turn, render
+from vita.prompt.template import Media, Turn, render
 from vita.prompt.tokenizer import Tokenizer
-from vita.runtime.clock import Stopwatch
 from vita.runtime.device import choose_device, choose_dtype
 from vita.runtime.memory import peak_memory, reset_peak
-from vita.types import SamplingParams
+from vita.types import MediaSpan
 
 QUESTION = "Describe this images."
 DEMO_TILES, ONE_TILE, VIDEO_FRAMES = 5, 1, 16
@@ -116,27 +114,27 @@ def bench(
     meta = VitaModel.on_meta(checkpoint.config, Tokenizer.load(checkpoint.folder).size)
     chosen_device, chosen_dtype = _device_and_dtype(meta, options)
     peaks = separate_peaks(chosen_device, chosen_dtype)
-    open_engine = partial(Engine, checkpoint, options)
+    open_model = partial(LoadedModel, checkpoint, options)
     loads = []
     if cold:
         tell("load, cold")
         _drop_page_cache(checkpoint.folder)
-        loads.append(Figure("load, cold", _timed(lambda: _read_weights(open_engine()))))
+        loads.append(Figure("load, cold", _timed(lambda: _read_weights(open_model()))))
     tell("load")
     start = time.perf_counter()
-    engine = open_engine()
+    model = open_model()
     loads.append(Figure("load, warm", time.perf_counter() - start, what="names and shapes checked, decoder ready"))
     report = Report(
-        checkpoint.folder.name, str(engine.device), str(engine.dtype).removeprefix("torch."), engine.quantize,
-        _machine(engine.device), torch.get_num_threads(), torch.__version__,
+        checkpoint.folder.name, str(model.device), str(model.dtype).removeprefix("torch."), model.quantize,
+        _machine(model.device), torch.get_num_threads(), torch.__version__,
         peaks, loads,
     )  # fmt: skip
-    for name, measure in _stages(engine, meta, tokens):
+    for name, measure in _stages(model, meta, tokens):
         tell(name)
-        report.peak_gb = max(report.peak_gb, peak_memory(engine.device) / 1e9)
-        per_stage = reset_peak(engine.device)
+        report.peak_gb = max(report.peak_gb, peak_memory(model.device) / 1e9)
+        per_stage = reset_peak(model.device)
         figures = measure()
-        peak = peak_memory(engine.device) / 1e9
+        peak = peak_memory(model.device) / 1e9
         report.figures += [replace(f, peak_gb=peak) for f in figures] if per_stage else figures
         report.peak_gb = max(report.peak_gb, peak)
     report.figures = [_with_image_rate(f, report.figures) for f in report.figures]
@@ -165,92 +163,92 @@ def _device_and_dtype(meta: VitaModel, options: EngineOptions) -> tuple[torch.de
     return chosen, choose_dtype(options.dtype, meta.config, total, chosen)[0]
 
 
-def _stages(engine: Engine, meta: VitaModel, tokens: int) -> Iterator[tuple[str, Callable[[], list[Figure]]]]:
-    yield "vision, 5 tiles", lambda: [_vision(engine, meta, DEMO_TILES)]
-    yield "vision, 1 tile", lambda: [_vision(engine, meta, ONE_TILE)]
-    yield "video, 16 frames", lambda: [_vision(engine, meta, VIDEO_FRAMES, "video, 16 frames")]
-    yield "speech, 10 s", lambda: [_speech(engine, meta)]
-    yield "demo request", lambda: _request(engine, meta, DEMO_TILES, tokens)
-    yield "one tile", lambda: _request(engine, meta, ONE_TILE, min(tokens, 16))
-    yield "batches", lambda: _batches(engine)
+def _stages(model: LoadedModel, meta: VitaModel, tokens: int) -> Iterator[tuple[str, Callable[[], list[Figure]]]]:
+    runner = choose_decode_runner(model.decoder, quantized_kv_cache=model.quantized_kv_cache)
+    yield "vision, 5 tiles", lambda: [_vision(model, meta, DEMO_TILES)]
+    yield "vision, 1 tile", lambda: [_vision(model, meta, ONE_TILE)]
+    yield "video, 16 frames", lambda: [_vision(model, meta, VIDEO_FRAMES, "video, 16 frames")]
+    yield "speech, 10 s", lambda: [_speech(model, meta)]
+    yield "demo request", lambda: _request(model, meta, runner, DEMO_TILES, tokens)
+    yield "one tile", lambda: _request(model, meta, runner, ONE_TILE, min(tokens, 16))
+    yield "batches", lambda: _batches(model, runner)
 
 
 @torch.inference_mode()
-def _vision(engine: Engine, meta: VitaModel, tiles: int, name: str = "") -> Figure:
-    vision, projector = engine.model.vision, engine.model.projector
-    size = engine.config.vision.image_size
-    pixels = torch.randn(tiles, 3, size, size).to(engine.device)
+def _vision(model: LoadedModel, meta: VitaModel, tiles: int, name: str = "") -> Figure:
+    vision, projector = model.vision, model.projector
+    size = model.config.vision.image_size
+    pixels = torch.randn(tiles, 3, size, size).to(model.device)
 
     def run() -> list[Tensor]:
-        return [projector(vision(batch)) for batch in pixels.split(tile_batch(engine.device))]
+        return [projector(vision(batch)) for batch in pixels.split(tile_batch(model.device))]
 
-    seconds = best_seconds(run, engine.device, 2)
+    seconds = best_seconds(run, model.device, 2)
     rate = vision_flops(meta, tiles) / seconds / 1e12
-    rows = tiles * engine.config.vision.tokens_per_tile
+    rows = tiles * model.config.vision.tokens_per_tile
     stage = name or f"vision, {tiles} tile{'s' if tiles > 1 else ''}"
     return Figure(stage, seconds, rate, "TFLOP/s", what=f"{rows:,} tokens")
 
 
 @torch.inference_mode()
-def _speech(engine: Engine, meta: VitaModel) -> Figure:
-    encoder, adapter = engine.model.audio, engine.model.adapter
+def _speech(model: LoadedModel, meta: VitaModel) -> Figure:
+    encoder, adapter = model.audio, model.adapter
     frames = SPEECH_SECONDS * 100
-    bank = torch.randn(1, frames, engine.config.audio.input_dim).to(engine.device)
-    lengths = torch.tensor([frames], device=engine.device)
-    seconds = best_seconds(lambda: adapter(*encoder(bank, lengths)), engine.device, 2)
+    bank = torch.randn(1, frames, model.config.audio.input_dim).to(model.device)
+    lengths = torch.tensor([frames], device=model.device)
+    seconds = best_seconds(lambda: adapter(*encoder(bank, lengths)), model.device, 2)
     rate = audio_flops(meta, frames) / seconds / 1e12
     return Figure("speech, 10 s", seconds, rate, "TFLOP/s", what=f"{SPEECH_SECONDS * 25 // 2} tokens")
 
 
-def _request(engine: Engine, meta: VitaModel, tiles: int, tokens: int) -> list[Figure]:
+def _request(model: LoadedModel, meta: VitaModel, runner: DecodeRunner, tiles: int, tokens: int) -> list[Figure]:
     """Prefill and decode of a prompt with one image of so many tiles; its features are random, without the encoder."""
-    config, decoder, turn = engine.config, engine.decoder, contextlib.nullcontext()
-    ids = render([Turn("user", (Placeholders("image", tiles), QUESTION))], engine.tokenizer)
-    rows = torch.randn(config.vision.tokens_per_tile, config.decoder.hidden_size)
-    images = [rows.to(engine.device, engine.dtype) * 0.02] * sum(i == IMAGE_PLACEHOLDER for i in ids)
-    embeds = fuse(ids, decoder.embed.weight, images, [], engine.device)
+    config, decoder = model.config, model.decoder
+    tile = MediaSpan("image", b"", config.vision.tokens_per_tile)
+    spans = render([Turn("user", (Media("image", (tile,) * tiles), QUESTION))], model.tokenizer)
+    features = torch.randn(tile.rows, config.decoder.hidden_size).to(model.device, model.dtype) * 0.02
+    with torch.inference_mode():
+        embeds = fuse(spans, decoder.embed_tokens, {tile.digest: features})
     length = len(embeds)
     tokens = min(tokens, config.context - length)
-    cache = KVCache(config.decoder, length + tokens, dtype=engine.dtype, device=engine.device)
+    cache = KVCache(config.decoder, length + tokens, dtype=model.dtype, device=model.device)
     # Warm up; on a GPU with the full shape, since libraries choose and load their kernels by shape.
-    prefill(decoder, embeds[:32] if engine.device.type == "cpu" else embeds, cache, turn, lambda: False)
+    prefill(decoder, embeds[:32] if model.device.type == "cpu" else embeds, cache)
     cache.reset()
-    synchronize(engine.device)
+    synchronize(model.device)
     start = time.perf_counter()
-    logits = prefill(decoder, embeds, cache, turn, lambda: False)
-    synchronize(engine.device)
+    logits = prefill(decoder, embeds, cache)
+    synchronize(model.device)
     seconds = time.perf_counter() - start
     rate = prefill_flops(meta, length) / seconds / 1e12
     label = f"{tiles} tile{'s' if tiles > 1 else ''}"
     out = [Figure(f"prefill, {label}", seconds, rate, "TFLOP/s", what=f"{length:,} positions")]
-    watch = Stopwatch(engine.device)
-    sampler = Sampler(SamplingParams(), 1.0, engine.device)
-    step, ahead = engine.batcher.step, engine.ahead
-    made = sum(1 for _ in decode(step, logits, cache, sampler, frozenset(), tokens, lambda: False, watch, ahead=ahead))
-    engine.batcher.leave(cache)
-    spent = watch.seconds["decode"]
-    read = weight_bytes(decoder) + KVCache.bytes_per_position(config.decoder, engine.dtype) * (length + made // 2)
+    start = time.perf_counter()
+    made = decode(runner, logits, cache, tokens)
+    synchronize(model.device)
+    spent = time.perf_counter() - start
+    read = weight_bytes(decoder) + KVCache.bytes_per_position(config.decoder, model.dtype) * (length + made // 2)
     speed = (made - 1) / spent
     out.append(Figure(f"decode, {label}", spent, read * speed / 1e9, "GB/s", what=f"{made} tokens, {speed:.2f}/s"))
     return out
 
 
 @torch.inference_mode()
-def _batches(engine: Engine) -> list[Figure]:
+def _batches(model: LoadedModel, runner: DecodeRunner) -> list[Figure]:
     """One decode step of several requests, each after a prompt of one tile."""
-    length = engine.config.vision.tokens_per_tile + 64
-    first = KVCache(engine.config.decoder, length + BATCH_STEPS + 2, dtype=engine.dtype, device=engine.device)
+    length = model.config.vision.tokens_per_tile + 64
+    first = KVCache(model.config.decoder, length + BATCH_STEPS + 2, dtype=model.dtype, device=model.device)
     first.keys.normal_()
     first.values.normal_()
     out: list[Figure] = []
     for rows in BATCHES:
         caches = [first.copy_prefix(length, first.capacity) for _ in range(rows)]
-        tokens = torch.arange(rows, device=engine.device)
+        tokens = torch.arange(rows, device=model.device)
 
         def step(caches: list[KVCache] = caches, tokens: Tensor = tokens) -> None:
-            engine.steps(tokens, caches)
+            runner(tokens, caches)
 
-        seconds = best_seconds(step, engine.device, BATCH_STEPS)
+        seconds = best_seconds(step, model.device, BATCH_STEPS)
         speed = rows / seconds
         times = speed * out[0].seconds / BATCHES[0] if out else 1.0
         out.append(Figure(f"batch {rows}", seconds, speed, "tokens/s", what=f"one step, {times:.1f}x of one request"))
@@ -275,8 +273,9 @@ def process_start() -> Figure:
         image = Path(folder) / "image.png"
         Image.new("RGB", (224, 224), (16, 30, 84)).save(image)
         code = (
-            "import sys, vita; m = vita.load(sys.argv[1]); m.engine.stop_ids = frozenset();"
-            f"m.ask({QUESTION!r}, images=[sys.argv[2]], params=vita.SamplingParams(max_tokens={START_TOKENS}));"
+            "import sys, vita; m = vita.load(sys.argv[1]);"
+            f"m.ask({QUESTION!r}, images=[sys.argv[2]], "
+            f"params=vita.SamplingParams(max_tokens={START_TOKENS}, ignore_eos=True));"
             f"print({ANSWERED!r}, flush=True)"
         )
         command, start = [sys.executable, "-c", code, str(DEFAULT), str(image)], time.perf_counter()
@@ -296,11 +295,11 @@ def _timed(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _read_weights(engine: Engine) -> None:
+def _read_weights(model: LoadedModel) -> None:
     """Read one element of every page of the weights, so that memory-mapped files are loaded."""
-    for tensor in engine.decoder.state_dict().values():
+    for tensor in model.decoder.state_dict().values():
         tensor.reshape(-1)[:: 4096 // tensor.element_size()].sum()
-    synchronize(engine.device)
+    synchronize(model.device)
 
 
 def _drop_page_cache(folder: Path) -> None:

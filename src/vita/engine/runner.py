@@ -222,7 +222,7 @@ class Runner:
             for hidden in model.vision.hidden_states(pixels.to(model.device)):
                 yield hidden
             assert hidden is not None
-            rows = model.projector(model.vision.select(hidden))  # [tiles, rows, H]
+            rows = model.projector(model.vision.extract_features(hidden))  # [tiles, rows, H]
             for span, tile in zip(spans, rows, strict=True):
                 self._results[span.digest] = tile.clone()  # of its own: another tile's memory is not held by it
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vita.checkpoint.open import open_checkpoint
-from vita.engine.engine import Engine
+from vita.engine.loaded import LoadedModel
 from vita.errors import RequestError
 from vita.media.audio import load_audio
 from vita.media.filterbank import filterbank
@@ -55,23 +55,23 @@ def run(folder: Path, options: EngineOptions = DEFAULT_OPTIONS) -> Iterator[Row]
         )  # fmt: skip
     reference = json.loads(description.read_text(encoding="utf-8"))
     checkpoint = open_checkpoint(folder / reference["inputs"]["checkpoint"], offline=options.offline)
-    engine = Engine(checkpoint, options)
+    model = LoadedModel(checkpoint, options)
     # A checkpoint that is stored quantised has no original to be compared with.
     original = replace(options, quantize=None)
-    plain = Engine(checkpoint, original) if engine.quantize and not checkpoint.quantized else None
-    numbers = Reference(folder, engine.dtype, quantized=engine.quantize is not None)
-    inputs = read_inputs(folder, reference["inputs"], engine)
+    plain = LoadedModel(checkpoint, original) if model.quantize and not checkpoint.quantized else None
+    numbers = Reference(folder, model.dtype, quantized=model.quantize is not None)
+    inputs = read_inputs(folder, reference["inputs"], model)
     yield from verify_media(inputs, reference, numbers)
     with torch.inference_mode():
         if "image" in inputs.pixels:
-            yield from verify_vision(engine, inputs.pixels["image"][:1], numbers)
-        yield from verify_audio(engine, inputs.filterbanks, numbers)
+            yield from verify_vision(model, inputs.pixels["image"][:1], numbers)
+        yield from verify_audio(model, inputs.filterbanks, numbers)
         for name, case in reference["cases"].items():
-            yield from verify_case(engine, name, case, inputs.pixels, inputs.filterbanks, numbers, plain)
-    yield from verify_tables(folder, engine)
+            yield from verify_case(model, name, case, inputs.pixels, inputs.filterbanks, numbers, plain)
+    yield from verify_tables(folder, model)
 
 
-def read_inputs(folder: Path, names: dict[str, Any], engine: Engine) -> Inputs:
+def read_inputs(folder: Path, names: dict[str, Any], model: LoadedModel) -> Inputs:
     """Decode every input file of a set: images, lists of video frames, audio.
 
     Args:
@@ -84,13 +84,13 @@ def read_inputs(folder: Path, names: dict[str, Any], engine: Engine) -> Inputs:
     for key, value in names.items():
         if key.startswith("image"):
             image = load_image(folder / value, REFERENCE)
-            pixels[key] = to_pixels(cut_tiles(image, engine.config.tiling), engine.config.image)
+            pixels[key] = to_pixels(cut_tiles(image, model.config.tiling), model.config.image)
         elif key.startswith("video"):
-            pixels[key] = to_pixels([load_image(folder / v, REFERENCE) for v in value], engine.config.image)
+            pixels[key] = to_pixels([load_image(folder / v, REFERENCE) for v in value], model.config.image)
         elif key.startswith("audio"):
-            rate = engine.config.filterbank.sample_rate
+            rate = model.config.filterbank.sample_rate
             wave = load_audio(Audio(folder / value), REFERENCE, rate)
-            banks[key] = filterbank(torch.from_numpy(wave.samples), engine.config.filterbank)
+            banks[key] = filterbank(torch.from_numpy(wave.samples), model.config.filterbank)
     return Inputs(pixels, banks)
 
 
