@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 import vita
-from vita.events import TextDelta
+from vita.events import Done, TextDelta
 from vita.types import MediaOptions
 
 FIVE_TILES = MediaOptions(max_tiles=4)  # of the demo's picture, the thumbnail among them
@@ -55,9 +55,9 @@ def ceilings(dtype: torch.dtype) -> dict[str, float]:
 
 def prefill_flops(model: vita.Vita, length: int) -> float:
     """Multiply-adds, counted twice, of the decoder's products and its attention over a prompt."""
-    d = model.engine.config.decoder
-    tables = 2 * model.engine.tokenizer.size * d.hidden_size
-    products = 2 * (model.engine.parameters["decoder"] - tables) * length
+    d = model.engine.model.config.decoder
+    tables = 2 * model.engine.model.tokenizer.size * d.hidden_size
+    products = 2 * (model.engine.model.parameters["decoder"] - tables) * length
     return products + 2 * d.num_layers * d.hidden_size * length**2  # causal: half of the square, twice
 
 
@@ -78,16 +78,17 @@ def main() -> None:
         args.checkpoint, dtype=args.dtype, device=args.device, quantize=args.quantize, kv_cache=args.kv_cache
     )
     load = time.perf_counter() - start
-    model.engine.stop_ids = frozenset()  # random weights: always the full count of tokens
 
     begun = time.perf_counter()
     first = None
     message = vita.user(args.question, image=args.picture)
     done = None
-    for event in model.stream(message, vita.SamplingParams(max_tokens=args.tokens), options=FIVE_TILES):
+    for event in model.stream(
+        message, vita.SamplingParams(max_tokens=args.tokens, ignore_eos=True), options=FIVE_TILES
+    ):
         if isinstance(event, TextDelta):
             first = first or time.perf_counter() - begun
-        else:
+        elif isinstance(event, Done):
             done = event
     assert done is not None
     t = done.timings
@@ -95,8 +96,8 @@ def main() -> None:
         "machine": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "dtype": str(model.engine.dtype)[6:],
-        "parameters": sum(model.engine.parameters.values()),
+        "dtype": str(model.engine.model.dtype)[6:],
+        "parameters": sum(model.engine.model.parameters.values()),
         "prompt_tokens": done.usage.prompt_tokens,
         "tiles": done.usage.tiles,
         "load_s": load,
@@ -111,7 +112,7 @@ def main() -> None:
         "total_s": t.total,
         "peak_gb": t.peak_memory / 1e9,
         "prefill_tflop_s": prefill_flops(model, done.usage.prompt_tokens) / t.prefill / 1e12,
-        **ceilings(model.engine.dtype),
+        **ceilings(model.engine.model.dtype),
     }
     for key, value in row.items():
         print(f"{key:24} {value:.3f}" if isinstance(value, float) else f"{key:24} {value}")

@@ -76,8 +76,8 @@ def check_products() -> Iterator[tuple[str, float]]:
 @torch.inference_mode()
 def check_steps(model: vita.Vita, name: str) -> Iterator[tuple[str, float]]:
     """Relative difference of replayed steps and the decoder's own, of requests behind prompts of several lengths."""
-    decoder, config = model.engine.decoder, model.engine.config.decoder
-    steps = model.engine.steps
+    decoder, config = model.engine.model.decoder, model.engine.model.config.decoder
+    steps = model.engine.core.runner.decode
     assert isinstance(steps, CudaGraphDecode)
     for lengths in ((1435,), (3, 700, 1435), (64,) * 16):
         caches = [KVCache(config, n + 8, dtype=torch.bfloat16, device=CUDA) for n in lengths]
@@ -140,9 +140,8 @@ def rate_of(run: Callable[[], None], weight: Weight, label: str) -> float | None
 def request(model: vita.Vita, name: str, picture: Path) -> Iterator[tuple[str, float]]:
     """The demo request, warm: seconds to the first token and in all, tokens a second."""
     for tokens in (8, ANSWER):
-        model.engine.prefixes.clear()
-        model.engine.features.clear()
-        params = vita.SamplingParams(max_tokens=tokens)
+        model.engine.clear_caches()
+        params = vita.SamplingParams(max_tokens=tokens, ignore_eos=True)  # random weights: always the full count
         five = vita.MediaOptions(max_tiles=4)  # of the demo's picture, the thumbnail among them
         result = model.ask("Describe this images.", images=[picture], params=params, options=five)
     t = result.timings
@@ -159,15 +158,14 @@ def pictures(model: vita.Vita, name: str) -> Iterator[tuple[str, float]]:
 
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 255, (448, 448, 3), np.uint8) for _ in range(PICTURES)]
-    params = vita.SamplingParams(max_tokens=PICTURE_TOKENS)
+    params = vita.SamplingParams(max_tokens=PICTURE_TOKENS, ignore_eos=True)
 
     def ask(image: Any) -> None:
         model.ask("Describe this images.", images=[image], params=params)
 
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(ask, images[:16]))  # warm
-        model.engine.prefixes.clear()
-        model.engine.features.clear()
+        model.engine.clear_caches()
         start = time.perf_counter()
         list(pool.map(ask, images))
         yield f"pictures, {name}, a second", PICTURES / (time.perf_counter() - start)
@@ -191,7 +189,6 @@ def figures(args: argparse.Namespace) -> Iterator[tuple[str, float]]:
         start = time.perf_counter()
         model = vita.load(args.out, device="cuda", quantize=scheme)
         yield f"load, {name}, s", time.perf_counter() - start
-        model.engine.stop_ids = frozenset()  # random weights: always the full count of tokens
         if "check" in only:
             yield from check_steps(model, name)
         if "request" in only:

@@ -16,14 +16,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import cast
 
 import torch
 
 from make_checkpoint import RELEASED, STORED_VOCAB
-from vita.engine.generate import prefill
+from vita.bench.decode import prefill
 from vita.engine.decode import EagerDecode
 from vita.kernels.cpu.bindings import prepare_kernels
 from vita.layers.linear import choose_route, set_route
@@ -65,7 +64,7 @@ def measure(form: str, positions: int) -> dict[str, float]:
     embeds = torch.randn(positions, RELEASED.decoder.hidden_size).bfloat16()
     cache = KVCache(decoder.config, positions + 4 * STEPS, dtype=torch.bfloat16, device=CPU)
     tokens, steps = torch.zeros(1, dtype=torch.int64), EagerDecode(decoder)
-    prompts = [timed(lambda: prefill(decoder, embeds, emptied(cache), nullcontext(), lambda: False)) for _ in range(2)]
+    prompts = [timed(lambda: prefill(decoder, embeds, emptied(cache))) for _ in range(2)]
     answers = [timed(lambda: steps(tokens, [cache])) for _ in range(STEPS)]
     return {"prompt": min(prompts), "token": min(answers)}
 

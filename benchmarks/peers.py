@@ -37,11 +37,12 @@ def run_vita(args: argparse.Namespace, folder: Path) -> dict[str, float]:
     import vita
 
     load, model = timed(lambda: vita.load(folder))
-    model.engine.stop_ids = frozenset()
     for tokens in (2, args.tokens):
-        model.engine.prefixes.clear()
-        model.engine.features.clear()
-        params, options = vita.SamplingParams(max_tokens=tokens), vita.MediaOptions(max_tiles=TILES - 1)
+        model.engine.clear_caches()
+        params, options = (
+            vita.SamplingParams(max_tokens=tokens, ignore_eos=True),
+            vita.MediaOptions(max_tiles=TILES - 1),
+        )
         result = model.ask(QUESTION, images=[args.picture], params=params, options=options)
     t = result.timings
     assert result.usage.prompt_tokens == PROMPT, result.usage

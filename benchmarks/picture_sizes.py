@@ -166,7 +166,7 @@ def main() -> None:
     for size in (tuple(map(int, text.split("x"))) for text in args.sizes):
         limits: dict[tuple[int, int], list[int]] = {}
         for most in args.tiles:
-            tiling = replace(model.engine.config.tiling, min_tiles=1, max_tiles=most)
+            tiling = replace(model.engine.model.config.tiling, min_tiles=1, max_tiles=most)
             limits.setdefault(choose_grid(*size, tiling), []).append(most)
         for (columns, rows), mosts in limits.items():
             counts = measure(model, size, mosts[0], args.pictures)

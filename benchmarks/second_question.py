@@ -27,7 +27,7 @@ def main() -> None:
     rows = []
     for number, question in enumerate(QUESTIONS):
         if number < 2:
-            model.engine.prefixes.clear()  # twice from nothing: the first one also reads the files
+            model.engine.clear_caches()  # twice from nothing: the first one also reads the files
         result = model.ask(question, images=[args.picture], params=PARAMS, options=FIVE_TILES)
         t, u = result.timings, result.usage
         rows.append({"first_token_s": t.first_token, "vision_s": t.vision, "prefill_s": t.prefill,

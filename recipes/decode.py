@@ -27,7 +27,9 @@ from vita.model.kv_cache import KVCache
 from vita.model.projectors import AudioAdapter, Projector
 from vita.model.vision import VisionEncoder
 from vita.options import Quantize
+from vita.prompt.template import spans_of_ids
 from vita.prompt.tokenizer import Tokenizer
+from vita.types import MediaSpan
 
 MOST_TOKENS = 140
 TILES_AT_ONCE = 16
@@ -119,9 +121,13 @@ class Answerer:
         return self._fused(ids, rows, None)
 
     def _fused(self, ids: list[int], rows: Tensor | None, spoken: Tensor | None) -> Tensor:
-        # `fuse` takes one slot a row.
+        # The ids hold one placeholder for every row.
         flat = [] if rows is None else list(rows.reshape(-1, 1, rows.shape[-1]))
-        return fuse(ids, self.decoder.embed.weight, flat, [] if spoken is None else list(spoken[:, None]))
+        media = [MediaSpan("image", f"image {k}".encode(), 1) for k in range(len(flat))]
+        heard = [] if spoken is None else list(spoken[:, None])
+        media += [MediaSpan("audio", f"audio {k}".encode(), 1) for k in range(len(heard))]
+        features = {span.digest: row for span, row in zip(media, [*flat, *heard], strict=True)}
+        return fuse(spans_of_ids(ids, media), self.decoder.embed_tokens, features)
 
     def _decode(self, prompts: list[Tensor]) -> list[list[int]]:
         """Greedy ids of each prompt up to its end, all padded on the left to one length."""

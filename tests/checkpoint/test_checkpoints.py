@@ -112,8 +112,8 @@ class TestLayouts:
 
     def test_rows_beyond_the_tokenizer_are_cut_off(self, mini_model: vita.Vita) -> None:
         engine = mini_model.engine
-        assert engine.config.decoder.vocab_size == 1408 and engine.tokenizer.size == 1378
-        assert engine.decoder.embed.weight.shape[0] == engine.decoder.head.weight.shape[0] == 1378
+        assert engine.model.config.decoder.vocab_size == 1408 and engine.model.tokenizer.size == 1378
+        assert engine.model.decoder.embed.weight.shape[0] == engine.model.decoder.head.weight.shape[0] == 1378
 
     def test_a_gpu_gets_all_but_the_embedding_table(self, mini: Path) -> None:
         """The meta device stands for a GPU: of the table rows are read from the file."""
@@ -134,7 +134,7 @@ class TestLayouts:
         name = "model.layers.0.mlp.up_proj.weight"
         assert checkpoint.store.get(name).data_ptr() == checkpoint.store.get(name).data_ptr()
         model = vita.load(mini / "mini_ckpt", device="cpu", dtype="float32")
-        inside = model.engine.decoder.layers[0].mlp.up.weight
+        inside = model.engine.model.decoder.layers[0].mlp.up.weight
         maps = Path("/proc/self/maps")
         if not maps.exists():
             pytest.skip("SKIPPED LOUDLY: no /proc here to look the mapping up in")
@@ -298,7 +298,7 @@ class TestLora:
             stem = f"model.layers.1.self_attn.{kind}"
             a, b = (delta[f"base_model.model.{stem}.lora_{half}.weight"] for half in "AB")
             wanted = tensors[f"{stem}.weight"] + scale * b @ a
-            torch.testing.assert_close(getattr(model.engine.decoder.layers[1].attn, ours).weight.data, wanted)
+            torch.testing.assert_close(getattr(model.engine.model.decoder.layers[1].attn, ours).weight.data, wanted)
         assert torch.equal(model.engine.model.projector.linears[0].bias.data, torch.ones(48))
         assert (
             answer(folder)
@@ -313,7 +313,7 @@ class TestLora:
         tensors["base_model.model.model.norm.weight"] = torch.full((48,), 3.0)
         tensors["base_model.model.model.layers.0.mlp.down_proj.modules_to_save.weight"] = torch.ones(48, 96)
         save_file(tensors, out / "adapter_model.safetensors")
-        decoder = vita.load(out, base=folder, dtype="float32", device="cpu").engine.decoder
+        decoder = vita.load(out, base=folder, dtype="float32", device="cpu").engine.model.decoder
         assert (decoder.norm.weight == 3).all() and (decoder.layers[0].mlp.down.weight == 1).all()
         save_file(tensors | {"base_model.model.x.lora_embedding_A": torch.ones(2)}, out / "adapter_model.safetensors")
         with pytest.raises(CheckpointError, match="lora_embedding_A', a kind of adapter"):

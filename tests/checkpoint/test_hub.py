@@ -48,7 +48,7 @@ def test_the_vision_folder_may_come_from_the_hub(mini: Path, tmp_path: Path, cac
     place = copy_mini(mini, tmp_path / "copy")
     lay_out(cache, f"OpenGVLab/{VISION}", place.parent / VISION)
     shutil.rmtree(place.parent / VISION)
-    assert vita.load(place, offline=True, device="cpu").engine.config.vision.image_size == 112
+    assert vita.load(place, offline=True, device="cpu").engine.model.config.vision.image_size == 112
     shutil.rmtree(cache)
     with pytest.raises(CheckpointError, match=rf"'{VISION}' .* nor on the hub as OpenGVLab/{VISION}; put its"):
         vita.load(place, offline=True, device="cpu")

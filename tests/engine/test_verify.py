@@ -102,7 +102,7 @@ def other_sizes(mini: Path, out: Path) -> Path:
 def test_other_sizes_padding_and_a_truncated_prompt(mini: Path, tmp_path: Path) -> None:
     folder = other_sizes(mini, tmp_path / "set")
     engine = Engine(open_checkpoint(folder / "mini_ckpt"), EngineOptions(device="cpu", dtype="float32"))
-    assert engine.config.image.pad and engine.config.tiling.tile == 140
+    assert engine.model.config.image.pad and engine.model.config.tiling.tile == 140
     data = json.loads((folder / "model" / "model.json").read_text())
     inputs = read_inputs(folder, data["inputs"], engine)
     for case in data["cases"].values():
@@ -120,7 +120,7 @@ def test_other_sizes_padding_and_a_truncated_prompt(mini: Path, tmp_path: Path) 
 def describe(engine: Engine, case: dict[str, object], inputs: Inputs) -> None:
     """What a reference of this checkpoint would say: computed by parts, the picture's rows spliced by hand."""
     sounds = [m for m in case["media"] if m in inputs.filterbanks]  # type: ignore[attr-defined]
-    ids = ids_of_reference_prompt(str(case["prompt"]), engine.tokenizer, audio=bool(sounds))
+    ids = ids_of_reference_prompt(str(case["prompt"]), engine.model.tokenizer, audio=bool(sounds))
     rows: list[torch.Tensor] = []
     with torch.inference_mode():
         tiles = [t for m in case["media"] if m in inputs.pixels for t in inputs.pixels[m]]  # type: ignore[attr-defined]
@@ -134,7 +134,7 @@ def describe(engine: Engine, case: dict[str, object], inputs: Inputs) -> None:
                 out, mask = engine.model.adapter(*engine.model.audio(bank[None], torch.tensor([len(bank)])))
                 rows.append(out[0][mask[0]])
             else:
-                rows.append(engine.decoder.embed.weight[token][None])
+                rows.append(engine.model.decoder.embed.weight[token][None])
         fused = torch.cat(rows)[:250]
         case["input_ids"], case["fused_len"] = ids, len(fused)
         case["greedy_ids"] = greedy(engine, fused, len(case["greedy_ids"]), cached=False)  # type: ignore[arg-type]

@@ -144,18 +144,18 @@ def test_a_limited_model_answers_alike(tmp_path: Path) -> None:
     """Layers streamed from disk, and encoders and decoder that run in turn."""
     convert(open_checkpoint(DEFAULT), tmp_path / "four", "int4")
     free = vita.load(tmp_path / "four", dtype="bfloat16", device="cpu")
-    model = VitaModel.on_meta(free.engine.config, free.engine.tokenizer.size)
+    model = VitaModel.on_meta(free.engine.model.config, free.engine.model.tokenizer.size)
     whole = plan_memory(model, PLACED, of(1 << 40), "int4")
     limit = str(whole.bytes_needed - 2 * layer_bytes(model, "int4", torch.bfloat16))
     tight = vita.load(tmp_path / "four", dtype="bfloat16", device="cpu", memory=limit)
-    assert tight.engine.memory_plan.streamed_layers == 3 and tight.engine.residency.limited
+    assert tight.engine.model.memory_plan.streamed_layers == 3 and tight.engine.model.residency.limited
     for picture in LOGO, torch.full((224, 224, 3), 90).byte().numpy():
         asked = [m.ask("Describe this images.", images=[picture], options=TILED).token_ids for m in (free, tight)]
         assert asked[0] == asked[1] and len(asked[0]) > 5
 
 
 def test_a_memory_limit_chooses_the_variant() -> None:
-    assert vita.load(memory="50GB").engine.quantize is None
+    assert vita.load(memory="50GB").engine.model.quantize is None
     with pytest.raises(RequestError, match=r"^memory: cannot be used with quantize; leave one of them out"):
         vita.load(memory="1GB", quantize="int8")
     with pytest.raises(ResourceError, match=r"^memory: .* are allowed"):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from tests.prompt.spans import media
 
 import vita
 from vita.checkpoint.open import open_checkpoint
@@ -20,7 +20,7 @@ from vita.prompt.processor import ProcessedInputs, Processor
 from vita.prompt.template import AUDIO_PLACEHOLDER, IMAGE_PLACEHOLDER, Media, Turn, placeholder_ids, render
 from vita.prompt.tokenizer import Tokenizer, replace_surrogates
 from vita.runtime.clock import Stopwatch
-from vita.types import MediaOptions, MediaSpan, Message
+from vita.types import MediaOptions, Message
 
 
 @pytest.fixture(scope="module")
@@ -30,12 +30,6 @@ def tokenizer(mini: Path) -> Tokenizer:
 
 def prepare(model: vita.Vita, messages: list[Message]) -> ProcessedInputs:
     return model.engine.processor(messages, MediaOptions(), Stopwatch())
-
-
-def media(kind: Literal["image", "video", "audio"], count: int = 1) -> Media:
-    """An image, a video or an audio clip of so many tiles or frames."""
-    span = MediaSpan("audio" if kind == "audio" else "image", b"", 1)
-    return Media(kind, (span,) * count)
 
 
 def ids_of(turns: list[Turn], tokenizer: Tokenizer, system: str | None = None) -> list[int]:

@@ -141,9 +141,9 @@ class TestModels:
         expected = vita.Result.collect(vita.load(DEFAULT, quantize="int4", device="cpu").stream(asked, PARAMS))
         convert(open_checkpoint(DEFAULT), tmp_path / "out", "int4")
         converted = vita.load(tmp_path / "out", device="cpu")
-        assert converted.engine.quantize == "int4"
+        assert converted.engine.model.quantize == "int4"
         assert vita.Result.collect(converted.stream(asked, PARAMS)).token_ids == expected.token_ids
-        decoder = converted.engine.decoder
+        decoder = converted.engine.model.decoder
         assert isinstance(decoder.layers[0].mlp.up, Int4Linear) and isinstance(decoder.head, Int8Linear)
         assert not any(isinstance(m, Int4Linear) for m in converted.engine.model.vision.modules())
         unquantized = vita.load(DEFAULT, device="cpu").ask("Hello.", params=PARAMS).timings.bytes_per_token

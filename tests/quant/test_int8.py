@@ -123,12 +123,12 @@ class TestModels:
         shutil.rmtree(folder)
         shutil.rmtree(tmp_path / VISION)
         converted = vita.load(tmp_path / "out", device="cpu")
-        assert converted.engine.quantize == "int8"
+        assert converted.engine.model.quantize == "int8"
         assert vita.Result.collect(converted.stream(asked, PARAMS)).token_ids == expected.token_ids
         assert json.loads((tmp_path / "out" / "config.json").read_text())["vita_quantization"] == "int8"
         assert (tmp_path / "out" / AUDIO / "train.yaml").is_file()
-        layers = converted.engine.decoder.layers
-        assert isinstance(layers[0].mlp.up, Int8Linear) and isinstance(converted.engine.decoder.head, Int8Linear)
+        layers = converted.engine.model.decoder.layers
+        assert isinstance(layers[0].mlp.up, Int8Linear) and isinstance(converted.engine.model.decoder.head, Int8Linear)
         assert not any(isinstance(m, Int8Linear) for m in converted.engine.model.vision.modules())
 
     def test_a_folder_converted_from_the_hub_cache_is_complete(self, mini: Path, tmp_path: Path) -> None:

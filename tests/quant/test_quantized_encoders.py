@@ -32,7 +32,7 @@ def test_encoders_are_quantized_only_with_an_encoders_scheme(scheme: str) -> Non
     for part in quantized.vision, quantized.projector, quantized.audio, quantized.adapter:
         layers = [m for m in part.modules() if isinstance(m, (Linear, Int8Linear))]
         assert layers and all(isinstance(m, Int8Linear) for m in layers), part
-    assert type(model.engine.decoder.layers[0].mlp.up) is type(named.engine.decoder.layers[0].mlp.up)
+    assert type(model.engine.model.decoder.layers[0].mlp.up) is type(named.engine.model.decoder.layers[0].mlp.up)
 
 
 def test_a_quantized_encoder_gives_nearly_the_same_features() -> None:

@@ -23,10 +23,11 @@ from recipes.speech.train import Options, Run, heard_sounds, in_rows, losses, nu
 from recipes.speech.voices import TIMBRES, held_out_timbre, pick_voice
 from recipes.steps import apply
 from recipes.tokenizer import build_tokenizer, heard_words
+from tests.prompt.spans import media
 
 from vita.media.filterbank import token_count
 from vita.model.audio import position_table
-from vita.prompt.template import AUDIO_PLACEHOLDER, IMAGE_PLACEHOLDER, Placeholders, Turn, render
+from vita.prompt.template import AUDIO_PLACEHOLDER, IMAGE_PLACEHOLDER, Media, Turn, placeholder_ids, render
 from vita.prompt.tokenizer import Tokenizer
 
 
@@ -60,9 +61,9 @@ def test_a_row_is_the_engines_prompt(packer: SpeechPacker) -> None:
         for tiles in (0, 1, 5):
             picture = np.zeros((2, 2, 3), np.uint8) if tiles else None
             row = packer.row(Said(silence, typed, "☞Yes.", picture), 7, tiles)
-            pieces: list[str | Placeholders] = [Placeholders("image", tiles)] if tiles else []
+            pieces: list[str | Media] = [media("image", tiles)] if tiles else []
             pieces += [typed] if typed else []
-            wanted = render([Turn("user", (*pieces, Placeholders("audio")))], tokenizer)
+            wanted = placeholder_ids(render([Turn("user", (*pieces, media("audio")))], tokenizer))
             wide = [
                 i
                 for token in wanted

@@ -13,9 +13,10 @@ from recipes.model import Learner, sizes
 from recipes.pack import IGNORE, ROWS_PER_TILE, Packer, collate, segment_mask
 from recipes.steps import answer_loss
 from recipes.tokenizer import build_tokenizer
+from tests.prompt.spans import media
 
 from vita.layers.attention import attend
-from vita.prompt.template import IMAGE_PLACEHOLDER, Placeholders, Turn, render
+from vita.prompt.template import IMAGE_PLACEHOLDER, Turn, placeholder_ids, render
 from vita.prompt.tokenizer import Tokenizer
 
 ASKED = [
@@ -39,21 +40,21 @@ def widen(ids: list[int]) -> list[int]:
 
 @pytest.mark.parametrize("tiles", [0, 1, 5])
 def test_a_prompt_is_the_engines(packer: Packer, tiles: int) -> None:
-    pieces = (Placeholders("image", tiles), ASKED[0].question) if tiles else (ASKED[0].question,)
-    engine = render([Turn("user", pieces)], packer.tokenizer)
+    pieces = (media("image", tiles), ASKED[0].question) if tiles else (ASKED[0].question,)
+    engine = placeholder_ids(render([Turn("user", pieces)], packer.tokenizer))
     assert packer.prefix(tiles) + packer.question(ASKED[0].question, tiles) == widen(engine)
 
 
 def test_a_second_turn_is_the_engines(packer: Packer) -> None:
     turns = [
-        Turn("user", (Placeholders("image", 1), ASKED[0].question)),
+        Turn("user", (media("image", 1), ASKED[0].question)),
         Turn("assistant", ("☜" + ASKED[0].answer,)),
         Turn("user", (ASKED[1].question,)),
     ]
     first = packer.dialogue(ASKED[:1], 1)[0]
     mine = packer.prefix(1) + first.asked + first.said
     mine += packer.question(ASKED[1].question, 1, follow_up=True)
-    assert mine == widen(render(turns, packer.tokenizer))
+    assert mine == widen(placeholder_ids(render(turns, packer.tokenizer)))
 
 
 def test_only_marks_answers_and_ends_are_taught(packer: Packer) -> None:

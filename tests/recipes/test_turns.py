@@ -15,10 +15,11 @@ from recipes.data.turns import TURN, held_out_turns
 from recipes.pack import Packer, weight_view
 from recipes.score import points
 from recipes.tokenizer import build_tokenizer, whole_pieces
+from tests.prompt.spans import media
 
 from vita.config import DecoderConfig
 from vita.model.decoder import Decoder
-from vita.prompt.template import Placeholders, Turn, render
+from vita.prompt.template import Turn, placeholder_ids, render
 from vita.prompt.tokenizer import Tokenizer
 
 COUNT = 150
@@ -53,9 +54,9 @@ def test_a_row_of_two_turns_is_the_engines_conversation(tmp_path_factory: pytest
     first = QA("What is the word?", "It says 'A'.", "read1", "'A'")
     second = QA("Where is it?", "The text is at the top.", f"{TURN}place", "at the top", first)
     row = Packer(tokenizer).row([second], 1, Random(0))
-    said = [Turn("user", (Placeholders("image"), first.question)), Turn("assistant", ("☜" + first.answer,)),
+    said = [Turn("user", (media("image"), first.question)), Turn("assistant", ("☜" + first.answer,)),
             Turn("user", ("Where is it?",))]  # fmt: skip
-    wanted = render(said, tokenizer)
+    wanted = placeholder_ids(render(said, tokenizer))
     wide = [i for token in wanted for i in [token] * (64 if token == -200 else 1)]
     assert row.ids.tolist()[: len(wide)] == wide
     taught = [t for t, weight in zip(row.ids, row.taught, strict=True) if weight]

@@ -40,4 +40,4 @@ def test_stages_that_did_not_run_are_left_out() -> None:
 
 def test_rates_without_tokens_are_zero() -> None:
     assert Timings().tokens_per_second == Timings().gigabytes_per_second == 0.0
-    assert Timings().pictures_per_second is None
+    assert Timings().images_per_second is None

@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from torch import Tensor
+from vita.engine.batch import Batcher
 
 from vita.config import DecoderConfig
-from vita.engine.batch import Batcher
 from vita.engine.cuda_graphs import CudaGraphDecode
 from vita.kernels.triton.decode_attention import AttentionSizes, allocate_workspace, decode_attention
 from vita.layers.attention import attend
