@@ -229,7 +229,7 @@ def test_chat_remembers_and_forgets(mini_model: vita.Vita) -> None:
 
 def test_a_full_context_says_so(mini: Path) -> None:
     model = vita.load(mini / "mini_ckpt", dtype="float32", device="cpu")
-    model.engine.config = replace(model.engine.config, max_length=220)
+    model.engine.model.config = replace(model.engine.config, max_length=220)
     model.engine.prepare.config = model.engine.config
     result = model.ask("Hello", params=SamplingParams(max_tokens=500))
     if result.finish_reason == "length":
