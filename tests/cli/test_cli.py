@@ -322,6 +322,21 @@ class TestOtherCommands:
         text = run("info", MINI).stdout.decode()
         assert f"{facts['total'] / 1e6:,.3f} M" in text and "missing     nothing" in text
 
+    def test_info_says_what_a_memory_limit_changes(self) -> None:
+        facts = json.loads(run("info", MINI, "--json").stdout)
+        text = run("info", MINI).stdout.decode()
+        assert f"KV cache    budget {facts['kv_budget'] / 1e9:.2f} GB" in text and "in turn" not in text
+        limited = run("info", MINI, "--memory", "2GB")
+        assert limited.returncode == 0 and b"limit       2GB: " in limited.stdout and b"in turn" in limited.stdout
+        tight = run("info", MINI, "--memory", "1MB").stdout.decode()
+        assert "KV cache    no budget: memory: the smallest variant (int4) needs about" in tight
+
+    def test_the_chosen_variant_is_printed(self) -> None:
+        for flag in "--memory", "--fit":
+            done = run("ask", "Hello", "--model", MINI, "--dtype", "float32", "--max-tokens", "2", flag, "2GB")
+            assert b"vita: float32 is the least quantised variant within 2GB\n" in done.stderr
+        assert b"--memory" in run("ask", "--help").stdout and b"--fit" not in run("ask", "--help").stdout
+
     def test_info_says_what_is_missing(self, mini: Path, tmp_path: Path) -> None:
         folder = copy_mini(mini, tmp_path)
         tensors = read_tensors(folder)

@@ -12,7 +12,7 @@ import torch
 from tests.checkpoints import edit_json, random_like, read_tensors, write_single
 
 from vita.checkpoint.open import open_checkpoint
-from vita.engine.engine import Engine
+from vita.engine.loaded import LoadedModel
 from vita.errors import CheckpointError, RequestError
 from vita.options import EngineOptions
 from vita.prompt.template import ids_of_reference_prompt
@@ -101,12 +101,12 @@ def other_sizes(mini: Path, out: Path) -> Path:
 
 def test_other_sizes_padding_and_a_truncated_prompt(mini: Path, tmp_path: Path) -> None:
     folder = other_sizes(mini, tmp_path / "set")
-    engine = Engine(open_checkpoint(folder / "mini_ckpt"), EngineOptions(device="cpu", dtype="float32"))
-    assert engine.model.config.image.pad and engine.model.config.tiling.tile == 140
+    model = LoadedModel(open_checkpoint(folder / "mini_ckpt"), EngineOptions(device="cpu", dtype="float32"))
+    assert model.config.image.pad and model.config.tiling.tile == 140
     data = json.loads((folder / "model" / "model.json").read_text())
-    inputs = read_inputs(folder, data["inputs"], engine)
+    inputs = read_inputs(folder, data["inputs"], model)
     for case in data["cases"].values():
-        describe(engine, case, inputs)
+        describe(model, case, inputs)
     assert any(case["fused_len"] == 250 for case in data["cases"].values()), "a case is cut off"
     for key in list(data):
         if key in inputs.pixels and isinstance(data[key], dict):
@@ -117,27 +117,27 @@ def test_other_sizes_padding_and_a_truncated_prompt(mini: Path, tmp_path: Path) 
     assert sum(r.stage.startswith("greedy") and r.status == "pass" for r in rows) == 2 * len(data["cases"])
 
 
-def describe(engine: Engine, case: dict[str, object], inputs: Inputs) -> None:
+def describe(model: LoadedModel, case: dict[str, object], inputs: Inputs) -> None:
     """What a reference of this checkpoint would say: computed by parts, the picture's rows spliced by hand."""
     sounds = [m for m in case["media"] if m in inputs.filterbanks]  # type: ignore[attr-defined]
-    ids = ids_of_reference_prompt(str(case["prompt"]), engine.model.tokenizer, audio=bool(sounds))
+    ids = ids_of_reference_prompt(str(case["prompt"]), model.tokenizer, audio=bool(sounds))
     rows: list[torch.Tensor] = []
     with torch.inference_mode():
         tiles = [t for m in case["media"] if m in inputs.pixels for t in inputs.pixels[m]]  # type: ignore[attr-defined]
-        pictures = iter([engine.model.projector(engine.model.vision(t[None]))[0] for t in tiles])
+        pictures = iter([model.projector(model.vision(t[None]))[0] for t in tiles])
         banks = iter([inputs.filterbanks[m] for m in sounds])
         for token in ids:
             if token == -200:
                 rows.append(next(pictures))
             elif token == -500:
                 bank = next(banks)
-                out, mask = engine.model.adapter(*engine.model.audio(bank[None], torch.tensor([len(bank)])))
+                out, mask = model.adapter(*model.audio(bank[None], torch.tensor([len(bank)])))
                 rows.append(out[0][mask[0]])
             else:
-                rows.append(engine.model.decoder.embed.weight[token][None])
+                rows.append(model.decoder.embed.weight[token][None])
         fused = torch.cat(rows)[:250]
         case["input_ids"], case["fused_len"] = ids, len(fused)
-        case["greedy_ids"] = greedy(engine, fused, len(case["greedy_ids"]), cached=False)  # type: ignore[arg-type]
+        case["greedy_ids"] = greedy(model, fused, len(case["greedy_ids"]), cached=False)  # type: ignore[arg-type]
 
 
 def test_numbers_are_compared_by_shape_too() -> None:

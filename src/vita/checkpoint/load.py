@@ -69,7 +69,7 @@ def load_model(
     checkpoint: Checkpoint, vocab_size: int, dtype: torch.dtype, device: torch.device,
     quantize: Quantize | None = None,
 ) -> VitaModel:  # fmt: skip
-    """The whole model with its weights, in evaluation mode.
+    """The complete model with its weights, in evaluation mode.
 
     Args:
         checkpoint: opened.

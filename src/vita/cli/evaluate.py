@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).parents[3]
 
 
 def run_eval(model: str, pictures: int, out: Path, quantize: str | None = None) -> int:
-    """Run the recipe's evaluation in a process of its own and show its table.
+    """Run the recipe's evaluation in another process and show its table.
 
     Raises:
         VitaError: no checkpoint, or no repository around this package.
@@ -31,7 +31,7 @@ def run_eval(model: str, pictures: int, out: Path, quantize: str | None = None) 
         )  # fmt: skip
     if not (REPOSITORY / "recipes" / "evaluate.py").is_file():
         raise RequestError(
-            "vita eval draws its pictures with the recipe, which is in the repository and not in the package",
+            "vita eval draws its images with the recipe, which is in the repository and not in the package",
             fix="clone the repository and run it there",
         )
     command = [

@@ -1,6 +1,6 @@
 """Turn every way a command can end into a sentence and an exit code.
 
-0 done · 1 a bug of ours, or a check that failed · 2 something the user can mend · 130 interrupted.
+0 success · 1 a bug, or a check that failed · 2 an error that the user can fix · 130 interrupted.
 """
 
 from __future__ import annotations
@@ -44,8 +44,11 @@ def run_guarded(command: Callable[[], int], flags: Flags = dict) -> NoReturn:
 
 
 def end_process(command: Callable[[], NoReturn]) -> NoReturn:
-    """Run what raises SystemExit, and end the process there and then: both streams are flushed, files are closed, and
-    Python would take a third of a second to give back PyTorch's modules one by one."""
+    """Run a command that raises SystemExit, and end the process at once.
+
+    Both streams are flushed and files are closed by then; Python would take a third of a second to free PyTorch's
+    modules one by one.
+    """
     try:
         command()
     except SystemExit as stop:

@@ -88,7 +88,7 @@ class EngineCore:
 
     def _load(self, checkpoint: Checkpoint, progress: Progress | None) -> None:
         def report(part: str, done: int, total: int) -> None:
-            if self.closed:
+            if self.closed and not self.loaded.is_set():  # the caller of `load` gave up
                 raise Cancelled
             if progress is not None:
                 progress(part, done, total)

@@ -1,4 +1,4 @@
-"""The whole model: encoders, projectors and decoder as typed modules."""
+"""The complete model: encoders, projectors and decoder as typed modules."""
 
 from __future__ import annotations
 
