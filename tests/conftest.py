@@ -33,7 +33,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for report in terminalreporter.stats.get("skipped", [])
     )
     for reason, tests in reasons.most_common():
-        terminalreporter.write_line(f"{tests} skipped: {reason.removeprefix('SKIPPED LOUDLY: ')}", yellow=True)
+        terminalreporter.write_line(f"{tests} skipped: {reason.removeprefix('SKIPPED LOUDLY: ')[:200]}", yellow=True)
 
 
 @pytest.fixture(scope="session")

@@ -377,6 +377,7 @@ class TestOtherCommands:
         assert facts["memory"]["decoder"] < json.loads(run("info", MINI, "--json").stdout)["memory"]["decoder"]
         assert_sentence(run("convert", MINI, out), "is there already")
 
+    @pytest.mark.slow
     def test_bench_measures_every_stage_and_compares(self, tmp_path: Path) -> None:
         done = run("bench", MINI, "--tokens", "4")
         assert done.returncode == 0, done.stderr.decode()
@@ -388,6 +389,8 @@ class TestOtherCommands:
         file.write_bytes(done.stdout)
         again = run("bench", MINI, "--tokens", "4", "--compare", str(file)).stdout.decode()
         assert sum(line.count("x ") + line.endswith("x") for line in again.splitlines()) >= len(stages)
+
+    def test_bench_refuses_a_report_that_is_not_there(self) -> None:
         assert_sentence(run("bench", MINI, "--compare", "nowhere.txt"), "cannot be read")
 
     def test_eval_is_for_the_embedded_world(self) -> None:
