@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -144,21 +145,29 @@ def assert_sentence(done: Ended, *said: str, code: int = 2) -> None:
 
 
 class TestAsk:
-    def test_all_kinds_of_media(self, files: Path) -> None:
-        for flags in (
-            ["What is this?"],
-            ["What is this?", "--image", str(files / "good.png")],
-            ["What is this?", "--video", str(files / "good.mp4")],
-            ["--audio", str(files / "good.wav")],
-            ["And?", "--image", str(files / "good.png"), "--image", str(files / "good.png"),
-             "--audio", str(files / "good.wav"), "--video", str(files / "good.mp4")],
-        ):  # fmt: skip
+    def test_all_kinds_of_media(self, files: Path, mini_model: vita.Vita) -> None:
+        """Every flag reaches the model as the argument of the same name does in Python."""
+        image, video, audio = str(files / "good.png"), str(files / "good.mp4"), str(files / "good.wav")
+        asked: list[tuple[list[str], dict[str, Any]]] = [
+            (["What is this?"], {"question": "What is this?"}),
+            (["What is this?", "--image", image], {"question": "What is this?", "images": [image]}),
+            (["What is this?", "--video", video], {"question": "What is this?", "videos": [video]}),
+            (["--audio", audio], {"audios": [audio]}),
+            (["And?", "--image", image, "--image", image, "--audio", audio, "--video", video],
+             {"question": "And?", "images": [image, image], "videos": [video], "audios": [audio]}),
+        ]  # fmt: skip
+        answers = []
+        for flags, arguments in asked:
             done = run("ask", "--model", MINI, "--json", "--max-tokens", "5", *flags)
             assert done.returncode == 0, done.stderr
             answer = json.loads(done.stdout)
-            assert answer["usage"]["completion_tokens"] <= 5 and answer["finish_reason"] in ("length", "stop")
+            wanted = mini_model.ask(**arguments, params=vita.SamplingParams(max_tokens=5))
+            assert answer["token_ids"] == list(wanted.token_ids) and answer["finish_reason"] == wanted.finish_reason
+            assert answer["text"] == wanted.text and answer["usage"]["completion_tokens"] == len(wanted.token_ids)
             assert answer["usage"]["audio_seconds"] == (1.0 if "--audio" in flags else 0.0)
             assert (answer["usage"]["tiles"] > 0) == ("--image" in flags or "--video" in flags)
+            answers.append(tuple(answer["token_ids"]))
+        assert len(set(answers)) == len(answers), "every medium changes the answer, or this would show nothing"
 
     def test_streamed_whole_and_python_give_one_text(self, mini_model: vita.Vita) -> None:
         flags = ["ask", "Hello", "--model", MINI, "--dtype", "float32", "--max-tokens", "12"]
