@@ -1,8 +1,9 @@
-"""Fixtures shared by all tests: the committed reference set, the big one where it is, and a loaded mini model."""
+"""The tier of slow tests, a summary of what was skipped, and fixtures: reference sets and a loaded mini model."""
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,29 @@ import pytest
 import vita
 
 ROOT = Path(__file__).parents[1]
+SLOW = "SKIPPED LOUDLY: slow; ./test.sh --slow runs it"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="also run the tests that are marked slow")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--slow"):
+        return
+    for item in items:
+        if item.get_closest_marker("slow") is not None:
+            item.add_marker(pytest.mark.skip(reason=SLOW))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One line for every reason why tests were skipped, so that a tier that did not run is seen."""
+    reasons = Counter(
+        report.longrepr[2].removeprefix("Skipped: ") if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        for report in terminalreporter.stats.get("skipped", [])
+    )
+    for reason, tests in reasons.most_common():
+        terminalreporter.write_line(f"{tests} skipped: {reason.removeprefix('SKIPPED LOUDLY: ')[:200]}", yellow=True)
 
 
 @pytest.fixture(scope="session")

@@ -77,8 +77,8 @@ def typed(line: str, here: Path, env: dict[str, str]) -> subprocess.CompletedPro
 @pytest.mark.parametrize(
     ("folder", "line"),
     [
-        (".", "source .venv/bin/activate && vita chat"),
-        ("docs", "source ../.venv/bin/activate && vita chat"),
+        pytest.param(".", "source .venv/bin/activate && vita chat", marks=pytest.mark.slow),
+        pytest.param("docs", "source ../.venv/bin/activate && vita chat", marks=pytest.mark.slow),
         ("..", "source 'my vita/.venv/bin/activate' && vita chat"),
     ],
 )

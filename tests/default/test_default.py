@@ -91,6 +91,7 @@ def test_floors_on_held_out_pictures(model: vita.Vita, asked: list[dict[str, str
     hold(floor, chosen, [answer(model, q["question"], q["picture"]) for q in chosen])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in FLOORS if name != "outside its world"])
 def test_larger_square_pictures_reach_the_floors_of_small_ones(
     model: vita.Vita, asked: list[dict[str, str]], name: str

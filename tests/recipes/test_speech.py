@@ -156,6 +156,7 @@ class TestSounds:
         model.audio.cmvn_mean.data, model.audio.cmvn_istd.data = statistics(banks)
         return model
 
+    @pytest.mark.slow
     def test_the_ears_learn_to_write_down_a_few_sentences(self, packer: SpeechPacker, learner: Learner) -> None:
         """Six sounds again and again, by the trainer's own steps: most of their words are written down."""
         batch = build_speech_batch(packer, 0, 6, 1, "hearing")
@@ -172,6 +173,7 @@ class TestSounds:
             torch.testing.assert_close(heard.encoded, encoded)
             assert torch.equal(heard.mask, mask)
 
+    @pytest.mark.slow
     def test_a_run_teaches_everything_and_goes_on_where_it_stopped(self, tmp_path: Path) -> None:
         def run(folder: str, steps: int, resume: bool = False) -> Run:
             options = Options(tmp_path / folder, 60.0, batch=3, worker=False, steps=steps, resume=resume, warm_up=1)
