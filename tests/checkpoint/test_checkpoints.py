@@ -174,11 +174,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a key missing": (
         lambda f: edit_json(f / "config.json", lambda c: c.pop("hidden_size")),
-        "needs a positive whole number under 'hidden_size'",
+        r"config\.json: hidden_size is missing",
     ),
     "a key absurd": (
         lambda f: edit_json(f / "config.json", lambda c: c.update(num_hidden_layers="two")),
-        "needs a positive whole number under 'num_hidden_layers'",
+        r"config\.json: num_hidden_layers must be an integer from 1 to 1000, not 'two'",
     ),
     "heads that share no keys evenly": (
         lambda f: edit_json(f / "config.json", lambda c: c.update(num_key_value_heads=3)),
@@ -194,12 +194,12 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         "holds no model.safetensors and no model.safetensors.index.json",
     ),
     "a shard missing": (lambda f: first_shard(f).unlink(), "1 of 2 weight files are missing: model-00001-of-00002"),
-    "a shard truncated": (lambda f: truncate(first_shard(f), 0.6), r"is truncated: \d+ of \d+ bytes are there"),
+    "a shard truncated": (lambda f: truncate(first_shard(f), 0.6), r"is truncated: \d+ of \d+ bytes of tensors are"),
     "a shard with more": (
         lambda f: first_shard(f).write_bytes(first_shard(f).read_bytes() + b"xyz"), "has 3 bytes too many",
     ),
-    "a shard emptied": (lambda f: first_shard(f).write_bytes(b""), "is not a whole safetensors file"),
-    "a shard of noise": (lambda f: first_shard(f).write_bytes(b"\xff" * 2000), "is not a whole safetensors file"),
+    "a shard emptied": (lambda f: first_shard(f).write_bytes(b""), "is not a complete safetensors file"),
+    "a shard of noise": (lambda f: first_shard(f).write_bytes(b"\xff" * 2000), "is not a complete safetensors file"),
     "a header of noise": (
         lambda f: first_shard(f).write_bytes(struct.pack("<Q", 16) + b"not json at all!" + b"x" * 64),
         "has a damaged header",

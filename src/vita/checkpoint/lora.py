@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vita.checkpoint.files import read_json
 from vita.checkpoint.open import Checkpoint
-from vita.checkpoint.safetensors import TensorStore, read_header, read_json
+from vita.checkpoint.safetensors import TensorStore, read_header
 from vita.errors import CheckpointError
 
 NON_LORA = ("non_lora_trainables.safetensors", "non_lora_trainables.bin")
