@@ -198,8 +198,9 @@ def _merge_shards(folder: Path, index: Path) -> dict[str, Entry]:
     names = sorted(set(weight_map.values()))
     missing = [name for name in names if not is_file(folder / Path(name).name)]
     if missing:
+        listed = ", ".join(name if name.isprintable() and len(name) < 256 else show(name) for name in missing)
         raise CheckpointError(
-            f"{len(missing)} of {len(names)} weight files are missing: {', '.join(missing)}",
+            f"{len(missing)} of {len(names)} weight files are missing: {listed}",
             where=folder, fix="download the folder again",
         )  # fmt: skip
     shards = {name: read_header(folder / Path(name).name) for name in names}

@@ -120,7 +120,10 @@ def is_finite(value: object) -> bool:
 
 
 def show(value: object) -> str:
-    """A short form of a wrong value for error sentences, on one line."""
+    """A short form of a wrong value for error sentences, on one line and at most 100 characters."""
     if isinstance(value, bool):
         return str(value).lower()
-    return reprlib.repr(value)
+    short = reprlib.Repr()
+    short.maxlevel = 2  # lists of lists grow with their depth
+    text = short.repr(value)
+    return text if len(text) <= 100 else text[:99] + "…"
