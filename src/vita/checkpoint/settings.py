@@ -125,5 +125,6 @@ def show(value: object) -> str:
         return str(value).lower()
     short = reprlib.Repr()
     short.maxlevel = 2  # lists of lists grow with their depth
+    short.maxstring = 90
     text = short.repr(value)
     return text if len(text) <= 100 else text[:99] + "…"
