@@ -1,21 +1,12 @@
-"""What a checkpoint says about itself, as dataclasses.
+"""Configuration of every part of the model, as dataclasses.
 
-Owns the reading of every known layout of `config.json`, `preprocessor_config.json`, `train.yaml` and
-`generation_config.json` (spec sections 1, 3.3, 4 and 10). Takes parsed dictionaries: which file they come from,
-and where that file lies, is for `checkpoint.open` to know.
+`checkpoint.read_config` reads them from a checkpoint's files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
-
-from vita.errors import CheckpointError
-
-Json = Mapping[str, Any]
-KNOWN_MODEL_TYPES = ("vita-Qwen2", "vita-qwen2")
-SERVING_ARCHITECTURE = "Qwen2ForConditionalGeneration"
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -40,7 +31,7 @@ class DecoderConfig:
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """InternViT (spec section 4). The defaults are those a missing key takes: a 6B model's, not the 300M's."""
+    """InternViT (spec section 4). The defaults are what a missing key takes: a 6B model's, not the 300M's."""
 
     hidden_size: int = 3200
     intermediate_size: int = 12800
@@ -56,11 +47,12 @@ class VisionConfig:
 
     @property
     def grid(self) -> int:
-        """Patches along one side, G."""
+        """Patches along one side of a tile, G."""
         return self.image_size // self.patch_size
 
     @property
     def tokens_per_tile(self) -> int:
+        """Decoder rows of one tile, after pixel shuffle."""
         return (self.grid // 2) ** 2
 
 
@@ -78,7 +70,7 @@ class AudioConfig:
     chunk_size: int = -1
     left_chunks: int = -1
     dynamic_chunks: bool = True
-    positions_in_input: bool = False  # ours: frames know where they stand; not in the release
+    positions_in_input: bool = False  # our extension: add the position table to the input; not in the release
     adapter_kernel: int = 5
     adapter_activation: str = "gelu"
     adapter_norm: str = "layer"
@@ -99,7 +91,7 @@ class ImagePreprocess:
 
 @dataclass(frozen=True)
 class Tiling:
-    """How a picture is cut (spec section 3.2)."""
+    """How an image is cut into tiles (spec section 3.2)."""
 
     tile: int = 448
     min_tiles: int = 1
@@ -115,12 +107,12 @@ class FilterbankConfig:
     num_mel_bins: int = 80
     frame_length: float = 25.0
     frame_shift: float = 10.0
-    dither: float = 0.0  # the checkpoint's 1.0 makes answers differ from run to run; asked for, never default
+    dither: float = 0.0  # never read from a checkpoint: its 1.0 would make answers differ from run to run
 
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """What `generation_config.json` may say that matters to us."""
+    """What is used of `generation_config.json`."""
 
     eos_ids: tuple[int, ...] = ()
     pad_id: int | None = None
@@ -129,7 +121,7 @@ class GenerationConfig:
 
 @dataclass(frozen=True)
 class VitaConfig:
-    """A whole model. `vision` or `audio` is None only if the checkpoint has no such part."""
+    """All parts of one model."""
 
     decoder: DecoderConfig
     vision: VisionConfig
@@ -140,259 +132,11 @@ class VitaConfig:
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     projector_layers: int = 2
     max_length: int | None = None  # tokenizer_model_max_length
-    dtype: str = "float32"  # what the checkpoint says it is meant to run in
+    dtype: str = "float32"  # torch_dtype of the checkpoint
     layout: Literal["main", "serving"] = "main"
 
     @property
     def context(self) -> int:
-        """Most positions a conversation and its answer may take."""
+        """Maximal length of a conversation with its answer, in positions."""
         limits = [self.decoder.max_positions] + ([self.max_length] if self.max_length else [])
         return min(limits)
-
-
-def is_serving_layout(config: Json) -> bool:
-    """Whether this config.json is the nested one of spec section 10."""
-    return "text_config" in config and "vision_config" in config
-
-
-def check_model_type(config: Json, where: object) -> None:
-    """Refuses the config.json of another model.
-
-    Raises:
-        CheckpointError: naming the type found.
-    """
-    if is_serving_layout(config) or config.get("model_type") in KNOWN_MODEL_TYPES:
-        return
-    found = config.get("model_type") or (config.get("architectures") or ["nothing"])[0]
-    raise CheckpointError(
-        f"is the configuration of another model ({found!r}), not of VITA-1.5",
-        where=where,
-        fix="pass a folder whose config.json has model_type 'vita-Qwen2'",
-    )
-
-
-def read_main(
-    config: Json, vision: Json, preprocessor: Json, train: Json, generation: Json | None, where: object
-) -> VitaConfig:
-    """The released layout: one flat config.json and two folders of configuration.
-
-    Raises:
-        CheckpointError: a key is missing or says something this engine does not do.
-    """
-    if config.get("use_s2"):
-        raise CheckpointError("use_s2 is true, which is not supported", where=where)
-    if config.get("use_sliding_window"):
-        raise CheckpointError("use_sliding_window is true, which is not supported", where=where)
-    vision_config = read_vision(vision.get("vision_config", vision), where)
-    return VitaConfig(
-        decoder=read_decoder(config, where),
-        vision=vision_config,
-        audio=read_train_yaml(train, config, where),
-        image=read_preprocessor(preprocessor, vision_config, config.get("image_aspect_ratio") == "pad"),
-        tiling=read_tiling(config, vision_config),
-        filterbank=_filterbank_from_train(train),
-        generation=read_generation(generation, config),
-        projector_layers=_projector_layers(config.get("mm_projector_type", "mlp2x_gelu"), where),
-        max_length=config.get("tokenizer_model_max_length"),
-        dtype=_dtype_name(config.get("torch_dtype") or config.get("dtype")),
-        layout="main",
-    )
-
-
-def read_serving(
-    config: Json, preprocessor: Json, features: Json, generation: Json | None, where: object
-) -> VitaConfig:
-    """The serving layout: everything nested in one config.json (spec section 10).
-
-    Raises:
-        CheckpointError: a key is missing or says something this engine does not do.
-    """
-    text = config["text_config"]
-    vision_config = read_vision(config["vision_config"], where)
-    audio = config.get("audio_config", {})
-    audio_config = AudioConfig(
-        input_dim=audio.get("input_dim", 80),
-        dim=_need(audio, "hidden_size", where),
-        num_heads=_need(audio, "num_attention_heads", where),
-        linear_units=_need(audio, "intermediate_size", where),
-        num_layers=_need(audio, "num_hidden_layers", where),
-        normalize_before=audio.get("normalize_before", True),
-        concat_after=audio.get("concat_after", False),
-        dynamic_chunks=False,
-        adapter_kernel=config.get("audio_projector_kernel_size", 5),
-        adapter_activation=config.get("audio_projector_hidden_act", "gelu"),
-        max_frames=audio.get("max_position_embeddings", 5000),
-    )
-    return VitaConfig(
-        decoder=read_decoder(text, where),
-        vision=vision_config,
-        audio=audio_config,
-        image=read_preprocessor(preprocessor, vision_config, pad=False),
-        tiling=read_tiling(config, vision_config),
-        filterbank=FilterbankConfig(
-            sample_rate=features.get("sampling_rate", 16000),
-            num_mel_bins=features.get("num_mel_bins", 80),
-            frame_length=features.get("frame_length", 25),
-            frame_shift=features.get("frame_shift", 10),
-        ),
-        generation=read_generation(generation, text),
-        max_length=config.get("tokenizer_model_max_length"),
-        dtype=_dtype_name(config.get("torch_dtype") or text.get("torch_dtype")),
-        layout="serving",
-    )
-
-
-def read_decoder(config: Json, where: object) -> DecoderConfig:
-    """The decoder's keys, flat or from `text_config`."""
-    if config.get("hidden_act", "silu") != "silu":
-        raise CheckpointError(f"hidden_act {config['hidden_act']!r} of the decoder is not supported", where=where)
-    heads = _need(config, "num_attention_heads", where)
-    groups = _need(config, "num_key_value_heads", where) if "num_key_value_heads" in config else heads
-    if heads % groups:
-        raise CheckpointError(
-            f"num_attention_heads {heads} is no multiple of num_key_value_heads {groups}", where=where
-        )
-    return DecoderConfig(
-        hidden_size=_need(config, "hidden_size", where),
-        intermediate_size=_need(config, "intermediate_size", where),
-        num_layers=_need(config, "num_hidden_layers", where),
-        num_heads=heads,
-        num_kv_heads=groups,
-        vocab_size=_need(config, "vocab_size", where),
-        rms_norm_eps=config.get("rms_norm_eps", 1e-6),
-        rope_theta=config.get("rope_theta", 1e6),
-        max_positions=config.get("max_position_embeddings", 32768),
-        tie_word_embeddings=config.get("tie_word_embeddings", False),
-    )
-
-
-def read_vision(config: Json, where: object) -> VisionConfig:
-    """InternViT's keys; a missing one takes the 6B model's value (spec section 4)."""
-    base = VisionConfig()
-    vision = VisionConfig(
-        hidden_size=config.get("hidden_size", base.hidden_size),
-        intermediate_size=config.get("intermediate_size", base.intermediate_size),
-        num_layers=config.get("num_hidden_layers", base.num_layers),
-        num_heads=config.get("num_attention_heads", base.num_heads),
-        image_size=config.get("image_size", base.image_size),
-        patch_size=config.get("patch_size", base.patch_size),
-        layer_norm_eps=config.get("layer_norm_eps", base.layer_norm_eps),
-        norm_type=config.get("norm_type", base.norm_type),
-        qkv_bias=config.get("qkv_bias", base.qkv_bias),
-        qk_normalization=config.get("qk_normalization", base.qk_normalization),
-        hidden_act=config.get("hidden_act", base.hidden_act),
-    )
-    if vision.grid % 2:
-        raise CheckpointError(
-            f"a grid of {vision.grid}x{vision.grid} patches cannot be pixel-shuffled, it must be even", where=where
-        )
-    return vision
-
-
-def read_preprocessor(config: Json, vision: VisionConfig, pad: bool) -> ImagePreprocess:
-    """`preprocessor_config.json`; a size may be an int or a dictionary."""
-    return ImagePreprocess(
-        size=_edge(config.get("size"), vision.image_size),
-        crop=_edge(config.get("crop_size"), vision.image_size),
-        mean=_triple(config.get("image_mean"), (0.485, 0.456, 0.406)),
-        std=_triple(config.get("image_std"), (0.229, 0.224, 0.225)),
-        pad=pad,
-    )
-
-
-def read_tiling(config: Json, vision: VisionConfig) -> Tiling:
-    """Tile counts where the config names them (the serving layout and ours do); the demo's 1 to 12 elsewhere."""
-    return Tiling(
-        tile=vision.image_size,
-        min_tiles=config.get("min_dynamic_patch", 1),
-        max_tiles=config.get("max_dynamic_patch", 12) if config.get("dynamic_image_size", True) else 1,
-        thumbnail=config.get("use_thumbnail", True),
-    )
-
-
-def read_train_yaml(train: Json, config: Json, where: object) -> AudioConfig:
-    """`train.yaml` of the audio folder; dashes and underscores are the same (spec section 1.3)."""
-    para = train.get("encoder_conf", {}).get("para_conf", {})
-    keys = {k.replace("_", "-").removeprefix("transformer-"): v for k, v in para.get("transformer", {}).items()}
-    model = train.get("model_conf", {})
-    base = AudioConfig()
-    if keys.get("pos-enc-class", "abs-enc") != "rel-enc":
-        raise CheckpointError("only transformer-pos-enc-class rel-enc is supported", where=where)
-    if keys.get("positionwise-layer-type", "linear") != "linear":
-        raise CheckpointError("only transformer-positionwise-layer-type linear is supported", where=where)
-    if keys.get("input-layer", "linear") != "linear":
-        raise CheckpointError("only transformer-input-layer linear is supported", where=where)
-    if model.get("adpter_type", "subsampling") != "subsampling":
-        raise CheckpointError("only adpter_type subsampling is supported", where=where)
-    return AudioConfig(
-        input_dim=train.get("input_dim", 80),
-        dim=keys.get("attention-dim", base.dim),
-        num_heads=keys.get("attention-heads", base.num_heads),
-        linear_units=keys.get("linear-units", base.linear_units),
-        num_layers=keys.get("num-blocks", base.num_layers),
-        normalize_before=keys.get("normalize-before", True),
-        concat_after=keys.get("concat-after", False),
-        chunk_size=keys.get("chunk-size", -1),
-        left_chunks=keys.get("left-chunks", -1),
-        dynamic_chunks=keys.get("dynamic-chunks", True),
-        positions_in_input=keys.get("positions-in-input", False),
-        adapter_kernel=model.get("kernel_size", 5),
-        adapter_activation=model.get("activation_func", "gelu"),
-        adapter_norm=model.get("norm", "layer"),
-        prompt_tokens=(config.get("audio_prompt_num") or 0) if config.get("audio_prompt_finetune") else 0,
-    )
-
-
-def read_generation(generation: Json | None, config: Json) -> GenerationConfig:
-    """Stop ids and penalties; without `generation_config.json` the stop id comes from config.json."""
-    source: Json = generation if generation is not None else {}
-    eos = source.get("eos_token_id", config.get("eos_token_id"))
-    ids = () if eos is None else tuple(eos) if isinstance(eos, (list, tuple)) else (int(eos),)
-    return GenerationConfig(
-        eos_ids=ids,
-        pad_id=source.get("pad_token_id", config.get("pad_token_id")),
-        repetition_penalty=float(source.get("repetition_penalty") or 1.0),
-    )
-
-
-def _filterbank_from_train(train: Json) -> FilterbankConfig:
-    data = train.get("dataset_conf", {})
-    fbank = data.get("fbank_conf", {})
-    return FilterbankConfig(
-        sample_rate=data.get("resample_conf", {}).get("resample_rate", 16000),
-        num_mel_bins=fbank.get("num_mel_bins", 80),
-        frame_length=fbank.get("frame_length", 25),
-        frame_shift=fbank.get("frame_shift", 10),
-    )
-
-
-def _projector_layers(kind: str, where: object) -> int:
-    if kind == "linear":
-        return 1
-    if kind.startswith("mlp") and kind.endswith("x_gelu") and kind[3:-6].isdigit():
-        return int(kind[3:-6])
-    raise CheckpointError(f"mm_projector_type {kind!r} is not supported", where=where, fix="use mlp2x_gelu")
-
-
-def _dtype_name(value: object) -> str:
-    name = str(value or "float32").removeprefix("torch.")
-    return name if name in ("float32", "float16", "bfloat16") else "float32"
-
-
-def _need(config: Json, key: str, where: object) -> int:
-    value = config.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-        raise CheckpointError(f"needs a positive whole number under {key!r}", where=where)
-    return value
-
-
-def _edge(value: object, default: int) -> int:
-    if isinstance(value, Mapping):
-        value = value.get("shortest_edge", value.get("height"))
-    return value if isinstance(value, int) else default
-
-
-def _triple(value: object, default: tuple[float, float, float]) -> tuple[float, float, float]:
-    if isinstance(value, (list, tuple)) and len(value) == 3:
-        return (float(value[0]), float(value[1]), float(value[2]))
-    return default

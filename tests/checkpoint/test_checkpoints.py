@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import shutil
 import struct
 from collections.abc import Callable
@@ -12,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from tests.checkpoints import AUDIO, VISION, copy_mini, edit_json, read_tensors, write_single
 
 import vita
@@ -174,11 +172,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a key missing": (
         lambda f: edit_json(f / "config.json", lambda c: c.pop("hidden_size")),
-        "needs a positive whole number under 'hidden_size'",
+        r"config\.json: hidden_size is missing",
     ),
     "a key absurd": (
         lambda f: edit_json(f / "config.json", lambda c: c.update(num_hidden_layers="two")),
-        "needs a positive whole number under 'num_hidden_layers'",
+        r"config\.json: num_hidden_layers must be an integer from 1 to 1000, not 'two'",
     ),
     "heads that share no keys evenly": (
         lambda f: edit_json(f / "config.json", lambda c: c.update(num_key_value_heads=3)),
@@ -194,12 +192,12 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         "holds no model.safetensors and no model.safetensors.index.json",
     ),
     "a shard missing": (lambda f: first_shard(f).unlink(), "1 of 2 weight files are missing: model-00001-of-00002"),
-    "a shard truncated": (lambda f: truncate(first_shard(f), 0.6), r"is truncated: \d+ of \d+ bytes are there"),
+    "a shard truncated": (lambda f: truncate(first_shard(f), 0.6), r"is truncated: \d+ of \d+ bytes of tensors are"),
     "a shard with more": (
         lambda f: first_shard(f).write_bytes(first_shard(f).read_bytes() + b"xyz"), "has 3 bytes too many",
     ),
-    "a shard emptied": (lambda f: first_shard(f).write_bytes(b""), "is not a whole safetensors file"),
-    "a shard of noise": (lambda f: first_shard(f).write_bytes(b"\xff" * 2000), "is not a whole safetensors file"),
+    "a shard emptied": (lambda f: first_shard(f).write_bytes(b""), "is not a complete safetensors file"),
+    "a shard of noise": (lambda f: first_shard(f).write_bytes(b"\xff" * 2000), "is not a complete safetensors file"),
     "a header of noise": (
         lambda f: first_shard(f).write_bytes(struct.pack("<Q", 16) + b"not json at all!" + b"x" * 64),
         "has a damaged header",
@@ -270,92 +268,3 @@ def test_devices_dtypes_and_memory_are_checked_before_loading(mini: Path, monkey
     monkeypatch.setattr("vita.planning.memory_plan.available_memory", lambda device: 50_000_000)
     with pytest.raises(ResourceError, match=r"needs about 0\.\d GB of memory and 0\.1 GB are available"):
         vita.load(place, device="cpu")
-
-
-class TestLora:
-    @staticmethod
-    def adapter(folder: Path, *, rank: int = 2, **settings: Any) -> Path:
-        out = folder.parent / "adapter"
-        out.mkdir(exist_ok=True)
-        config = {"peft_type": "LORA", "r": rank, "lora_alpha": 8} | settings
-        (out / "adapter_config.json").write_text(json.dumps(config))
-        torch.manual_seed(0)
-        tensors = {}
-        for name, (rows, columns) in {"q_proj": (48, 48), "v_proj": (24, 48)}.items():
-            stem = f"base_model.model.model.layers.1.self_attn.{name}"
-            tensors[f"{stem}.lora_A.weight"] = torch.randn(rank, columns)
-            tensors[f"{stem}.lora_B.weight"] = torch.randn(rows, rank)
-        save_file(tensors, out / "adapter_model.safetensors")
-        return out
-
-    @pytest.mark.parametrize(("settings", "scale"), [({}, 4.0), ({"use_rslora": True}, 8 / 2**0.5)])
-    def test_the_merge_is_the_sum(self, folder: Path, settings: dict[str, Any], scale: float) -> None:
-        out = self.adapter(folder, **settings)
-        save_file({"model.mm_projector.0.bias": torch.ones(48)}, out / "non_lora_trainables.safetensors")
-        model = vita.load(out, base=folder, dtype="float32", device="cpu")
-        tensors, delta = read_tensors(folder), read_tensors(out)
-        for kind, ours in (("q_proj", "q"), ("v_proj", "v")):
-            stem = f"model.layers.1.self_attn.{kind}"
-            a, b = (delta[f"base_model.model.{stem}.lora_{half}.weight"] for half in "AB")
-            wanted = tensors[f"{stem}.weight"] + scale * b @ a
-            torch.testing.assert_close(getattr(model.engine.model.decoder.layers[1].attn, ours).weight.data, wanted)
-        assert torch.equal(model.engine.model.projector.linears[0].bias.data, torch.ones(48))
-        assert (
-            answer(folder)
-            != vita.Result.collect(
-                model.stream(vita.user(QUESTION, image=PICTURE, audio=SOUND), SamplingParams(max_tokens=6))
-            ).token_ids
-        )
-
-    def test_modules_trained_whole_stand_among_the_adapters_tensors(self, folder: Path) -> None:
-        out = self.adapter(folder)
-        tensors = read_tensors(out)
-        tensors["base_model.model.model.norm.weight"] = torch.full((48,), 3.0)
-        tensors["base_model.model.model.layers.0.mlp.down_proj.modules_to_save.weight"] = torch.ones(48, 96)
-        save_file(tensors, out / "adapter_model.safetensors")
-        decoder = vita.load(out, base=folder, dtype="float32", device="cpu").engine.model.decoder
-        assert (decoder.norm.weight == 3).all() and (decoder.layers[0].mlp.down.weight == 1).all()
-        save_file(tensors | {"base_model.model.x.lora_embedding_A": torch.ones(2)}, out / "adapter_model.safetensors")
-        with pytest.raises(CheckpointError, match="lora_embedding_A', a kind of adapter"):
-            vita.load(out, base=folder)
-
-    def test_settings_that_would_change_the_sum_are_refused(self, folder: Path) -> None:
-        with pytest.raises(CheckpointError, match="rank_pattern is not supported"):
-            vita.load(self.adapter(folder, rank_pattern={"q_proj": 64}), base=folder)
-
-    def test_what_cannot_be_merged_is_refused(self, folder: Path) -> None:
-        out = self.adapter(folder, use_dora=True)
-        with pytest.raises(CheckpointError, match="only plain LoRA adapters are supported"):
-            vita.load(out, base=folder)
-        out = self.adapter(folder, r=None)
-        with pytest.raises(CheckpointError, match="needs r and lora_alpha"):
-            vita.load(out, base=folder)
-        out = self.adapter(folder)
-        save_file(
-            {"base_model.model.model.layers.9.q.lora_A.weight": torch.zeros(2, 4)}, out / "adapter_model.safetensors"
-        )
-        with pytest.raises(CheckpointError, match="only one half of the adapter"):
-            vita.load(out, base=folder)
-        self.adapter(folder)
-        save_file({"model.norm.weight": torch.zeros(3)}, out / "non_lora_trainables.safetensors")
-        with pytest.raises(CheckpointError, match=r"'model\.norm\.weight' has another shape"):
-            vita.load(out, base=folder)
-        (out / "non_lora_trainables.safetensors").unlink()
-        (out / "adapter_model.safetensors").unlink()
-        with pytest.raises(CheckpointError, match=r"holds no adapter_model\.safetensors"):
-            vita.load(out, base=folder)
-
-    def test_weights_load_without_running_code(self, folder: Path, tmp_path: Path) -> None:
-        out = self.adapter(folder)
-        (out / "adapter_model.safetensors").unlink()
-        flag = tmp_path / "ran"
-
-        class Bomb:
-            def __reduce__(self) -> tuple[Any, ...]:
-                return Path.touch, (flag,)
-
-        with (out / "adapter_model.bin").open("wb") as stream:
-            pickle.dump({"x": Bomb()}, stream)
-        with pytest.raises(CheckpointError, match="cannot be loaded as plain tensors; use safetensors"):
-            vita.load(out, base=folder)
-        assert not flag.exists()

@@ -13,10 +13,11 @@ from pathlib import Path
 
 from torch import Tensor
 
+from vita.checkpoint.files import read_json
 from vita.checkpoint.load import Progress
 from vita.checkpoint.names import checkpoint_name
 from vita.checkpoint.open import Checkpoint
-from vita.checkpoint.safetensors import read_json, write_tensors
+from vita.checkpoint.safetensors import write_tensors
 from vita.errors import RequestError, ResourceError
 from vita.model.vita import VitaModel
 from vita.options import Quantize

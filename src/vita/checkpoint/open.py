@@ -1,45 +1,54 @@
-"""From a name to a checkpoint whose configuration is read and whose tensors are listed.
+"""Opening a checkpoint: find its folder, read its configuration, list its tensors.
 
-Owns where the files of each layout lie (spec sections 1 and 10), including folders that config.json names by a
-path of somebody else's machine. Reads no weights.
+Knows where the files of each layout are (spec sections 1 and 10), including folders that config.json names by a path
+of another machine. Reads no weights.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from vita import config as configs
-from vita.checkpoint import hub
-from vita.checkpoint.safetensors import TensorStore, list_tensors, read_json
+from vita.checkpoint import hub, read_config
+from vita.checkpoint.files import expand_user, is_file, is_folder, read_json
+from vita.checkpoint.safetensors import TensorStore, list_tensors
+from vita.checkpoint.settings import Settings, show
 from vita.config import VitaConfig
 from vita.errors import CheckpointError, DownloadError
 from vita.options import SCHEMES, Quantize
 
 DEFAULT = Path(__file__).parents[1] / "default"
-# Where the vision folder's configuration comes from when a checkpoint names it without bringing it along.
+# Whose repository holds the vision folder's configuration when a checkpoint names the folder without holding it.
 VISION_HUB_OWNER = "OpenGVLab"
+MAX_NAME = 255  # characters of a folder's name
+YAML_ERRORS = (ValueError, TypeError, KeyError, AttributeError, OverflowError)  # of PyYAML's value constructors
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model folder, understood but not loaded.
+    """A model folder with its configuration read and no weights loaded.
 
-    `untrained` names modalities whose weights are there but were never trained (our embedded model's key
-    `vita_untrained`); using them is refused rather than answered with an invention.
+    Attributes:
+        folder: holds config.json and the weights.
+        config: the configuration of all parts.
+        store: the tensors.
+        cmvn: mean and inverse deviation, float32 `[input_dim]`, for checkpoints that hold no such tensors.
+        untrained: modalities whose weights were never trained (our key `vita_untrained`). The engine refuses them.
+        quantized: how linear layers are stored (our key `vita_quantization`).
+        side_folders: name in config.json and path of the vision and audio folder.
     """
 
     folder: Path
     config: VitaConfig
     store: TensorStore
-    cmvn: tuple[Tensor, Tensor] | None  # mean and inverse deviation, float32 [80], for checkpoints without tensors
+    cmvn: tuple[Tensor, Tensor] | None
     untrained: tuple[str, ...] = ()
-    quantized: Quantize | None = None  # how linear layers are stored (our key `vita_quantization`)
-    side_folders: tuple[tuple[str, Path], ...] = ()  # name in config.json and place of the vision and audio folder
+    quantized: Quantize | None = None
+    side_folders: tuple[tuple[str, Path], ...] = ()
 
 
 def resolve_folder(name: str | Path | None, *, offline: bool = False) -> Path:
@@ -50,10 +59,10 @@ def resolve_folder(name: str | Path | None, *, offline: bool = False) -> Path:
     """
     if name is None or str(name) == "default":
         return DEFAULT
-    path = Path(name).expanduser()
-    if path.is_dir():
+    path = expand_user(Path(name))
+    if is_folder(path):
         return path
-    if path.exists():
+    if is_file(path):
         raise CheckpointError("is a file, not a checkpoint folder", where=name, fix="pass the folder around it")
     if isinstance(name, str) and hub.is_hub_id(name):
         return hub.fetch(name, offline=offline)
@@ -61,64 +70,64 @@ def resolve_folder(name: str | Path | None, *, offline: bool = False) -> Path:
 
 
 def open_checkpoint(name: str | Path | None, *, offline: bool = False) -> Checkpoint:
-    """Find a checkpoint and read everything but its weights.
+    """Find a checkpoint and read its configuration and file headers, no weights.
 
     Raises:
         CheckpointError: it is not a VITA-1.5 checkpoint, or a file of it is missing or damaged.
         DownloadError: a part must come from the hub and cannot.
     """
     folder = resolve_folder(name, offline=offline)
-    if not (folder / "config.json").is_file():
+    if not is_file(folder / "config.json"):
         raise CheckpointError(
             "is not a checkpoint, it has no config.json", where=folder, fix="pass the folder that holds config.json"
         )
-    config = read_json(folder / "config.json")
-    configs.check_model_type(config, folder / "config.json")
-    generation = _optional_json(folder / "generation_config.json")
-    if configs.is_serving_layout(config):
+    config = _settings(folder / "config.json")
+    read_config.check_model_type(config)
+    generation = _settings(folder / "generation_config.json") if is_file(folder / "generation_config.json") else None
+    if read_config.is_serving_layout(config):
         return _open_serving(folder, config, generation)
     return _open_main(folder, config, generation, offline)
 
 
-def _open_main(folder: Path, config: dict[str, Any], generation: dict[str, Any] | None, offline: bool) -> Checkpoint:
+def _open_main(folder: Path, config: Settings, generation: Settings | None, offline: bool) -> Checkpoint:
     vision = _find_side_folder(folder, config, "mm_vision_tower", "config.json", offline)
     audio = _find_side_folder(folder, config, "mm_audio_encoder", "train.yaml", offline)
-    train = _read_yaml(audio / "train.yaml")
-    preprocessor = read_json(vision / "preprocessor_config.json")
-    where = folder / "config.json"
-    parsed = configs.read_main(config, read_json(vision / "config.json"), preprocessor, train, generation, where)
+    train = Settings(_read_yaml(audio / "train.yaml"), audio / "train.yaml")
+    preprocessor = _settings(vision / "preprocessor_config.json")
+    parsed = read_config.read_main(config, _settings(vision / "config.json"), preprocessor, train, generation)
     cmvn_file = audio / "global_cmvn"
-    cmvn = _read_cmvn(cmvn_file) if cmvn_file.is_file() else None
-    store = TensorStore(list_tensors(folder))
-    untrained = tuple(config.get("vita_untrained", ()))
+    cmvn = _read_cmvn(_settings(cmvn_file), parsed.audio.input_dim) if is_file(cmvn_file) else None
     sides = tuple(
-        (PureWindowsPath(config[key]).name, place)
-        for key, place in (("mm_vision_tower", vision), ("mm_audio_encoder", audio))
+        (PureWindowsPath(config.text(key)).name, path)
+        for key, path in (("mm_vision_tower", vision), ("mm_audio_encoder", audio))
     )
-    return Checkpoint(folder, parsed, store, cmvn, untrained, _quantization(config, where), sides)
+    untrained = config.texts("vita_untrained")
+    return Checkpoint(folder, parsed, TensorStore(list_tensors(folder)), cmvn, untrained, _quantization(config), sides)
 
 
-def _open_serving(folder: Path, config: dict[str, Any], generation: dict[str, Any] | None) -> Checkpoint:
-    preprocessor = read_json(folder / "preprocessor_config.json")
-    features = _optional_json(folder / "feature_extractor" / "preprocessor_config.json") or {}
-    parsed = configs.read_serving(config, preprocessor, features, generation, folder / "config.json")
+def _open_serving(folder: Path, config: Settings, generation: Settings | None) -> Checkpoint:
+    preprocessor = _settings(folder / "preprocessor_config.json")
+    features_file = folder / "feature_extractor" / "preprocessor_config.json"
+    features = _settings(features_file) if is_file(features_file) else Settings({}, features_file)
+    parsed = read_config.read_serving(config, preprocessor, features, generation)
     cmvn = None
     if "cmvn_means" in features and "cmvn_istds" in features:
-        cmvn = (torch.tensor(features["cmvn_means"]), torch.tensor(features["cmvn_istds"]))
-    quantized = _quantization(config, folder / "config.json")
-    return Checkpoint(folder, parsed, TensorStore(list_tensors(folder)), cmvn, quantized=quantized)
+        size = parsed.audio.input_dim
+        cmvn = (torch.tensor(features.vector("cmvn_means", size)), torch.tensor(features.vector("cmvn_istds", size)))
+    store = TensorStore(list_tensors(folder))
+    return Checkpoint(folder, parsed, store, cmvn, config.texts("vita_untrained"), _quantization(config))
 
 
-def _find_side_folder(folder: Path, config: dict[str, Any], key: str, needed: str, offline: bool) -> Path:
-    """The vision or audio folder: as named, by its last name inside or beside the checkpoint, or on the hub."""
-    named = config.get(key)
-    if not isinstance(named, str) or not named:
-        raise CheckpointError(f"names no {key}", where=folder / "config.json")
+def _find_side_folder(folder: Path, config: Settings, key: str, needed: str, offline: bool) -> Path:
+    """The vision or audio folder: by its last name inside or beside the checkpoint, as named, or on the hub."""
+    named = config.text(key, "")
     last = PureWindowsPath(named).name  # understands both kinds of slashes
+    if last in ("", ".", "..") or len(last) > MAX_NAME or not named.isprintable():
+        config.fail(key, f"{show(named)} names no folder")
     candidates = [folder / last, folder.resolve().parent / last, folder / named, folder.resolve().parent / named]
-    candidates.append(Path(named).expanduser())
+    candidates.append(expand_user(Path(named)))
     for candidate in candidates:
-        if (candidate / needed).is_file():
+        if is_file(candidate / needed):
             return candidate
     if key == "mm_vision_tower":
         repo = named if hub.is_hub_id(named) and named.count("/") == 1 else f"{VISION_HUB_OWNER}/{last}"
@@ -130,7 +139,7 @@ def _find_side_folder(folder: Path, config: dict[str, Any], key: str, needed: st
                 f"nor on the hub as {repo}", where=folder,
                 fix=f"put its config.json and preprocessor_config.json into {folder.name}/{last}/",
             ) from error  # fmt: skip
-        if (found / needed).is_file():
+        if is_file(found / needed):
             return found
     raise CheckpointError(
         f"the folder {last!r} that config.json names as {key} (with {needed}) is neither inside the checkpoint nor "
@@ -138,15 +147,17 @@ def _find_side_folder(folder: Path, config: dict[str, Any], key: str, needed: st
     )  # fmt: skip
 
 
-def _quantization(config: dict[str, Any], where: Path) -> Quantize | None:
-    found = config.get("vita_quantization")
-    if found is None:
+def _quantization(config: Settings) -> Quantize | None:
+    if "vita_quantization" not in config:
         return None
+    found = config.text("vita_quantization")
     if found not in SCHEMES:
-        raise CheckpointError(
-            f"vita_quantization {found!r} is not supported", where=where, fix=f"convert it to {' or '.join(SCHEMES)}"
-        )
-    return cast(Quantize, found)
+        config.fail("vita_quantization", f"{show(found)} is not supported", fix=f"convert it to {' or '.join(SCHEMES)}")
+    return found
+
+
+def _settings(file: Path) -> Settings:
+    return Settings(read_json(file), file)
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
@@ -154,24 +165,16 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 
     try:
         data = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, RecursionError, yaml.YAMLError, *YAML_ERRORS) as error:
         raise CheckpointError("is not readable YAML", where=file, fix="download it again") from error
     if not isinstance(data, dict):
         raise CheckpointError("is not a YAML mapping", where=file)
-    return data
+    return {str(key): value for key, value in data.items()}
 
 
-def _read_cmvn(file: Path) -> tuple[Tensor, Tensor]:
-    """Mean and inverse deviation from the JSON statistics, float64 inside (spec section 6.1)."""
-    stats = read_json(file)
-    try:
-        count = float(stats["frame_num"])
-        mean = torch.tensor(stats["mean_stat"], dtype=torch.float64) / count
-        var = torch.tensor(stats["var_stat"], dtype=torch.float64) / count - mean**2
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise CheckpointError("needs mean_stat, var_stat and frame_num", where=file) from error
+def _read_cmvn(stats: Settings, size: int) -> tuple[Tensor, Tensor]:
+    """Mean and inverse deviation from the JSON statistics, in float64 (spec section 6.1)."""
+    count = stats.number("frame_num", low=1, high=1e15)
+    mean = torch.tensor(stats.vector("mean_stat", size), dtype=torch.float64) / count
+    var = torch.tensor(stats.vector("var_stat", size), dtype=torch.float64) / count - mean**2
     return mean.float(), (1.0 / var.clamp(min=1e-20).sqrt()).float()
-
-
-def _optional_json(file: Path) -> dict[str, Any] | None:
-    return read_json(file) if file.is_file() else None

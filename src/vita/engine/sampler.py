@@ -66,7 +66,7 @@ def _check_number(name: str, value: object, low: float, high: float, allowed: st
 def _show(value: object) -> str:
     """A short form of a wrong value for error sentences."""
     try:
-        return reprlib.repr(value)
+        return reprlib.repr(value)[:100]
     except ValueError:  # Python prints no integer of more than 4,300 digits
         return "an integer of thousands of digits"
 
