@@ -22,7 +22,7 @@ class ElementwiseKernels(Protocol):
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """RMSNorm over the last dimension."""
 
-    def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> bool:
+    def rope(self, x: Tensor, cos: Tensor, sin: Tensor) -> bool:
         """Rotary positions, in place; False where it cannot."""
 
     def silu_mul(self, gate: Tensor, up: Tensor) -> bool:

@@ -40,7 +40,7 @@ def attend(
         together = attend(q.reshape(len(q), groups, heads // groups, -1), k, v, scale=scale)
         return together.reshape(len(q), heads, 1, -1)
     own = bf16_kernels(q, k) if mask is None and q.shape[2] > 1 else None
-    out = own.attention(q, k, v, causal, q.shape[-1] ** -0.5 if scale is None else scale) if own else None
+    out = own.flash_attention(q, k, v, causal, q.shape[-1] ** -0.5 if scale is None else scale) if own else None
     if out is not None:
         return out
     if causal and q.shape[2] < k.shape[2]:

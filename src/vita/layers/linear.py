@@ -57,7 +57,7 @@ class Linear(nn.Linear):
         # Always as rows: PyTorch multiplies a slice such as [:, -1:] as a batch, and copies all weights for that.
         rows = input.reshape(-1, self.in_features)
         own = bf16_kernels(rows, self.weight) if self.weight.is_contiguous() else None
-        out = None if own is None else own.bf16_product(rows, self.weight, self.bias)
+        out = None if own is None else own.gemm_bf16(rows, self.weight, self.bias)
         if out is None:
             wide = self.route == "upcast" and len(rows) > NATIVE_ROWS
             out = (upcast_linear if wide else functional.linear)(rows, self.weight, self.bias)

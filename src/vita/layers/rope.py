@@ -43,7 +43,7 @@ def rotate(x: Tensor, angles: Rotary) -> Tensor:
     """`x * cos + [-x2, x1] * sin` for `[batch, n, heads, d]`; outside training the room of x is used for it."""
     cos, sin = angles
     own = elementwise_kernels(x, cos)
-    if own is not None and own.rotate(x, cos, sin):
+    if own is not None and own.rope(x, cos, sin):
         return x
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat([-second, first], dim=-1) * sin

@@ -121,7 +121,7 @@ class KVCacheBatch:
     def attend(self, attend: Attend, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """As `KVCache.attend`, in one kernel for all of them where there is one; `[batch, heads, 1, d]`."""
         own = bf16_kernels(q, k)
-        out = None if own is None else own.step(q, k, v, self._where(layer), layer)
+        out = None if own is None else own.decode_attention(q, k, v, self._where(layer), layer)
         if out is not None:
             return out
         if len(self.caches) == 1:

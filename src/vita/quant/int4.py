@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from vita.kernels import triton as triton_kernels
-from vita.kernels.cpu.bindings import FORMATS, GROUP, kernels
+from vita.kernels.cpu.bindings import GROUP_SIZE, SUPPORTED_DTYPES, kernels
 from vita.quant.linear import QUANTIZE_BLOCK, QuantizedLinear
 
 CANDIDATES = torch.linspace(0.70, 1.0, 13)  # shares of a group's largest value that are tried as its end
-HALF = GROUP // 2
+HALF = GROUP_SIZE // 2
 
 
 class Int4Linear(QuantizedLinear):
@@ -31,17 +31,17 @@ class Int4Linear(QuantizedLinear):
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
         super().__init__(in_features, out_features, bias)
-        if in_features % GROUP:
-            raise ValueError(f"{in_features} is no multiple of {GROUP}")
+        if in_features % GROUP_SIZE:
+            raise ValueError(f"{in_features} is no multiple of {GROUP_SIZE}")
         self.register_buffer("weight", torch.zeros(out_features, in_features // 2, dtype=torch.uint8))
-        self.register_buffer("scale", torch.ones(out_features, in_features // GROUP, dtype=torch.bfloat16))
+        self.register_buffer("scale", torch.ones(out_features, in_features // GROUP_SIZE, dtype=torch.bfloat16))
 
     def product(self, rows: Tensor) -> Tensor | None:
         """Our own kernels."""
-        own = kernels() if rows.dtype in FORMATS and not rows.requires_grad else None
+        own = kernels() if rows.dtype in SUPPORTED_DTYPES and not rows.requires_grad else None
         if own is None:
             return None
-        multiply = own.int4_product if len(rows) <= self.few else own.many_rows
+        multiply = own.gemm_int4 if len(rows) <= self.few else own.gemm_dynamic_int8
         return multiply(rows, self.weight, self.scale, self.bias)
 
     def block(self, part: slice, dtype: torch.dtype) -> Tensor:
@@ -78,10 +78,10 @@ def quantize_groups(weight: Tensor) -> tuple[Tensor, Tensor]:
         uint8 `[out, in / 2]` and bfloat16 scales `[out, in / 64]`.
     """
     packed = torch.empty(weight.shape[0], weight.shape[1] // 2, dtype=torch.uint8, device=weight.device)
-    scale = torch.empty(weight.shape[0], weight.shape[1] // GROUP, dtype=torch.bfloat16, device=weight.device)
+    scale = torch.empty(weight.shape[0], weight.shape[1] // GROUP_SIZE, dtype=torch.bfloat16, device=weight.device)
     step = max(1, QUANTIZE_BLOCK // 4 // weight.shape[1])
     for start in range(0, weight.shape[0], step):  # block by block, so that no float32 copy of the whole exists
-        block = weight[start : start + step].float().view(-1, weight.shape[1] // GROUP, GROUP)
+        block = weight[start : start + step].float().view(-1, weight.shape[1] // GROUP_SIZE, GROUP_SIZE)
         unit, values = _best(block)
         scale[start : start + step] = unit
         whole = values.to(torch.uint8)

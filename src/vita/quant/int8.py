@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vita.kernels.cpu.bindings import FORMATS, kernels
+from vita.kernels.cpu.bindings import SUPPORTED_DTYPES, kernels
 from vita.quant.linear import QUANTIZE_BLOCK, QuantizedLinear
 
 QMAX = 127
@@ -29,11 +29,11 @@ class Int8Linear(QuantizedLinear):
         """Our own kernels, or PyTorch's for few rows where there is no compiler. Many rows are multiplied in whole
         numbers, x rounded to eight bits, where that is faster and x is not in float32, which is for who wants it exact.
         """
-        own = kernels() if rows.dtype in FORMATS and not rows.requires_grad else None
+        own = kernels() if rows.dtype in SUPPORTED_DTYPES and not rows.requires_grad else None
         if own is not None:
-            out = own.int8_product(rows, self.weight, self.scale, self.bias)
+            out = own.gemm_int8(rows, self.weight, self.scale, self.bias)
             if out is None and rows.dtype == torch.bfloat16 and len(rows):
-                out = own.many_rows(rows, self.weight, self.scale, self.bias)
+                out = own.gemm_dynamic_int8(rows, self.weight, self.scale, self.bias)
             return out
         if len(rows) > PACKED_ROWS:
             return None

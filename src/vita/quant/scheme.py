@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vita.kernels.cpu.bindings import GROUP
+from vita.kernels.cpu.bindings import GROUP_SIZE
 from vita.options import Quantize
 from vita.quant.int4 import Int4Linear, quantize_groups
 from vita.quant.int8 import Int8Linear, quantize_rows
@@ -38,7 +38,7 @@ def quantize_modules(module: nn.Module, scheme: Quantize) -> list[str]:
         layer = module.get_submodule(path)
         assert isinstance(layer, nn.Linear)
         parent, _, name = path.rpartition(".")
-        fits = scheme.startswith("int4") and name != HEAD and layer.in_features % GROUP == 0
+        fits = scheme.startswith("int4") and name != HEAD and layer.in_features % GROUP_SIZE == 0
         with torch.device(layer.weight.device):
             made = (Int4Linear if fits else Int8Linear)(layer.in_features, layer.out_features, layer.bias is not None)
         setattr(module.get_submodule(parent), name, made)

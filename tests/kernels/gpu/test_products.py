@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vita.kernels.triton.linear import GROUP, product
+from vita.kernels.triton.linear import GROUP_SIZE, product
 from vita.kernels.weight import Weight
 from vita.quant.int4 import quantize_groups, unpack
 from vita.quant.int8 import quantize_rows
@@ -24,7 +24,7 @@ def weight(kind: str, channels: int, width: int, bias: Tensor | None) -> tuple[W
     if kind == "int8":
         return Weight(values, scale, bias), values.double() * scale.double()[:, None]
     ones = unpack(values, torch.ones_like(scale)).double()  # whole numbers, exactly
-    wide = ones * scale.double().repeat_interleave(GROUP, dim=1)
+    wide = ones * scale.double().repeat_interleave(GROUP_SIZE, dim=1)
     return Weight(values, scale, bias), wide
 
 

@@ -24,14 +24,14 @@ def test_rotary_positions_with_angles_of_their_own_or_shared() -> None:
         x = torch.randn(2, 5, 3, 32)
         angles = rotary(torch.arange(5 * batch).view(batch, 5) * 7, 32, 1e6, torch.float32)
         wanted = rotate(x, angles)
-        assert ROWS.rotate(x, *(angle.contiguous() for angle in angles))
+        assert ROWS.rope(x, *(angle.contiguous() for angle in angles))
         torch.testing.assert_close(x, wanted)
 
 
 def test_what_the_rotary_kernel_does_not_know_is_left_alone() -> None:
     x = torch.randn(1, 2, 3, 24)
     kept = x.clone()
-    assert not ROWS.rotate(x, *rotary(torch.arange(2)[None], 24, 1e6, torch.float32))
+    assert not ROWS.rope(x, *rotary(torch.arange(2)[None], 24, 1e6, torch.float32))
     assert torch.equal(x, kept)
 
 

@@ -24,7 +24,7 @@ class TritonElementwise:
             _norm[(x.numel() // width,)](x, weight, out, width, eps, WIDTH=triton.next_power_of_2(width), num_warps=8)
         return out
 
-    def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> bool:
+    def rope(self, x: Tensor, cos: Tensor, sin: Tensor) -> bool:
         """Rotary positions of contiguous `x` `[batch, n, heads, d]`, in place; angles `[batch or 1, n, 1, d]`."""
         heads, width = x.shape[2:]
         if not all(t.is_contiguous() for t in (x, cos, sin)) or width & (width - 1):

@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from vita.kernels.cpu.bindings import GROUP
+from vita.kernels.cpu.bindings import GROUP_SIZE
 from vita.kernels.triton import MAX_BATCH
 from vita.kernels.weight import Weight
 
@@ -66,7 +66,7 @@ def product(
     channels = out.shape[1]
     kind = {torch.int8: BITS8, torch.uint8: BITS4}.get(weight.values.dtype, WHOLE)
     cut = shape or SHAPES[kind, rows == 1]
-    wide = min(cut.width, max(GROUP, triton.next_power_of_2(width)))
+    wide = min(cut.width, max(GROUP_SIZE, triton.next_power_of_2(width)))
     grid = (triton.cdiv(channels, cut.channels),)
     _product[grid](
         x, weight.values, weight.scale, weight.bias, gain, add, out, rows, channels, eps,
