@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vita.kernels.cpu.bindings import bf16_kernels
+from vita.kernels.torch_ops import torch_ops
+from vita.runtime.cpu_features import CpuFeatures, cpu_features
 
 Route = Literal["native", "upcast"]
 Activation = Literal["gelu", "relu"]
@@ -69,8 +71,9 @@ class Linear(nn.Linear):
         if plain or self.weight.dtype != torch.bfloat16:
             return activated(self(input), activation)
         rows = input.reshape(-1, self.in_features)
-        form = "none" if activation == "gelu" else ""  # which GELU: the exact one
-        out = torch.ops.mkldnn._linear_pointwise(rows, self.weight, self.bias, activation, [], form)
+        out = torch_ops().linear_activation(rows, self.weight, self.bias, activation)
+        if out is None:
+            return activated(self(input), activation)
         return out.view(*input.shape[:-1], self.out_features)
 
 
@@ -102,21 +105,16 @@ def upcast_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return out.reshape(*x.shape[:-1], weight.shape[0])
 
 
-def choose_route(device: torch.device, dtype: torch.dtype) -> tuple[Route, str]:
+def choose_route(device: torch.device, dtype: torch.dtype, features: CpuFeatures | None = None) -> tuple[Route, str]:
     """The route for this machine and the reason, to be logged once."""
     if device.type != "cpu" or dtype == torch.float32:
         return "native", f"{device.type} has a fast {dtype} GEMM"
-    there = torch.ops.mkldnn._is_mkldnn_bf16_supported if dtype == torch.bfloat16 else _has_float16
-    if not there():
+    if not (features or cpu_features()).has_gemm(dtype):
         return "upcast", f"this CPU has no {dtype} GEMM: weights are widened to float32 block by block"
     gain = float32_gain(dtype)
     if gain > MIN_UPCAST_GAIN:
         return "upcast", f"this CPU multiplies float32 {gain:.1f} times as fast as {dtype}: weights are widened"
     return "native", f"this CPU multiplies {dtype} itself"
-
-
-def _has_float16() -> bool:
-    return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
 
 
 @lru_cache(maxsize=2)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vita.kernels.cpu.bindings import SUPPORTED_DTYPES, kernels
+from vita.kernels.torch_ops import torch_ops
 from vita.quant.linear import QUANTIZE_BLOCK, QuantizedLinear
 
 QMAX = 127
@@ -38,15 +39,15 @@ class Int8Linear(QuantizedLinear):
         if len(rows) > PACKED_ROWS:
             return None
         out = self._packed(rows)
-        return out if self.bias is None else out + self.bias
+        return out if out is None or self.bias is None else out + self.bias
 
-    def _packed(self, rows: Tensor) -> Tensor:
+    def _packed(self, rows: Tensor) -> Tensor | None:
         """PyTorch's kernel crashes on a count of channels that is no multiple of four where the weights do not lie on
         a 16-byte border (PyTorch 2.13), as they may in a mapped file; the last few channels are widened instead."""
         whole = self.out_features // PACKED_CHANNELS * PACKED_CHANNELS
         scale = self.scale.to(rows.dtype)
-        out = torch._weight_int8pack_mm(rows, self.weight[:whole], scale[:whole])
-        if whole == self.out_features:
+        out = torch_ops().int8_linear(rows, self.weight[:whole], scale[:whole])
+        if out is None or whole == self.out_features:
             return out
         rest = rows @ self.weight[whole:].to(rows.dtype).t() * scale[whole:]
         return torch.cat([out, rest], dim=1)
