@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from vita.cli import doctor
 from vita.errors import RequestError
 from vita.kernels.cpu import bindings, compile
 from vita.kernels.cpu.compile import Loaded, Program, cache_folder, find_compiler, load_library
+from vita.kernels.cpu.signatures import ADDRESSES, DATA, DOUBLE, INT, INT64, INTS, SIGNATURES
 from vita.types import SamplingParams
 
 COMPILER = find_compiler()
@@ -249,6 +251,62 @@ class TestOneBuild:
         found = load_library(program)
         assert found.library is None and "did not end within" in found.reason
         assert time.monotonic() - start < 15, "not even its children are waited for"
+
+
+def stub(name: str, value: int = 0) -> str:
+    return f"long long {name}(void) {{ return {value}; }}\n"
+
+
+@COMPILES
+class TestTheInterface:
+    """What the compiled library exports and what Python calls are the same."""
+
+    def open(self, tmp_path: Path, source: str) -> tuple[object, Loaded]:
+        (tmp_path / "other.c").write_text(source)
+        return bindings.open_kernels(load_library(Program((tmp_path / "other.c",), flags=("-shared", "-fPIC"))))
+
+    @pytest.mark.parametrize("name", ["vita_rms_norm", "vita_gemv_int4_workspace"])
+    def test_a_missing_function_means_no_kernels_and_a_reason(self, name: str, folder: Path, tmp_path: Path) -> None:
+        kernels, found = self.open(tmp_path, "".join(stub(other) for other in SIGNATURES if other != name))
+        assert kernels is None and found.library is None and found.wanted
+        assert f"has no function {name}" in found.reason and found.fix
+
+    def test_another_group_size_means_no_kernels_and_a_reason(self, folder: Path, tmp_path: Path) -> None:
+        source = "".join(stub(name, 32 if name == "vita_group_size" else 0) for name in SIGNATURES)
+        kernels, found = self.open(tmp_path, source)
+        assert kernels is None and found.library is None and "groups of 32 weights" in found.reason
+
+    def test_a_model_answers_with_a_library_that_cannot_be_used(
+        self, mini: Path, program: Program, folder: Path, monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture, fresh: object,
+    ) -> None:  # fmt: skip
+        other = load_library(program)
+        monkeypatch.setattr(bindings, "load_library", lambda p, retry: other)
+        model = vita.load(mini / "mini_ckpt", device="cpu", quantize="int4")
+        assert model.ask("Hello.", params=SamplingParams(max_tokens=3)).token_ids
+        (warning,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+        assert "has no function vita_group_size" in warning and "install the package again" in warning
+        assert not doctor._kernel().good and "has no function" in doctor._kernel().found
+
+    def test_the_table_declares_what_the_sources_define(self) -> None:
+        """Every exported function with its result and arguments; a stub of another branch may leave arguments out."""
+        text = re.sub(r"/\*.*?\*/", "", "\n".join(f.read_text() for f in bindings.SOURCES), flags=re.DOTALL)
+        defined: dict[str, list[tuple[object, tuple[object, ...]]]] = {}
+        for result, name, arguments in re.findall(
+            r"^(int64_t|int|void) (vita_\w+)\(([^)]*)\)\s*\{", text, re.MULTILINE
+        ):
+            kinds = tuple(map(kind, arguments.split(","))) if arguments != "void" else ()
+            defined.setdefault(name, []).append(({"int64_t": INT64, "int": INT, "void": None}[result], kinds))
+        assert defined.keys() == SIGNATURES.keys()
+        for name, (result, arguments) in SIGNATURES.items():
+            wanted = tuple(DATA if c in (DATA, INTS, ADDRESSES) else c for c in arguments)
+            assert (result, wanted) in defined[name], name
+            assert all(found in ((result, wanted), (result, ())) for found in defined[name]), name
+
+
+def kind(argument: str) -> object:
+    """The ctypes type of an argument in C; any pointer is `DATA`."""
+    return DATA if "*" in argument else DOUBLE if "double" in argument else INT64
 
 
 class TestTheUsersWord:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from vita.kernels.cpu.bindings import kernels
 from vita.layers import linear
 from vita.layers.linear import Linear, choose_route, set_route, upcast_linear
+from vita.runtime.cpu_features import CpuFeatures
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -50,9 +52,9 @@ def test_float32_and_gpus_take_the_native_route() -> None:
 @pytest.mark.parametrize(("speedup", "wanted"), [(0.5, "native"), (1.2, "native"), (1.9, "upcast")])
 def test_the_faster_route_is_taken(speedup: float, wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """On Intel CPUs without AMX float32 is nearly twice as fast as bfloat16, on others half as fast."""
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    features = CpuFeatures(SimpleNamespace(mkldnn=SimpleNamespace(_is_mkldnn_bf16_supported=lambda: True)))
     monkeypatch.setattr(linear, "float32_speedup", lambda dtype: speedup)
-    assert choose_route(torch.device("cpu"), torch.bfloat16)[0] == wanted
+    assert choose_route(torch.device("cpu"), torch.bfloat16, features)[0] == wanted
 
 
 def test_the_speedup_is_measured_once() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import vita
 from vita.checkpoint.convert import convert
 from vita.checkpoint.open import DEFAULT, open_checkpoint
-from vita.kernels.cpu.bindings import GROUP, compiled, kernels
+from vita.kernels.cpu.bindings import GROUP_SIZE, compiled, kernels
 from vita.quant import int4
 from vita.quant.int4 import Int4Linear, quantize_groups, unpack
 from vita.quant.int8 import Int8Linear
@@ -27,9 +27,9 @@ TOLERANCE = 0.012  # relative: the kernel quantises activations to int8
 
 
 def layer_of(out: int, groups: int, seed: int = 0) -> Int4Linear:
-    layer = Int4Linear(groups * GROUP, out, bias=False)
+    layer = Int4Linear(groups * GROUP_SIZE, out, bias=False)
     noise = torch.Generator().manual_seed(seed)
-    layer.weight, layer.scale = quantize_groups(torch.randn(out, groups * GROUP, generator=noise) * 0.03)
+    layer.weight, layer.scale = quantize_groups(torch.randn(out, groups * GROUP_SIZE, generator=noise) * 0.03)
     return layer
 
 
@@ -45,7 +45,7 @@ def no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
 @given(st.integers(0, 2**31), st.sampled_from([1e-4, 0.02, 1.0, 300.0]))
 @settings(max_examples=25)
 def test_packing_keeps_every_value(seed: int, size: float) -> None:
-    weight = torch.randn(6, 3 * GROUP, generator=torch.Generator().manual_seed(seed)) * size
+    weight = torch.randn(6, 3 * GROUP_SIZE, generator=torch.Generator().manual_seed(seed)) * size
     weight[2] = 0
     packed, scale = quantize_groups(weight)
     back = unpack(packed, scale).float()
@@ -53,13 +53,13 @@ def test_packing_keeps_every_value(seed: int, size: float) -> None:
     assert (back[2] == 0).all(), "zeros stay zero"
     again, _ = quantize_groups(back)
     assert relative(unpack(again, quantize_groups(back)[1]).float(), back) < 0.02, "quantising twice changes little"
-    step = scale.float().abs().repeat_interleave(GROUP, 1)
+    step = scale.float().abs().repeat_interleave(GROUP_SIZE, 1)
     assert ((back - weight).abs() <= 4.5 * step).all()
 
 
 def test_the_scale_search_beats_the_scale_of_the_largest_value() -> None:
-    weight = torch.randn(64, 8 * GROUP, generator=torch.Generator().manual_seed(1))
-    groups = weight.view(64, 8, GROUP)
+    weight = torch.randn(64, 8 * GROUP_SIZE, generator=torch.Generator().manual_seed(1))
+    groups = weight.view(64, 8, GROUP_SIZE)
     scale = groups.abs().amax(-1, keepdim=True) / 7
     plain = ((groups / scale).round().clamp(-8, 7) * scale).view_as(weight)
     assert relative(unpack(*quantize_groups(weight)).float(), weight) < 0.9 * relative(plain, weight)
@@ -73,40 +73,40 @@ class TestKernel:
         layer = layer_of(out, groups, out)
         kernel = kernels()
         assert kernel is not None
-        x = torch.randn(rows, groups * GROUP, generator=torch.Generator().manual_seed(rows))
+        x = torch.randn(rows, groups * GROUP_SIZE, generator=torch.Generator().manual_seed(rows))
         exact = unpack(layer.weight, layer.scale).float()
-        got = kernel.int4_product(x, layer.weight, layer.scale, None)
+        got = kernel.gemm_int4(x, layer.weight, layer.scale, None)
         assert (
-            (got - x @ exact.t()).norm() <= TOLERANCE * x.norm() * exact.norm() / (groups * GROUP) ** 0.5 * 2
+            (got - x @ exact.t()).norm() <= TOLERANCE * x.norm() * exact.norm() / (groups * GROUP_SIZE) ** 0.5 * 2
         ).item()
 
     def test_each_row_equals_the_row_alone(self) -> None:
-        layer, x = layer_of(33, 5), torch.randn(13, 5 * GROUP)
+        layer, x = layer_of(33, 5), torch.randn(13, 5 * GROUP_SIZE)
         kernel = kernels()
         assert kernel is not None
-        batched = kernel.int4_product(x, layer.weight, layer.scale, None)
-        alone = torch.cat([kernel.int4_product(row[None].contiguous(), layer.weight, layer.scale, None) for row in x])
+        batched = kernel.gemm_int4(x, layer.weight, layer.scale, None)
+        alone = torch.cat([kernel.gemm_int4(row[None].contiguous(), layer.weight, layer.scale, None) for row in x])
         torch.testing.assert_close(batched, alone, atol=1e-5, rtol=1e-5)
 
     def test_the_dequantize_kernel_equals_unpack(self) -> None:
         layer = layer_of(40, 7)
         kernel = kernels()
         assert kernel is not None
-        out = torch.empty(40, 7 * GROUP, dtype=torch.bfloat16)
+        out = torch.empty(40, 7 * GROUP_SIZE, dtype=torch.bfloat16)
         kernel.int4_dequantize(layer.weight, layer.scale, out)
         assert torch.equal(out, unpack(layer.weight, layer.scale))
 
     def test_nan_and_inf_become_nan_in_their_row_alone(self) -> None:
         layer = layer_of(8, 2)
         for bad in (float("nan"), float("inf")):
-            x = torch.ones(3, 2 * GROUP)
+            x = torch.ones(3, 2 * GROUP_SIZE)
             x[1, 70] = bad
             out = layer(x)
             assert torch.isnan(out[1]).all() and torch.isfinite(out[[0, 2]]).all()
 
     def test_zeros_and_large_values_stay_finite(self) -> None:
         layer = layer_of(8, 2)
-        x = torch.zeros(2, 2 * GROUP)
+        x = torch.zeros(2, 2 * GROUP_SIZE)
         assert (layer(x) == 0).all()
         x[1, 5] = 1e30
         assert torch.isfinite(layer(x)).all()
@@ -114,7 +114,7 @@ class TestKernel:
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
     def test_few_and_many_rows_agree(self, dtype: torch.dtype) -> None:
         layer = layer_of(48, 6)
-        x = torch.randn(Int4Linear.max_small_rows + 8, 6 * GROUP).to(dtype)
+        x = torch.randn(Int4Linear.max_small_rows + 8, 6 * GROUP_SIZE).to(dtype)
         many = layer(x)
         few = torch.cat([layer(part) for part in x.split(Int4Linear.max_small_rows // 2)])
         assert many.dtype == dtype and relative(few.float(), many.float()) < 2 * TOLERANCE
@@ -122,7 +122,7 @@ class TestKernel:
 
 @pytest.mark.usefixtures("no_kernel")
 def test_without_a_compiler_the_result_is_the_dequantized_matmul() -> None:
-    layer, x = layer_of(20, 3), torch.randn(4, 3 * GROUP)
+    layer, x = layer_of(20, 3), torch.randn(4, 3 * GROUP_SIZE)
     torch.testing.assert_close(layer(x), x @ unpack(layer.weight, layer.scale).float().t())
 
 

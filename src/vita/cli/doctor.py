@@ -1,4 +1,4 @@
-"""`vita doctor`: what this machine can do, and what to mend."""
+"""`vita doctor`: report what this machine can do, and what to fix."""
 
 from __future__ import annotations
 
@@ -6,11 +6,21 @@ import importlib.util
 import platform
 import sys
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # torch is imported by the command only, so that --help stays fast
+    from vita.runtime.cpu_features import CpuFeatures
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: what was looked at, what was found, and what to do if it is not good."""
+    """One line of the report.
+
+    Attributes:
+        name: what was checked, at most 16 characters.
+        found: the result.
+        fix: what to do, empty if nothing.
+    """
 
     name: str
     found: str
@@ -22,77 +32,84 @@ class Finding:
 
 
 def run_doctor() -> int:
-    """Print the findings; 0 if the engine can run at all."""
+    """Print the findings; the exit code is 0."""
     findings = [*machine(), *packages(), model()]
     for f in findings:
         print(f"{'ok  ' if f.good else 'note'}  {f.name:16} {f.found}" + (f"; {f.fix}" if f.fix else ""))
     return 0
 
 
-def machine() -> list[Finding]:
-    """Python, PyTorch, number formats, threads, memory, accelerators."""
+def machine(features: CpuFeatures | None = None) -> list[Finding]:
+    """Python, PyTorch, dtypes, threads, memory and accelerators.
+
+    Args:
+        features: of the CPU; None for those of this machine.
+    """
     import psutil
     import torch
 
-    from vita.layers.linear import choose_route
     from vita.runtime.bandwidth import read_bandwidth
 
     memory = psutil.virtual_memory()
-    route, _ = choose_route(torch.device("cpu"), torch.bfloat16)
-    bf16 = (
-        Finding("bfloat16 on CPU", "multiplied by the CPU itself")
-        if route == "native"
-        else Finding(
-            "bfloat16 on CPU", "widened to float32 block by block", "large models run, but prefill is float32-fast"
-        )
-    )
     return [
         Finding("Python", platform.python_version(), "" if sys.version_info >= (3, 10) else "3.10 or newer is needed"),
         Finding("PyTorch", str(torch.__version__)),
         Finding("CPU", f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"),
-        bf16,
+        _bfloat16(features),
         _kernel(),
         Finding("memory", f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB available"),
-        Finding("memory read", f"{read_bandwidth():.1f} GB/s, the ceiling of decoding"),
+        Finding("memory read", f"{read_bandwidth():.1f} GB/s, the limit of decoding"),
         _cuda(),
-        Finding("MPS", "there" if torch.backends.mps.is_available() else "none"),
+        Finding("MPS", "available" if torch.backends.mps.is_available() else "none"),
     ]
 
 
+def _bfloat16(features: CpuFeatures | None) -> Finding:
+    """Whether bfloat16 matrix products are fast, and why not."""
+    import torch
+
+    from vita.layers.linear import choose_route
+
+    route, reason = choose_route(torch.device("cpu"), torch.bfloat16, features)
+    name = "bfloat16 on CPU"
+    return Finding(name, reason) if route == "native" else Finding(name, reason, "bfloat16 prefill runs in float32")
+
+
 def _cuda() -> Finding:
-    """Whether there is a GPU of NVIDIA's, and what our kernels for it need."""
+    """The GPU, and whether the native kernels run on it."""
     import torch
 
     from vita.kernels import triton as triton_kernels
 
     if not torch.cuda.is_available():
         return Finding("CUDA", "none; the CPU is used")
-    own = triton_kernels.available(torch.device("cuda"))
-    hint = "" if own else "without Triton and a C compiler, or before Ampere, decoding is slower"
+    native = triton_kernels.available(torch.device("cuda"))
+    hint = "" if native else "without Triton and a C compiler, or before Ampere, decoding is slower"
     return Finding("CUDA", torch.cuda.get_device_name(0), hint)
 
 
 def _kernel() -> Finding:
-    """Whether decoding has its own products here."""
+    """Whether the native CPU kernels are compiled, or can be."""
     from vita.errors import RequestError
     from vita.kernels.cpu.bindings import compiled, slowdown
 
+    name = "native kernels"
     try:
         found = compiled(retry=True)
     except RequestError as error:
-        return Finding("own kernels", f"{error.where} {error.what}", error.fix or "")
+        return Finding(name, f"{error.where} {error.what}", error.fix or "")
     if found.library is None and found.wanted:
-        return Finding("own kernels", f"{found.reason}; {slowdown('int4')}; {slowdown()}", found.fix)
-    return Finding("own kernels", found.reason, found.fix)
+        return Finding(name, f"{found.reason}; {slowdown('int4')}; {slowdown()}", found.fix)
+    return Finding(name, found.reason, found.fix)
 
 
 def packages() -> list[Finding]:
-    """What is optional."""
-    wanted = {"pillow_heif": ("HEIC pictures", "pillow-heif"), "pynvml": ("GPU utilisation", "nvidia-ml-py")}
+    """Optional packages."""
+    optional = {"pillow_heif": ("HEIC images", "pillow-heif"), "pynvml": ("GPU utilisation", "nvidia-ml-py")}
     out = []
-    for module, (what, package) in wanted.items():
-        there = importlib.util.find_spec(module) is not None
-        out.append(Finding(what, "there" if there else "off", "" if there else f"pip install {package} turns it on"))
+    for module, (feature, package) in optional.items():
+        installed = importlib.util.find_spec(module) is not None
+        out.append(Finding(feature, "on") if installed else Finding(feature, "off", f"pip install {package} adds it"))
     return out
 
 
@@ -106,4 +123,4 @@ def model() -> Finding:
     except VitaError as error:
         return Finding("embedded model", str(error), "install the package again")
     size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
-    return Finding("embedded model", f"there, {size / 1e6:.1f} MB")
+    return Finding("embedded model", f"installed, {size / 1e6:.1f} MB")

@@ -6,13 +6,15 @@ Runs the native CPU kernel, FlashAttention on CUDA, or PyTorch's `scaled_dot_pro
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias, cast
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from vita.kernels.cpu.bindings import bf16_kernels
+from vita.kernels.torch_ops import torch_ops
+from vita.runtime.cpu_features import cpu_features
 
 Attend: TypeAlias = Callable[..., Tensor]  # the signature of `attend`
 
@@ -39,7 +41,7 @@ def attend(
         grouped = attend(q.reshape(len(q), kv_heads, heads // kv_heads, -1), k, v, scale=scale)
         return grouped.reshape(len(q), heads, 1, -1)
     native = bf16_kernels(q, k) if mask is None and q.shape[2] > 1 else None
-    out = native.attention(q, k, v, causal, q.shape[-1] ** -0.5 if scale is None else scale) if native else None
+    out = native.flash_attention(q, k, v, causal, q.shape[-1] ** -0.5 if scale is None else scale) if native else None
     if out is not None:
         return out
     if causal and q.shape[2] < k.shape[2]:
@@ -60,8 +62,9 @@ def attend_cached_prefix(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -
     k, v = (t.repeat_interleave(repeats, dim=1) if repeats > 1 else t for t in (k, v))
     if _has_flash(q):
         # This kernel aligns its causal mask to the lower right: the queries are at the last positions of the keys.
-        found = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, True, False, scale=scale)
-        return cast(Tensor, found[0])
+        out = torch_ops().causal_flash_attention(q, k, v, scale)
+        if out is not None:
+            return out
     return _pytorch(q, k, v, causal_mask(q.shape[2], k.shape[2] - q.shape[2], q.device), causal=False, scale=scale)
 
 
@@ -79,17 +82,10 @@ def causal_mask(n: int, past: int, device: torch.device) -> Tensor:
 
 def _pytorch(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float | None) -> Tensor:
     dtype = q.dtype
-    if q.device.type == "cpu" and dtype != torch.float32 and not _cpu_multiplies(dtype):
+    if q.device.type == "cpu" and dtype != torch.float32 and not cpu_features().has_gemm(dtype):
         q, k, v = q.float(), k.float(), v.float()
     grouped = q.shape[1] != k.shape[1]
     out = functional.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=grouped
     )
     return out.to(dtype)
-
-
-def _cpu_multiplies(dtype: torch.dtype) -> bool:
-    """Whether this CPU has instructions for the dtype; without them the kernels fall back to scalar loops."""
-    if dtype == torch.bfloat16:
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vita.kernels.cpu.bindings import bf16_kernels
+from vita.kernels.torch_ops import torch_ops
+from vita.runtime.cpu_features import CpuFeatures, cpu_features
 
 Route = Literal["native", "upcast"]
 Activation = Literal["gelu", "relu"]
@@ -55,7 +57,7 @@ class Linear(nn.Linear):
         # Flatten to rows: for a slice such as [:, -1:] PyTorch would use a batched matmul, which copies all weights.
         rows = input.reshape(-1, self.in_features)
         native = bf16_kernels(rows, self.weight) if self.weight.is_contiguous() else None
-        out = None if native is None else native.bf16_product(rows, self.weight, self.bias)
+        out = None if native is None else native.gemm_bf16(rows, self.weight, self.bias)
         if out is None:
             upcast = self.route == "upcast" and len(rows) > NATIVE_ROWS
             out = (upcast_linear if upcast else functional.linear)(rows, self.weight, self.bias)
@@ -67,8 +69,9 @@ class Linear(nn.Linear):
         if separate or self.weight.dtype != torch.bfloat16:
             return apply_activation(self(input), activation)
         rows = input.reshape(-1, self.in_features)
-        approximate = "none" if activation == "gelu" else ""
-        out = torch.ops.mkldnn._linear_pointwise(rows, self.weight, self.bias, activation, [], approximate)
+        out = torch_ops().linear_activation(rows, self.weight, self.bias, activation)
+        if out is None:
+            return apply_activation(self(input), activation)
         return out.view(*input.shape[:-1], self.out_features)
 
 
@@ -100,21 +103,16 @@ def upcast_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return out.reshape(*x.shape[:-1], weight.shape[0])
 
 
-def choose_route(device: torch.device, dtype: torch.dtype) -> tuple[Route, str]:
+def choose_route(device: torch.device, dtype: torch.dtype, features: CpuFeatures | None = None) -> tuple[Route, str]:
     """The route for this machine, and the reason as a phrase for the log."""
     if device.type != "cpu" or dtype == torch.float32:
         return "native", f"{device.type} has a fast {dtype} GEMM"
-    there = torch.ops.mkldnn._is_mkldnn_bf16_supported if dtype == torch.bfloat16 else _has_float16
-    if not there():
+    if not (features or cpu_features()).has_gemm(dtype):
         return "upcast", f"this CPU has no {dtype} GEMM: weights are cast to float32 block by block"
     speedup = float32_speedup(dtype)
     if speedup > MIN_UPCAST_SPEEDUP:
         return "upcast", f"float32 GEMM is {speedup:.1f} times as fast as {dtype} here: weights are cast to float32"
     return "native", f"this CPU has a fast {dtype} GEMM"
-
-
-def _has_float16() -> bool:
-    return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
 
 
 @lru_cache(maxsize=2)

@@ -123,7 +123,7 @@ class KVCacheBatch:
     def attend(self, attend: Attend, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """As `KVCache.attend`, in one native kernel where possible: `[requests, heads, 1, d]`."""
         native = bf16_kernels(q, k)
-        out = None if native is None else native.step(q, k, v, self._table(layer), layer)
+        out = None if native is None else native.decode_attention(q, k, v, self._table(layer), layer)
         if out is not None:
             return out
         if len(self.caches) == 1:

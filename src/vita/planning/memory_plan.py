@@ -9,7 +9,7 @@ from torch import nn
 
 from vita.config import VitaConfig
 from vita.errors import ResourceError
-from vita.kernels.cpu.bindings import GROUP
+from vita.kernels.cpu.bindings import GROUP_SIZE
 from vita.model.kv_cache import KVCache
 from vita.model.vita import VitaModel
 from vita.options import EngineOptions, Quantize, parse_size
@@ -199,7 +199,7 @@ def _module_bytes(module: nn.Module, scheme: Quantize | None, dtype: torch.dtype
             del tensors["weight"]
             values, in_features = layer.in_features * layer.out_features, layer.in_features
             four = is_four_bit(path, in_features, scheme)
-            scales = values // GROUP if four else layer.out_features
+            scales = values // GROUP_SIZE if four else layer.out_features
             total += (values // 2 if four else values) + SCALE_BYTES * scales
         for name, tensor in tensors.items():
             kept = tensor.dtype in STORED or name == "scale"

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from vita.kernels import triton as triton_kernels
-from vita.kernels.cpu.bindings import FORMATS, GROUP, kernels
+from vita.kernels.cpu.bindings import GROUP_SIZE, SUPPORTED_DTYPES, kernels
 from vita.quant.linear import QUANTIZE_BLOCK, QuantizedLinear
 
 # The scales tried for a group, as fractions of the scale at which its largest value is not clipped.
 SCALE_CANDIDATES = torch.linspace(0.70, 1.0, 13)
-HALF_GROUP = GROUP // 2
+HALF_GROUP = GROUP_SIZE // 2
 
 
 class Int4Linear(QuantizedLinear):
@@ -30,17 +30,17 @@ class Int4Linear(QuantizedLinear):
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
         super().__init__(in_features, out_features, bias)
-        if in_features % GROUP:
-            raise ValueError(f"in_features {in_features} is not a multiple of {GROUP}")
+        if in_features % GROUP_SIZE:
+            raise ValueError(f"in_features {in_features} is not a multiple of {GROUP_SIZE}")
         self.register_buffer("weight", torch.zeros(out_features, in_features // 2, dtype=torch.uint8))
-        self.register_buffer("scale", torch.ones(out_features, in_features // GROUP, dtype=torch.bfloat16))
+        self.register_buffer("scale", torch.ones(out_features, in_features // GROUP_SIZE, dtype=torch.bfloat16))
 
     def native_matmul(self, rows: Tensor) -> Tensor | None:
         """Multiply by the native kernels, with x quantised to int8."""
-        native = kernels() if rows.dtype in FORMATS and not rows.requires_grad else None
+        native = kernels() if rows.dtype in SUPPORTED_DTYPES and not rows.requires_grad else None
         if native is None:
             return None
-        multiply = native.int4_product if len(rows) <= self.max_small_rows else native.many_rows
+        multiply = native.gemm_int4 if len(rows) <= self.max_small_rows else native.gemm_dynamic_int8
         return multiply(rows, self.weight, self.scale, self.bias)
 
     def dequantize_block(self, part: slice, dtype: torch.dtype) -> Tensor:
@@ -77,10 +77,10 @@ def quantize_groups(weight: Tensor) -> tuple[Tensor, Tensor]:
         uint8 `[out, in / 2]` and bfloat16 scales `[out, in / 64]`.
     """
     packed = torch.empty(weight.shape[0], weight.shape[1] // 2, dtype=torch.uint8, device=weight.device)
-    scale = torch.empty(weight.shape[0], weight.shape[1] // GROUP, dtype=torch.bfloat16, device=weight.device)
+    scale = torch.empty(weight.shape[0], weight.shape[1] // GROUP_SIZE, dtype=torch.bfloat16, device=weight.device)
     step = max(1, QUANTIZE_BLOCK // 4 // weight.shape[1])
     for start in range(0, weight.shape[0], step):  # in blocks, to avoid a float32 copy of the weight
-        block = weight[start : start + step].float().view(-1, weight.shape[1] // GROUP, GROUP)
+        block = weight[start : start + step].float().view(-1, weight.shape[1] // GROUP_SIZE, GROUP_SIZE)
         block_scale, values = _search_scale(block)
         scale[start : start + step] = block_scale
         nibbles = values.to(torch.uint8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vita.kernels.cpu.bindings import FORMATS, kernels
+from vita.kernels.cpu.bindings import SUPPORTED_DTYPES, kernels
 from vita.quant.linear import QUANTIZE_BLOCK, QuantizedLinear
 
 QMAX = 127
@@ -27,11 +27,11 @@ class Int8Linear(QuantizedLinear):
         Many bfloat16 rows take dynamic int8 (x quantised to int8, integer products) where that is faster. float32 rows
         do not: float32 is for exact results.
         """
-        native = kernels() if rows.dtype in FORMATS and not rows.requires_grad else None
+        native = kernels() if rows.dtype in SUPPORTED_DTYPES and not rows.requires_grad else None
         if native is not None:
-            out = native.int8_product(rows, self.weight, self.scale, self.bias)
+            out = native.gemm_int8(rows, self.weight, self.scale, self.bias)
             if out is None and rows.dtype == torch.bfloat16 and len(rows):
-                out = native.many_rows(rows, self.weight, self.scale, self.bias)
+                out = native.gemm_dynamic_int8(rows, self.weight, self.scale, self.bias)
             return out
         if len(rows) > PACKED_MAX_ROWS:
             return None

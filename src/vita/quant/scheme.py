@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vita.kernels.cpu.bindings import GROUP
+from vita.kernels.cpu.bindings import GROUP_SIZE
 from vita.options import Quantize
 from vita.quant.int4 import Int4Linear, quantize_groups
 from vita.quant.int8 import Int8Linear, quantize_rows
@@ -28,7 +28,7 @@ def scheme_of(part: str, scheme: Quantize | None) -> Quantize | None:
 
 def is_four_bit(path: str, in_features: int, scheme: Quantize) -> bool:
     """Whether a scheme holds the linear layer at this path in four bits, not in eight."""
-    return scheme.startswith("int4") and path.rpartition(".")[2] != HEAD and in_features % GROUP == 0
+    return scheme.startswith("int4") and path.rpartition(".")[2] != HEAD and in_features % GROUP_SIZE == 0
 
 
 def quantize_modules(module: nn.Module, scheme: Quantize) -> list[str]:

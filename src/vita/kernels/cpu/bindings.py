@@ -1,7 +1,7 @@
-"""Our kernels for CPUs: which there are, and calling them.
+"""The CPU kernels as methods on tensors, and loading them once per process.
 
-Owns the C interface and the one time a process loads it; compiling and caching are `kernels.cpu.compile`'s. Without a
-compiler there is no kernel, and callers take PyTorch's own operations; the engine and `vita doctor` say so.
+`kernels.cpu.compile` compiles and caches the library; `kernels.cpu.signatures` declares the C functions. Without a
+compiler there are no kernels: callers use PyTorch operations, and the engine and `vita doctor` say so.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import ctypes
 import logging
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from vita.kernels.cpu.compile import Loaded, Program, are_wanted, load_library
+from vita.kernels.cpu.signatures import InterfaceError, bind
 
 log = logging.getLogger("vita")
 _NAMES = (
@@ -27,233 +29,239 @@ SOURCES = tuple(Path(__file__).with_name(f"{name}.c") for name in _NAMES)
 _SHARED = ("floats", "int4", "gemm_dynamic_int8_avx2", "gemm_dynamic_int8_avx512", "rows", "vectors")
 HEADERS = tuple(Path(__file__).with_name(f"{name}.h") for name in _SHARED)
 PROGRAM = Program(SOURCES, HEADERS)
-GROUP = 64  # as in int4.h
-PANEL, TILE = 32, 6  # as in gemm_dynamic_int8.c and the larger of its two headers
-KEYS, HEAD_WIDTHS = 256, (64, 128)  # as in flash_attention.c
-SHARED, WIDEST_HEAD = 8, 256  # as HEADS and WIDEST in decode_attention.c, whose KEYS are flash_attention.c's
-FORMATS = (torch.float32, torch.bfloat16)  # of x and of what comes out
-INT8_ROWS = 16  # summed in float32, so that each row of a step is what it is alone; from 9 on widening is a bit faster
-# Times as long as with our kernels, measured (docs/benchmarks.md): a token, and a prompt of 256 positions.
+GROUP_SIZE = 64  # weights that share one scale in the stored int4 format; compared with the C constant when loading
+SUPPORTED_DTYPES = (torch.float32, torch.bfloat16)  # of x and of the result
+INT8_ROWS = 16  # rows up to which int8 weights are multiplied in float32: exact, and as fast as dequantising up to 8
+# Time without these kernels / time with them, measured (docs/benchmarks.md): one token, and a prompt of 256 positions.
 SLOWER = {"bfloat16": (1.4, 1.0), "int8": (1.1, 1.6), "int4": (130, 6.5)}
 
 
 class Kernels:
-    """The compiled functions, on CPU tensors: contiguous ones, where nothing else is said.
+    """The compiled functions on CPU tensors. Tensors are contiguous unless a method says otherwise.
 
-    What a processor has no instructions for, or something faster, is "not there": its method says so.
+    A method returns None, or False, where the processor lacks the instructions or another way is faster; the caller
+    then uses PyTorch operations. The C library computes the size of every workspace and knows every limit of a kernel.
+
+    Args:
+        library: compiled from `PROGRAM`; its functions are declared here.
+
+    Raises:
+        InterfaceError: a function is missing, or the library was built for another group size.
     """
 
     def __init__(self, library: ctypes.CDLL) -> None:
+        bind(library)
+        size = library.vita_group_size()
+        if size != GROUP_SIZE:
+            raise InterfaceError(f"the compiled library has groups of {size} weights, the int4 format has {GROUP_SIZE}")
         self._library = library
-        self._most_bf16_rows: int = library.vita_most_bf16_rows()
-        self._most_int8_rows: int = library.vita_most_int8_rows()
+        self._max_rows_bf16: int = library.vita_gemm_small_max_rows_bf16()
+        self._max_rows_int8: int = library.vita_gemm_small_max_rows_int8()
 
-    def bf16_product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
-        """`x · wᵀ + b` of few rows, summed in float32; None for more rows than it is made for.
+    def workspace(self, nbytes: int) -> Tensor:
+        """Uninitialised memory for one call, uint8 `[nbytes]`."""
+        return torch.empty(nbytes, dtype=torch.uint8, device="cpu")
+
+    def gemm_bf16(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
+        """`x · wᵀ + b` for few rows, accumulated in float32; None for more rows than the kernels support.
 
         Args:
-            x: bfloat16 `[rows, in]`.
+            x: bfloat16 `[rows, in]`, any strides.
             weight: bfloat16 `[out, in]`.
             bias: bfloat16 `[out]`, or None.
 
         Returns:
-            bfloat16 `[rows, out]`; of two rows or more, each is what it would be in other company, to the bit.
+            bfloat16 `[rows, out]`. From two rows on, a row is bit-identical whatever the other rows are.
         """
-        (rows, width), channels = x.shape, weight.shape[0]
-        if not width or not 0 < rows <= max(1, self._most_bf16_rows):
+        (rows, n_in), n_out = x.shape, weight.shape[0]
+        if not n_in or not 0 < rows <= max(1, self._max_rows_bf16):
             return None
-        out, x = x.new_empty(rows, channels), x.contiguous()
+        out, x = x.new_empty(rows, n_out), x.contiguous()
         if rows == 1:
-            places, sizes = (_at(weight), _at(x), _at(bias), _at(out)), (_size(channels), _size(width))
-            self._library.vita_bf16_row(*places, *sizes)
+            self._library.vita_gemv_bf16(_address(weight), _address(x), _address(bias), _address(out), n_out, n_in)
         else:
-            self._few_rows(x, weight, None, bias, out)
+            self._gemm_small(x, weight, None, bias, out)
         return out
 
-    def _few_rows(self, x: Tensor, weight: Tensor, scale: Tensor | None, bias: Tensor | None, out: Tensor) -> None:
-        (rows, width), channels = x.shape, weight.shape[0]
-        sizes = _size(rows), _size(channels), _size(width)
-        self._library.vita_few_rows(_at(weight), _at(scale), _at(x), _at(bias), _at(out), *sizes)
+    def _gemm_small(self, x: Tensor, weight: Tensor, scale: Tensor | None, bias: Tensor | None, out: Tensor) -> None:
+        (rows, n_in), n_out = x.shape, weight.shape[0]
+        self._library.vita_gemm_small(
+            _address(weight), _address(scale), _address(x), _address(bias), _address(out), rows, n_out, n_in
+        )
 
     def rope(self, x: Tensor, cos: Tensor, sin: Tensor) -> bool:
-        """Rotary positions of `x`, in place; False, and nothing done, where there is no kernel.
+        """Rotary position embedding of `x`, in place; False, with `x` unchanged, where the kernel does not apply.
 
         Args:
             x: bfloat16 `[batch, n, heads, d]`.
             cos, sin: bfloat16 `[batch or 1, n, 1, d]`.
         """
-        heads, width = x.shape[2:]
-        there = bool(self._library.vita_rotates()) and width % 32 == 0
-        if not there or not all(t.is_contiguous() for t in (x, cos, sin)):
+        heads, d = x.shape[2:]
+        if not self._library.vita_rope_supports(d) or not all(t.is_contiguous() for t in (x, cos, sin)):
             return False
         rows, angles = x.shape[0] * x.shape[1], cos.shape[0] * cos.shape[1]
-        sizes = _size(rows), _size(heads), _size(width), _size(angles)
-        self._library.vita_rotate(_at(x), _at(cos), _at(sin), *sizes)
+        self._library.vita_rope(_address(x), _address(cos), _address(sin), rows, heads, d, angles)
         return True
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        """RMSNorm over the last dimension: contiguous bfloat16 `[..., n]` and `[n]`."""
-        out, width = torch.empty_like(x), weight.shape[0]
-        rows = _size(x.numel() // width)
-        self._library.vita_rms_norm(_at(x), _at(weight), _at(out), rows, _size(width), ctypes.c_double(eps))
+        """RMSNorm over the last dimension: bfloat16 `[..., n]` and `[n]` to `[..., n]`."""
+        out, n = torch.empty_like(x), weight.shape[0]
+        self._library.vita_rms_norm(_address(x), _address(weight), _address(out), x.numel() // n, n, eps)
         return out
 
     def silu_mul(self, gate: Tensor, up: Tensor) -> bool:
-        """`silu(gate) · up` into `gate`, two bfloat16 tensors; False, and nothing done, where there is no kernel."""
-        there = bool(self._library.vita_gates()) and gate.is_contiguous() and up.is_contiguous()
-        if there:
-            self._library.vita_silu_times(_at(gate), _at(up), _size(gate.numel()))
-        return there
+        """`silu(gate) · up` of two bfloat16 tensors, into `gate`; False, with `gate` unchanged, without the kernel."""
+        usable = bool(self._library.vita_has_silu_mul()) and gate.is_contiguous() and up.is_contiguous()
+        if usable:
+            self._library.vita_silu_mul(_address(gate), _address(up), gate.numel())
+        return usable
 
-    def int8_product(self, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor | None:
-        """`x · (w · scale)ᵀ + b` of few rows, summed in float32; None for more rows than it is made for.
+    def gemm_int8(self, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor | None:
+        """`x · (w · scale)ᵀ + b` for few rows, accumulated in float32; None for more rows than the kernels support.
 
         Args:
-            x: float32 or bfloat16 `[rows, in]`, contiguous.
+            x: float32 or bfloat16 `[rows, in]`.
             weight: int8 `[out, in]`.
             scale: bfloat16 `[out]`.
             bias: `[out]` in the dtype of x, or None.
 
         Returns:
-            `[rows, out]` in the dtype of x; each row is what it would be alone, to the bit.
+            `[rows, out]` in the dtype of x. A row is bit-identical whatever the other rows are.
         """
-        (rows, width), channels = x.shape, weight.shape[0]
-        if not rows or not width:
+        (rows, n_in), n_out = x.shape, weight.shape[0]
+        if not rows or not n_in:
             return None
-        if x.dtype == torch.bfloat16 and rows <= self._most_int8_rows:
-            out = x.new_empty(rows, channels)
-            self._few_rows(x, weight, scale, bias, out)
+        if x.dtype == torch.bfloat16 and rows <= self._max_rows_int8:
+            out = x.new_empty(rows, n_out)
+            self._gemm_small(x, weight, scale, bias, out)
             return out
         if rows > INT8_ROWS:
             return None
-        out, room = x.new_empty(rows, channels), x.new_empty(rows, width, dtype=torch.float32)
-        self._library.vita_int8_product(
-            _at(weight), _at(scale), _at(x), _at(bias), _at(out), _at(room),
-            _size(rows), _size(channels), _size(width), _half(x),
+        out, workspace = x.new_empty(rows, n_out), self.workspace(self._library.vita_gemv_int8_workspace(rows, n_in))
+        self._library.vita_gemv_int8(
+            _address(weight), _address(scale), _address(x), _address(bias), _address(out), _address(workspace),
+            rows, n_out, n_in, _is_bf16(x),
         )  # fmt: skip
         return out
 
     def int8_dequantize(self, weight: Tensor, scale: Tensor, out: Tensor) -> None:
-        """Weights as bfloat16 into `out`, `[out, in]`."""
-        call = self._library.vita_int8_widen
-        call(_at(weight), _at(scale), _at(out), _size(out.shape[0]), _size(out.shape[1]))
+        """int8 weights `[out, in]` with scales `[out]` as bfloat16, into `out` `[out, in]`."""
+        self._library.vita_dequantize_int8(_address(weight), _address(scale), _address(out), *out.shape)
 
-    def int4_product(self, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
-        """`x · wᵀ + b` with x rounded to eight bits: `[rows, in]` to `[rows, out]` in the dtype of x.
+    def gemm_int4(self, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+        """`x · wᵀ + b` with x quantised to int8, a weight row read once for all rows of x.
 
         Args:
             x: float32 or bfloat16 `[rows, in]`.
             weight: uint8 `[out, in / 2]`.
             scale: bfloat16 `[out, in / 64]`.
             bias: `[out]` in the dtype of x, or None.
-        """
-        (rows, width), channels = x.shape, weight.shape[0]
-        room = x.new_empty(rows * (width + 8 * (width // GROUP)), dtype=torch.uint8)
-        out = x.new_empty(rows, channels)
-        sizes = _size(rows), _size(channels), _size(width)
-        self._library.vita_int4_product(
-            _at(weight), _at(scale), _at(x), _at(bias), _at(out), _at(room), *sizes, _half(x)
-        )
-        return out
 
-    def many_rows(self, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor | None:
-        """The same for many rows, every weight unpacked once for all of them; None where widening it is faster.
-
-        Args:
-            x, bias: as for `int4_product`; a width that is no multiple of 64 gets None.
-            weight, scale: as for `int4_product` or for `int8_product`.
+        Returns:
+            `[rows, out]` in the dtype of x.
         """
-        (rows, width), channels, groups = x.shape, weight.shape[0], x.shape[1] // GROUP
-        bits = 8 if weight.dtype == torch.int8 else 4
-        if not self._library.vita_has_many_rows(_size(bits)) or width % GROUP or not width:
-            return None
-        threads = torch.get_num_threads()
-        panels, tiles = threads * PANEL * (width + 4 * groups), -(-rows // TILE) * TILE
-        room = x.new_empty(panels + (rows + tiles) * (width + 8 * groups), dtype=torch.uint8)
-        out = x.new_empty(rows, channels)
-        sizes = _size(rows), _size(channels), _size(width)
-        self._library.vita_many_rows(
-            _at(weight), _at(scale), _at(x), _at(bias), _at(out), _at(room), *sizes, _half(x), _size(bits),
-            _size(threads),
+        (rows, n_in), n_out = x.shape, weight.shape[0]
+        out, workspace = x.new_empty(rows, n_out), self.workspace(self._library.vita_gemv_int4_workspace(rows, n_in))
+        self._library.vita_gemv_int4(
+            _address(weight), _address(scale), _address(x), _address(bias), _address(out), _address(workspace),
+            rows, n_out, n_in, _is_bf16(x),
         )  # fmt: skip
         return out
 
     def int4_dequantize(self, weight: Tensor, scale: Tensor, out: Tensor) -> None:
-        """Weights as bfloat16 into `out`, `[out, in]`."""
-        call = self._library.vita_int4_widen
-        call(_at(weight), _at(scale), _at(out), _size(out.shape[0]), _size(out.shape[1]))
+        """int4 weights `[out, in / 2]` with scales `[out, in / 64]` as bfloat16, into `out` `[out, in]`."""
+        self._library.vita_dequantize_int4(_address(weight), _address(scale), _address(out), *out.shape)
 
-    def attention(self, q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> Tensor | None:
-        """Softmax attention without a mask; None where PyTorch's own is faster, or there are no such instructions.
+    def gemm_dynamic_int8(self, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor | None:
+        """`x · wᵀ + b` for many rows, with x quantised to int8 and integer products; None where it does not apply.
+
+        That is: AMX (a GEMM on dequantised weights is faster), missing instructions, or `in` not a multiple of 64.
 
         Args:
-            q: bfloat16 `[batch, heads, queries, d]`, d 64 or 128 and in one piece; any strides before it.
-            k, v: `[batch, groups, keys, d]`, the same.
-            causal: the queries are the last of the keys, and see no key behind their own.
+            x, bias: as for `gemm_int4`.
+            weight, scale: as for `gemm_int4` or for `gemm_int8`.
+        """
+        (rows, n_in), n_out = x.shape, weight.shape[0]
+        bits = 8 if weight.dtype == torch.int8 else 4
+        if not self._library.vita_gemm_dynamic_int8_supports(bits, n_in):
+            return None
+        threads = torch.get_num_threads()
+        workspace = self.workspace(self._library.vita_gemm_dynamic_int8_workspace(rows, n_in, threads))
+        out = x.new_empty(rows, n_out)
+        self._library.vita_gemm_dynamic_int8(
+            _address(weight), _address(scale), _address(x), _address(bias), _address(out), _address(workspace),
+            rows, n_out, n_in, _is_bf16(x), bits, threads,
+        )  # fmt: skip
+        return out
+
+    def flash_attention(self, q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> Tensor | None:
+        """Softmax attention without a mask; None where PyTorch's kernel is faster or the shapes are not supported.
+
+        Args:
+            q: bfloat16 `[batch, heads, queries, d]`, d 64 or 128 and contiguous; other dimensions have any strides.
+            k, v: bfloat16 `[batch, kv_heads, keys, d]`, strides as for q.
+            causal: the queries are the last of the keys, and each sees no key after its own.
             scale: factor on the scores.
 
         Returns:
             `[batch, heads, queries, d]`, in memory as `[batch, queries, heads, d]`.
         """
-        (batch, heads, queries, width), (groups, keys) = q.shape, k.shape[1:3]
-        alike = k.shape == v.shape == (batch, groups, keys, width) and v.dtype == q.dtype
-        if not alike or width not in HEAD_WIDTHS or not self._library.vita_attends():
+        (batch, heads, queries, d), (kv_heads, keys) = q.shape, k.shape[1:3]
+        same = k.shape == v.shape == (batch, kv_heads, keys, d) and v.dtype == q.dtype
+        if not same or not self._library.vita_flash_attention_supports(d):
             return None
         if any(x.stride(-1) != 1 for x in (q, k, v)) or (causal and queries > keys):
             return None
-        out = q.new_empty(batch, queries, heads, width)
-        room = q.new_empty(2 * batch * groups * -(-keys // KEYS) * KEYS * width)
+        out = q.new_empty(batch, queries, heads, d)
+        workspace = self.workspace(self._library.vita_flash_attention_workspace(batch, kv_heads, keys, d))
         strides = (ctypes.c_int64 * 9)(*q.stride()[:3], *k.stride()[:3], *v.stride()[:3])
-        self._library.vita_attention(
-            _at(q), _at(k), _at(v), _at(out), _at(room), strides, _size(batch), _size(heads), _size(groups),
-            _size(queries), _size(keys), _size(width), _size(causal), ctypes.c_double(scale),
+        self._library.vita_flash_attention(
+            _address(q), _address(k), _address(v), _address(out), _address(workspace), strides, batch, heads, kv_heads,
+            queries, keys, d, int(causal), scale,
         )  # fmt: skip
         return out.transpose(1, 2)
 
-    def step(self, q: Tensor, k: Tensor, v: Tensor, caches: BlockTable, layer: int) -> Tensor | None:
-        """One position more in every cache, and attention to all that is then there; None where there is no kernel.
+    def decode_attention(self, q: Tensor, k: Tensor, v: Tensor, caches: BlockTable, layer: int) -> Tensor | None:
+        """Append one position to every cache and attend to all of it; None where the kernel does not apply.
 
         Args:
-            q: bfloat16 `[requests, heads, 1, d]`.
-            k, v: `[requests, groups, 1, d]`.
-            caches: as many, of one model.
-            layer: of theirs.
+            q: bfloat16 `[requests, heads, 1, d]`, any strides.
+            k, v: bfloat16 `[requests, kv_heads, 1, d]`, any strides.
+            caches: one per request, all of one model.
+            layer: index of the layer in the caches.
 
         Returns:
-            `[requests, heads, 1, d]`; each request's row is what it would be alone, to the bit.
+            `[requests, heads, 1, d]`. A row is bit-identical whatever the other requests are.
         """
-        (requests, heads, n, width), groups = q.shape, k.shape[1]
-        if (
-            not self._library.vita_steps()
-            or not caches.supported
-            or width % 32
-            or width > WIDEST_HEAD
-            or heads % groups
-        ):
+        (requests, heads, n, d), kv_heads = q.shape, k.shape[1]
+        if not caches.supported or heads % kv_heads or not self._library.vita_decode_attention_supports(d):
             return None
         if n != 1 or k.shape != v.shape or requests != len(caches.lengths):
             return None
         q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
-        pieces = requests * groups * -(-heads // groups // SHARED) * -(-(max(caches.lengths) + 1) // KEYS)
-        out, room = torch.empty_like(q), q.new_empty(pieces * SHARED * (2 + width), dtype=torch.float32)
-        self._library.vita_step(
-            _at(q), _at(k), _at(v), caches.keys, caches.values, caches.scales, caches.lengths, caches.capacities,
-            _at(out), _at(room), _size(requests), _size(heads), _size(groups), _size(width), _size(caches.layers),
-            _size(layer), ctypes.c_double(width**-0.5),
+        nbytes = self._library.vita_decode_attention_workspace(caches.lengths, requests, heads, kv_heads, d)
+        out, workspace = torch.empty_like(q), self.workspace(nbytes)
+        self._library.vita_decode_attention(
+            _address(q), _address(k), _address(v), caches.keys, caches.values, caches.scales, caches.lengths,
+            caches.capacities, _address(out), _address(workspace), requests, heads, kv_heads, d, caches.layers, layer,
+            d**-0.5,
         )  # fmt: skip
         return out
 
 
 class BlockTable:
-    """Where caches of keys and values lie in memory, as `Kernels.step` wants to know it.
+    """Addresses and sizes of the KV caches of some requests, as `Kernels.decode_attention` reads them.
 
-    `supported` says whether they are of the kinds it knows.
+    `supported` says whether the kernel knows their dtypes and shapes.
 
     Args:
-        keys, values: one of each a request, bfloat16 or int8 `[layers, 1, groups, capacity, d]`, kept alive by the
-            caller.
-        scales: bfloat16 `[2, layers, 1, groups, capacity, 1]` a request, or None where the dtype is bfloat16.
-        lengths: positions filled, fewer than the capacity.
+        keys, values: one of each per request, bfloat16 or int8 `[layers, 1, kv_heads, capacity, d]`. The caller keeps
+            them alive.
+        scales: per request bfloat16 `[2, layers, 1, kv_heads, capacity, 1]`, or None for a bfloat16 cache.
+        lengths: filled positions, less than the capacity.
+
+    Raises:
+        ValueError: a cache is full.
     """
 
     def __init__(
@@ -261,92 +269,107 @@ class BlockTable:
     ) -> None:
         capacities = [t.shape[-2] for t in keys]
         if any(length >= capacity for length, capacity in zip(lengths, capacities, strict=True)):
-            raise ValueError("a cache of keys and values is full")
-        pointers, numbers = ctypes.c_void_p * len(keys), ctypes.c_int64 * len(keys)
-        self.keys, self.values = pointers(*(t.data_ptr() for t in keys)), pointers(*(t.data_ptr() for t in values))
-        self.scales = pointers(*(None if t is None else t.data_ptr() for t in scales))
-        self.lengths, self.capacities, self.layers = numbers(*lengths), numbers(*capacities), len(keys[0])
+            raise ValueError("a KV cache is full")
+        addresses, integers = ctypes.c_void_p * len(keys), ctypes.c_int64 * len(keys)
+        self.keys, self.values = addresses(*map(_address, keys)), addresses(*map(_address, values))
+        self.scales = addresses(*map(_address, scales))
+        self.lengths, self.capacities, self.layers = integers(*lengths), integers(*capacities), len(keys[0])
         known = (torch.bfloat16, None), (torch.int8, torch.bfloat16)
-        kinds = ((k.dtype, None if s is None else s.dtype) for k, s in zip(keys, scales, strict=True))
-        alike = (
+        dtypes = ((k.dtype, None if s is None else s.dtype) for k, s in zip(keys, scales, strict=True))
+        same = (
             k.shape == v.shape and k.dtype == v.dtype and k.shape[1] == 1 for k, v in zip(keys, values, strict=True)
         )
-        self.supported = all(kind in known for kind in kinds) and all(alike) and len({k.shape[:3] for k in keys}) == 1
+        self.supported = all(pair in known for pair in dtypes) and all(same) and len({k.shape[:3] for k in keys}) == 1
 
 
-def _at(tensor: Tensor | None) -> ctypes.c_void_p:
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+def _address(tensor: Tensor | None) -> int | None:
+    """Of the first value; None is a null pointer."""
+    return None if tensor is None else tensor.data_ptr()
 
 
-def _half(x: Tensor) -> ctypes.c_int64:
-    """Which of the two formats that floats.h knows."""
-    return ctypes.c_int64(x.dtype == torch.bfloat16)
-
-
-def _size(value: int) -> ctypes.c_int64:
-    return ctypes.c_int64(value)
+def _is_bf16(x: Tensor) -> int:
+    """The flag of floats.h."""
+    return int(x.dtype == torch.bfloat16)
 
 
 def kernels() -> Kernels | None:
-    """The kernels; None where there are none. The engine has them loaded, and compiled if need be, before a request."""
+    """The kernels, or None. The engine loads them, and compiles them if need be, before the first request."""
     return _loaded()[0]
 
 
 def bf16_kernels(x: Tensor, weight: Tensor) -> Kernels | None:
-    """The kernels, if x and a weight are bfloat16 on a CPU and nothing is to be differentiated."""
-    half = x.dtype == weight.dtype == torch.bfloat16 and x.device.type == "cpu"
-    return kernels() if half and not torch.is_grad_enabled() else None
+    """The kernels, if x and weight are bfloat16 on a CPU and gradients are off."""
+    both = x.dtype == weight.dtype == torch.bfloat16 and x.device.type == "cpu"
+    return kernels() if both and not torch.is_grad_enabled() else None
 
 
 def prepare_kernels(device: torch.device, dtype: torch.dtype, scheme: str | None) -> None:
-    """Load the kernels that a model will use, compiling them if this machine has not yet; at most one thread does.
+    """Load the kernels that a model will use; compile them if this machine has not yet. One thread at a time does so.
 
-    Where there are none, one warning says so, how much slower that is and what to do.
+    Without kernels, one warning says why, how much slower that is and what to do.
 
     Args:
-        device: of the model; only CPUs have these kernels.
+        device: of the model; only CPUs use these kernels.
         dtype: of the model.
-        scheme: in which its weights are rounded, such as "int4+encoders", or None.
+        scheme: quantisation of its weights, such as "int4+encoders", or None.
 
     Raises:
         RequestError: `VITA_KERNELS` is neither `off` nor a folder.
     """
     bits = scheme.split("+")[0] if scheme else None
-    uses = dtype in FORMATS or bits == "int4" if bits else dtype == torch.bfloat16
-    are_wanted()  # for every model, so that a mistake is never passed over
-    if device.type != "cpu" or not uses:
+    used = dtype in SUPPORTED_DTYPES or bits == "int4" if bits else dtype == torch.bfloat16
+    are_wanted()  # checks VITA_KERNELS for every model, even one that uses no kernels
+    if device.type != "cpu" or not used:
         return
     with _PREPARING:
         _, found = _loaded()
     if found.library is None and found.wanted:
-        log.warning("our own kernels: %s; %s", found.reason, "; ".join(filter(None, (slowdown(bits), found.fix))))
+        log.warning("native kernels: %s; %s", found.reason, "; ".join(filter(None, (slowdown(bits), found.fix))))
     elif found.fix:
-        log.warning("our own kernels: %s; %s", found.reason, found.fix)
+        log.warning("native kernels: %s; %s", found.reason, found.fix)
 
 
 def slowdown(bits: str | None = None) -> str:
-    """How much slower PyTorch's own operations are, in words; for weights in `int4`, `int8` or, None, in bfloat16."""
-    form = bits or "bfloat16"
-    token, prompt = SLOWER[form]
-    said = f"without them a token takes about {token:g} times as long in {form}"
-    return said + (f", a prompt of 256 positions {prompt:g} times" if prompt > 1 else "")
+    """How much slower PyTorch operations are, in words, for `int4`, `int8` or (None) bfloat16 weights."""
+    name = bits or "bfloat16"
+    token, prompt = SLOWER[name]
+    sentence = f"without them a token takes about {token:g} times as long in {name}"
+    return sentence + (f", a prompt of 256 positions {prompt:g} times" if prompt > 1 else "")
 
 
 def compiled(*, retry: bool = False) -> Loaded:
-    """The library and where it comes from, or why there is none; `retry` compiles again what failed a short time ago.
+    """The library and where it comes from, or why there is none.
+
+    Args:
+        retry: compile again after a recent failure.
 
     Raises:
         RequestError: `VITA_KERNELS` is neither `off` nor a folder.
     """
-    return load_library(PROGRAM, retry=retry)
+    return _open(retry=retry)[1]
+
+
+def open_kernels(found: Loaded) -> tuple[Kernels | None, Loaded]:
+    """The kernels of a loaded library; None, and the reason, if it does not have the interface of `Kernels`."""
+    if found.library is None:
+        return None, found
+    try:
+        return Kernels(found.library), found
+    except InterfaceError as error:
+        reason = f"they cannot be used: {error}"
+        return None, replace(found, library=None, reason=reason, fix="install the package again")
 
 
 _PREPARING = threading.Lock()
 
 
+def _open(*, retry: bool = False) -> tuple[Kernels | None, Loaded]:
+    return open_kernels(load_library(PROGRAM, retry=retry))
+
+
 @lru_cache(maxsize=1)
 def _loaded() -> tuple[Kernels | None, Loaded]:
-    """Once a process, so that a request finds what is there, or that there is nothing, and never compiles."""
-    found = compiled()
-    log.info("our own kernels: %s", found.reason)
-    return (Kernels(found.library) if found.library else None), found
+    """Once per process, so that a request never compiles."""
+    kernels, found = _open()
+    log.info("native kernels: %s", found.reason)
+    return kernels, found

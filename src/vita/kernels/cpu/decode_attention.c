@@ -1,9 +1,9 @@
-/* Attention of one decode step in bfloat16: one new position of each of some requests, every request with its own keys
- * and values. Built as "not there" for processors without AVX-512's products of pairs.
+/* Attention of one decode step in bfloat16: one new position for each request, each with its own KV cache. Needs
+ * AVX-512 BF16; elsewhere vita_decode_attention_supports returns 0.
  *
- * Keys and values are read once, as they lie in the caches, for all heads that share them. They are gone through in
- * pieces, which threads take in turns and which are put together afterwards (Dao et al. 2023): the pieces depend on the
- * request alone, so it gets the same answer with however many threads, and in whatever company.
+ * Keys and values are read once for all heads that share them. The positions are split into blocks of KV_BLOCK, which
+ * threads process in any order and which are reduced afterwards (flash-decoding, Dao et al. 2023). The splits depend on
+ * the request alone, so its result does not depend on the number of threads or on the other requests.
  */
 #include <float.h>
 #include <math.h>
@@ -11,22 +11,24 @@
 #include "vectors.h"
 
 #if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512VL__)
-#define KEYS 256   /* of a piece */
-#define NEAR 32    /* positions whose values are gone through together; the next ones are asked for meanwhile */
-#define AHEAD 4096 /* bytes of keys that are asked for before they are needed */
-#define HEADS 8    /* that share keys and go through them together; as many as there are, the others are zeros */
-#define WIDEST 256 /* dimensions of a head */
+#ifndef KV_BLOCK
+#define KV_BLOCK 256 /* positions of a split */
+#endif
+#define V_BLOCK 32          /* positions whose values are processed together, while the next ones are prefetched */
+#define PREFETCH_BYTES 4096 /* of keys */
+#define HEAD_BLOCK 8        /* query heads of one KV head that are processed together; missing ones are zeros */
+#define MAX_HEAD_DIM 256
+_Static_assert(KV_BLOCK % V_BLOCK == 0, "a split is a whole number of blocks of values");
 
-/* The sum of each of sixteen vectors, in turns added to and shuffled into half as many. */
-static inline __m512 sums_of_sixteen(const __m512 *from) {
+/* Sums of each of 16 vectors, by a tree of shuffles and adds. */
+static inline __m512 reduce_16_vectors(const __m512 *from) {
     __m512 a[8], b[4], c[2];
-    for (int k = 0; k < 8; k++) /* lanes of 128 bits hold two halves of two vectors */
+    for (int k = 0; k < 8; k++) /* 128-bit lanes hold two partial sums of each of two vectors */
         a[k] = _mm512_add_ps(_mm512_unpacklo_ps(from[2 * k], from[2 * k + 1]),
                              _mm512_unpackhi_ps(from[2 * k], from[2 * k + 1]));
-    for (int k = 0; k < 4; k++) { /* lanes hold a quarter of each of four */
-        const __m512d one = _mm512_castps_pd(a[2 * k]), other = _mm512_castps_pd(a[2 * k + 1]);
-        b[k] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(one, other)),
-                             _mm512_castpd_ps(_mm512_unpackhi_pd(one, other)));
+    for (int k = 0; k < 4; k++) { /* lanes hold one partial sum of each of four vectors */
+        const __m512d x = _mm512_castps_pd(a[2 * k]), y = _mm512_castps_pd(a[2 * k + 1]);
+        b[k] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(x, y)), _mm512_castpd_ps(_mm512_unpackhi_pd(x, y)));
     }
     for (int k = 0; k < 2; k++)
         c[k] = _mm512_add_ps(_mm512_shuffle_f32x4(b[2 * k], b[2 * k + 1], 0x88),
@@ -34,13 +36,13 @@ static inline __m512 sums_of_sixteen(const __m512 *from) {
     return _mm512_add_ps(_mm512_shuffle_f32x4(c[0], c[1], 0x88), _mm512_shuffle_f32x4(c[0], c[1], 0xDD));
 }
 
-/* Eight rows of eight pairs of numbers become eight columns, `stride` numbers from one to the next. */
-static inline void columns_of_pairs(const __m512 *rows, float *out, int64_t stride) {
+/* Transposes eight rows of eight pairs of floats. Columns are stored `stride` floats apart. */
+static inline void transpose_pairs(const __m512 *rows, float *out, int64_t stride) {
     for (int odd = 0; odd < 2; odd++) {
         __m512 a[4];
         for (int k = 0; k < 4; k++) {
-            const __m512d one = _mm512_castps_pd(rows[2 * k]), other = _mm512_castps_pd(rows[2 * k + 1]);
-            a[k] = _mm512_castpd_ps(odd ? _mm512_unpackhi_pd(one, other) : _mm512_unpacklo_pd(one, other));
+            const __m512d x = _mm512_castps_pd(rows[2 * k]), y = _mm512_castps_pd(rows[2 * k + 1]);
+            a[k] = _mm512_castpd_ps(odd ? _mm512_unpackhi_pd(x, y) : _mm512_unpacklo_pd(x, y));
         }
         const __m512 low = _mm512_shuffle_f32x4(a[0], a[1], 0x88), low2 = _mm512_shuffle_f32x4(a[2], a[3], 0x88);
         const __m512 high = _mm512_shuffle_f32x4(a[0], a[1], 0xDD), high2 = _mm512_shuffle_f32x4(a[2], a[3], 0xDD);
@@ -51,203 +53,232 @@ static inline void columns_of_pairs(const __m512 *rows, float *out, int64_t stri
     }
 }
 
-/* Scores [HEADS, KEYS] of `count` keys [count, d], without their scales; what comes of keys past the last one is not
- * used. */
-static inline __attribute__((always_inline)) void score(
+/* scores [HEAD_BLOCK, KV_BLOCK] = q [HEAD_BLOCK, d] k [count, d]^T, not yet scaled. Scores past `count` are
+ * undefined. */
+static inline __attribute__((always_inline)) void score_keys(
     const uint16_t *q, const char *k, float *scores, int64_t count, int64_t d, const int bytes) {
     for (int64_t first = 0; first < count; first += 16) {
-        __m512 both[8]; /* [HEADS, 2] each */
-        for (int pair = 0; pair < 8; pair++) { /* two keys for every load of a query */
+        __m512 sums[8]; /* [HEAD_BLOCK, 2] each */
+        for (int pair = 0; pair < 8; pair++) { /* two keys per load of a query */
             const int64_t j = first + 2 * pair, last = count - 1;
-            const char *one = k + (j < last ? j : last) * d * bytes, *other = j < last ? one + d * bytes : one;
-            __m512 sum[HEADS][2];
-            for (int h = 0; h < HEADS; h++) sum[h][0] = sum[h][1] = _mm512_setzero_ps();
+            const char *key0 = k + (j < last ? j : last) * d * bytes, *key1 = j < last ? key0 + d * bytes : key0;
+            __m512 acc[HEAD_BLOCK][2];
+            for (int h = 0; h < HEAD_BLOCK; h++) acc[h][0] = acc[h][1] = _mm512_setzero_ps();
             for (int64_t p = 0; p < d; p += 32) {
-                const __m512bh a = halves_of(one + p * bytes, ~0u, bytes), b = halves_of(other + p * bytes, ~0u, bytes);
-                _mm_prefetch(one + p * bytes + AHEAD, _MM_HINT_T0);
-                _mm_prefetch(other + p * bytes + AHEAD, _MM_HINT_T0);
-                for (int h = 0; h < HEADS; h++) {
+                const __m512bh a = load_as_bf16x32(key0 + p * bytes, ~0u, bytes);
+                const __m512bh b = load_as_bf16x32(key1 + p * bytes, ~0u, bytes);
+                _mm_prefetch(key0 + p * bytes + PREFETCH_BYTES, _MM_HINT_T0);
+                _mm_prefetch(key1 + p * bytes + PREFETCH_BYTES, _MM_HINT_T0);
+                for (int h = 0; h < HEAD_BLOCK; h++) {
                     const __m512bh query = (__m512bh)_mm512_loadu_si512(q + h * d + p);
-                    sum[h][0] = _mm512_dpbf16_ps(sum[h][0], query, a);
-                    sum[h][1] = _mm512_dpbf16_ps(sum[h][1], query, b);
+                    acc[h][0] = _mm512_dpbf16_ps(acc[h][0], query, a);
+                    acc[h][1] = _mm512_dpbf16_ps(acc[h][1], query, b);
                 }
             }
-            both[pair] = sums_of_sixteen(&sum[0][0]);
+            sums[pair] = reduce_16_vectors(&acc[0][0]);
         }
-        columns_of_pairs(both, scores + first, KEYS);
+        transpose_pairs(sums, scores + first, KV_BLOCK);
     }
 }
 
-/* One head's scores to weights, zeros behind them; the largest score and the sum of the weights. Rounded keys' scales
- * belong to the scores, rounded values' to the weights; null if there are none. */
-static void weigh(float *scores, uint16_t *weights, const uint16_t *of_keys, const uint16_t *of_values, int64_t count,
-                  float unit, float *largest, float *sum) {
+/* Softmax of one head's scores within a split: bfloat16 weights (zeros up to a multiple of 16), the maximum and the
+ * sum. `scale` includes log2 e. The scales of int8 keys multiply the scores, those of int8 values the weights; both are
+ * null for bfloat16 caches. */
+static void softmax_split(float *scores, uint16_t *weights, const uint16_t *key_scales, const uint16_t *value_scales,
+                          int64_t count, float scale, float *max, float *sum) {
     __m512 top = _mm512_set1_ps(-INFINITY), total = _mm512_setzero_ps();
     for (int64_t j = 0; j < count; j += 16) {
-        const __mmask16 there = first_of(count - j);
-        __m512 here = _mm512_mul_ps(_mm512_loadu_ps(scores + j), _mm512_set1_ps(unit));
-        if (of_keys) here = _mm512_mul_ps(here, widened(of_keys + j, there));
-        _mm512_storeu_ps(scores + j, here);
-        top = _mm512_mask_max_ps(top, there, top, here);
+        const __mmask16 mask = tail_mask(count - j);
+        __m512 score = _mm512_mul_ps(_mm512_loadu_ps(scores + j), _mm512_set1_ps(scale));
+        if (key_scales) score = _mm512_mul_ps(score, load_bf16x16(key_scales + j, mask));
+        _mm512_storeu_ps(scores + j, score);
+        top = _mm512_mask_max_ps(top, mask, top, score);
     }
-    *largest = _mm512_reduce_max_ps(top);
+    *max = _mm512_reduce_max_ps(top);
     for (int64_t j = 0; j < count; j += 16) {
-        const __mmask16 there = first_of(count - j);
-        const __m512 less = _mm512_sub_ps(_mm512_loadu_ps(scores + j), _mm512_set1_ps(*largest));
-        const __m512 power = _mm512_maskz_mov_ps(there, power_of_two(less));
-        const __m512 weight = of_values ? _mm512_mul_ps(power, widened(of_values + j, there)) : power;
+        const __mmask16 mask = tail_mask(count - j);
+        const __m512 less = _mm512_sub_ps(_mm512_loadu_ps(scores + j), _mm512_set1_ps(*max));
+        const __m512 power = _mm512_maskz_mov_ps(mask, exp2_f32x16(less));
+        const __m512 weight = value_scales ? _mm512_mul_ps(power, load_bf16x16(value_scales + j, mask)) : power;
         _mm256_storeu_si256((__m256i *)(weights + j), (__m256i)_mm512_cvtneps_pbh(weight));
         total = _mm512_add_ps(total, power);
     }
     *sum = _mm512_reduce_add_ps(total);
 }
 
-/* out [HEADS, d] = weights [HEADS, KEYS] times values [count, d], two values of a dimension at once. What interleaves
- * the two takes every eight dimensions apart: in `out` the first halves of 32 come first, and then the second ones. */
-static inline __attribute__((always_inline)) void gather(
+/* out [HEAD_BLOCK, d] = weights [HEAD_BLOCK, KV_BLOCK] v [count, d], two positions per dot product. The unpack
+ * instructions that interleave them permute each 32 dimensions; `reduce_splits` undoes that. */
+static inline __attribute__((always_inline)) void weight_values(
     const uint16_t *weights, const char *v, float *out, int64_t count, int64_t d, const int bytes) {
-    for (int64_t k = 0; k < HEADS * d; k += 16) _mm512_storeu_ps(out + k, _mm512_setzero_ps());
-    const char *next = v + NEAR * d * bytes;
-    for (int64_t first = 0; first < count; first += NEAR)
+    for (int64_t k = 0; k < HEAD_BLOCK * d; k += 16) _mm512_storeu_ps(out + k, _mm512_setzero_ps());
+    const char *next = v + V_BLOCK * d * bytes;
+    for (int64_t first = 0; first < count; first += V_BLOCK)
         for (int64_t p = 0; p < d; p += 32) {
-            const int64_t end = first + NEAR < count ? first + NEAR : count;
-            __m512 sum[HEADS][2];
-            for (int h = 0; h < HEADS; h++)
-                for (int k = 0; k < 2; k++) sum[h][k] = _mm512_loadu_ps(out + h * d + p + 16 * k);
+            const int64_t end = first + V_BLOCK < count ? first + V_BLOCK : count;
+            __m512 acc[HEAD_BLOCK][2];
+            for (int h = 0; h < HEAD_BLOCK; h++)
+                for (int k = 0; k < 2; k++) acc[h][k] = _mm512_loadu_ps(out + h * d + p + 16 * k);
             for (int64_t j = first; j < end; j += 2, next += 64 * bytes) {
                 const char *at = v + (j * d + p) * bytes;
                 _mm_prefetch(next, _MM_HINT_T0);
                 if (bytes == 2) _mm_prefetch(next + 64, _MM_HINT_T0);
-                const __m512i one = (__m512i)halves_of(at, ~0u, bytes);
-                const __m512i other = (__m512i)halves_of(at + d * bytes, j + 1 < count ? ~0u : 0, bytes);
-                const __m512bh low = (__m512bh)_mm512_unpacklo_epi16(one, other);
-                const __m512bh high = (__m512bh)_mm512_unpackhi_epi16(one, other);
-                for (int h = 0; h < HEADS; h++) {
+                const __m512i value0 = (__m512i)load_as_bf16x32(at, ~0u, bytes);
+                const __m512i value1 = (__m512i)load_as_bf16x32(at + d * bytes, j + 1 < count ? ~0u : 0, bytes);
+                const __m512bh low = (__m512bh)_mm512_unpacklo_epi16(value0, value1);
+                const __m512bh high = (__m512bh)_mm512_unpackhi_epi16(value0, value1);
+                for (int h = 0; h < HEAD_BLOCK; h++) {
                     int32_t pair;
-                    memcpy(&pair, weights + h * KEYS + j, 4);
+                    memcpy(&pair, weights + h * KV_BLOCK + j, 4);
                     const __m512bh weight = (__m512bh)_mm512_set1_epi32(pair);
-                    sum[h][0] = _mm512_dpbf16_ps(sum[h][0], weight, low);
-                    sum[h][1] = _mm512_dpbf16_ps(sum[h][1], weight, high);
+                    acc[h][0] = _mm512_dpbf16_ps(acc[h][0], weight, low);
+                    acc[h][1] = _mm512_dpbf16_ps(acc[h][1], weight, high);
                 }
             }
-            for (int h = 0; h < HEADS; h++)
-                for (int k = 0; k < 2; k++) _mm512_storeu_ps(out + h * d + p + 16 * k, sum[h][k]);
+            for (int h = 0; h < HEAD_BLOCK; h++)
+                for (int k = 0; k < 2; k++) _mm512_storeu_ps(out + h * d + p + 16 * k, acc[h][k]);
         }
 }
 
-/* One layer's keys or values of a group: [capacity, d], in bfloat16, or in eight bits with scales [capacity]. */
+/* Keys or values of one layer and KV head: [capacity, d], bfloat16, or int8 with scales [capacity]. */
 typedef struct {
     char *at;
-    uint16_t *scales; /* null: in bfloat16 */
+    uint16_t *scales; /* null: bfloat16 */
 } Rows;
 
-/* One piece, `count` positions from `first` on, for `heads` heads: largest scores [HEADS], sums [HEADS] and outputs
- * [HEADS, d] into `part`. */
-static inline __attribute__((always_inline)) void piece(
-    const uint16_t *q, Rows k, Rows v, float *part, int64_t heads, int64_t first, int64_t count, int64_t d, float unit,
-    const int bytes) {
-    uint16_t query[HEADS * WIDEST], weights[HEADS * KEYS];
-    float scores[HEADS * KEYS];
+/* Floats of a partial result: maxima [HEAD_BLOCK], sums [HEAD_BLOCK] and outputs [HEAD_BLOCK, d]. */
+static int64_t partial_size(int64_t d) { return HEAD_BLOCK * (2 + d); }
+
+/* Attention of `heads` query heads to `count` positions from `first` on, into `partial`. */
+static inline __attribute__((always_inline)) void attend_split(
+    const uint16_t *q, Rows k, Rows v, float *partial, int64_t heads, int64_t first, int64_t count, int64_t d,
+    float scale, const int bytes) {
+    uint16_t query[HEAD_BLOCK * MAX_HEAD_DIM], weights[HEAD_BLOCK * KV_BLOCK];
+    float scores[HEAD_BLOCK * KV_BLOCK];
     memcpy(query, q, 2 * (size_t)(heads * d));
-    memset(query + heads * d, 0, 2 * (size_t)((HEADS - heads) * d));
-    const uint16_t *of_keys = bytes == 1 ? k.scales + first : 0, *of_values = bytes == 1 ? v.scales + first : 0;
-    score(query, k.at + first * d * bytes, scores, count, d, bytes);
-    for (int h = 0; h < HEADS; h++)
-        weigh(scores + h * KEYS, weights + h * KEYS, of_keys, of_values, count, unit, part + h, part + HEADS + h);
-    gather(weights, v.at + first * d * bytes, part + 2 * HEADS, count, d, bytes);
+    memset(query + heads * d, 0, 2 * (size_t)((HEAD_BLOCK - heads) * d));
+    const uint16_t *key_scales = bytes == 1 ? k.scales + first : 0, *value_scales = bytes == 1 ? v.scales + first : 0;
+    score_keys(query, k.at + first * d * bytes, scores, count, d, bytes);
+    for (int h = 0; h < HEAD_BLOCK; h++)
+        softmax_split(scores + h * KV_BLOCK, weights + h * KV_BLOCK, key_scales, value_scales, count, scale,
+                      partial + h, partial + HEAD_BLOCK + h);
+    weight_values(weights, v.at + first * d * bytes, partial + 2 * HEAD_BLOCK, count, d, bytes);
 }
 
-/* Puts the pieces of one head together; they lie `stride` numbers apart. */
-static void merge(const float *part, int64_t stride, int64_t pieces, uint16_t *out, int64_t head, int64_t d) {
-    float largest = -INFINITY, total = 0, sums[WIDEST] = {0};
-    for (int64_t c = 0; c < pieces; c++) {
-        const float here = part[c * stride + head];
-        largest = here > largest || isnan(here) ? here : largest;
+/* Reduces the partial results of one head, which are `stride` floats apart, to out [d]. */
+static void reduce_splits(const float *partial, int64_t stride, int64_t splits, uint16_t *out, int64_t head,
+                          int64_t d) {
+    float max = -INFINITY, total = 0, sums[MAX_HEAD_DIM] = {0};
+    for (int64_t c = 0; c < splits; c++) {
+        const float here = partial[c * stride + head];
+        max = here > max || isnan(here) ? here : max;
     }
-    for (int64_t c = 0; c < pieces; c++) {
-        const float *from = part + c * stride, factor = exp2f(from[head] - largest);
-        total += factor * from[HEADS + head];
-        for (int64_t p = 0; p < d; p++) sums[p] += factor * from[2 * HEADS + head * d + p];
+    for (int64_t c = 0; c < splits; c++) {
+        const float *from = partial + c * stride, factor = exp2f(from[head] - max);
+        total += factor * from[HEAD_BLOCK + head];
+        for (int64_t p = 0; p < d; p++) sums[p] += factor * from[2 * HEAD_BLOCK + head * d + p];
     }
-    for (int64_t p = 0; p < d; p++) { /* back from where `gather` left them */
+    for (int64_t p = 0; p < d; p++) { /* undo the permutation of `weight_values` */
         const int64_t from = p / 32 * 32 + p % 8 / 4 * 16 + p % 32 / 8 * 4 + p % 4;
-        out[p] = narrow(sums[from] / total);
+        out[p] = f32_to_bf16(sums[from] / total);
     }
 }
 
-/* The bfloat16 nearest to x / y, as a number. */
-static inline float quotient(float x, float y) { return wide(narrow(x / y)); }
+/* x / y rounded to bfloat16. */
+static inline float divide_bf16(float x, float y) { return bf16_to_f32(f32_to_bf16(x / y)); }
 
-/* One key or value rounded to eight bits by its largest number, as `KVCache` does it. */
-static void round_one(const uint16_t *x, int8_t *to, uint16_t *scale, int64_t d) {
-    float largest = 0;
-    for (int64_t p = 0; p < d; p++) { /* what is no number stays the largest */
-        const float here = fabsf(wide(x[p]));
-        largest = isnan(largest) || here <= largest ? largest : here;
+/* Quantises one key or value [d] to int8 by its largest magnitude, rounding as `KVCache` does. */
+static void quantize_row(const uint16_t *x, int8_t *to, uint16_t *scale, int64_t d) {
+    float max = 0;
+    for (int64_t p = 0; p < d; p++) { /* NaN stays the maximum */
+        const float here = fabsf(bf16_to_f32(x[p]));
+        max = isnan(max) || here <= max ? max : here;
     }
-    const float unit = quotient(largest, 127.0f), used = unit < FLT_MIN ? FLT_MIN : unit;
-    *scale = narrow(used);
+    const float quotient = divide_bf16(max, 127.0f), used = quotient < FLT_MIN ? FLT_MIN : quotient;
+    *scale = f32_to_bf16(used);
     for (int64_t p = 0; p < d; p++) {
-        const float whole = rintf(quotient(wide(x[p]), used));
-        to[p] = whole > 127 ? 127 : whole >= -127 ? (int8_t)whole : -127;
+        const float integer = rintf(divide_bf16(bf16_to_f32(x[p]), used));
+        to[p] = integer > 127 ? 127 : integer >= -127 ? (int8_t)integer : -127;
     }
 }
 
-/* Writes one position. */
-static void write_one(Rows rows, int64_t at, const uint16_t *x, int64_t d) {
-    if (rows.scales) round_one(x, (int8_t *)rows.at + at * d, rows.scales + at, d);
+/* Writes one position into the cache. */
+static void write_position(Rows rows, int64_t at, const uint16_t *x, int64_t d) {
+    if (rows.scales) quantize_row(x, (int8_t *)rows.at + at * d, rows.scales + at, d);
     else memcpy(rows.at + 2 * at * d, x, 2 * (size_t)d);
 }
 
-int vita_steps(void) { return 1; }
-
-/* Appends k and v [requests, groups, d] to layer `layer` of each cache, [layers, groups, capacity, d], at `lengths`,
- * and attends with q [requests, heads, d] to all that is then there; out as q. Caches are in bfloat16, or in eight bits
- * with scales [2, layers, groups, capacity] of keys and then values; `scales` holds nulls if they are not. d is a
- * multiple of 32, at most 256. `room` holds the pieces: requests * groups * (blocks of 8 heads of a group) * (pieces
- * of the longest) * (16 + 8 d) numbers. */
-void vita_step(const uint16_t *q, const uint16_t *k, const uint16_t *v, void *const *keys, void *const *values,
-               uint16_t *const *scales, const int64_t *lengths, const int64_t *capacities, uint16_t *out, float *room,
-               int64_t requests, int64_t heads, int64_t groups, int64_t d, int64_t layers, int64_t layer,
-               double scale) {
-    const int64_t shared = heads / groups, blocks = (shared + HEADS - 1) / HEADS, size = 2 * HEADS + HEADS * d;
+/* Splits of the longest request, with its new position. */
+static int64_t max_splits(const int64_t *lengths, int64_t requests) {
     int64_t most = 0;
     for (int64_t r = 0; r < requests; r++) most = lengths[r] >= most ? lengths[r] + 1 : most;
-    const int64_t pieces = (most + KEYS - 1) / KEYS;
+    return (most + KV_BLOCK - 1) / KV_BLOCK;
+}
+
+/* Blocks of query heads of one KV head. */
+static int64_t head_blocks(int64_t heads, int64_t kv_heads) {
+    return (heads / kv_heads + HEAD_BLOCK - 1) / HEAD_BLOCK;
+}
+
+int vita_decode_attention_supports(int64_t head_dim) {
+    return head_dim > 0 && head_dim % 32 == 0 && head_dim <= MAX_HEAD_DIM;
+}
+
+/* Workspace of vita_decode_attention in bytes: the partial results of every request, block of heads and split. */
+int64_t vita_decode_attention_workspace(const int64_t *lengths, int64_t requests, int64_t heads, int64_t kv_heads,
+                                        int64_t d) {
+    const int64_t partials = requests * kv_heads * head_blocks(heads, kv_heads) * max_splits(lengths, requests);
+    return partials * partial_size(d) * (int64_t)sizeof(float);
+}
+
+/* Appends k and v [requests, kv_heads, d] at position `lengths` [requests] of layer `layer` of each cache [layers,
+ * kv_heads, capacity, d], then attends with q [requests, heads, d] to all positions; out has the shape of q. Caches are
+ * bfloat16, or int8 with `scales` [2, layers, kv_heads, capacity] of keys, then values; `scales` holds a null pointer
+ * for each bfloat16 cache. */
+void vita_decode_attention(const uint16_t *q, const uint16_t *k, const uint16_t *v, void *const *keys,
+                           void *const *values, uint16_t *const *scales, const int64_t *lengths,
+                           const int64_t *capacities, uint16_t *out, float *workspace, int64_t requests,
+                           int64_t heads, int64_t kv_heads, int64_t d, int64_t layers, int64_t layer, double scale) {
+    const int64_t shared = heads / kv_heads, blocks = head_blocks(heads, kv_heads), size = partial_size(d);
+    const int64_t splits = max_splits(lengths, requests);
 #pragma omp parallel
     {
 #pragma omp for schedule(dynamic) collapse(2)
-        for (int64_t at = 0; at < requests * groups; at++)
-            for (int64_t c = 0; c < pieces; c++) {
-                const int64_t r = at / groups, first = c * KEYS, end = lengths[r] + 1;
+        for (int64_t at = 0; at < requests * kv_heads; at++)
+            for (int64_t c = 0; c < splits; c++) {
+                const int64_t r = at / kv_heads, first = c * KV_BLOCK, end = lengths[r] + 1;
                 if (first >= end) continue;
-                const int64_t count = end - first < KEYS ? end - first : KEYS;
-                const int64_t start = (layer * groups + at % groups) * capacities[r], bytes = scales[r] ? 1 : 2;
-                uint16_t *of_keys = scales[r] ? scales[r] + start : 0;
-                uint16_t *of_values = scales[r] ? of_keys + layers * groups * capacities[r] : 0;
-                const Rows key = {(char *)keys[r] + start * d * bytes, of_keys};
-                const Rows value = {(char *)values[r] + start * d * bytes, of_values};
-                if (first + count == end) { /* the new position is nobody else's */
-                    write_one(key, end - 1, k + at * d, d);
-                    write_one(value, end - 1, v + at * d, d);
+                const int64_t count = end - first < KV_BLOCK ? end - first : KV_BLOCK;
+                const int64_t start = (layer * kv_heads + at % kv_heads) * capacities[r], bytes = scales[r] ? 1 : 2;
+                uint16_t *key_scales = scales[r] ? scales[r] + start : 0;
+                uint16_t *value_scales = scales[r] ? key_scales + layers * kv_heads * capacities[r] : 0;
+                const Rows key = {(char *)keys[r] + start * d * bytes, key_scales};
+                const Rows value = {(char *)values[r] + start * d * bytes, value_scales};
+                if (first + count == end) { /* no other split reads the new position */
+                    write_position(key, end - 1, k + at * d, d);
+                    write_position(value, end - 1, v + at * d, d);
                 }
                 for (int64_t b = 0; b < blocks; b++) {
-                    const int64_t here = shared - b * HEADS < HEADS ? shared - b * HEADS : HEADS;
-                    const uint16_t *query = q + (at * shared + b * HEADS) * d;
-                    float *part = room + ((at * blocks + b) * pieces + c) * size;
-                    if (bytes == 1) piece(query, key, value, part, here, first, count, d, (float)scale * LOG2_E, 1);
-                    else piece(query, key, value, part, here, first, count, d, (float)scale * LOG2_E, 2);
+                    const int64_t here = shared - b * HEAD_BLOCK < HEAD_BLOCK ? shared - b * HEAD_BLOCK : HEAD_BLOCK;
+                    const uint16_t *query = q + (at * shared + b * HEAD_BLOCK) * d;
+                    float *partial = workspace + ((at * blocks + b) * splits + c) * size;
+                    const float scale2 = (float)scale * LOG2_E;
+                    if (bytes == 1) attend_split(query, key, value, partial, here, first, count, d, scale2, 1);
+                    else attend_split(query, key, value, partial, here, first, count, d, scale2, 2);
                 }
             }
 #pragma omp for schedule(static)
         for (int64_t at = 0; at < requests * heads; at++) {
-            const int64_t r = at / heads, g = at % heads / shared, b = at % shared / HEADS;
-            const float *parts = room + ((r * groups + g) * blocks + b) * pieces * size;
-            merge(parts, size, (lengths[r] + KEYS) / KEYS, out + at * d, at % shared % HEADS, d);
+            const int64_t r = at / heads, h = at % heads / shared, b = at % shared / HEAD_BLOCK;
+            const float *partial = workspace + ((r * kv_heads + h) * blocks + b) * splits * size;
+            reduce_splits(partial, size, (lengths[r] + KV_BLOCK) / KV_BLOCK, out + at * d, at % shared % HEAD_BLOCK, d);
         }
     }
 }
 #else
-int vita_steps(void) { return 0; }
-void vita_step(void) {}
+int vita_decode_attention_supports(int64_t head_dim) {
+    (void)head_dim;
+    return 0;
+}
+int64_t vita_decode_attention_workspace(void) { return 0; }
+void vita_decode_attention(void) {}
 #endif

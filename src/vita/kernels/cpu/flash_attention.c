@@ -1,171 +1,198 @@
-/* Softmax attention in bfloat16 with AVX-512's products of pairs; built as "not there" for processors without them, and
- * for those that multiply whole tiles (AMX), where PyTorch's own is faster.
+/* FlashAttention (Dao et al. 2022) in bfloat16 with AVX-512 BF16 dot products, for prefill. Not built for processors
+ * with AMX, where PyTorch's kernel is faster; there and elsewhere vita_flash_attention_supports returns 0.
  *
- * Scores of a block of queries and a block of keys stay in the nearest caches: they are made, their exponentials are
- * taken against the largest so far, and they weigh the values at once (Dao et al. 2022). Keys and values are laid out
- * for the products before: panels of 64 columns, in each the pairs of one row of the product beside each other.
+ * For each block of queries and block of keys: compute the scores, take the softmax with a running maximum, multiply
+ * with the values. The scores stay in the caches. Keys and values are packed once into blocks of N_BLOCK columns, in
+ * which the pairs of values that one dot product instruction takes are adjacent.
  */
 #include <math.h>
 #include "floats.h"
 #include "vectors.h"
 
 #if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512VL__) && !defined(__AMX_TILE__)
-#define TILE 6      /* queries whose sums stay in registers */
-#define QUERIES 48  /* of a block */
-#define KEYS 256    /* of a block */
-#define PANEL 64    /* columns: four vectors */
-#define WIDEST 128  /* dimensions of a head */
+#ifndef M_BLOCK
+#define M_BLOCK 6 /* queries whose accumulators stay in registers */
+#endif
+#ifndef KV_BLOCK
+#define KV_BLOCK 256 /* keys per block */
+#endif
+#define Q_BLOCK 48       /* queries per block */
+#define N_BLOCK 64       /* packed columns: four vectors */
+#define MAX_HEAD_DIM 128
+_Static_assert(Q_BLOCK % M_BLOCK == 0 && KV_BLOCK % N_BLOCK == 0, "a block is a whole number of tiles");
 
-/* c [TILE, 64] = (more ? c : 0) + a [TILE, 2 * pairs] b; a in rows of `lda` values, b a panel. */
-static inline __attribute__((always_inline)) void tile(
-    const uint16_t *a, int64_t lda, const uint16_t *b, float *c, int64_t ldc, int64_t pairs, const int more) {
-    __m512 sum[TILE][4];
-    for (int r = 0; r < TILE; r++)
-        for (int k = 0; k < 4; k++) sum[r][k] = more ? _mm512_loadu_ps(c + r * ldc + 16 * k) : _mm512_setzero_ps();
+/* c [M_BLOCK, N_BLOCK] = (accumulate ? c : 0) + a [M_BLOCK, 2 * pairs] b [2 * pairs, N_BLOCK]. a and c have row
+ * strides `lda` and `ldc`, b is packed. */
+static inline __attribute__((always_inline)) void gemm_tile(
+    const uint16_t *a, int64_t lda, const uint16_t *b, float *c, int64_t ldc, int64_t pairs, const int accumulate) {
+    __m512 sum[M_BLOCK][4];
+    for (int r = 0; r < M_BLOCK; r++)
+        for (int k = 0; k < 4; k++)
+            sum[r][k] = accumulate ? _mm512_loadu_ps(c + r * ldc + 16 * k) : _mm512_setzero_ps();
     for (int64_t p = 0; p < pairs; p++) {
         __m512bh right[4];
-        for (int k = 0; k < 4; k++) right[k] = (__m512bh)_mm512_loadu_si512(b + p * 2 * PANEL + 32 * k);
-        for (int r = 0; r < TILE; r++) {
+        for (int k = 0; k < 4; k++) right[k] = (__m512bh)_mm512_loadu_si512(b + p * 2 * N_BLOCK + 32 * k);
+        for (int r = 0; r < M_BLOCK; r++) {
             int32_t pair;
             memcpy(&pair, a + r * lda + 2 * p, 4);
             const __m512bh left = (__m512bh)_mm512_set1_epi32(pair);
             for (int k = 0; k < 4; k++) sum[r][k] = _mm512_dpbf16_ps(sum[r][k], left, right[k]);
         }
     }
-    for (int r = 0; r < TILE; r++)
+    for (int r = 0; r < M_BLOCK; r++)
         for (int k = 0; k < 4; k++) _mm512_storeu_ps(c + r * ldc + 16 * k, sum[r][k]);
 }
 
-/* One row of scores to weights in bfloat16, `seen` of them and zeros up to `width`; returns what sums so far and the
- * outputs so far must be multiplied with. */
-static float weigh(const float *scores, uint16_t *weights, int64_t seen, int64_t width, float unit, float *largest,
-                   float *sum) {
-    __m512 top = _mm512_set1_ps(*largest);
-    for (int64_t k = 0; k < seen; k += 16) {
-        top = _mm512_mask_max_ps(top, first_of(seen - k), top, _mm512_loadu_ps(scores + k));
+/* Online softmax of one row of scores, scaled by `scale` (which includes log2 e): bfloat16 weights of the first
+ * `visible` keys, zeros up to `width`. Updates the running maximum and sum. Returns the factor by which the earlier
+ * outputs of the row must be multiplied. */
+static float softmax_row(const float *scores, uint16_t *weights, int64_t visible, int64_t width, float scale,
+                         float *running_max, float *running_sum) {
+    __m512 top = _mm512_set1_ps(*running_max);
+    for (int64_t k = 0; k < visible; k += 16) {
+        top = _mm512_mask_max_ps(top, tail_mask(visible - k), top, _mm512_loadu_ps(scores + k));
     }
-    const float now = _mm512_reduce_max_ps(top), before = *largest;
-    const __m512 factor = _mm512_set1_ps(unit), end = _mm512_set1_ps(-now * unit);
-    __m512 total = _mm512_setzero_ps();
+    const float max = _mm512_reduce_max_ps(top), old_max = *running_max;
+    const __m512 factor = _mm512_set1_ps(scale), offset = _mm512_set1_ps(-max * scale);
+    __m512 sum = _mm512_setzero_ps();
     for (int64_t k = 0; k < width; k += 16) {
-        const __m512 power = power_of_two(_mm512_fmadd_ps(_mm512_loadu_ps(scores + k), factor, end));
-        const __m512 w = _mm512_maskz_mov_ps(first_of(seen - k), power);
-        total = _mm512_add_ps(total, w);
+        const __m512 power = exp2_f32x16(_mm512_fmadd_ps(_mm512_loadu_ps(scores + k), factor, offset));
+        const __m512 w = _mm512_maskz_mov_ps(tail_mask(visible - k), power);
+        sum = _mm512_add_ps(sum, w);
         _mm256_storeu_si256((__m256i *)(weights + k), (__m256i)_mm512_cvtneps_pbh(w));
     }
-    const float again = isinf(before) ? 0.0f : exp2f((before - now) * unit);
-    *sum = *sum * again + _mm512_reduce_add_ps(total);
-    *largest = now;
-    return again;
+    const float rescale = isinf(old_max) ? 0.0f : exp2f((old_max - max) * scale);
+    *running_sum = *running_sum * rescale + _mm512_reduce_add_ps(sum);
+    *running_max = max;
+    return rescale;
 }
 
-/* Panels of 64 rows of x [n, d]: the pairs of 64 rows beside each other, d / 2 times. Rows past n are zeros. */
+/* Packs keys x [n, d] into blocks of N_BLOCK rows: [d / 2][N_BLOCK][2]. Rows past n are zeros. */
 static void pack_keys(const uint16_t *x, int64_t stride, uint16_t *out, int64_t n, int64_t d) {
-    for (int64_t start = 0; start < n; start += PANEL, out += PANEL * d)
-        for (int64_t r = 0; r < PANEL; r += 16)
+    for (int64_t start = 0; start < n; start += N_BLOCK, out += N_BLOCK * d)
+        for (int64_t r = 0; r < N_BLOCK; r += 16)
             for (int64_t p = 0; p < d; p += 32) {
                 __m512i rows[16];
                 for (int k = 0; k < 16; k++) {
                     const int64_t row = start + r + k;
                     rows[k] = row < n ? _mm512_loadu_si512(x + row * stride + p) : _mm512_setzero_si512();
                 }
-                transposed(rows, out + p * PANEL + 2 * r, 4 * PANEL);
+                transpose_16x16(rows, out + p * N_BLOCK + 2 * r, 4 * N_BLOCK);
             }
 }
 
-/* Panels of 64 columns of x [n, d], in blocks of KEYS rows: two rows' values beside each other. Rows past n are zeros,
- * up to the end of what is read of the last block. */
+/* Packs values x [n, d] into blocks of KV_BLOCK rows and N_BLOCK columns: [KV_BLOCK / 2][N_BLOCK][2]. Rows past n are
+ * zeros, up to the next multiple of N_BLOCK rows, the last that is read. */
 static void pack_values(const uint16_t *x, int64_t stride, uint16_t *out, int64_t n, int64_t d) {
-    uint16_t places[32];
-    for (int k = 0; k < 32; k++) places[k] = (uint16_t)(k / 2 + (k % 2) * 32);
-    const __m512i first = _mm512_loadu_si512(places), second = _mm512_add_epi16(first, _mm512_set1_epi16(16));
-    for (int64_t start = 0; start < n; start += KEYS)
-        for (int64_t column = 0; column < d; column += PANEL, out += KEYS * PANEL) {
-            const int64_t here = n - start < KEYS ? n - start : KEYS, wide = (here + PANEL - 1) / PANEL * PANEL;
-            for (int64_t r = 0; r < wide; r += 2)
-                for (int64_t c = 0; c < PANEL; c += 32) {
+    uint16_t interleave[32];
+    for (int k = 0; k < 32; k++) interleave[k] = (uint16_t)(k / 2 + (k % 2) * 32);
+    const __m512i first = _mm512_loadu_si512(interleave), second = _mm512_add_epi16(first, _mm512_set1_epi16(16));
+    for (int64_t start = 0; start < n; start += KV_BLOCK)
+        for (int64_t column = 0; column < d; column += N_BLOCK, out += KV_BLOCK * N_BLOCK) {
+            const int64_t count = n - start < KV_BLOCK ? n - start : KV_BLOCK;
+            const int64_t padded = (count + N_BLOCK - 1) / N_BLOCK * N_BLOCK;
+            for (int64_t r = 0; r < padded; r += 2)
+                for (int64_t c = 0; c < N_BLOCK; c += 32) {
                     const uint16_t *from = x + (start + r) * stride + column + c;
-                    const __m512i none = _mm512_setzero_si512();
-                    const __m512i one = r < here ? _mm512_loadu_si512(from) : none;
-                    const __m512i other = r + 1 < here ? _mm512_loadu_si512(from + stride) : none;
-                    _mm512_storeu_si512(out + r * PANEL + 2 * c, _mm512_permutex2var_epi16(one, first, other));
-                    _mm512_storeu_si512(out + r * PANEL + 2 * c + 32, _mm512_permutex2var_epi16(one, second, other));
+                    const __m512i zero = _mm512_setzero_si512();
+                    const __m512i row0 = r < count ? _mm512_loadu_si512(from) : zero;
+                    const __m512i row1 = r + 1 < count ? _mm512_loadu_si512(from + stride) : zero;
+                    _mm512_storeu_si512(out + r * N_BLOCK + 2 * c, _mm512_permutex2var_epi16(row0, first, row1));
+                    _mm512_storeu_si512(out + r * N_BLOCK + 2 * c + 32, _mm512_permutex2var_epi16(row0, second, row1));
                 }
         }
 }
 
-/* Outputs of up to QUERIES queries, the first of which sees keys up to `last` (all of them if not causal). */
-static void block(const uint16_t *q, int64_t q_stride, const uint16_t *k, const uint16_t *v, uint16_t *out,
-                  int64_t out_stride, int64_t count, int64_t keys, int64_t d, int64_t last, float unit) {
-    uint16_t query[QUERIES * WIDEST], weights[QUERIES * KEYS];
-    float scores[QUERIES * KEYS], sums[QUERIES * WIDEST], largest[QUERIES], total[QUERIES];
-    for (int64_t r = 0; r < QUERIES; r++) {
+/* Attention of up to Q_BLOCK queries. The first of them sees keys 0 to `last`, each further one a key more; `last` is
+ * `keys` if not causal. k and v are packed. */
+static void query_block(const uint16_t *q, int64_t q_stride, const uint16_t *k, const uint16_t *v, uint16_t *out,
+                        int64_t out_stride, int64_t count, int64_t keys, int64_t d, int64_t last, float scale) {
+    uint16_t query[Q_BLOCK * MAX_HEAD_DIM], weights[Q_BLOCK * KV_BLOCK];
+    float scores[Q_BLOCK * KV_BLOCK], acc[Q_BLOCK * MAX_HEAD_DIM], running_max[Q_BLOCK], running_sum[Q_BLOCK];
+    for (int64_t r = 0; r < Q_BLOCK; r++) {
         if (r < count) memcpy(query + r * d, q + r * q_stride, 2 * (size_t)d);
         else memset(query + r * d, 0, 2 * (size_t)d);
-        largest[r] = -INFINITY;
-        total[r] = 0;
+        running_max[r] = -INFINITY;
+        running_sum[r] = 0;
     }
-    memset(sums, 0, sizeof(float) * (size_t)(QUERIES * d));
-    const int64_t rows = (count + TILE - 1) / TILE * TILE, end = last + count < keys ? last + count : keys;
-    for (int64_t start = 0; start < end; start += KEYS) {
-        const int64_t here = end - start < KEYS ? end - start : KEYS, wide = (here + PANEL - 1) / PANEL * PANEL;
-        for (int64_t panel = 0; panel < wide; panel += PANEL)
-            for (int64_t r = 0; r < rows; r += TILE)
-                tile(query + r * d, d, k + (start + panel) * d, scores + r * KEYS + panel, KEYS, d / 2, 0);
+    memset(acc, 0, sizeof(float) * (size_t)(Q_BLOCK * d));
+    const int64_t rows = (count + M_BLOCK - 1) / M_BLOCK * M_BLOCK, end = last + count < keys ? last + count : keys;
+    for (int64_t start = 0; start < end; start += KV_BLOCK) {
+        const int64_t here = end - start < KV_BLOCK ? end - start : KV_BLOCK;
+        const int64_t padded = (here + N_BLOCK - 1) / N_BLOCK * N_BLOCK;
+        for (int64_t n = 0; n < padded; n += N_BLOCK)
+            for (int64_t r = 0; r < rows; r += M_BLOCK)
+                gemm_tile(query + r * d, d, k + (start + n) * d, scores + r * KV_BLOCK + n, KV_BLOCK, d / 2, 0);
         for (int64_t r = 0; r < rows; r++) {
-            int64_t seen = last + r + 1 - start;
-            seen = seen < 0 ? 0 : seen < here ? seen : here;
-            if (!seen) { /* a causal row that ends before this block */
-                memset(weights + r * KEYS, 0, 2 * (size_t)wide);
+            int64_t visible = last + r + 1 - start;
+            visible = visible < 0 ? 0 : visible < here ? visible : here;
+            if (!visible) { /* a causal row that ends before this block */
+                memset(weights + r * KV_BLOCK, 0, 2 * (size_t)padded);
                 continue;
             }
-            const float again = weigh(scores + r * KEYS, weights + r * KEYS, seen, wide, unit, largest + r, total + r);
-            const __m512 factor = _mm512_set1_ps(again);
-            for (float *at = sums + r * d; again != 1.0f && at < sums + (r + 1) * d; at += 16)
+            const float rescale = softmax_row(scores + r * KV_BLOCK, weights + r * KV_BLOCK, visible, padded, scale,
+                                              running_max + r, running_sum + r);
+            const __m512 factor = _mm512_set1_ps(rescale);
+            for (float *at = acc + r * d; rescale != 1.0f && at < acc + (r + 1) * d; at += 16)
                 _mm512_storeu_ps(at, _mm512_mul_ps(_mm512_loadu_ps(at), factor));
         }
-        for (int64_t column = 0; column < d; column += PANEL)
-            for (int64_t r = 0; r < rows; r += TILE)
-                tile(weights + r * KEYS, KEYS, v + start * d + column * KEYS, sums + r * d + column, d, wide / 2, 1);
+        for (int64_t n = 0; n < d; n += N_BLOCK)
+            for (int64_t r = 0; r < rows; r += M_BLOCK)
+                gemm_tile(weights + r * KV_BLOCK, KV_BLOCK, v + start * d + n * KV_BLOCK, acc + r * d + n, d,
+                          padded / 2, 1);
     }
     for (int64_t r = 0; r < count; r++) {
-        const __m512 share = _mm512_set1_ps(1.0f / total[r]);
+        const __m512 inverse = _mm512_set1_ps(1.0f / running_sum[r]);
         for (int64_t j = 0; j < d; j += 16)
             _mm256_storeu_si256((__m256i *)(out + r * out_stride + j),
-                                (__m256i)_mm512_cvtneps_pbh(_mm512_mul_ps(_mm512_loadu_ps(sums + r * d + j), share)));
+                                (__m256i)_mm512_cvtneps_pbh(_mm512_mul_ps(_mm512_loadu_ps(acc + r * d + j), inverse)));
     }
 }
 
-int vita_attends(void) { return 1; }
+/* Values of the packed keys, or of the packed values, of one head. */
+static int64_t packed_size(int64_t keys, int64_t d) { return (keys + KV_BLOCK - 1) / KV_BLOCK * KV_BLOCK * d; }
 
-/* Attention of q [batch, heads, queries, d] over k and v [batch, groups, keys, d], d 64 or 128, d in one piece;
- * out [batch, queries, heads, d] whole. Causal: query i sees keys 0 to keys - queries + i. `room` holds the packed keys
- * and values: 2 * batch * groups * (keys rounded up to 256) * d values. Strides are of batch, head and row. */
-void vita_attention(const uint16_t *q, const uint16_t *k, const uint16_t *v, uint16_t *out, uint16_t *room,
-                    const int64_t *strides, int64_t batch, int64_t heads, int64_t groups, int64_t queries, int64_t keys,
-                    int64_t d, int64_t causal, double scale) {
+int vita_flash_attention_supports(int64_t head_dim) {
+    return head_dim > 0 && head_dim % N_BLOCK == 0 && head_dim <= MAX_HEAD_DIM;
+}
+
+/* Workspace of vita_flash_attention in bytes: packed keys and values of every KV head. */
+int64_t vita_flash_attention_workspace(int64_t batch, int64_t kv_heads, int64_t keys, int64_t d) {
+    return 2 * batch * kv_heads * packed_size(keys, d) * (int64_t)sizeof(uint16_t);
+}
+
+/* Attention of q [batch, heads, queries, d] over k and v [batch, kv_heads, keys, d]. The last dimension is contiguous;
+ * `strides` has those of batch, head and row, for q, k and v. out [batch, queries, heads, d] is contiguous. Causal:
+ * query i sees keys 0 to keys - queries + i. */
+void vita_flash_attention(const uint16_t *q, const uint16_t *k, const uint16_t *v, uint16_t *out, uint16_t *workspace,
+                          const int64_t *strides, int64_t batch, int64_t heads, int64_t kv_heads, int64_t queries,
+                          int64_t keys, int64_t d, int64_t causal, double scale) {
     const int64_t *qs = strides, *ks = strides + 3, *vs = strides + 6;
-    const int64_t size = (keys + KEYS - 1) / KEYS * KEYS * d, blocks = (queries + QUERIES - 1) / QUERIES;
+    const int64_t size = packed_size(keys, d), blocks = (queries + Q_BLOCK - 1) / Q_BLOCK;
 #pragma omp parallel
     {
 #pragma omp for schedule(static)
-        for (int64_t at = 0; at < batch * groups; at++) {
-            const int64_t b = at / groups, g = at % groups;
-            pack_keys(k + b * ks[0] + g * ks[1], ks[2], room + 2 * at * size, keys, d);
-            pack_values(v + b * vs[0] + g * vs[1], vs[2], room + (2 * at + 1) * size, keys, d);
+        for (int64_t at = 0; at < batch * kv_heads; at++) {
+            const int64_t b = at / kv_heads, h = at % kv_heads;
+            pack_keys(k + b * ks[0] + h * ks[1], ks[2], workspace + 2 * at * size, keys, d);
+            pack_values(v + b * vs[0] + h * vs[1], vs[2], workspace + (2 * at + 1) * size, keys, d);
         }
 #pragma omp for schedule(dynamic)
         for (int64_t at = 0; at < batch * heads * blocks; at++) {
-            const int64_t b = at / blocks / heads, h = at / blocks % heads, first = at % blocks * QUERIES;
-            const uint16_t *mine = room + 2 * (b * groups + h / (heads / groups)) * size;
-            block(q + b * qs[0] + h * qs[1] + first * qs[2], qs[2], mine, mine + size,
-                  out + ((b * queries + first) * heads + h) * d, heads * d,
-                  queries - first < QUERIES ? queries - first : QUERIES, keys, d,
-                  causal ? keys - queries + first : keys, (float)scale * LOG2_E);
+            const int64_t b = at / blocks / heads, h = at / blocks % heads, first = at % blocks * Q_BLOCK;
+            const uint16_t *packed = workspace + 2 * (b * kv_heads + h / (heads / kv_heads)) * size;
+            query_block(q + b * qs[0] + h * qs[1] + first * qs[2], qs[2], packed, packed + size,
+                        out + ((b * queries + first) * heads + h) * d, heads * d,
+                        queries - first < Q_BLOCK ? queries - first : Q_BLOCK, keys, d,
+                        causal ? keys - queries + first : keys, (float)scale * LOG2_E);
         }
     }
 }
 #else
-int vita_attends(void) { return 0; }
-void vita_attention(void) {}
+int vita_flash_attention_supports(int64_t head_dim) {
+    (void)head_dim;
+    return 0;
+}
+int64_t vita_flash_attention_workspace(void) { return 0; }
+void vita_flash_attention(void) {}
 #endif

@@ -1,10 +1,10 @@
-/* Products of a few rows with bfloat16 or eight-bit weights on a CPU (requests that decode together), with AVX-512's
- * products of pairs: whole numbers up to 127 are exact in bfloat16. Built as "not there" for processors without them.
+/* Small-M GEMM (2 to 16 rows of x: requests that decode together) with bfloat16 or int8 weights, using AVX-512 BF16
+ * dot products. int8 values are exact in bfloat16. Elsewhere vita_gemm_small_max_rows_* return 0.
  *
- * Every weight is read once, as with one row, but x no longer lies in the nearest cache, and would be fetched anew for
- * every weight row. So they are taken in panels: three at a time, and along all of a panel only as far as x fits into
- * that cache, while the next panel is asked for in the order in which it lies. What a request gets does not depend on
- * how many others there are.
+ * Every weight is read from memory once. With several rows, x no longer fits into L1 and would be read again from L2
+ * for every weight row. So the kernel blocks over output channels and over K: it processes N_TILE channels at a time,
+ * all channels of a block along one L1-sized slice of K before the next slice, and prefetches the next block
+ * sequentially. The result of a row does not depend on the other rows.
  */
 #include <omp.h>
 #include "floats.h"
@@ -12,131 +12,134 @@
 #include "vectors.h"
 
 #if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512VL__)
-#define TOGETHER 3        /* weight rows: their sums with eight rows of x fill the registers */
-#define MOST_TRIPLES 8    /* of a panel */
-#define PANEL (256 << 10) /* bytes: this one, the next and x share the second cache */
-#define NEAR (16 << 10)   /* bytes of x that are gone along at a time */
+#define N_TILE 3                  /* output channels whose accumulators, with 8 rows of x, fill the registers */
+#define MAX_N_TILES 8             /* tiles of a block */
+#define N_BLOCK_BYTES (256 << 10) /* of weights: a block, the next one and x share L2 */
+#define L1_BYTES (16 << 10)       /* of a slice of x */
 
-/* Weights [n_out, n_in] of `bytes` each: two of bfloat16, one of whole numbers with a scale a row. */
+/* Weights [n_out, n_in]: bfloat16 (bytes = 2), or int8 with one scale per row (bytes = 1). */
 typedef struct {
     const char *at;
     const uint16_t *scales;
     int64_t n_out, n_in, bytes;
 } Weights;
 
-/* Adds `count` values of each row, at most 32, to the sums of `channels` weight rows with `rows` rows of x. */
-static inline __attribute__((always_inline)) void add_some(
-    __m512 total[TOGETHER][MOST_ROWS], const char *w, const uint16_t *x, int64_t n_in, int64_t count, const int bytes,
+/* Adds `count` (at most 32) products of each row to the accumulators of `channels` weight rows and `rows` rows of x. */
+static inline __attribute__((always_inline)) void add_products(
+    __m512 acc[N_TILE][MAX_ROWS], const char *w, const uint16_t *x, int64_t n_in, int64_t count, const int bytes,
     const int channels, const int rows) {
-    const __mmask32 there = count < 32 ? (__mmask32)((1u << count) - 1) : 0xFFFFFFFF;
-    __m512bh weight[TOGETHER];
-    for (int c = 0; c < channels; c++) weight[c] = halves_of(w + c * n_in * bytes, there, bytes);
+    const __mmask32 mask = count < 32 ? (__mmask32)((1u << count) - 1) : 0xFFFFFFFF;
+    __m512bh weight[N_TILE];
+    for (int c = 0; c < channels; c++) weight[c] = load_as_bf16x32(w + c * n_in * bytes, mask, bytes);
     for (int r = 0; r < rows; r++) {
-        const __m512bh row = (__m512bh)_mm512_maskz_loadu_epi16(there, x + r * n_in);
-        for (int c = 0; c < channels; c++) total[c][r] = _mm512_dpbf16_ps(total[c][r], weight[c], row);
+        const __m512bh row = (__m512bh)_mm512_maskz_loadu_epi16(mask, x + r * n_in);
+        for (int c = 0; c < channels; c++) acc[c][r] = _mm512_dpbf16_ps(acc[c][r], weight[c], row);
     }
 }
 
-/* How many weights lie before the first that begins a line, or half of one: 32 of them. */
-static inline int64_t before_line(const char *at, int64_t bytes) {
+/* Weights before the first address aligned to 32 weights (64 bytes of bfloat16, 32 of int8). */
+static inline int64_t until_aligned(const char *at, int64_t bytes) {
     return (int64_t)(-(uintptr_t)at & (uintptr_t)(32 * bytes - 1)) / bytes;
 }
 
-/* Goes along `channels` weight rows, which begin equally far from a line, and `rows` rows of x from `start` to `end`,
- * and adds to their sums. What lies from `next` on is asked for meanwhile. */
-static inline __attribute__((always_inline)) void go_along(
+/* Accumulates `channels` weight rows times `rows` rows of x over K from `start` to `end`. All weight rows have the same
+ * alignment. Prefetches from `next` on. */
+static inline __attribute__((always_inline)) void accumulate(
     const char *w, const uint16_t *x, int64_t n_in, int64_t start, int64_t end, const char *next,
-    __m512 sums[TOGETHER][MOST_ROWS], const int bytes, const int channels, const int rows) {
-    __m512 total[TOGETHER][MOST_ROWS];
+    __m512 sums[N_TILE][MAX_ROWS], const int bytes, const int channels, const int rows) {
+    __m512 acc[N_TILE][MAX_ROWS];
     for (int c = 0; c < channels; c++)
-        for (int r = 0; r < rows; r++) total[c][r] = start ? sums[c][r] : _mm512_setzero_ps();
-    const int64_t off = before_line(w + start * bytes, bytes);
+        for (int r = 0; r < rows; r++) acc[c][r] = start ? sums[c][r] : _mm512_setzero_ps();
+    const int64_t lead = until_aligned(w + start * bytes, bytes);
     int64_t j = start;
-    if (off) {
-        add_some(total, w + j * bytes, x + j, n_in, off < end - j ? off : end - j, bytes, channels, rows);
-        j += off;
+    if (lead) {
+        add_products(acc, w + j * bytes, x + j, n_in, lead < end - j ? lead : end - j, bytes, channels, rows);
+        j += lead;
     }
     for (; j + 64 / bytes <= end; j += 64 / bytes, next += 64 * channels) {
         for (int c = 0; c < channels; c++) _mm_prefetch(next + 64 * c, _MM_HINT_T0);
         for (int k = 0; k < 64 / bytes; k += 32)
-            add_some(total, w + (j + k) * bytes, x + j + k, n_in, 32, bytes, channels, rows);
+            add_products(acc, w + (j + k) * bytes, x + j + k, n_in, 32, bytes, channels, rows);
     }
-    for (int64_t here; j < end; j += here) {
-        here = end - j < 32 ? end - j : 32;
-        add_some(total, w + j * bytes, x + j, n_in, here, bytes, channels, rows);
+    for (int64_t count; j < end; j += count) {
+        count = end - j < 32 ? end - j : 32;
+        add_products(acc, w + j * bytes, x + j, n_in, count, bytes, channels, rows);
     }
     for (int c = 0; c < channels; c++)
-        for (int r = 0; r < rows; r++) sums[c][r] = total[c][r];
+        for (int r = 0; r < rows; r++) sums[c][r] = acc[c][r];
 }
 
-/* `count` sums of each of `channels` weight rows from `first` on to where they belong in y. */
-static void finish(const Weights *w, __m512 sums[TOGETHER][MOST_ROWS], const uint16_t *bias, uint16_t *y, int64_t first,
-                   int64_t channels, int64_t count) {
+/* Reduces the accumulators of `channels` channels from `first` on and stores `count` rows of y. */
+static void store_sums(const Weights *w, __m512 sums[N_TILE][MAX_ROWS], const uint16_t *bias, uint16_t *y,
+                       int64_t first, int64_t channels, int64_t count) {
     for (int64_t c = first; c < first + channels; c++) {
-        const float unit = w->scales ? wide(w->scales[c]) : 1, add = bias ? wide(bias[c]) : 0;
+        const float scale = w->scales ? bf16_to_f32(w->scales[c]) : 1, add = bias ? bf16_to_f32(bias[c]) : 0;
         for (int64_t r = 0; r < count; r++)
-            y[r * w->n_out + c] = narrow(unit * _mm512_reduce_add_ps(sums[c - first][r]) + add);
+            y[r * w->n_out + c] = f32_to_bf16(scale * _mm512_reduce_add_ps(sums[c - first][r]) + add);
     }
 }
 
-/* How far so many rows of x fit into the nearest cache: whole lines of values. */
-static int64_t reach(int64_t rows) { return NEAR / (rows < MOST_ROWS ? rows : MOST_ROWS) / 64 * 32; }
+/* Length of a slice of K for which `rows` rows of x fit into L1_BYTES, a multiple of a cache line. */
+static int64_t k_block(int64_t rows) { return L1_BYTES / (rows < MAX_ROWS ? rows : MAX_ROWS) / 64 * 32; }
 
-/* The weight rows from `first` to `end`, three together if they begin alike. */
-static inline __attribute__((always_inline)) void panel(
+/* Computes output channels `first` to `end`, N_TILE at a time if their weight rows have the same alignment. */
+static inline __attribute__((always_inline)) void channel_block(
     const Weights *w, const uint16_t *x, const uint16_t *bias, uint16_t *y, int64_t rows, int64_t first, int64_t end,
     const int bytes) {
     const int64_t n_in = w->n_in, size = n_in * bytes;
-    const int64_t triples = n_in % 32 == 0 ? (end - first) / TOGETHER : 0, rest = first + triples * TOGETHER;
-    __m512 sums[MOST_TRIPLES][TOGETHER][MOST_ROWS];
+    const int64_t tiles = n_in % 32 == 0 ? (end - first) / N_TILE : 0, rest = first + tiles * N_TILE;
+    __m512 sums[MAX_N_TILES][N_TILE][MAX_ROWS];
     for (int64_t r = 0, taken = 0; r < rows; r += taken) {
-        const int64_t lead = before_line(w->at, bytes), step = reach(rows - r);
+        const int64_t lead = until_aligned(w->at, bytes), step = k_block(rows - r);
         const uint16_t *from = x + r * n_in;
         const char *next = w->at + end * size;
-        for (int64_t start = 0, stop; start < n_in && triples; start = stop) {
+        for (int64_t start = 0, stop; start < n_in && tiles; start = stop) {
             stop = start + step + (start ? 0 : lead) < n_in ? start + step + (start ? 0 : lead) : n_in;
-            for (int64_t t = 0; t < triples; t++, next += TOGETHER * bytes * (stop - start)) {
-                const char *at = w->at + (first + t * TOGETHER) * size;
-                SOME_ROWS(rows - r, taken, go_along(at, from, n_in, start, stop, next, sums[t], bytes, TOGETHER, ROWS))
+            for (int64_t t = 0; t < tiles; t++, next += N_TILE * bytes * (stop - start)) {
+                const char *at = w->at + (first + t * N_TILE) * size;
+                DISPATCH_ROWS(rows - r, taken,
+                              accumulate(at, from, n_in, start, stop, next, sums[t], bytes, N_TILE, ROWS))
             }
         }
-        for (int64_t t = 0; t < triples; t++)
-            finish(w, sums[t], bias, y + r * w->n_out, first + t * TOGETHER, TOGETHER, taken);
+        for (int64_t t = 0; t < tiles; t++)
+            store_sums(w, sums[t], bias, y + r * w->n_out, first + t * N_TILE, N_TILE, taken);
         for (int64_t o = rest; o < end; o++) {
             const char *at = w->at + o * size;
-            SOME_ROWS(rows - r, taken, go_along(at, from, n_in, 0, n_in, at, sums[0], bytes, 1, ROWS))
-            finish(w, sums[0], bias, y + r * w->n_out, o, 1, taken);
+            DISPATCH_ROWS(rows - r, taken, accumulate(at, from, n_in, 0, n_in, at, sums[0], bytes, 1, ROWS))
+            store_sums(w, sums[0], bias, y + r * w->n_out, o, 1, taken);
         }
     }
 }
 
-/* Rows up to which this is faster than what else there is. */
-#define MOST 16
-#if defined(__AMX_TILE__) /* PyTorch multiplies whole tiles of bfloat16 */
-int vita_most_bf16_rows(void) { return 0; }
+/* Largest number of rows for which this kernel is faster than the alternatives. With AMX, PyTorch's bfloat16 GEMM is
+ * faster. */
+#define MAX_GEMM_ROWS 16
+#if defined(__AMX_TILE__)
+int64_t vita_gemm_small_max_rows_bf16(void) { return 0; }
 #else
-int vita_most_bf16_rows(void) { return MOST; }
+int64_t vita_gemm_small_max_rows_bf16(void) { return MAX_GEMM_ROWS; }
 #endif
-int vita_most_int8_rows(void) { return MOST; }
+int64_t vita_gemm_small_max_rows_int8(void) { return MAX_GEMM_ROWS; }
 
-/* y [rows, n_out] = x w^T + bias, all in bfloat16, or weights in whole numbers with `scales` [n_out]; bias may be
- * null. */
-void vita_few_rows(const void *w, const uint16_t *scales, const uint16_t *x, const uint16_t *bias, uint16_t *y,
-                   int64_t rows, int64_t n_out, int64_t n_in) {
+/* y [rows, n_out] = x [rows, n_in] w [n_out, n_in]^T + bias [n_out], all bfloat16; with `scales` [n_out], w is int8.
+ * `bias` can be null. */
+void vita_gemm_small(const void *w, const uint16_t *scales, const uint16_t *x, const uint16_t *bias, uint16_t *y,
+                     int64_t rows, int64_t n_out, int64_t n_in) {
     const Weights all = {w, scales, n_out, n_in, scales ? 1 : 2};
-    const int64_t share = n_out / (TOGETHER * 4 * omp_get_max_threads()), most = PANEL / (all.bytes * TOGETHER * n_in);
-    int64_t triples = reach(rows) >= n_in ? 1 : share < most ? share : most;
-    triples = triples < 1 ? 1 : triples > MOST_TRIPLES ? MOST_TRIPLES : triples;
-    const int64_t step = triples * TOGETHER;
+    const int64_t share = n_out / (N_TILE * 4 * omp_get_max_threads());
+    const int64_t most = N_BLOCK_BYTES / (all.bytes * N_TILE * n_in);
+    int64_t tiles = k_block(rows) >= n_in ? 1 : share < most ? share : most;
+    tiles = tiles < 1 ? 1 : tiles > MAX_N_TILES ? MAX_N_TILES : tiles;
+    const int64_t step = tiles * N_TILE;
 #pragma omp parallel for schedule(static)
-    for (int64_t p = 0; p < (n_out + step - 1) / step; p++) {
-        const int64_t first = p * step, end = first + step < n_out ? first + step : n_out;
-        if (scales) panel(&all, x, bias, y, rows, first, end, 1);
-        else panel(&all, x, bias, y, rows, first, end, 2);
+    for (int64_t b = 0; b < (n_out + step - 1) / step; b++) {
+        const int64_t first = b * step, end = first + step < n_out ? first + step : n_out;
+        if (scales) channel_block(&all, x, bias, y, rows, first, end, 1);
+        else channel_block(&all, x, bias, y, rows, first, end, 2);
     }
 }
 #else
-int vita_most_bf16_rows(void) { return 0; }
-int vita_most_int8_rows(void) { return 0; }
-void vita_few_rows(void) {}
+int64_t vita_gemm_small_max_rows_bf16(void) { return 0; }
+int64_t vita_gemm_small_max_rows_int8(void) { return 0; }
+void vita_gemm_small(void) {}
 #endif

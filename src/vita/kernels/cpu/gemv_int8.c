@@ -1,7 +1,9 @@
-/* Products of few rows with eight-bit weights on a CPU, plain C with OpenMP: of float32, or where gemm_small.c is not.
+/* GEMV with int8 weights for a few rows of x, float32 accumulation. Used for float32 x, and for bfloat16 x on
+ * processors without the instructions of gemm_small.c.
  *
- * A weight row has one scale. Weights are widened to float32 in registers and x is float32, so nothing is rounded.
- * Rows in a mapped file may begin anywhere: the first few values are taken apart, so that loads lie on cache lines.
+ * Each weight row has one scale. Weights are converted to float32 in registers and x is float32, so the products are
+ * exact. Weight rows can start at any address; the values before the first cache line boundary are processed first, so
+ * that all other loads are aligned.
  */
 #include "floats.h"
 #include "rows.h"
@@ -10,49 +12,49 @@
 #include <immintrin.h>
 #endif
 
-#define AHEAD 4096   /* bytes asked for before they are needed */
+#define PREFETCH_BYTES 4096
 
-/* One weight row times `rows` rows of x (a constant where this is inlined). */
-static inline __attribute__((always_inline)) void dots(const int8_t *w, const float *x, float *sums, int64_t n_in,
-                                                       const int rows) {
+/* Dot products of one weight row with `rows` rows of x. `rows` is a compile-time constant. */
+static inline __attribute__((always_inline)) void dot_rows(const int8_t *w, const float *x, float *sums, int64_t n_in,
+                                                           const int rows) {
     int64_t j = 0;
     for (int r = 0; r < rows; r++) sums[r] = 0;
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
-    __m512 total[MOST_ROWS][2];
-    for (int r = 0; r < rows; r++) total[r][0] = total[r][1] = _mm512_setzero_ps();
-    const int64_t lead = (int64_t)(-(uintptr_t)w & 63);
+    __m512 acc[MAX_ROWS][2];
+    for (int r = 0; r < rows; r++) acc[r][0] = acc[r][1] = _mm512_setzero_ps();
+    const int64_t lead = (int64_t)(-(uintptr_t)w & 63); /* values before the first cache line boundary */
     for (int64_t k = 0; k < lead && lead <= n_in; k += 16, j = lead) {
         const __mmask16 mask = lead - k >= 16 ? 0xFFFF : (__mmask16)((1u << (lead - k)) - 1);
-        __m512 value = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(mask, w + k)));
+        __m512 weights = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(mask, w + k)));
         for (int r = 0; r < rows; r++) {
-            total[r][0] = _mm512_fmadd_ps(value, _mm512_maskz_loadu_ps(mask, x + r * n_in + k), total[r][0]);
+            acc[r][0] = _mm512_fmadd_ps(weights, _mm512_maskz_loadu_ps(mask, x + r * n_in + k), acc[r][0]);
         }
     }
     for (; j + 64 <= n_in; j += 64) {
-        _mm_prefetch((const char *)(w + j) + AHEAD, _MM_HINT_T0);
+        _mm_prefetch((const char *)(w + j) + PREFETCH_BYTES, _MM_HINT_T0);
         for (int k = 0; k < 4; k++) {
-            __m512i whole = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(w + j + 16 * k)));
-            __m512 value = _mm512_cvtepi32_ps(whole);
+            __m512i integers = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(w + j + 16 * k)));
+            __m512 weights = _mm512_cvtepi32_ps(integers);
             for (int r = 0; r < rows; r++) {
-                __m512 y = _mm512_loadu_ps(x + r * n_in + j + 16 * k);
-                total[r][k & 1] = _mm512_fmadd_ps(value, y, total[r][k & 1]);
+                __m512 values = _mm512_loadu_ps(x + r * n_in + j + 16 * k);
+                acc[r][k & 1] = _mm512_fmadd_ps(weights, values, acc[r][k & 1]);
             }
         }
     }
-    for (int r = 0; r < rows; r++) sums[r] = _mm512_reduce_add_ps(_mm512_add_ps(total[r][0], total[r][1]));
+    for (int r = 0; r < rows; r++) sums[r] = _mm512_reduce_add_ps(_mm512_add_ps(acc[r][0], acc[r][1]));
 #elif defined(__AVX2__) && defined(__FMA__)
-    __m256 total[MOST_ROWS];
-    for (int r = 0; r < rows; r++) total[r] = _mm256_setzero_ps();
+    __m256 acc[MAX_ROWS];
+    for (int r = 0; r < rows; r++) acc[r] = _mm256_setzero_ps();
     for (; j + 8 <= n_in; j += 8) {
-        if (j % 64 == 0) _mm_prefetch((const char *)(w + j) + AHEAD, _MM_HINT_T0);
-        __m256 value = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(w + j))));
+        if (j % 64 == 0) _mm_prefetch((const char *)(w + j) + PREFETCH_BYTES, _MM_HINT_T0);
+        __m256 weights = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(w + j))));
         for (int r = 0; r < rows; r++) {
-            total[r] = _mm256_fmadd_ps(value, _mm256_loadu_ps(x + r * n_in + j), total[r]);
+            acc[r] = _mm256_fmadd_ps(weights, _mm256_loadu_ps(x + r * n_in + j), acc[r]);
         }
     }
     for (int r = 0; r < rows; r++) {
         float lanes[8];
-        _mm256_storeu_ps(lanes, total[r]);
+        _mm256_storeu_ps(lanes, acc[r]);
         for (int k = 0; k < 8; k++) sums[r] += lanes[k];
     }
 #endif
@@ -60,35 +62,39 @@ static inline __attribute__((always_inline)) void dots(const int8_t *w, const fl
         for (int r = 0; r < rows; r++) sums[r] += (float)w[j] * x[r * n_in + j];
 }
 
-/* y [rows, n_out] = x (w scale)^T + bias; x, bias (or null) and y in one format, `room` for rows * n_in float32. A
- * weight row is read from memory once for all rows of x. */
-void vita_int8_product(const int8_t *w, const uint16_t *w_scale, const void *x, const void *bias, void *y, float *room,
-                       int64_t rows, int64_t n_out, int64_t n_in, int64_t half) {
-    for (int64_t k = 0; k < rows * n_in; k++) room[k] = get(x, k, (int)half);
+/* Workspace of vita_gemv_int8 in bytes: x as float32 [rows, n_in]. */
+int64_t vita_gemv_int8_workspace(int64_t rows, int64_t n_in) { return rows * n_in * (int64_t)sizeof(float); }
+
+/* y [rows, n_out] = x [rows, n_in] (w [n_out, n_in] * scales [n_out])^T + bias [n_out]. x, bias and y are float32, or
+ * bfloat16 if `is_bf16`; `bias` can be null. Each weight row is read from memory once for all rows of x. */
+void vita_gemv_int8(const int8_t *w, const uint16_t *scales, const void *x, const void *bias, void *y, float *workspace,
+                    int64_t rows, int64_t n_out, int64_t n_in, int64_t is_bf16) {
+    for (int64_t k = 0; k < rows * n_in; k++) workspace[k] = load_float(x, k, (int)is_bf16);
 #pragma omp parallel for schedule(static)
     for (int64_t o = 0; o < n_out; o++) {
         const int8_t *row = w + o * n_in;
-        float sums[MOST_ROWS], unit = wide(w_scale[o]), add = bias ? get(bias, o, (int)half) : 0;
+        float sums[MAX_ROWS], scale = bf16_to_f32(scales[o]), add = bias ? load_float(bias, o, (int)is_bf16) : 0;
         for (int64_t r = 0; r < rows;) {
-            const float *from = room + r * n_in;
+            const float *from = workspace + r * n_in;
             int64_t taken;
-            SOME_ROWS(rows - r, taken, dots(row, from, sums, n_in, ROWS))
-            for (int64_t k = 0; k < taken; k++) put(y, (r + k) * n_out + o, unit * sums[k] + add, (int)half);
+            DISPATCH_ROWS(rows - r, taken, dot_rows(row, from, sums, n_in, ROWS))
+            for (int64_t k = 0; k < taken; k++)
+                store_float(y, (r + k) * n_out + o, scale * sums[k] + add, (int)is_bf16);
             r += taken;
         }
     }
 }
 
-/* Weights widened to bfloat16 [n_out, n_in], for products with many rows. */
-void vita_int8_widen(const int8_t *w, const uint16_t *w_scale, uint16_t *out, int64_t n_out, int64_t n_in) {
+/* out [n_out, n_in], bfloat16 = w [n_out, n_in] * scales [n_out]. */
+void vita_dequantize_int8(const int8_t *w, const uint16_t *scales, uint16_t *out, int64_t n_out, int64_t n_in) {
 #pragma omp parallel for schedule(static)
     for (int64_t o = 0; o < n_out; o++) {
         const int8_t *from = w + o * n_in;
-        const float unit = wide(w_scale[o]);
+        const float scale = bf16_to_f32(scales[o]);
 #if defined(__AVX512BW__) && defined(__AVX512VL__)
-        scaled(from, unit, out + o * n_in, n_in);
+        dequantize_int8_row(from, scale, out + o * n_in, n_in);
 #else
-        for (int64_t j = 0; j < n_in; j++) out[o * n_in + j] = narrow(unit * (float)from[j]);
+        for (int64_t j = 0; j < n_in; j++) out[o * n_in + j] = f32_to_bf16(scale * (float)from[j]);
 #endif
     }
 }

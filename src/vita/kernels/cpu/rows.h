@@ -1,8 +1,9 @@
 #pragma once
-/* Rows of x are multiplied eight, four, two or one at a time, as many as there are left: `call` is compiled for each
- * count, which it knows as the constant ROWS, so that their sums stay in registers. */
-#define MOST_ROWS 8
-#define SOME_ROWS(left, taken, call) \
+/* Register blocking over rows of x. A kernel processes 8, 4, 2 or 1 rows at a time. DISPATCH_ROWS compiles `call` once
+ * for each count with ROWS as a compile-time constant, so that all accumulators stay in registers. It sets `taken` to
+ * the number of rows processed. */
+#define MAX_ROWS 8
+#define DISPATCH_ROWS(left, taken, call) \
     if ((left) >= 8) { enum { ROWS = 8 }; call; taken = ROWS; } \
     else if ((left) >= 4) { enum { ROWS = 4 }; call; taken = ROWS; } \
     else if ((left) >= 2) { enum { ROWS = 2 }; call; taken = ROWS; } \

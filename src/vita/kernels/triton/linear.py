@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from vita.kernels.cpu.bindings import GROUP
+from vita.kernels.cpu.bindings import GROUP_SIZE
 from vita.kernels.triton import MAX_BATCH
 from vita.kernels.weight import Weight
 
@@ -65,7 +65,7 @@ def linear(
     channels = out.shape[1]
     weight_format = {torch.int8: INT8, torch.uint8: INT4}.get(weight.values.dtype, FLOAT)
     shape = blocks or BLOCK_SHAPES[weight_format, rows == 1]
-    k_block = min(shape.k_block, max(GROUP, triton.next_power_of_2(in_features)))
+    k_block = min(shape.k_block, max(GROUP_SIZE, triton.next_power_of_2(in_features)))
     grid = (triton.cdiv(channels, shape.n_block),)
     _linear_kernel[grid](
         x, weight.values, weight.scale, weight.bias, norm_weight, residual, out, rows, channels, eps,
