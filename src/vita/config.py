@@ -1,8 +1,7 @@
-"""What a checkpoint says about itself, as dataclasses.
+"""The configuration of a checkpoint as dataclasses, read from parsed config files.
 
-Owns the reading of every known layout of `config.json`, `preprocessor_config.json`, `train.yaml` and
-`generation_config.json` (spec sections 1, 3.3, 4 and 10). Takes parsed dictionaries: which file they come from,
-and where that file lies, is for `checkpoint.open` to know.
+Reads every known layout of `config.json`, `preprocessor_config.json`, `train.yaml` and `generation_config.json` (spec
+sections 1, 3.3, 4 and 10). `checkpoint.open` finds and parses the files.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ class DecoderConfig:
     num_layers: int
     num_heads: int
     num_kv_heads: int
-    vocab_size: int  # as stored; cut to the tokenizer's length while loading
+    vocab_size: int  # as stored; loading cuts it to the tokenizer's length
     rms_norm_eps: float = 1e-6
     rope_theta: float = 1e6
     max_positions: int = 32768
@@ -40,7 +39,7 @@ class DecoderConfig:
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """InternViT (spec section 4). The defaults are those a missing key takes: a 6B model's, not the 300M's."""
+    """InternViT (spec section 4). A missing key takes these defaults: the 6B model's, not the 300M model's."""
 
     hidden_size: int = 3200
     intermediate_size: int = 12800
@@ -78,11 +77,11 @@ class AudioConfig:
     chunk_size: int = -1
     left_chunks: int = -1
     dynamic_chunks: bool = True
-    positions_in_input: bool = False  # ours: frames know where they stand; not in the release
+    positions_in_input: bool = False  # an extension of this project: add positions to the encoder's input
     adapter_kernel: int = 5
     adapter_activation: str = "gelu"
     adapter_norm: str = "layer"
-    prompt_tokens: int = 0  # learned rows in front of the adapter's output
+    prompt_tokens: int = 0  # learned embeddings before the adapter's output
     max_frames: int = 5000  # rows of the position table
 
 
@@ -99,7 +98,7 @@ class ImagePreprocess:
 
 @dataclass(frozen=True)
 class Tiling:
-    """How a picture is cut (spec section 3.2)."""
+    """How an image is cut into tiles (spec section 3.2)."""
 
     tile: int = 448
     min_tiles: int = 1
@@ -109,18 +108,18 @@ class Tiling:
 
 @dataclass(frozen=True)
 class FilterbankConfig:
-    """Kaldi filterbank (spec section 5); lengths in milliseconds."""
+    """Kaldi filterbank (spec section 5): rate in Hz, lengths in milliseconds."""
 
     sample_rate: int = 16000
     num_mel_bins: int = 80
     frame_length: float = 25.0
     frame_shift: float = 10.0
-    dither: float = 0.0  # the checkpoint's 1.0 makes answers differ from run to run; asked for, never default
+    dither: float = 0.0  # the checkpoint's 1.0 makes answers random, so it is opt-in
 
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """What `generation_config.json` may say that matters to us."""
+    """The keys of `generation_config.json` that the engine uses."""
 
     eos_ids: tuple[int, ...] = ()
     pad_id: int | None = None
@@ -129,7 +128,7 @@ class GenerationConfig:
 
 @dataclass(frozen=True)
 class VitaConfig:
-    """A whole model. `vision` or `audio` is None only if the checkpoint has no such part."""
+    """The configuration of a model."""
 
     decoder: DecoderConfig
     vision: VisionConfig
@@ -140,26 +139,26 @@ class VitaConfig:
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     projector_layers: int = 2
     max_length: int | None = None  # tokenizer_model_max_length
-    dtype: str = "float32"  # what the checkpoint says it is meant to run in
+    dtype: str = "float32"  # the checkpoint's `torch_dtype`
     layout: Literal["main", "serving"] = "main"
 
     @property
     def context(self) -> int:
-        """Most positions a conversation and its answer may take."""
+        """Maximum number of positions of a conversation with its answer."""
         limits = [self.decoder.max_positions] + ([self.max_length] if self.max_length else [])
         return min(limits)
 
 
 def is_serving_layout(config: Json) -> bool:
-    """Whether this config.json is the nested one of spec section 10."""
+    """Whether this config.json has the nested serving layout (spec section 10)."""
     return "text_config" in config and "vision_config" in config
 
 
 def check_model_type(config: Json, where: object) -> None:
-    """Refuses the config.json of another model.
+    """Check that a config.json is of this model.
 
     Raises:
-        CheckpointError: naming the type found.
+        CheckpointError: it is of another model type.
     """
     if is_serving_layout(config) or config.get("model_type") in KNOWN_MODEL_TYPES:
         return
@@ -174,10 +173,10 @@ def check_model_type(config: Json, where: object) -> None:
 def read_main(
     config: Json, vision: Json, preprocessor: Json, train: Json, generation: Json | None, where: object
 ) -> VitaConfig:
-    """The released layout: one flat config.json and two folders of configuration.
+    """Read the released layout: one flat config.json and two folders of configuration.
 
     Raises:
-        CheckpointError: a key is missing or says something this engine does not do.
+        CheckpointError: a key is missing or its value is not supported.
     """
     if config.get("use_s2"):
         raise CheckpointError("use_s2 is true, which is not supported", where=where)
@@ -202,10 +201,10 @@ def read_main(
 def read_serving(
     config: Json, preprocessor: Json, features: Json, generation: Json | None, where: object
 ) -> VitaConfig:
-    """The serving layout: everything nested in one config.json (spec section 10).
+    """Read the serving layout: everything nested in one config.json (spec section 10).
 
     Raises:
-        CheckpointError: a key is missing or says something this engine does not do.
+        CheckpointError: a key is missing or its value is not supported.
     """
     text = config["text_config"]
     vision_config = read_vision(config["vision_config"], where)
@@ -243,7 +242,7 @@ def read_serving(
 
 
 def read_decoder(config: Json, where: object) -> DecoderConfig:
-    """The decoder's keys, flat or from `text_config`."""
+    """Read the decoder's keys, from the flat config.json or its `text_config`."""
     if config.get("hidden_act", "silu") != "silu":
         raise CheckpointError(f"hidden_act {config['hidden_act']!r} of the decoder is not supported", where=where)
     heads = _need(config, "num_attention_heads", where)
@@ -267,7 +266,7 @@ def read_decoder(config: Json, where: object) -> DecoderConfig:
 
 
 def read_vision(config: Json, where: object) -> VisionConfig:
-    """InternViT's keys; a missing one takes the 6B model's value (spec section 4)."""
+    """Read InternViT's keys; a missing one takes the 6B model's value (spec section 4)."""
     base = VisionConfig()
     vision = VisionConfig(
         hidden_size=config.get("hidden_size", base.hidden_size),
@@ -290,7 +289,7 @@ def read_vision(config: Json, where: object) -> VisionConfig:
 
 
 def read_preprocessor(config: Json, vision: VisionConfig, pad: bool) -> ImagePreprocess:
-    """`preprocessor_config.json`; a size may be an int or a dictionary."""
+    """Read `preprocessor_config.json`; a size may be an int or a dictionary."""
     return ImagePreprocess(
         size=_edge(config.get("size"), vision.image_size),
         crop=_edge(config.get("crop_size"), vision.image_size),
@@ -301,7 +300,7 @@ def read_preprocessor(config: Json, vision: VisionConfig, pad: bool) -> ImagePre
 
 
 def read_tiling(config: Json, vision: VisionConfig) -> Tiling:
-    """Tile counts where the config names them (the serving layout and ours do); the demo's 1 to 12 elsewhere."""
+    """Read the tile counts: default 1 to 12, as in the reference demo; the serving layout and this project set them."""
     return Tiling(
         tile=vision.image_size,
         min_tiles=config.get("min_dynamic_patch", 1),
@@ -311,7 +310,7 @@ def read_tiling(config: Json, vision: VisionConfig) -> Tiling:
 
 
 def read_train_yaml(train: Json, config: Json, where: object) -> AudioConfig:
-    """`train.yaml` of the audio folder; dashes and underscores are the same (spec section 1.3)."""
+    """Read the audio folder's `train.yaml`; dashes and underscores in keys are the same (spec section 1.3)."""
     para = train.get("encoder_conf", {}).get("para_conf", {})
     keys = {k.replace("_", "-").removeprefix("transformer-"): v for k, v in para.get("transformer", {}).items()}
     model = train.get("model_conf", {})
@@ -344,7 +343,7 @@ def read_train_yaml(train: Json, config: Json, where: object) -> AudioConfig:
 
 
 def read_generation(generation: Json | None, config: Json) -> GenerationConfig:
-    """Stop ids and penalties; without `generation_config.json` the stop id comes from config.json."""
+    """Read stop ids and penalties; without `generation_config.json` the stop id comes from config.json."""
     source: Json = generation if generation is not None else {}
     eos = source.get("eos_token_id", config.get("eos_token_id"))
     ids = () if eos is None else tuple(eos) if isinstance(eos, (list, tuple)) else (int(eos),)
