@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from vita.checkpoint.load import Progress
@@ -17,8 +16,8 @@ from vita.checkpoint.open import open_checkpoint
 from vita.engine.engine import Engine
 from vita.errors import RequestError
 from vita.events import Event, Result, TextDelta
-from vita.media.source import kept
-from vita.types import Audio, MediaOptions, Message, SamplingParams, Source, Text, Video, assistant, system, user
+from vita.media.source import snapshot_part
+from vita.types import Audio, MediaOptions, Message, SamplingParams, Source, Video, assistant, system, user
 
 
 def load(
@@ -155,16 +154,6 @@ class Vita:
         return Chat(self, system_text, options)
 
 
-def _kept(message: Message, options: MediaOptions) -> Message:
-    """The message with its media as they can be read again in every later turn."""
-    parts = [
-        p if isinstance(p, Text) or isinstance(p.source, (list, tuple))
-        else replace(p, source=kept(p.source, options, type(p).__name__.lower()))
-        for p in message.parts
-    ]  # fmt: skip
-    return Message(message.role, tuple(parts))
-
-
 class Chat:
     """A conversation: each `send` adds a turn, each finished answer too."""
 
@@ -179,7 +168,9 @@ class Chat:
     ) -> Iterator[Event]:
         """Stream the answer to a user turn. A turn that fails leaves the conversation as it was."""
         pieces: list[str] = []
-        message = _kept(message, self.options or MediaOptions())
+        options = self.options or MediaOptions()
+        # Later turns show what was sent, whatever becomes of the file or array.
+        message = Message(message.role, tuple(snapshot_part(part, options) for part in message.parts))
         conversation = [*self._system, *self.turns, message]
         for event in self.model.stream(conversation, params, options=self.options, cancelled=cancelled):
             if isinstance(event, TextDelta):

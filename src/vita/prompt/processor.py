@@ -17,7 +17,7 @@ from vita.errors import RequestError
 from vita.media.audio import Waveform, load_audio
 from vita.media.digest import digest
 from vita.media.filterbank import filterbank, pad_to_minimum, token_count
-from vita.media.image import cut_tiles, fitted, limited, load_image, normalised
+from vita.media.image import cut_tiles, fitted, limited, load_image_with_notes, normalised
 from vita.media.video import load_video
 from vita.prompt.template import AUDIO_PLACEHOLDER, IMAGE_PLACEHOLDER, Piece, Placeholders, Turn, render
 from vita.prompt.tokenizer import STATE_TOKENS, Tokenizer
@@ -107,10 +107,11 @@ class Processor:
         self, image: Image, media: TurnMedia, options: MediaOptions, tiling: Tiling, watch: Stopwatch
     ) -> Placeholders:
         with watch.stage("media"):
-            picture = load_image(image.source, options)
+            loaded = load_image_with_notes(image.source, options)
         with watch.stage("preprocess"):
-            tiles = cut_tiles(picture, tiling)
+            tiles = cut_tiles(loaded.image, tiling)
             self._keep(tiles, media)
+        media.notes += loaded.notes
         media.pictures += 1
         return Placeholders("image", len(tiles))
 
