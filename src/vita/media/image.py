@@ -14,8 +14,7 @@ from torch import Tensor
 from vita.config import ImagePreprocess, Tiling
 from vita.errors import MediaError, RequestError
 from vita.media.formats import refuse_opened
-from vita.media.grey import check_tiff
-from vita.media.image_file import LoadedImage, decode_image, open_image
+from vita.media.image_file import LoadedImage, decode_file, decode_image, undecoded_file
 from vita.media.policy import UNGUARDED, ReadGuard
 from vita.media.source import read_source, resolve_source
 from vita.types import Array, MediaOptions, Source
@@ -54,14 +53,11 @@ def load_image_with_notes(
         values = resolved.values
         image = _from_array(values) if isinstance(values, np.ndarray) else values
         refuse_opened(image, name)
-        return decode_image(image, getattr(image, "fp", None), None, options, name, guard)
+        file = undecoded_file(image, name)
+        return decode_image(image, options, name, guard) if file is None else decode_file(file, options, name, guard)
     loaded = read_source(source, options, "image", guard)
     with loaded.open() as file:
-        stream = guard.watch(file, loaded.name)
-        deep = None if options.reference else check_tiff(stream, loaded.name)
-        image = open_image(deep.stream if deep else stream, options, loaded.name)
-        shades = deep.range if deep else None
-        return decode_image(image, stream, shades, options, loaded.name, guard)
+        return decode_file(file, options, loaded.name, guard)
 
 
 def choose_grid(width: int, height: int, tiling: Tiling) -> tuple[int, int]:

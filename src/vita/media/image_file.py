@@ -7,7 +7,7 @@ import struct
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, BinaryIO, TypeAlias
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 from PIL import ExifTags, ImageFile, UnidentifiedImageError
@@ -15,7 +15,7 @@ from PIL import Image as Pillow
 
 from vita.errors import Cancelled, MediaError
 from vita.media.formats import HEAD_BYTES, open_listed, refuse_by_head, sizes_in_ico
-from vita.media.grey import GreyRange, declared_range, to_grey
+from vita.media.grey import GreyRange, check_tiff, declared_range, to_grey
 from vita.media.jpeg import START as JPEG_START
 from vita.media.jpeg import closed_jpeg, scan_jpeg
 from vita.media.png import SIGNATURE as PNG_SIGNATURE
@@ -80,7 +80,7 @@ def open_image(stream: BinaryIO, options: MediaOptions, name: str) -> Pillow.Ima
                 ) from None
             if isinstance(error, UnidentifiedImageError):
                 raise MediaError("is not an image in a known format", where=name, fix=USUAL) from None
-            raise _damaged(name) from error
+            raise DamagedImage(name) from error
 
 
 def _open_or_repair(stream: BinaryIO, head: bytes) -> Pillow.Image:
@@ -95,23 +95,71 @@ def _open_or_repair(stream: BinaryIO, head: bytes) -> Pillow.Image:
         return open_listed(pixel_chunks_only(stream))
 
 
+def undecoded_file(image: Pillow.Image, name: str) -> BinaryIO | None:
+    """A copy of the file of an image that the caller opened and has not decoded; None: decoded, or a later frame.
+
+    So the caller's image stays as it is, and its file is read like any other.
+
+    Raises:
+        MediaError: the file was closed before it was decoded.
+    """
+    if not isinstance(image, ImageFile.ImageFile) or not image.tile or image.tell() != 0 or image.fp is None:
+        return None
+    try:
+        place = image.fp.tell()
+        image.fp.seek(0)
+        data = image.fp.read()
+        image.fp.seek(place)
+    except (OSError, ValueError) as error:
+        raise MediaError(
+            "its file was closed before it was decoded", where=name, fix="call its load() first"
+        ) from error
+    return io.BytesIO(data)
+
+
+def decode_file(file: BinaryIO, options: MediaOptions, name: str, guard: ReadGuard) -> LoadedImage:
+    """The image of a file in RGB; of an animation the first frame.
+
+    Raises:
+        MediaError: as `load_image`. Cancelled: by the guard.
+    """
+    stream = guard.watch(file, name)
+    deep = None if options.reference else check_tiff(stream, name)
+    shades = deep.range if deep else None
+    image = open_image(deep.stream if deep else stream, options, name)
+    check_work(image, stream, options, name)
+    try:
+        return decode_image(image, options, name, guard, shades)
+    except DamagedImage:
+        repaired = _repair(stream)
+        if repaired is None:
+            raise
+    notes = (f"{name}: {BROKEN_OFF}",) if image.format in ("JPEG", "MPO") else ()
+    image = open_image(repaired, options, name)
+    return replace(decode_image(image, options, name, guard), notes=notes)
+
+
+class DamagedImage(MediaError):
+    """An image whose pixels cannot be decoded."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__("is a damaged or truncated image", where=name, fix="save it again or as PNG")
+
+
 def decode_image(
-    image: Pillow.Image,
-    stream: BinaryIO | None,
-    shades: Shades | None,
-    options: MediaOptions,
-    name: str,
-    guard: ReadGuard,
+    image: Pillow.Image, options: MediaOptions, name: str, guard: ReadGuard, shades: Shades | None = None
 ) -> LoadedImage:
     """Check the size, then decode to RGB; of an animation, the frame the image stands at.
 
     Args:
-        image: opened.
-        stream: its file, for a second try; None: it has none.
-        shades: black and white of a deep grey image whose file was rewritten.
+        image: opened, decoded or not.
         options, name, guard: as above.
+        shades: black and white of a deep grey image whose file was rewritten.
+
+    Raises:
+        MediaError: over a limit, or damaged. Cancelled: by the guard.
     """
-    check_work(image, stream, options, name)
+    check_size(image, options, name)
     guard.check(name)
     try:
         return LoadedImage(_to_rgb(image, shades, options, name, guard))
@@ -120,21 +168,13 @@ def decode_image(
     except MemoryError as error:
         raise MediaError(f"of {image.width}x{image.height} pixels does not fit in memory", where=name) from error
     except Exception as error:  # decoders raise many kinds for damaged files: OSError, SyntaxError, struct.error…
-        repaired = None if stream is None else _repair(image, stream)
-        if repaired is None:
-            raise _damaged(name) from error
-        again = open_image(repaired, options, name)
-        notes = (f"{name}: {BROKEN_OFF}",) if image.format in ("JPEG", "MPO") else ()
-        return replace(decode_image(again, None, shades, options, name, guard), notes=notes)
+        raise DamagedImage(name) from error
 
 
-def _repair(image: Pillow.Image, stream: BinaryIO) -> BinaryIO | None:
+def _repair(stream: BinaryIO) -> BinaryIO | None:
     """The file of an image that could not be decoded, without what may have stopped it; None: nothing to try."""
-    try:
-        stream.seek(0)
-        data = stream.read()
-    except (OSError, ValueError):  # Pillow has closed the file
-        return None
+    stream.seek(0)
+    data = stream.read()
     if data.startswith(PNG_SIGNATURE):
         return pixel_chunks_only(io.BytesIO(data))
     closed = closed_jpeg(data) if data.startswith(JPEG_START) else None
@@ -147,7 +187,7 @@ def _to_rgb(
     """Decode; scale deep grey, put transparency on white, and turn upright, unless the reference is asked for."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")
-        low_bytes_match = None if options.reference else prepare_key(image)
+        keyed = None if options.reference else prepare_key(image)
         image.load()
         if options.reference:
             return image.convert("RGB")
@@ -156,26 +196,15 @@ def _to_rgb(
             grey = shades(image) if shades else declared_range(image)
             rgb = to_grey(image, grey, guard, name).convert("RGB")
             if isinstance(key := image.info.get("transparency"), int):
-                rgb.paste("white", mask=_mask(np.asarray(image) == key))
+                keyed = np.asarray(image) == key
         elif image.has_transparency_data:
-            rgb = _on_white(image.convert("RGBA"), low_bytes_match)
+            white = Pillow.new("RGBA", image.size, "white")
+            rgb = Pillow.alpha_composite(white, image.convert("RGBA")).convert("RGB")
         else:
             rgb = image.convert("RGB")
+        if keyed is not None:
+            rgb.paste("white", mask=Pillow.fromarray(keyed.astype(np.uint8) * 255))
     return rgb if turn is None else rgb.transpose(turn)
-
-
-def _on_white(image: Pillow.Image, transparent: np.ndarray[Any, Any] | None) -> Pillow.Image:
-    """An RGBA image on white; with `transparent` (bool `[h, w]`), all other pixels are opaque."""
-    if transparent is not None:
-        alpha = np.asarray(image.getchannel("A"))
-        image.putalpha(_mask((alpha != 0) | ~transparent))
-    white = Pillow.new("RGBA", image.size, "white")
-    return Pillow.alpha_composite(white, image).convert("RGB")
-
-
-def _mask(chosen: np.ndarray[Any, Any]) -> Pillow.Image:
-    """Mode L: 255 where the bool array `[h, w]` is True."""
-    return Pillow.fromarray(chosen.astype(np.uint8) * 255)
 
 
 def _orientation(image: Pillow.Image) -> int:
@@ -196,17 +225,15 @@ def check_size(image: Pillow.Image, options: MediaOptions, name: str) -> None:
     _check_sides(image.width, image.height, options, name)
 
 
-def check_work(image: Pillow.Image, stream: BinaryIO | None, options: MediaOptions, name: str) -> None:
-    """Hold an image that is not yet decoded to the limits of its size and of the work it takes.
+def check_work(image: Pillow.Image, stream: BinaryIO, options: MediaOptions, name: str) -> None:
+    """Hold an opened image that is not yet decoded to the limits of its size and of the work it takes.
 
     Raises:
         MediaError: it is too large, or would take minutes.
     """
-    _check_sides(image.width, image.height, options, name)
-    if not isinstance(image, ImageFile.ImageFile) or not image.tile or stream is None:
+    check_size(image, options, name)
+    if not isinstance(image, ImageFile.ImageFile):
         return
-    if stream.closed:
-        raise MediaError("its file was closed before it was decoded", where=name, fix="call its load() first")
     pixels = image.width * image.height
     if image.format == "ICO":
         for width, height in sizes_in_ico(stream):
@@ -231,10 +258,6 @@ def _check_sides(width: int, height: int, options: MediaOptions, name: str) -> N
     if max(width, height) > MAX_SIDE:
         what = f"has a side of more than {MAX_SIDE:,} pixels ({width}x{height})"
         raise MediaError(what, where=name, fix="cut it into parts")
-
-
-def _damaged(name: str) -> MediaError:
-    return MediaError("is a damaged or truncated image", where=name, fix="save it again or as PNG")
 
 
 def _too_large(name: str, most: int) -> MediaError:

@@ -21,6 +21,8 @@ PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"fcTL", b"fdAT", b"IEND")  # kept wi
 CHECKED_CHUNKS = (b"tRNS", b"eXIf", b"acTL")  # they change what is shown, so they are kept if they are sound
 NEXT_CHUNK = re.compile(rb"PLTE|tRNS|acTL|fcTL|IDAT|IEND")
 TRNS_LENGTHS = {0: (2, 2), 2: (6, 6), 3: (1, 256)}  # by colour type
+SEARCH_BYTES = 1 << 20  # looked through for the next chunk after a wrong length
+MAX_SEARCHES = 16
 EXIF_LIMIT = 1 << 20  # bytes; the standard's own limit is 64 KB
 # Bits per sample by Pillow's raw mode.
 DEPTHS = {"1": 1, "L;2": 2, "L;4": 4, "L": 8, "RGB": 8, "I;16B": 16, "RGB;16B": 16}
@@ -72,24 +74,24 @@ def _chunks(stream: BinaryIO) -> Iterator[Chunk]:
     stream.seek(0)
     if stream.read(8) != SIGNATURE:
         return
-    start = 8
+    start, last, searches = 8, 0, 0
     while True:
         stream.seek(start)
         head = stream.read(8)
-        if len(head) < 8:
-            return
         kind, length = head[4:], int.from_bytes(head[:4], "big")
-        if not kind.isalpha() or (length > size - start and kind not in PIXEL_CHUNKS):
-            stream.seek(start + 4)
-            found = NEXT_CHUNK.search(stream.read())
-            if found is None or found.start() < 4:
+        if len(head) == 8 and kind.isalpha() and (length <= size - start - 12 or kind in PIXEL_CHUNKS):
+            yield Chunk(kind, start, length)
+            if kind == b"IEND":
                 return
-            start += found.start()
+            last, start = start, start + 12 + length
             continue
-        yield Chunk(kind, start, length)
-        if kind == b"IEND":
+        # The length of the last chunk may be wrong, so its body is searched too.
+        stream.seek(last + 8)
+        found = NEXT_CHUNK.search(stream.read(SEARCH_BYTES))
+        searches += 1
+        if found is None or found.start() < 4 or searches > MAX_SEARCHES:
             return
-        start += 12 + length
+        start = last = last + 8 + found.start() - 4
 
 
 def _is_sound(kind: bytes, body: bytes, crc: bytes, colour: int) -> bool:
@@ -107,7 +109,7 @@ def prepare_key(image: Pillow.Image) -> np.ndarray[Any, Any] | None:
     Pillow widens grey of 2 and 4 bits to 8 but not the key, and drops the low byte of RGB with 16 bits.
 
     Returns:
-        Of RGB with 16 bits and a key: bool `[height, width]`, True where the low bytes are the key's. Else None.
+        Of RGB with 16 bits and a key: bool `[height, width]`, True where the pixel is the key. Else None.
     """
     key = image.info.get("transparency")
     if image.format != "PNG" or key is None or not isinstance(image, ImageFile.ImageFile) or not image.tile:
@@ -117,26 +119,28 @@ def prepare_key(image: Pillow.Image) -> np.ndarray[Any, Any] | None:
     if isinstance(key, int) and depth in (2, 4):
         most = (1 << depth) - 1
         image.info["transparency"] = (key & most) * 255 // most
-    elif isinstance(key, int) and depth == 8 and image.mode == "L":
+    elif isinstance(key, int) and depth == 8:
         image.info["transparency"] = key & 255
     elif isinstance(key, tuple) and depth == 8:
         image.info["transparency"] = tuple(k & 255 for k in key)
-    elif isinstance(key, tuple) and depth == 16:
-        image.info["transparency"] = tuple(k >> 8 for k in key)
-        return _low_bytes_match(image, [k & 255 for k in key])
+    elif isinstance(key, tuple) and depth == 16 and not getattr(image, "is_animated", False):
+        del image.info["transparency"]
+        low = _low_bytes(image)
+        image.load()
+        high = np.asarray(image)
+        same = [(high[..., c] == key[c] >> 8) & (low[..., c] == key[c] & 255) for c in range(3)]
+        return np.asarray(same[0] & same[1] & same[2])
     return None
 
 
-def _low_bytes_match(image: ImageFile.ImageFile, low: list[int]) -> np.ndarray[Any, Any] | None:
-    """Decode the file a second time for the low bytes: as if its samples were little-endian."""
-    file = image.fp
-    if file is None or getattr(image, "is_animated", False):
-        return None
-    place = file.tell()
-    file.seek(0)
-    second = open_listed(io.BytesIO(file.read()))
-    file.seek(place)
+def _low_bytes(image: ImageFile.ImageFile) -> np.ndarray[Any, Any]:
+    """The low bytes of RGB with 16 bits, uint8 `[h, w, 3]`: the file decoded as if it were little-endian."""
+    assert image.fp is not None
+    place = image.fp.tell()
+    image.fp.seek(0)
+    second = open_listed(io.BytesIO(image.fp.read()))
+    image.fp.seek(place)
     assert isinstance(second, ImageFile.ImageFile)
     second.tile = [tile._replace(args="RGB;16L") for tile in second.tile]
     second.info.pop("transparency", None)
-    return np.asarray((np.asarray(second) == np.asarray(low, np.uint8)).all(axis=2))
+    return np.asarray(second)

@@ -122,7 +122,7 @@ def resolve_source(source: Source, kind: str) -> ResolvedSource:
 
 
 def _resolve_url(url: str, name: str) -> FilePath | Url | DataUrl:
-    scheme = url.partition(":")[0].lower()
+    scheme = url.partition(":")[0].lower() if ":" in url else ""
     if scheme == "data":
         return DataUrl(url)
     if scheme in ("http", "https"):
@@ -294,6 +294,8 @@ def _decode_data_url(url: str, options: MediaOptions) -> bytes:
     comma = url.find(",", 0, DATA_HEAD)
     if comma < 0:
         raise MediaError("has no comma after its media type", where=name)
+    if not url.isascii():
+        raise MediaError("holds characters that are not ASCII", where=name, fix="encode the bytes as base64")
     coded = len(url) - comma - 1  # characters
     limit = options.policy.max_bytes
     if not url[:comma].lower().endswith(";base64"):
