@@ -167,7 +167,7 @@ def test_an_iptc_file_with_postscript_inside_is_refused(ran: Path) -> None:
         record(3, 60, b"\1\0") + record(3, 20, b"\0\x32") + record(3, 30, b"\0\x32") + record(3, 120, b"\0\5")
         + record(8, 10, EPS)
     )  # fmt: skip
-    with pytest.raises(MediaError, match="not a picture in a known format"):
+    with pytest.raises(MediaError, match="not an image in a known format"):
         load_image(data)
     assert not ran.exists()
 
@@ -220,7 +220,7 @@ def psd(picture: Pillow.Image) -> bytes:
 @pytest.mark.parametrize("name", ["PCX", "SGI", "DIB", "IM", "SPIDER", "XBM", "MSP", "ICNS"])
 def test_a_format_off_the_list_is_refused(name: str) -> None:
     picture = Pillow.new("1" if name in ("XBM", "MSP") else "F" if name == "SPIDER" else "RGB", (16, 16))
-    with pytest.raises(MediaError, match="not a picture in a known format"):
+    with pytest.raises(MediaError, match="not an image in a known format"):
         load_image(saved(name, picture))
 
 

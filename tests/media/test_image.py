@@ -111,7 +111,7 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
 def test_arrays_are_pictures_too() -> None:
     grey = np.full((5, 7), 9, np.uint8)
     assert load_image(grey).size == (7, 5)
-    with pytest.raises(MediaError, match="not a picture"):
+    with pytest.raises(MediaError, match="not an image"):
         load_image(np.zeros((5, 7, 3), np.float32))
 
 
@@ -136,7 +136,7 @@ def test_errors_say_what_and_where(tmp_path: Path) -> None:
     cases = {
         "missing.png": (None, "no such file"),
         "empty.png": (b"", "is empty"),
-        "text.png": (b"hello, world, this is text", "not a picture"),
+        "text.png": (b"hello, world, this is text", "not an image"),
         "cut.png": (good[: len(good) // 2], "damaged or truncated"),
     }
     for name, (data, sentence) in cases.items():

@@ -89,7 +89,7 @@ def build_messages(flags: Ask) -> list[Message]:
     if flags.audio_from_video:
         if not videos:
             raise RequestError("needs a --video with audio", where="--audio-from-video")
-        audios = [Audio(v.source, from_video=True) for v in videos] + audios
+        audios = [Audio(s, from_video=True) for s in sources] + audios
     if not question and not audios:
         raise RequestError(
             "there is no question", fix='type one, as in vita ask "What is this?" --image a.png, or pass --audio'

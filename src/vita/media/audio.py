@@ -13,7 +13,7 @@ import numpy as np
 
 from vita.errors import MediaError
 from vita.media.resample import Samples, resample_reference
-from vita.media.source import Loaded, read_source
+from vita.media.source import Loaded, array_values, read_source
 from vita.types import Audio, MediaOptions
 
 __all__ = ["Samples", "Waveform", "load_audio", "resample_reference"]
@@ -47,8 +47,9 @@ def load_audio(audio: Audio, options: MediaOptions | None = None, sample_rate: i
     """
     options = options or MediaOptions()
     notes: list[str] = []
-    if isinstance(audio.source, np.ndarray):
-        blocks, name = iter([_from_array(audio)]), "<array>"
+    source = array_values(audio.source)
+    if isinstance(source, np.ndarray):
+        blocks, name = iter([_from_array(source, audio.sample_rate)]), "<array>"
     else:
         loaded = read_source(audio.source, options, "sound")
         blocks, name = _decode(loaded, options, notes, from_video=audio.from_video), loaded.name
@@ -133,8 +134,7 @@ def _read_with_soundfile(file: Any, name: str, options: MediaOptions, notes: lis
             yield _Block(np.ascontiguousarray(data.T), rate)
 
 
-def _from_array(audio: Audio) -> _Block:
-    array: np.ndarray[Any, Any] = audio.source
+def _from_array(array: np.ndarray[Any, Any], rate: int | None) -> _Block:
     if array.ndim not in (1, 2) or array.dtype not in (np.float16, np.float32, np.float64, np.int16, np.int32):
         raise MediaError(
             f"an array of {array.dtype} {list(array.shape)} is not a sound",
@@ -145,7 +145,6 @@ def _from_array(audio: Audio) -> _Block:
             f"an array {list(array.shape)} would be a sound of {array.shape[1]} channels",
             fix="pass samples as [n, channels]",
         )
-    rate = audio.sample_rate
     if rate is None:
         raise MediaError("an array of samples does not say how fast it plays", fix="pass sample_rate in Hz with it")
     if rate <= 0 or rate != int(rate):

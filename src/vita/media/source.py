@@ -1,31 +1,71 @@
-"""Fetching the bytes of a medium, wherever they are.
+"""Resolve a media source once, obey the policy, and read its bytes.
 
-Owns paths, URLs, standard input and size limits. Does not know what the bytes mean.
+`resolve_source` decides what a value means; `read_source` obeys `MediaOptions.policy`; `snapshot` makes a copy that no
+later change of a file, array or stream can reach.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import http.client
 import io
+import os
+import re
 import sys
-import urllib.error
-import urllib.request
-from dataclasses import dataclass
+import tempfile
+import weakref
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
-from urllib.parse import unquote_to_bytes
+from typing import BinaryIO, TypeAlias, cast
+from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 from vita.errors import MediaError
-from vita.types import MediaOptions, Source, describe_source
+from vita.media.policy import UNGUARDED, ReadGuard
+from vita.types import (
+    Array,
+    Audio,
+    Bytes,
+    FilePath,
+    Frames,
+    Image,
+    MediaOptions,
+    Part,
+    Source,
+    Url,
+    Video,
+    describe_source,
+    is_ndarray,
+    is_pil_image,
+    wrong_source,
+)
 
 BLOCK = 1 << 20  # bytes read at a time
+DATA_HEAD = 4096  # characters of a data: URL before its comma, at most
+SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+
+
+@dataclass(frozen=True)
+class DataUrl:
+    """A data: URL, not yet decoded."""
+
+    url: str
+
+
+@dataclass(frozen=True)
+class Stream:
+    """An open binary file, which can be read once."""
+
+    file: BinaryIO
+    name: str
+    stdin: bool = False
+
+
+ResolvedSource: TypeAlias = FilePath | Url | DataUrl | Bytes | Array | Stream
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A medium that can be opened: a file on disk, or bytes in memory."""
+    """An encoded file that can be opened: on disk, or in memory."""
 
     name: str  # for error sentences
     path: Path | None = None
@@ -46,60 +86,152 @@ class Loaded:
             raise MediaError(f"cannot be opened ({error.strerror})", where=self.name) from error
 
 
-def read_source(source: Source, options: MediaOptions, kind: str) -> Loaded:
-    """Resolve a source; a local file is checked but not read.
+def resolve_source(source: Source, kind: str) -> ResolvedSource:
+    """What a value means; nothing is read.
 
     Args:
-        source: path, http(s) or data: URL, "-" (standard input), bytes, or an open binary file.
-        options: limits.
-        kind: "picture", "video" or "sound", for error sentences.
+        source: what the caller passed.
+        kind: "image", "video" or "audio", for error sentences.
 
     Raises:
-        MediaError: missing, a folder, unreadable, empty, too large, or not to be fetched.
+        MediaError: an empty name, or a URL of a scheme that is not read.
+        RequestError: a value of another type.
     """
-    name = _name(source)
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return _in_memory(bytes(source), name, options)
+    name = describe_source(source)
+    if isinstance(source, (FilePath, Bytes, Array)):
+        return source
+    if isinstance(source, Url):
+        return _resolve_url(source.url, name)
     if isinstance(source, str):
-        scheme = source[:8].lower()
-        if source == "":
-            raise MediaError(f"the name of a {kind} is empty", fix="pass a path, a URL, bytes or an array")
+        if not source:
+            raise MediaError(f"the name of the {kind} is empty", fix="pass a path, a URL, bytes or an array")
         if source == "-":
-            return _in_memory(_read_limited(sys.stdin.buffer, options, "standard input"), "standard input", options)
-        if scheme.startswith("data:"):
-            return _in_memory(_read_data_url(source), "the data: URL", options)
-        if scheme.startswith(("http://", "https://")):
-            return _in_memory(_fetch(source, options), name, options)
-    if isinstance(source, (str, Path)):
-        return _on_disk(Path(source), name, options)
+            return Stream(sys.stdin.buffer, "standard input", stdin=True)
+        if SCHEME.match(source) or source[:5].lower() in ("data:", "file:"):
+            return _resolve_url(source, name)
+        return FilePath(Path(source))
+    if isinstance(source, os.PathLike):
+        return FilePath(Path(source))
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return Bytes(bytes(source), name)
+    if is_ndarray(source) or is_pil_image(source):
+        return Array(source, name)
     if hasattr(source, "read"):
-        return _in_memory(_read_limited(source, options, name), name, options)
-    raise MediaError(f"cannot be read as a {kind}", where=name, fix="pass a path, a URL, bytes or an array")
+        return Stream(cast(BinaryIO, source), name)
+    raise wrong_source(source, f"the source of {kind}")
 
 
-def kept(source: Source, options: MediaOptions, kind: str) -> Source:
-    """A source that can be read again in a later turn: what can be read only once, or may change, becomes bytes.
+def _resolve_url(url: str, name: str) -> FilePath | Url | DataUrl:
+    scheme = url.partition(":")[0].lower() if ":" in url else ""
+    if scheme == "data":
+        return DataUrl(url)
+    if scheme in ("http", "https"):
+        return Url(url)
+    if scheme != "file":
+        raise MediaError(
+            "is not a URL that can be read", where=name,
+            fix="use http:, https:, data: or file:, or download it first and pass the file",
+        )  # fmt: skip
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise MediaError(f"is not a valid URL ({error})", where=name) from error
+    if parts.netloc not in ("", "localhost"):
+        raise MediaError("names a file on another machine", where=name, fix="write file:///path, or pass the path")
+    return FilePath(Path(unquote(parts.path)))
+
+
+def read_source(source: Source, options: MediaOptions, kind: str, guard: ReadGuard = UNGUARDED) -> Loaded:
+    """Resolve a source and get hold of its bytes. A local file is checked but not read.
+
+    Args:
+        source: what the caller passed.
+        options: its `policy` says which sources are allowed, and how large they may be.
+        kind: "image", "video" or "audio", for error sentences.
+        guard: deadline and cancel.
 
     Raises:
-        MediaError: as `read_source`.
+        MediaError: not allowed, missing, a folder, unreadable, empty, too large, or not to be fetched.
+        RequestError: a value that is not a source.
+        Cancelled: by the guard.
     """
-    once = hasattr(source, "read")
-    if isinstance(source, str):
-        once = source == "-" or source[:8].lower().startswith(("http://", "https://"))
-    if isinstance(source, (str, Path)) and not once:
-        once = Path(source).is_fifo()
-    return read_source(source, options, kind).data if once else source
+    resolved = resolve_source(source, kind)
+    policy = options.policy
+    if isinstance(resolved, Bytes):
+        return _in_memory(resolved.data, describe_source(resolved), options)
+    if isinstance(resolved, DataUrl):
+        return _in_memory(_decode_data_url(resolved.url, options), "the data: URL", options)
+    if isinstance(resolved, Url):
+        name = describe_source(resolved)
+        if not policy.allow_urls:
+            raise MediaError("URLs are not fetched here", where=name, fix="send the bytes, for example as a data: URL")
+        return _download(resolved, name, options, guard)
+    if isinstance(resolved, Stream):
+        if resolved.stdin and not policy.allow_files:
+            raise MediaError("is not read here", where=resolved.name, fix="send the bytes")
+        return _in_memory(_read_stream(resolved.file, options, resolved.name, guard), resolved.name, options)
+    if isinstance(resolved, FilePath):
+        name = describe_source(resolved)
+        if not policy.allow_files:
+            raise MediaError("local files are not read here", where=name, fix="send the bytes instead of a path")
+        return _on_disk(resolved.path, name, options, guard)
+    what = "a decoded image" if is_pil_image(resolved.values) else "an array of this shape"
+    raise MediaError(f"{what} cannot be used as {kind}", where=resolved.name or None, fix="pass a file or its bytes")
 
 
-def _name(source: Source) -> str:
-    """A short name; an open file says its own."""
-    if isinstance(source, memoryview):
-        return f"<{source.nbytes} bytes>"
-    own = getattr(source, "name", None)
-    return describe_source(own if isinstance(own, str) and own and hasattr(source, "read") else source)
+def snapshot(
+    source: Source | Frames, options: MediaOptions, kind: str, guard: ReadGuard = UNGUARDED
+) -> Source | Frames:
+    """A copy of a source that always reads the same: bytes, or an array of its own.
+
+    Files, URLs and streams are read now; arrays, `bytearray`s and `memoryview`s are copied; PIL images are decoded.
+    Lists are copied item by item.
+
+    Raises:
+        MediaError, RequestError, Cancelled: as `read_source`.
+    """
+    if isinstance(source, (list, tuple)):
+        return tuple(_snapshot_one(item, options, "image", guard) for item in source)
+    return _snapshot_one(source, options, kind, guard)
 
 
-def _on_disk(path: Path, name: str, options: MediaOptions) -> Loaded:
+def snapshot_part(part: Part, options: MediaOptions, guard: ReadGuard = UNGUARDED) -> Part:
+    """A message part with a `snapshot` of its source; text as it is.
+
+    Raises:
+        MediaError, RequestError, Cancelled: as `read_source`.
+    """
+    if isinstance(part, Image):
+        return replace(part, source=_snapshot_one(part.source, options, "image", guard))
+    if isinstance(part, Video):
+        return replace(part, source=snapshot(part.source, options, "video", guard))
+    if isinstance(part, Audio):
+        return replace(part, source=_snapshot_one(part.source, options, "audio", guard))
+    return part
+
+
+def array_values(source: Source | Frames) -> Source | Frames:
+    """The NumPy array or PIL image inside an `Array`; any other source as it is."""
+    return source.values if isinstance(source, Array) else source
+
+
+def _snapshot_one(source: Source, options: MediaOptions, kind: str, guard: ReadGuard) -> Source:
+    resolved = resolve_source(source, kind)
+    guard.check(describe_source(source))
+    if isinstance(resolved, Array):
+        if is_ndarray(resolved.values):
+            return Array(resolved.values.copy(), resolved.name)
+        from vita.media.image import load_image  # a PIL image may be an unread file: it is checked and decoded there
+
+        return Array(load_image(resolved, options, guard), resolved.name)
+    loaded = read_source(source, options, kind, guard)
+    if loaded.data is not None:
+        return Bytes(loaded.data, loaded.name)
+    with loaded.open() as file:
+        return Bytes(_read_stream(file, options, loaded.name, guard), loaded.name)
+
+
+def _on_disk(path: Path, name: str, options: MediaOptions, guard: ReadGuard) -> Loaded:
     try:
         path = path.expanduser()
         size = path.stat().st_size
@@ -107,7 +239,7 @@ def _on_disk(path: Path, name: str, options: MediaOptions) -> Loaded:
             raise MediaError("is a folder, not a file", where=name, fix="name a file in it")
         if path.is_fifo():  # what a shell makes of <(command)
             with path.open("rb") as pipe:
-                return _in_memory(_read_limited(pipe, options, name), name, options)
+                return _in_memory(_read_stream(pipe, options, name, guard), name, options)
         if not path.is_file():
             raise MediaError("is not a regular file", where=name)
         with path.open("rb"):
@@ -121,7 +253,7 @@ def _on_disk(path: Path, name: str, options: MediaOptions) -> Loaded:
     if size == 0:
         raise MediaError("is empty", where=name)
     if size > options.policy.max_bytes:
-        raise _too_large(name, options, size)
+        raise too_many_bytes(name, options, size)
     return Loaded(name, path=path)
 
 
@@ -129,18 +261,19 @@ def _in_memory(data: bytes, name: str, options: MediaOptions) -> Loaded:
     if not data:
         raise MediaError("is empty", where=name)
     if len(data) > options.policy.max_bytes:
-        raise _too_large(name, options, len(data))
+        raise too_many_bytes(name, options, len(data))
     return Loaded(name, data=data)
 
 
-def _too_large(name: str, options: MediaOptions, size: int | None = None) -> MediaError:
-    took = "is larger than" if size is None else f"has {size:,} bytes, more than"
-    return MediaError(f"{took} the limit of {options.policy.max_bytes:,} bytes", where=name, fix="pass a smaller file")
+def too_many_bytes(name: str, options: MediaOptions, size: int | None = None) -> MediaError:
+    """The sentence for a source over the limit; without a size, one that was not read to its end."""
+    what = "is larger than" if size is None else f"has {size:,} bytes, more than"
+    return MediaError(f"{what} the limit of {options.policy.max_bytes:,} bytes", where=name, fix="pass a smaller file")
 
 
-def _read_limited(stream: BinaryIO, options: MediaOptions, name: str) -> bytes:
+def _read_stream(stream: BinaryIO, options: MediaOptions, name: str, guard: ReadGuard) -> bytes:
     """All of a stream, given up once it is over the limit."""
-    blocks: list[bytes] = []
+    buffer = io.BytesIO()  # hands out its bytes without a second copy
     size = 0
     try:
         while block := stream.read(BLOCK):
@@ -148,46 +281,52 @@ def _read_limited(stream: BinaryIO, options: MediaOptions, name: str) -> bytes:
                 raise MediaError("is a text stream", where=name, fix="open it in binary mode")
             size += len(block)
             if size > options.policy.max_bytes:
-                raise _too_large(name, options)
-            blocks.append(block)
-    except (OSError, ValueError, http.client.HTTPException) as error:  # a closed file says ValueError
+                raise too_many_bytes(name, options)
+            buffer.write(block)
+            guard.check(name)
+    except (OSError, ValueError) as error:  # a closed file says ValueError
         raise MediaError(f"cannot be read to its end ({error})", where=name) from error
-    return b"".join(blocks)
+    return buffer.getvalue()
 
 
-def _read_data_url(url: str) -> bytes:
-    head, comma, body = url.partition(",")
-    if not comma:
-        raise MediaError("has no comma", where="the data: URL")
-    plain = unquote_to_bytes(body)
-    if not head.lower().endswith(";base64"):
-        return plain
+def _decode_data_url(url: str, options: MediaOptions) -> bytes:
+    name = "the data: URL"
+    comma = url.find(",", 0, DATA_HEAD)
+    if comma < 0:
+        raise MediaError("has no comma after its media type", where=name)
+    if not url.isascii():
+        raise MediaError("holds characters that are not ASCII", where=name, fix="encode the bytes as base64")
+    coded = len(url) - comma - 1  # characters
+    limit = options.policy.max_bytes
+    if not url[:comma].lower().endswith(";base64"):
+        if coded - 2 * url.count("%", comma) > limit:  # %XX is one byte
+            raise too_many_bytes(name, options)
+        return unquote_to_bytes(url[comma + 1 :])
+    if coded > 2 * limit + DATA_HEAD:  # 4 characters for 3 bytes, some room for line breaks and %XX
+        raise too_many_bytes(name, options)
+    packed = b"".join(unquote_to_bytes(url[comma + 1 :]).split())
+    if len(packed) // 4 * 3 - 2 > limit:
+        raise too_many_bytes(name, options, len(packed) // 4 * 3)
     try:
-        return base64.b64decode(b"".join(plain.split()), validate=True)
+        return base64.b64decode(packed, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise MediaError("is not valid base64", where="the data: URL") from error
+        raise MediaError("is not valid base64", where=name) from error
 
 
-def _fetch(url: str, options: MediaOptions) -> bytes:
-    name = describe_source(url)
+def _download(source: Url, name: str, options: MediaOptions, guard: ReadGuard) -> Loaded:
+    """Fetch to a temporary file, which is deleted with the last reference to the result."""
+    from vita.media.fetch import fetch
+
+    handle, temporary = tempfile.mkstemp(prefix="vita-")
+    path = Path(temporary)
     try:
-        request = urllib.request.Request(url, headers={"User-Agent": "vita"})
-        with urllib.request.urlopen(request, timeout=options.policy.deadline) as answer:
-            length = answer.headers.get("Content-Length", "")
-            promised = int(length) if length.isdigit() else None
-            if promised is not None and promised > options.policy.max_bytes:
-                raise _too_large(name, options, promised)
-            data = _read_limited(answer, options, name)
-    except urllib.error.HTTPError as error:
-        error.close()
-        raise MediaError(
-            f"the server answered {error.code} {error.reason}", where=name, fix="check the address"
-        ) from None
-    except (OSError, ValueError, http.client.HTTPException) as error:  # URLError and TimeoutError are OSErrors
-        reason = getattr(error, "reason", error)
-        raise MediaError(
-            f"could not be fetched ({reason})", where=name, fix="check the address and the network"
-        ) from error
-    if promised is not None and len(data) < promised:
-        raise MediaError(f"broke off after {len(data):,} of {promised:,} bytes", where=name, fix="try again")
-    return data
+        with os.fdopen(handle, "wb") as file:
+            size = fetch(source.url, file, options, guard)
+        if size == 0:
+            raise MediaError("is empty", where=name)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    loaded = Loaded(name, path=path)
+    weakref.finalize(loaded, path.unlink, missing_ok=True)
+    return loaded

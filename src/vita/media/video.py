@@ -16,7 +16,7 @@ from PIL import Image as Pillow
 from vita.errors import MediaError
 from vita.media.animation import Animation, open_animation
 from vita.media.image import load_image
-from vita.media.source import Loaded, read_source
+from vita.media.source import Loaded, array_values, read_source
 from vita.types import MediaOptions, Video
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def load_video(video: Video, options: MediaOptions | None = None, min_frames: in
     """
     options = options or MediaOptions()
     _check_request(video)
-    source = video.source
+    source = array_values(video.source)
     if isinstance(source, np.ndarray) and source.ndim == 4:
         source = list(source)
     if isinstance(source, (list, tuple)):

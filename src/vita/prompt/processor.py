@@ -19,7 +19,7 @@ from vita.errors import MediaError, RequestError
 from vita.media.audio import Waveform, load_audio
 from vita.media.digest import digest
 from vita.media.filterbank import MIN_FRAMES, token_count
-from vita.media.image import cut_tiles, fitted, limited, load_image
+from vita.media.image import cut_tiles, fitted, limited, load_image_with_notes
 from vita.media.policy import UNGUARDED, ReadGuard
 from vita.media.video import load_video
 from vita.prompt.template import Media, Piece, Turn, check_text, render
@@ -121,11 +121,12 @@ class Processor:
         guard: ReadGuard,
     ) -> PreparedTurn:  # fmt: skip
         with watch.stage("media"):
-            loaded = load_image(image.source, options)
-            guard.check("the image")
+            loaded = load_image_with_notes(image.source, options, guard)
         with watch.stage("preprocess"):
-            media = Media("image", self._tiles(cut_tiles(loaded, tiling)))
-        return replace(turn, pieces=(*turn.pieces, media), images=turn.images + 1)
+            media = Media("image", self._tiles(cut_tiles(loaded.image, tiling)))
+        return replace(
+            turn, pieces=(*turn.pieces, media), images=turn.images + 1, notes=(*turn.notes, *loaded.notes)
+        )
 
     def _add_video(
         self, turn: PreparedTurn, video: Video, options: MediaOptions, watch: Stopwatch, guard: ReadGuard
