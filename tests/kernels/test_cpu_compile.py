@@ -151,7 +151,9 @@ class TestWhatIsLoaded:
         load_library(program)
         file = library_in(folder)
         whole = file.read_bytes()
+        file.unlink()  # not written in place: this process has it mapped, and would end with a bus error
         file.write_bytes(whole[:size])
+        file.chmod(0o700)
         assert answer(load_library(program)) == 7 and len(file.read_bytes()) == len(whole)
 
     @pytest.mark.parametrize("text", ["", "[1]", "{}", '{"sha256": 3}', "\udcff"])
@@ -166,7 +168,9 @@ class TestWhatIsLoaded:
         load_library(program)
         file = library_in(folder)
         record = json.loads(file.with_suffix(".json").read_text())
+        file.unlink()
         file.write_bytes(b"another system's")
+        file.chmod(0o700)
         record["sha256"] = hashlib.sha256(b"another system's").hexdigest()
         file.with_suffix(".json").write_text(json.dumps(record))
         assert answer(load_library(program)) == 7
@@ -178,7 +182,9 @@ class TestWhatIsLoaded:
         load_library(program)
         content, mark = planted(tmp_path)
         file = library_in(folder)
+        file.unlink()
         file.write_bytes(content)
+        file.chmod(0o700)
         record = json.loads(file.with_suffix(".json").read_text())
         record["sha256"] = hashlib.sha256(content).hexdigest()
         file.with_suffix(".json").write_text(json.dumps(record))

@@ -21,6 +21,7 @@ from vita.engine.request import Request
 from vita.engine.sampler import check_params
 from vita.errors import Cancelled, QueueFull, RequestError, ResourceError
 from vita.media.policy import ReadGuard
+from vita.media.source import snapshot_memory
 from vita.options import EngineOptions
 from vita.prompt.processor import ProcessedInputs, Processor, split_system
 from vita.runtime.clock import Stopwatch
@@ -95,6 +96,7 @@ class Engine:
         """
         options = options or MediaOptions()
         system, turns = split_system(messages)
+        turns = [snapshot_memory(turn, options) for turn in turns]
 
         def read(watch: Stopwatch, guard: ReadGuard) -> ProcessedInputs:
             prepared = [self.processor.read_turn(turn, options, watch, guard) for turn in turns]

@@ -12,6 +12,7 @@ from vita.engine.handle import Handle
 from vita.engine.request import Request
 from vita.errors import RequestError
 from vita.media.policy import ReadGuard
+from vita.media.source import snapshot_memory
 from vita.prompt.processor import PreparedTurn, ProcessedInputs, split_system
 from vita.runtime.clock import Stopwatch
 from vita.types import MediaOptions, Message, SamplingParams
@@ -68,6 +69,7 @@ class Session:
             as `Engine.submit`.
         """
         split_system([message])
+        message = snapshot_memory(message, self.options)
         if params is not None and params.n != 1:
             raise RequestError("must be 1 in a session", where="n")
         before = None if self._last is None else self._last.request

@@ -29,8 +29,10 @@ from vita.types import (
     Frames,
     Image,
     MediaOptions,
+    Message,
     Part,
     Source,
+    Text,
     Url,
     Video,
     describe_source,
@@ -208,6 +210,30 @@ def snapshot_part(part: Part, options: MediaOptions, guard: ReadGuard = UNGUARDE
     if isinstance(part, Audio):
         return replace(part, source=_snapshot_one(part.source, options, "audio", guard))
     return part
+
+
+def snapshot_memory(message: Message, options: MediaOptions) -> Message:
+    """The message with a `snapshot` of what may change before a media worker reads it: arrays, PIL images, buffers and
+    streams. Files and URLs are read later.
+
+    Raises:
+        MediaError, RequestError: as `read_source`.
+    """
+
+    def keep(source: Source, kind: str) -> Source:
+        changes = isinstance(source, (bytearray, memoryview, Array)) or hasattr(source, "read")
+        if changes or is_ndarray(source) or is_pil_image(source):
+            return _snapshot_one(source, options, kind, UNGUARDED)
+        return source
+
+    parts: list[Part] = []
+    for part in message.parts:
+        if isinstance(part, Video) and isinstance(part.source, (list, tuple)):
+            part = replace(part, source=tuple(keep(frame, "image") for frame in part.source))
+        elif not isinstance(part, Text):
+            part = replace(part, source=keep(part.source, type(part).__name__.lower()))
+        parts.append(part)
+    return Message(message.role, tuple(parts))
 
 
 def array_values(source: Source | Frames) -> Source | Frames:

@@ -124,9 +124,7 @@ class Processor:
             loaded = load_image_with_notes(image.source, options, guard)
         with watch.stage("preprocess"):
             media = Media("image", self._tiles(cut_tiles(loaded.image, tiling)))
-        return replace(
-            turn, pieces=(*turn.pieces, media), images=turn.images + 1, notes=(*turn.notes, *loaded.notes)
-        )
+        return replace(turn, pieces=(*turn.pieces, media), images=turn.images + 1, notes=(*turn.notes, *loaded.notes))
 
     def _add_video(
         self, turn: PreparedTurn, video: Video, options: MediaOptions, watch: Stopwatch, guard: ReadGuard
