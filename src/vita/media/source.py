@@ -228,11 +228,12 @@ def snapshot_memory(message: Message, options: MediaOptions) -> Message:
 
     parts: list[Part] = []
     for part in message.parts:
-        if isinstance(part, Video) and isinstance(part.source, (list, tuple)):
-            part = replace(part, source=tuple(keep(frame, "image") for frame in part.source))
-        elif not isinstance(part, Text):
-            part = replace(part, source=keep(part.source, type(part).__name__.lower()))
-        parts.append(part)
+        if isinstance(part, Text):
+            parts.append(part)
+        elif isinstance(part.source, (list, tuple)):
+            parts.append(replace(part, source=tuple(keep(frame, "image") for frame in part.source)))
+        else:
+            parts.append(replace(part, source=keep(part.source, type(part).__name__.lower())))
     return Message(message.role, tuple(parts))
 
 
