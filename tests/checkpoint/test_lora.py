@@ -33,7 +33,7 @@ PLAIN: dict[str, Any] = {
     "use_qalora": False, "use_rslora": False,
 }  # fmt: skip
 STEM = "base_model.model.model.layers.1.self_attn."
-Q, V, O = (f"model.layers.1.self_attn.{name}" for name in ("q_proj", "v_proj", "o_proj"))
+Q, OUT = (f"model.layers.1.self_attn.{name}" for name in ("q_proj", "o_proj"))
 
 
 @pytest.fixture
@@ -196,7 +196,7 @@ def test_a_bias_of_b_that_does_not_fit_is_refused(folder: Path, lora_bias: objec
 
 
 NOT_PLAIN: dict[str, Any] = {
-    "init_lora_weights": ["pissa", "pissa_niter_16", "olora", "corda", "loftq", "lora_ga", "PISSA", "new", 5, ["pissa"]],
+    "init_lora_weights": ["pissa", "pissa_niter_16", "olora", "corda", "loftq", "lora_ga", "PISSA", 5, ["olora"]],
     "layer_replication": [[[0, 1], [0, 2]]], "alora_invocation_tokens": [[1, 2]],
     "target_parameters": [["experts.gate_up_proj"]], "use_qalora": [True], "trainable_token_indices": [[1], {"a": [1]}],
     "rank_pattern": [{"q_proj": 64}], "alpha_pattern": [{"q_proj": 64}], "fan_in_fan_out": [True],
@@ -251,7 +251,7 @@ def test_one_named_adapter_is_read_and_several_are_refused(folder: Path) -> None
     named[f"{STEM}o_proj.modules_to_save.default.weight"] = torch.ones(48, 48)
     rewrite(out, named)
     assert torch.equal(merged(folder, out, f"{Q}.weight"), expected)
-    assert (merged(folder, out, f"{O}.weight") == 1).all()
+    assert (merged(folder, out, f"{OUT}.weight") == 1).all()
     other = {name.replace(".default.", ".other."): tensor for name, tensor in named.items() if "lora" in name}
     rewrite(out, named | other)
     refused(folder, out, r"holds several adapters \('default', 'other'\); save one of them alone")
