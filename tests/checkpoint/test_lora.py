@@ -33,7 +33,7 @@ PLAIN: dict[str, Any] = {
     "use_qalora": False, "use_rslora": False,
 }  # fmt: skip
 STEM = "base_model.model.model.layers.1.self_attn."
-QUERY, VALUE, OUTPUT = (f"model.layers.1.self_attn.{name}" for name in ("q_proj", "v_proj", "o_proj"))
+Q, OUT = (f"model.layers.1.self_attn.{name}" for name in ("q_proj", "o_proj"))
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ def test_a_bias_of_b_is_added_with_the_same_scale(folder: Path, settings: dict[s
     tensors[f"{STEM}q_proj.base_layer.bias"] = torch.full((48,), 5.0)
     rewrite(out, tensors)
     wanted = 5.0 + scale * tensors[f"{STEM}q_proj.lora_B.bias"]
-    torch.testing.assert_close(merged(folder, out, f"{QUERY}.bias"), wanted)
+    torch.testing.assert_close(merged(folder, out, f"{Q}.bias"), wanted)
 
 
 def test_a_bias_of_b_needs_a_bias_to_add_to(folder: Path) -> None:
@@ -196,8 +196,7 @@ def test_a_bias_of_b_that_does_not_fit_is_refused(folder: Path, lora_bias: objec
 
 
 NOT_PLAIN: dict[str, Any] = {
-    "init_lora_weights": ["pissa", "pissa_niter_16", "olora", "corda", "loftq", "lora_ga", "PISSA", "new", 5,
-                          ["pissa"]],
+    "init_lora_weights": ["pissa", "pissa_niter_16", "olora", "corda", "loftq", "lora_ga", "PISSA", 5, ["olora"]],
     "layer_replication": [[[0, 1], [0, 2]]], "alora_invocation_tokens": [[1, 2]],
     "target_parameters": [["experts.gate_up_proj"]], "use_qalora": [True], "trainable_token_indices": [[1], {"a": [1]}],
     "rank_pattern": [{"q_proj": 64}], "alpha_pattern": [{"q_proj": 64}], "fan_in_fan_out": [True],
@@ -234,25 +233,25 @@ def test_settings_that_leave_the_sum_as_it_is_are_fine(folder: Path, settings: d
     out = adapter(folder, **settings)
     delta, base = read_tensors(out), read_tensors(folder)
     product = delta[f"{STEM}q_proj.lora_B.weight"] @ delta[f"{STEM}q_proj.lora_A.weight"]
-    torch.testing.assert_close(merged(folder, out, f"{QUERY}.weight"), base[f"{QUERY}.weight"] + 4.0 * product)
+    torch.testing.assert_close(merged(folder, out, f"{Q}.weight"), base[f"{Q}.weight"] + 4.0 * product)
 
 
 def test_a_file_of_the_smallest_configuration_is_fine(folder: Path) -> None:
     out = adapter(folder)
-    before = merged(folder, out, f"{QUERY}.weight")
+    before = merged(folder, out, f"{Q}.weight")
     (out / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 8}))
-    assert torch.equal(merged(folder, out, f"{QUERY}.weight"), before)
+    assert torch.equal(merged(folder, out, f"{Q}.weight"), before)
 
 
 def test_one_named_adapter_is_read_and_several_are_refused(folder: Path) -> None:
     out = adapter(folder)
     plain = read_tensors(out)
-    expected = merged(folder, out, f"{QUERY}.weight")
+    expected = merged(folder, out, f"{Q}.weight")
     named = {name.replace(".weight", ".default.weight"): tensor for name, tensor in plain.items()}
     named[f"{STEM}o_proj.modules_to_save.default.weight"] = torch.ones(48, 48)
     rewrite(out, named)
-    assert torch.equal(merged(folder, out, f"{QUERY}.weight"), expected)
-    assert (merged(folder, out, f"{OUTPUT}.weight") == 1).all()
+    assert torch.equal(merged(folder, out, f"{Q}.weight"), expected)
+    assert (merged(folder, out, f"{OUT}.weight") == 1).all()
     other = {name.replace(".default.", ".other."): tensor for name, tensor in named.items() if "lora" in name}
     rewrite(out, named | other)
     refused(folder, out, r"holds several adapters \('default', 'other'\); save one of them alone")

@@ -39,9 +39,9 @@ def test_a_transposed_tensor_is_written_as_it_looks(tmp_path: Path) -> None:
         assert torch.equal(back.get_tensor("t"), tensor)
 
 
-def test_rounded_weights_of_a_converted_checkpoint_lie_on_cache_lines(tmp_path: Path) -> None:
+def test_quantised_weights_of_a_converted_checkpoint_begin_on_cache_lines(tmp_path: Path) -> None:
     convert(open_checkpoint(None, offline=True), tmp_path / "four", "int4")
     store = open_checkpoint(str(tmp_path / "four"), offline=True).store
-    rounded = [store.get(name) for name in store if not store.get(name).is_floating_point()]
-    whole = [tensor for tensor in rounded if tensor.nbytes % LINE == 0]
-    assert len(whole) > 20 and all(tensor.data_ptr() % LINE == 0 for tensor in whole)
+    quantized = [store.get(name) for name in store if not store.get(name).is_floating_point()]
+    aligned = [tensor for tensor in quantized if tensor.nbytes % LINE == 0]
+    assert len(aligned) > 20 and all(tensor.data_ptr() % LINE == 0 for tensor in aligned)

@@ -407,7 +407,7 @@ class TestOtherCommands:
         facts = json.loads(run("info", out, "--json").stdout)
         assert facts["quantized"] == "int8" and facts["problem"] is None
         assert facts["memory"]["decoder"] < json.loads(run("info", MINI, "--json").stdout)["memory"]["decoder"]
-        assert_sentence(run("convert", MINI, out), "is there already")
+        assert_sentence(run("convert", MINI, out), "exists already")
 
     @pytest.mark.slow
     def test_bench_measures_every_stage_and_compares(self, tmp_path: Path) -> None:

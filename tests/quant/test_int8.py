@@ -159,10 +159,10 @@ class TestModels:
         with pytest.raises(RequestError, match="unknown scheme 'int3'"):
             vita.load(memory="1GB", quantize="int3")
         (tmp_path / "taken").mkdir()
-        with pytest.raises(RequestError, match="is there already; name a folder that does not exist"):
+        with pytest.raises(RequestError, match="exists already; name a folder that does not exist"):
             convert(checkpoint, tmp_path / "taken", "int8")
         convert(checkpoint, tmp_path / "out", "int8")
-        with pytest.raises(RequestError, match="is quantized already"):
+        with pytest.raises(RequestError, match="is quantised already"):
             convert(open_checkpoint(tmp_path / "out"), tmp_path / "again", "int8")
         with pytest.raises(RequestError, match="the checkpoint is stored in int8; leave it out"):
             vita.load(tmp_path / "out", quantize="int4")

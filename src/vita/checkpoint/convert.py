@@ -1,7 +1,7 @@
-"""A checkpoint written anew in eight or four bits (`vita convert`).
+"""Writing a quantised copy of a checkpoint in eight or four bits (`vita convert`).
 
-Owns the copy: shards of quantized tensors that load memory-mapped, and beside them every small file the checkpoint
-needs. Reads and writes tensor by tensor, so that it fits any memory. Does not know how rounding is done.
+The copy holds shards of quantised tensors that load memory-mapped, and the small files of the checkpoint. Tensors are
+read and written one by one, so the memory needed does not grow with the model.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ NOT_COPIED = ("model.safetensors.index.json",)
 
 
 def convert(checkpoint: Checkpoint, out: Path, quantize: Quantize, progress: Progress | None = None) -> None:
-    """Write the quantized checkpoint; nothing is left at `out` unless all of it is.
+    """Write the quantised checkpoint. `out` appears only when all of it is written.
 
     Args:
         checkpoint: opened and checked.
@@ -38,12 +38,12 @@ def convert(checkpoint: Checkpoint, out: Path, quantize: Quantize, progress: Pro
         progress: called as `progress("tensors", done, total)`.
 
     Raises:
-        RequestError: `out` is taken, or the checkpoint is quantized already. ResourceError: the disk is too full.
+        RequestError: `out` exists, or the checkpoint is quantised already. ResourceError: the disk is too full.
     """
     if checkpoint.quantized:
-        raise RequestError("is quantized already", where=checkpoint.folder)
+        raise RequestError("is quantised already", where=checkpoint.folder)
     if out.exists():
-        raise RequestError("is there already", where=out, fix="name a folder that does not exist")
+        raise RequestError("exists already", where=out, fix="name a folder that does not exist")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -71,9 +71,9 @@ def convert(checkpoint: Checkpoint, out: Path, quantize: Quantize, progress: Pro
 
 
 def _tensors(checkpoint: Checkpoint, quantize: Quantize) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of the new checkpoint by name."""
+    """Name and value of every tensor of the new checkpoint."""
     model = VitaModel.on_meta(checkpoint.config, checkpoint.config.decoder.vocab_size, quantize)
-    rounded = {
+    quantized = {
         checkpoint_name(part, ours): t.dtype
         for part, module in model.parts()
         for ours, t in module.state_dict().items()
@@ -81,15 +81,16 @@ def _tensors(checkpoint: Checkpoint, quantize: Quantize) -> Iterator[tuple[str, 
     }
     for name in checkpoint.store:
         tensor = checkpoint.store.get(name)
-        if name in rounded:
-            whole = tensor
-            tensor, scale = quantize_weight(whole, rounded[name])
-            checkpoint.store.release(name, whole)
+        if name in quantized:
+            unquantized = tensor
+            tensor, scale = quantize_weight(unquantized, quantized[name])
+            checkpoint.store.release(name, unquantized)
             yield name.removesuffix("weight") + "scale", scale
         yield name, tensor
-    missing = set(rounded) - set(checkpoint.store)  # a head tied to the embedding
+    missing = set(quantized) - set(checkpoint.store)  # a head tied to the embedding
     for name in missing:
-        tensor, scale = quantize_weight(checkpoint.store.get(checkpoint_name("decoder", "embed.weight")), rounded[name])
+        embedding = checkpoint.store.get(checkpoint_name("decoder", "embed.weight"))
+        tensor, scale = quantize_weight(embedding, quantized[name])
         yield name.removesuffix("weight") + "scale", scale
         yield name, tensor
 

@@ -1,7 +1,4 @@
-"""Fetching checkpoints from the hub with `huggingface_hub`.
-
-Owns what is downloaded and how a failure is worded. Does not know what is in the files.
-"""
+"""Downloading checkpoints from the hub with `huggingface_hub`."""
 
 from __future__ import annotations
 
@@ -15,17 +12,17 @@ SMALL_FILES = ("*.json", "*.yaml", "*global_cmvn", "merges.txt", "vocab.json")
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether the text has the form `owner/name` (and nothing of a path)."""
+    """Whether the text has the form `owner/name` and cannot be a path."""
     return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name) is not None
 
 
 def fetch(repo: str, *, weights: bool = True, offline: bool = False) -> Path:
-    """The folder of a hub repository, downloaded (with resume) if it is not in the cache yet.
+    """The local folder of a hub repository; what is not in the cache is downloaded, resuming earlier attempts.
 
     Args:
         repo: `owner/name`.
-        weights: also fetch the tensors, not only the small configuration files.
-        offline: use the cache alone.
+        weights: download the tensors too, not only the configuration files.
+        offline: use only the cache.
 
     Raises:
         DownloadError: no network, no such repository, or offline and not cached.

@@ -1,8 +1,7 @@
-"""Giving back the memory of mapped files.
+"""Dropping pages of memory-mapped files (`madvise(MADV_DONTNEED)`).
 
-Owns one call to the system and which addresses it may be made for. Pages of a mapped file that were read stay counted
-as this process's until somebody else wants the memory; dropped, they are read again from the file (or the page cache)
-when touched.
+Pages of a mapped file that were read stay in the process's resident set until the system needs the memory. Dropped
+pages are read again from the file, or from the page cache, at the next access.
 """
 
 from __future__ import annotations
@@ -23,28 +22,29 @@ MAPS = Path("/proc/self/maps")
 
 @dataclass(frozen=True)
 class Pages:
-    """Whole pages of mapped files, as (start, end) addresses."""
+    """Pages of mapped files, as page-aligned (start, end) addresses."""
 
     spans: tuple[tuple[int, int], ...]
 
     @property
     def nbytes(self) -> int:
-        """What dropping them gives back at most."""
+        """The most bytes that dropping them frees."""
         return sum(end - start for start, end in self.spans)
 
     def drop(self) -> bool:
-        """Give them back; whether the system took all of them."""
+        """Drop the pages; returns whether the system did so for all of them."""
         done = [_libc().madvise(ctypes.c_void_p(a), ctypes.c_size_t(b - a), DONT_NEED) == 0 for a, b in self.spans]
         return bool(done) and all(done)
 
 
 def pages_under(tensors: Iterable[Tensor], files: Iterable[Path]) -> Pages:
-    """The pages under those tensors that are views of one of the mapped files; others are left out, since on other
-    memory dropping would wipe it.
+    """Pages of the tensors that are views of mapped files.
+
+    Tensors in other memory are left out: dropping their pages would zero them.
 
     Args:
         tensors: on any device.
-        files: that may be mapped.
+        files: the files that may be mapped.
     """
     if sys.platform != "linux":
         return Pages(())
@@ -60,7 +60,7 @@ def pages_under(tensors: Iterable[Tensor], files: Iterable[Path]) -> Pages:
 
 
 def drop_pages(tensor: Tensor, file: Path) -> bool:
-    """Give back the whole pages under a tensor that is a view of a mapped file; whether there were any."""
+    """Drop the pages of a tensor that is a view of a mapped file; returns whether there were any."""
     return pages_under([tensor], [file]).drop()
 
 

@@ -1,7 +1,7 @@
-"""The tensor names of the released checkpoint, and nowhere else (spec section 1.5).
+"""Tensor names of the released checkpoint (spec section 1.5). No other module spells them.
 
-Each row: our parameter or module path on the left, the checkpoint's on the right; `{n}` is a layer number.
-A row that names a module covers its `.weight` and `.bias`.
+Each row maps a parameter or module path of our modules to the checkpoint's; `{n}` is a layer number. A row that names
+a module covers its `.weight` and `.bias`.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ AUDIO = {
     "layers.{n}.concat": _WHALE + "enc.1.encoders.{n}.concat_linear",
     "after_norm": _WHALE + "enc.1.after_norm",
 }
-PROJECTOR = {"linears.{n}": "model.mm_projector.{2n}"}  # linears sit at even keys, GELUs at odd ones
+PROJECTOR = {"linears.{n}": "model.mm_projector.{2n}"}  # linear layers have even keys, GELUs odd ones
 ADAPTER = {
     "conv": _ADAPTER + "conv1d2",
     "norm": _ADAPTER + "bn2",
@@ -80,7 +80,7 @@ PARTS: dict[str, dict[str, str]] = {
     "adapter": ADAPTER,
 }
 
-# Buffers that some exporters write and nobody reads.
+# Buffers that some exporters write; the model does not use them.
 IGNORED = re.compile(r".*(rotary_emb\.inv_freq|num_batches_tracked)$")
 
 
