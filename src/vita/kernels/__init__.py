@@ -1,1 +1,1 @@
-"""Our own kernels, compiled on the machine that runs them; each has a slower equal in PyTorch's own operations."""
+"""Native kernels, compiled on the machine that runs them. PyTorch operations replace each where it is missing."""
