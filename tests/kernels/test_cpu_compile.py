@@ -1,4 +1,4 @@
-"""Compiled kernels: no file is loaded but the one compiled here, one process compiles, and a failure is remembered."""
+"""Compiled kernels: only the file compiled here is loaded, one process compiles, a failure is remembered."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def program(tmp_path: Path) -> Program:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where `VITA_KERNELS` says, not there yet."""
+    """The folder that `VITA_KERNELS` names; it does not exist yet."""
     monkeypatch.setenv("VITA_KERNELS", str(tmp_path / "kernels"))
     return tmp_path / "kernels"
 
 
 @pytest.fixture
 def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    """Puts a script before the compiler, which notes each run; returns the notes' file."""
+    """Install a script in front of the compiler that logs each run; returns the log file."""
 
     def install(script: str) -> Path:
         runs, place = tmp_path / "runs", tmp_path / "bin"
@@ -63,7 +63,7 @@ def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
 
 @pytest.fixture
 def fresh() -> object:
-    """A process that has not loaded the kernels yet, and forgets what the test loaded."""
+    """As in a process that has not loaded the kernels yet; forgets what the test loaded."""
     bindings._loaded.cache_clear()
     yield
     bindings._loaded.cache_clear()
@@ -79,7 +79,7 @@ def times(runs: Path) -> int:
 
 
 def planted(tmp_path: Path) -> tuple[bytes, Path]:
-    """A shared object that leaves a mark when it is loaded, and the mark's place."""
+    """A shared object that creates a file when it is loaded, and the path of that file."""
     mark, source, made = tmp_path / "it-ran", tmp_path / "planted.c", tmp_path / "planted.so"
     source.write_text(
         "#include <stdio.h>\nint answer(void) { return 666; }\n"
@@ -95,23 +95,23 @@ def library_in(folder: Path) -> Path:
 
 
 @COMPILES
-class TestWhatIsLoaded:
-    def test_compiled_once_and_then_taken(
+class TestLoading:
+    def test_compiled_once_then_loaded_from_the_cache(
         self, program: Program, folder: Path, compiler: Callable[[str], Path]
     ) -> None:
         runs = compiler(f'exec {COMPILER} "$@"')
         assert answer(load_library(program)) == 7 and answer(load_library(program)) == 7
         assert times(runs) == 1
         assert folder.stat().st_mode & 0o777 == 0o700
-        assert not [f for f in folder.iterdir() if f.stat().st_mode & 0o077], "nothing there is anybody else's"
+        assert not [f for f in folder.iterdir() if f.stat().st_mode & 0o077], "other users have no access"
 
     def test_other_sources_are_another_file(self, program: Program, folder: Path) -> None:
         assert answer(load_library(program)) == 7
         program.sources[0].write_text(TINY.replace("7", "8"))
         assert answer(load_library(program)) == 8
 
-    def test_a_mark_tells_that_a_planted_file_ran(self, tmp_path: Path) -> None:
-        """Without this the tests below could pass for another reason."""
+    def test_a_planted_file_creates_the_mark_when_loaded(self, tmp_path: Path) -> None:
+        """Otherwise the tests below could pass for another reason."""
         content, mark = planted(tmp_path)
         ctypes.CDLL(str(tmp_path / "planted.so"))
         assert mark.exists() and content
@@ -135,19 +135,19 @@ class TestWhatIsLoaded:
             file.chmod(0o666 if way == "writable" else 0o600)
         if way == "no record":
             file.with_suffix(".json").unlink()
-        if way == "writable":  # even with a record that fits
+        if way == "writable":  # even with a matching record
             record = json.loads(file.with_suffix(".json").read_text())
             record["sha256"] = hashlib.sha256(content).hexdigest()
             file.with_suffix(".json").write_text(json.dumps(record))
         assert answer(load_library(program)) == 7
         assert not mark.exists()
-        assert "is not loaded but compiled anew" in caplog.text and str(file) in caplog.text
+        assert "is not loaded but compiled again" in caplog.text and str(file) in caplog.text
         if way != "folder":
             caplog.clear()
-            assert answer(load_library(program)) == 7 and not caplog.text, "mended"
+            assert answer(load_library(program)) == 7 and not caplog.text, "repaired"
 
     @pytest.mark.parametrize("size", [0, 100, -1])
-    def test_a_file_cut_short_is_compiled_anew(self, size: int, program: Program, folder: Path) -> None:
+    def test_a_truncated_file_is_compiled_again(self, size: int, program: Program, folder: Path) -> None:
         load_library(program)
         file = library_in(folder)
         whole = file.read_bytes()
@@ -157,14 +157,14 @@ class TestWhatIsLoaded:
         assert answer(load_library(program)) == 7 and len(file.read_bytes()) == len(whole)
 
     @pytest.mark.parametrize("text", ["", "[1]", "{}", '{"sha256": 3}', "\udcff"])
-    def test_a_broken_record_is_compiled_anew(self, text: str, program: Program, folder: Path) -> None:
+    def test_a_broken_record_is_compiled_again(self, text: str, program: Program, folder: Path) -> None:
         load_library(program)
         record = library_in(folder).with_suffix(".json")
         whole = record.read_bytes()
         record.write_bytes(text.encode(errors="surrogateescape"))
         assert answer(load_library(program)) == 7 and record.read_bytes() == whole
 
-    def test_a_file_of_another_system_is_compiled_anew(self, program: Program, folder: Path) -> None:
+    def test_a_file_of_another_system_is_compiled_again(self, program: Program, folder: Path) -> None:
         load_library(program)
         file = library_in(folder)
         record = json.loads(file.with_suffix(".json").read_text())
@@ -176,7 +176,7 @@ class TestWhatIsLoaded:
         assert answer(load_library(program)) == 7
 
     @pytest.mark.parametrize("way", ["group", "world", "symlink", "no folder"])
-    def test_a_folder_that_others_can_write_is_not_used(
+    def test_a_folder_writable_by_others_is_not_used(
         self, way: str, program: Program, folder: Path, tmp_path: Path
     ) -> None:
         load_library(program)
@@ -198,7 +198,7 @@ class TestWhatIsLoaded:
                 folder.write_text("a file")
         found = load_library(program)
         assert answer(found) == 7 and not mark.exists()
-        assert "for this process alone" in found.reason and str(folder) in found.reason
+        assert "for this process only" in found.reason and str(folder) in found.reason
         assert "VITA_KERNELS" in found.fix and "each start" in found.fix
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="NOT ROOT: no file can be given to another user")
@@ -246,17 +246,17 @@ class TestOneBuild:
         load_library(program)
         assert times(runs) == 4, "other sources are tried at once"
         compiler(f'exec {COMPILER} "$@"')
-        assert answer(load_library(program)) == 9, "so is another compiler"
+        assert answer(load_library(program)) == 9, "another compiler is tried at once"
 
-    def test_a_compiler_that_hangs_is_left(
+    def test_a_compiler_that_hangs_is_abandoned(
         self, program: Program, folder: Path, compiler: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         compiler("sleep 20 & wait")
-        monkeypatch.setattr(compile, "SECONDS", 0.2)
+        monkeypatch.setattr(compile, "COMPILE_TIMEOUT", 0.2)
         start = time.monotonic()
         found = load_library(program)
         assert found.library is None and "did not end within" in found.reason
-        assert time.monotonic() - start < 15, "not even its children are waited for"
+        assert time.monotonic() - start < 15, "its children are not waited for either"
 
 
 def stub(name: str, value: int = 0) -> str:
@@ -315,7 +315,7 @@ def kind(argument: str) -> object:
     return DATA if "*" in argument else DOUBLE if "double" in argument else INT64
 
 
-class TestTheUsersWord:
+class TestTheVariable:
     def test_off(self, program: Program, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
         monkeypatch.setenv("VITA_KERNELS", "off")
@@ -323,19 +323,19 @@ class TestTheUsersWord:
         assert found.library is None and not found.wanted and "VITA_KERNELS=off" in found.reason
         assert not (tmp_path / "vita").exists()
 
-    def test_without_a_word_the_users_cache(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def test_unset_means_the_users_cache(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv("VITA_KERNELS", raising=False)
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
         assert cache_folder() == tmp_path / "vita" / "kernels"
 
     @pytest.mark.parametrize("word", ["on", "0", "kernels"])
-    def test_another_word_is_refused(self, word: str, mini: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_word_that_is_no_path_is_refused(self, word: str, mini: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("VITA_KERNELS", word)
         with pytest.raises(RequestError, match=f"VITA_KERNELS={word}: is neither off nor a folder"):
             vita.load(mini / "mini_ckpt", device="cpu")
         assert "is neither off nor a folder" in doctor._kernel().found
 
-    def test_off_is_said_by_doctor_and_answers(
+    def test_off_is_reported_by_doctor_and_requests_work(
         self, mini: Path, monkeypatch: pytest.MonkeyPatch, fresh: object
     ) -> None:
         monkeypatch.setenv("VITA_KERNELS", "off")
@@ -346,17 +346,17 @@ class TestTheUsersWord:
 
 
 class TestTheEngine:
-    def test_kernels_are_there_before_the_first_request_and_none_is_compiled_in_it(
+    def test_kernels_are_loaded_before_the_first_request_and_not_in_it(
         self, mini: Path, monkeypatch: pytest.MonkeyPatch, fresh: object
     ) -> None:
         asked: list[Program] = []
-        monkeypatch.setattr(bindings, "load_library", lambda p, retry: asked.append(p) or Loaded(None, "none", "mend"))
+        monkeypatch.setattr(bindings, "load_library", lambda p, retry: asked.append(p) or Loaded(None, "none", "fix"))
         model = vita.load(mini / "mini_ckpt", device="cpu", dtype="bfloat16", quantize="int8+encoders")
         assert len(asked) == 1
         model.ask("Hello.", params=SamplingParams(max_tokens=3))
         assert len(asked) == 1
 
-    def test_what_needs_no_kernels_compiles_none(
+    def test_a_model_that_uses_no_kernels_compiles_none(
         self, mini: Path, monkeypatch: pytest.MonkeyPatch, fresh: object
     ) -> None:
         asked: list[Program] = []
@@ -366,7 +366,7 @@ class TestTheEngine:
         assert not asked
 
     @pytest.mark.parametrize("scheme, dtype", [("int4", "float32"), ("int8+encoders", "bfloat16"), (None, "bfloat16")])
-    def test_one_line_says_that_there_is_no_compiler_and_what_it_costs(
+    def test_one_warning_says_that_there_is_no_compiler_and_what_it_costs(
         self, scheme: str | None, dtype: str, mini: Path, monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture, fresh: object, tmp_path: Path,
     ) -> None:  # fmt: skip
@@ -381,9 +381,9 @@ class TestTheEngine:
         finding = doctor._kernel()
         assert not finding.good and "install gcc or clang" in finding.fix and "times as long in int4" in finding.found
 
-    def test_float16_beside_int8_uses_none(self, monkeypatch: pytest.MonkeyPatch, fresh: object) -> None:
+    def test_float16_with_int8_uses_no_kernels(self, monkeypatch: pytest.MonkeyPatch, fresh: object) -> None:
         asked: list[Program] = []
-        monkeypatch.setattr(bindings, "load_library", lambda p, retry: asked.append(p) or Loaded(None, "none", "mend"))
+        monkeypatch.setattr(bindings, "load_library", lambda p, retry: asked.append(p) or Loaded(None, "none", "fix"))
         bindings.prepare_kernels(CPU, torch.float16, "int8")
         bindings.prepare_kernels(torch.device("cuda"), torch.bfloat16, None)
         assert not asked

@@ -1,1 +1,1 @@
-"""Native kernels for CPUs (C, compiled on this machine) and CUDA (Triton), with PyTorch operations as fallback."""
+"""Native kernels, compiled on the machine that runs them. PyTorch operations replace each where it is missing."""

@@ -1,1 +1,1 @@
-"""Kernels for CPUs, in C: compiled on the machine, called through ctypes."""
+"""CPU kernels in C, compiled on this machine and called through ctypes."""

@@ -1,9 +1,7 @@
-"""A cache folder that nobody else can write, and files in it that only this user wrote.
+"""A cache folder that no other user can write to, with atomic writes and a lock.
 
-Owns who may have written what is read, whole files, and the lock. Does not know what the files hold.
-
-The folder is opened once, without following a link, and every name is looked up in the open folder: exchanging its
-path, or that of a file between check and use, changes nothing.
+The folder is opened once, without following a link, and every name is looked up in the open folder. So replacing its
+path, or a file between check and use, has no effect.
 """
 
 from __future__ import annotations
@@ -17,23 +15,23 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-# A link is not followed and a named pipe is not waited for. Windows has none of these and no cache.
+# Do not follow links, do not block on named pipes. Windows has none of these flags, and no cache.
 OPEN = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 class UntrustedError(Exception):
-    """A file or folder that others could have written, or that is not what was recorded; the text says why."""
+    """A file or folder that other users could have written, or that does not match its record; the text says why."""
 
 
 class Cache:
-    """A folder that nobody else can write, held open.
+    """A folder that no other user can write to, held open.
 
     Args:
-        path: created with mode 0700 if it is not there.
+        path: created with mode 0700 if it does not exist.
 
     Raises:
-        UntrustedError: it is a link, no folder, belongs to somebody else, can be written by others, or cannot be made.
+        UntrustedError: it is a link or not a folder, has another owner, is writable by others, or cannot be created.
     """
 
     def __init__(self, path: Path) -> None:
@@ -51,14 +49,14 @@ class Cache:
             raise UntrustedError(f"{path} {error}") from error
 
     def close(self) -> None:
-        """Close the folder; what was loaded from it stays."""
+        """Close the folder; libraries loaded from it stay loaded."""
         os.close(self._folder)
 
     def read(self, name: str) -> tuple[int, bytes]:
         """An open file and its content.
 
         Raises:
-            FileNotFoundError: there is none. UntrustedError: it is no plain file or others could have written it.
+            FileNotFoundError: there is none. UntrustedError: it is not a regular file, or others could have written it.
         """
         try:
             file = os.open(name, os.O_RDONLY | OPEN, dir_fd=self._folder)
@@ -69,7 +67,7 @@ class Cache:
         try:
             status = os.fstat(file)
             if not stat.S_ISREG(status.st_mode):
-                raise UntrustedError("is no plain file")
+                raise UntrustedError("is not a regular file")
             _check_owner(status)
             with os.fdopen(file, "rb", closefd=False) as stream:
                 return file, stream.read()
@@ -78,10 +76,10 @@ class Cache:
             raise
 
     def write(self, name: str, content: bytes) -> None:
-        """Put a file there whole: a reader finds the old one, none or this one. A link there is replaced.
+        """Write a file atomically: a reader sees the old content or all of the new. A link is replaced.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the file cannot be written.
         """
         temporary = f".{name}.{secrets.token_hex(8)}"
         file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | OPEN, 0o600, dir_fd=self._folder)
@@ -102,49 +100,49 @@ class Cache:
         except ValueError as error:
             raise UntrustedError("is not JSON") from error
         if not isinstance(found, dict):
-            raise UntrustedError("is no record")
+            raise UntrustedError("is not a record")
         return found
 
     def remove(self, name: str) -> None:
-        """Remove a file if it is there."""
+        """Remove a file if it exists."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=self._folder)
 
     @contextlib.contextmanager
-    def lock(self, longest: float) -> Iterator[None]:
-        """One process or thread at a time, as far as the file system knows locks.
+    def lock(self, timeout: float) -> Iterator[None]:
+        """Hold an exclusive lock between processes and threads, if the file system supports locks.
 
         Args:
-            longest: seconds to wait for another one; then the caller goes on without it.
+            timeout: seconds to wait for another holder; then the caller continues without the lock.
 
         Raises:
-            OSError: the folder cannot be written.
+            OSError: the folder is not writable.
         """
-        import fcntl  # not there on Windows, where nothing is built
+        import fcntl  # not on Windows, where nothing is compiled
 
         file = os.open("lock", os.O_RDWR | os.O_CREAT | OPEN, 0o600, dir_fd=self._folder)
         try:
-            end = time.monotonic() + longest
-            while time.monotonic() < end:  # whoever holds it longer was stopped; files are whole even without it
+            end = time.monotonic() + timeout
+            while time.monotonic() < end:  # a longer holder is stuck; writes are atomic even without the lock
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except BlockingIOError:
                     time.sleep(0.05)
-                except OSError:  # no locks on this file system: at worst two processes build the same
+                except OSError:  # no locks on this file system: at worst two processes compile the same
                     break
             yield
         finally:
-            os.close(file)  # gives the lock back
+            os.close(file)  # releases the lock
 
 
 def _check_owner(status: os.stat_result) -> None:
-    """Root may write everything anyway, and may have compiled for everybody.
+    """Accept files of this user, and of root, who can write everything anyway and may compile for all users.
 
     Raises:
-        UntrustedError: somebody else could have put something there.
+        UntrustedError: another user could have written the file.
     """
     if status.st_uid not in (os.geteuid(), 0):
         raise UntrustedError("belongs to another user")
     if status.st_mode & OTHERS_WRITE:
-        raise UntrustedError(f"can be written by other users (mode {stat.S_IMODE(status.st_mode):04o})")
+        raise UntrustedError(f"is writable by other users (mode {stat.S_IMODE(status.st_mode):04o})")

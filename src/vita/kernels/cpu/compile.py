@@ -1,10 +1,8 @@
-"""Compile the C kernels once for this machine and load only the file that was compiled.
+"""Compile the C kernels once for this machine; cache and load the shared object.
 
-The C interface is in `kernels.cpu.bindings`.
-
-What protects against a planted file is that nobody else can write the folder (`kernels.cpu.cache`). The hash recorded
-beside a file does not protect against somebody who can write both: it finds a file cut short by a crash or a full disk,
-and one made from other sources, by another compiler or for another processor.
+Protection against a planted file is that no other user can write to the folder (`kernels.cpu.cache`). The recorded hash
+does not protect against somebody who can write both file and record. It finds files truncated by a crash or a full
+disk, and files built from other sources, by another compiler or for another processor.
 """
 
 from __future__ import annotations
@@ -30,18 +28,18 @@ log = logging.getLogger("vita")
 VARIABLE, OFF = "VITA_KERNELS", "off"
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
 COMPILERS = ("cc", "gcc", "clang")
-SECONDS = 300  # a compiler that takes longer hangs; on a busy or small machine a minute is not enough
-MEND = "mend the compiler, then run `vita doctor`, which tries again at once"
-RETRY_AFTER = 24 * 3600.0  # seconds that a failed build is remembered: what is not in the key may have been mended
+COMPILE_TIMEOUT = 300  # seconds; on a busy or small machine a minute is not enough
+FIX_COMPILER = "fix the compiler, then run `vita doctor`, which tries again at once"
+RETRY_AFTER = 24 * 3600.0  # seconds that a failed build is remembered; the cause may not be part of the cache key
 
 
 class CompileError(Exception):
-    """The compiler made nothing; the text says why."""
+    """Compilation failed; the text says why."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """What is compiled into one shared object."""
+    """Sources, headers and compiler flags of one shared object."""
 
     sources: tuple[Path, ...]
     headers: tuple[Path, ...] = ()
@@ -53,9 +51,9 @@ class Loaded:
     """The outcome of `load_library`.
 
     Attributes:
-        library: None where there is none.
+        library: the shared object, or None.
         reason: where it comes from, or why there is none.
-        fix: what the user can do to get the kernels, or to get them faster; empty if there is nothing to mend.
+        fix: what the user can do to get the kernels, or to get them faster; empty if nothing.
         wanted: False if the user switched the kernels off.
     """
 
@@ -66,17 +64,17 @@ class Loaded:
 
 
 def load_library(program: Program, *, retry: bool = False) -> Loaded:
-    """The compiled program, from the cache folder if it is there and can be trusted.
+    """Load the compiled program from the cache folder, or compile it.
 
     Args:
         program: what to compile.
-        retry: compile even if that failed a short time ago.
+        retry: compile even if the last attempt failed within a day.
 
     Raises:
         RequestError: `VITA_KERNELS` is neither `off` nor a folder.
     """
     if platform.system() == "Windows":
-        return Loaded(None, "none are built on Windows")
+        return Loaded(None, "not built on Windows")
     if not are_wanted():
         return Loaded(None, f"switched off by {VARIABLE}={OFF}", wanted=False)
     compiler = find_compiler()
@@ -99,18 +97,20 @@ def are_wanted() -> bool:
     asked = os.environ.get(VARIABLE, "")
     if asked.lower() == OFF:
         return False
-    if asked and "/" not in asked:  # a word such as "0" or "on" must not become a folder
+    if asked and "/" not in asked:  # do not create a folder named "0" or "on"
         raise RequestError(
-            f"is neither {OFF} nor a folder", where=f"{VARIABLE}={asked}", fix=f"write {OFF} or the folder's whole path"
+            f"is neither {OFF} nor a folder",
+            where=f"{VARIABLE}={asked}",
+            fix=f"set it to {OFF} or to the full path of a folder",
         )
     return True
 
 
 def cache_folder() -> Path:
-    """Where compiled files are kept.
+    """The folder for compiled files.
 
     Raises:
-        UntrustedError: there is no home folder.
+        UntrustedError: the home folder is unknown.
     """
     try:
         if asked := os.environ.get(VARIABLE):
@@ -121,41 +121,42 @@ def cache_folder() -> Path:
 
 
 def find_compiler() -> str | None:
-    """Path of the first C compiler there is."""
+    """Path of the first C compiler found, or None."""
     return next((path for name in COMPILERS if (path := shutil.which(name))), None)
 
 
 def compile_program(compiler: str, program: Program) -> bytes:
-    """The shared object, made in a private temporary folder.
+    """The bytes of the shared object, compiled in a private temporary folder.
 
     Raises:
-        CompileError: the compiler failed, hung or could not be started.
+        CompileError: the compiler failed, exceeded the timeout or could not be started.
     """
     try:
         with tempfile.TemporaryDirectory(prefix="vita-kernels-") as folder:
-            made, said = Path(folder) / "made.so", Path(folder) / "errors.txt"
-            command = [compiler, *program.flags, *map(str, program.sources), "-o", str(made), "-lm"]
-            with said.open("wb") as errors:  # no pipe: one that the compiler's children hold open outlives the timeout
-                done = subprocess.run(command, stdout=errors, stderr=errors, timeout=SECONDS, check=False)
+            output, messages = Path(folder) / "kernels.so", Path(folder) / "messages.txt"
+            command = [compiler, *program.flags, *map(str, program.sources), "-o", str(output), "-lm"]
+            # A file, not a pipe: the compiler's children would keep a pipe open after the timeout.
+            with messages.open("wb") as log_file:
+                done = subprocess.run(command, stdout=log_file, stderr=log_file, timeout=COMPILE_TIMEOUT, check=False)
             if done.returncode:
-                lines = said.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+                lines = messages.read_text(encoding="utf-8", errors="replace").strip().splitlines()
                 line = next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "no message")
                 raise CompileError(f"{compiler} failed: {line.strip()}")
-            return made.read_bytes()
+            return output.read_bytes()
     except subprocess.TimeoutExpired as error:
-        raise CompileError(f"{compiler} did not end within {SECONDS} s") from error
+        raise CompileError(f"{compiler} did not end within {COMPILE_TIMEOUT} s") from error
     except OSError as error:
-        raise CompileError(f"{compiler} made nothing: {error}") from error
+        raise CompileError(f"{compiler} could not be run: {error}") from error
 
 
 def identity(compiler: str, program: Program) -> dict[str, str]:
-    """All that the shared object depends on: another value of any is another file."""
+    """Everything that the shared object depends on; the cache key is its hash."""
     digest = hashlib.sha256()
     for file in (*program.headers, *program.sources):
         content = file.read_bytes()
         digest.update(f"{file.name} {len(content)}\n".encode() + content)
     real = Path(compiler).resolve()
-    status = real.stat()  # tells an update of the compiler, without the time of running it at every start
+    status = real.stat()  # changes when the compiler is updated; asking the compiler at every start takes longer
     return {
         "sources": digest.hexdigest(),
         "flags": " ".join(program.flags),
@@ -166,24 +167,24 @@ def identity(compiler: str, program: Program) -> dict[str, str]:
 
 
 def file_stem(made_from: dict[str, str]) -> str:
-    """The name of the file, its record and its failure, without their endings."""
+    """Name of the shared object, its record and its failure note, without the suffix."""
     return f"kernels-{hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]}"
 
 
 def _cached(cache: Cache, compiler: str, program: Program, retry: bool) -> Loaded:
-    """From the cache, or built into it; by one process, which the others wait for."""
+    """Load from the cache, or compile into it; one process compiles, others wait for it."""
     try:
         made_from = identity(compiler, program)
         stem = file_stem(made_from)
         with contextlib.suppress(FileNotFoundError, UntrustedError):
             return _take(cache, stem, made_from)
-        with cache.lock(SECONDS):
+        with cache.lock(COMPILE_TIMEOUT):
             try:
                 return _take(cache, stem, made_from)
             except FileNotFoundError:
                 pass
             except UntrustedError as error:
-                log.warning("%s is not loaded but compiled anew: it %s", cache.path / f"{stem}.so", error)
+                log.warning("%s is not loaded but compiled again: it %s", cache.path / f"{stem}.so", error)
             failed = None if retry else _failure(cache, stem)
             return failed or _build(cache, compiler, program, stem, made_from)
     except OSError as error:
@@ -191,32 +192,32 @@ def _cached(cache: Cache, compiler: str, program: Program, retry: bool) -> Loade
 
 
 def _take(cache: Cache, stem: str, made_from: dict[str, str]) -> Loaded:
-    """What was compiled before.
+    """Load a file from the cache.
 
     Raises:
-        FileNotFoundError: nothing was. UntrustedError: it is not what was recorded, or cannot be loaded.
+        FileNotFoundError: there is none. UntrustedError: it does not match its record, or cannot be loaded.
     """
     file, content = cache.read(f"{stem}.so")
     try:
         record = cache.record(f"{stem}.json")
         if record != _record(content, made_from):
-            raise UntrustedError("is not what was recorded when it was compiled")
+            raise UntrustedError("does not match the record of its compilation")
         return Loaded(_load(file, content), f"compiled before, {cache.path / stem}.so")
     except FileNotFoundError as error:
-        raise UntrustedError("has no record of what was compiled") from error
-    except OSError as error:  # of another system that shares this folder, or no library is loaded from there
+        raise UntrustedError("has no record of its compilation") from error
+    except OSError as error:  # built by another system that shares this folder, or mounted noexec
         raise UntrustedError(f"cannot be loaded ({error})") from error
     finally:
         os.close(file)
 
 
 def _build(cache: Cache, compiler: str, program: Program, stem: str, made_from: dict[str, str]) -> Loaded:
-    """Compile, keep and load; a failure is kept too, so that not every start waits for it.
+    """Compile, store and load. A failure is stored too, so that not every start waits for it.
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError: the folder is not writable.
     """
-    log.info("our own kernels are compiled with %s, once for this machine", compiler)
+    log.info("compiling the native kernels with %s, once for this machine", compiler)
     try:
         content = compile_program(compiler, program)
     except CompileError as error:
@@ -226,26 +227,26 @@ def _build(cache: Cache, compiler: str, program: Program, stem: str, made_from: 
     try:
         library = _take(cache, stem, made_from).library
     except UntrustedError as error:
-        return _failed(cache, stem, f"what {compiler} made {error}")
+        return _failed(cache, stem, f"the output of {compiler} {error}")
     cache.remove(f"{stem}.failed")
     return Loaded(library, f"compiled with {compiler} into {cache.path}")
 
 
-def _failed(cache: Cache, stem: str, why: str) -> Loaded:
-    reason = f"they could not be built: {why}"
-    with contextlib.suppress(OSError):  # then the next start tries again
+def _failed(cache: Cache, stem: str, cause: str) -> Loaded:
+    reason = f"they could not be compiled: {cause}"
+    with contextlib.suppress(OSError):  # without the note, the next start tries again
         cache.write(f"{stem}.failed", json.dumps({"reason": reason, "time": time.time()}).encode())
-    return Loaded(None, reason, MEND)
+    return Loaded(None, reason, FIX_COMPILER)
 
 
-def _uncached(compiler: str, program: Program, why: str) -> Loaded:
-    """Compiled for this process alone: a few seconds at every start are less than slow answers all the time."""
-    fix = f"set {VARIABLE} to a folder that only you can write (chmod 700): until then each start compiles them again"
+def _uncached(compiler: str, program: Program, cause: str) -> Loaded:
+    """Compile for this process only: a few seconds at every start cost less than slow tokens."""
+    fix = f"set {VARIABLE} to a folder that only you can write (chmod 700); until then each start compiles them again"
     try:
         library = _load_copy(compile_program(compiler, program))
     except (CompileError, OSError) as error:
-        return Loaded(None, f"they could not be built: {error}", MEND)
-    return Loaded(library, f"compiled with {compiler} for this process alone, as {why}", fix)
+        return Loaded(None, f"they could not be compiled: {error}", FIX_COMPILER)
+    return Loaded(library, f"compiled with {compiler} for this process only, because {cause}", fix)
 
 
 def _failure(cache: Cache, stem: str) -> Loaded | None:
@@ -257,7 +258,7 @@ def _failure(cache: Cache, stem: str) -> Loaded | None:
     reason, moment = note.get("reason"), note.get("time")
     if not isinstance(reason, str) or not isinstance(moment, float) or not 0 <= time.time() - moment < RETRY_AFTER:
         return None
-    return Loaded(None, f"{reason} (remembered for a day)", MEND)
+    return Loaded(None, f"{reason} (remembered for a day)", FIX_COMPILER)
 
 
 def _record(content: bytes, made_from: dict[str, str]) -> dict[str, object]:
@@ -265,12 +266,11 @@ def _record(content: bytes, made_from: dict[str, str]) -> dict[str, object]:
 
 
 def _load(file: int, content: bytes) -> ctypes.CDLL:
-    """The file that was read and verified, whatever lies at its path by now.
+    """Load exactly the file that was read and verified, even if its path has been replaced since.
 
-    Linux loads it by its descriptor. A copy is loaded where that does not go: elsewhere, or where the folder's file
-    system forbids to run files.
+    Linux loads it by its descriptor. On other systems, and on file systems mounted noexec, a copy is loaded.
     """
-    kept = os.dup(file)  # stays open: the loader takes a second file of the same name, descriptor, for the first
+    kept = os.dup(file)  # stays open: the loader would take another file with this descriptor number for this one
     if Path(f"/proc/self/fd/{kept}").exists():
         with contextlib.suppress(OSError):
             return ctypes.CDLL(f"/proc/self/fd/{kept}")
@@ -279,7 +279,7 @@ def _load(file: int, content: bytes) -> ctypes.CDLL:
 
 
 def _load_copy(content: bytes) -> ctypes.CDLL:
-    """Load bytes through a file in a private temporary folder, which then goes: what is loaded stays in memory."""
+    """Load bytes through a file in a private temporary folder, which is deleted: the loaded library stays mapped."""
     with tempfile.TemporaryDirectory(prefix="vita-kernels-") as folder:
         file = Path(folder) / "copy.so"
         file.write_bytes(content)
@@ -287,7 +287,7 @@ def _load_copy(content: bytes) -> ctypes.CDLL:
 
 
 def _processor() -> str:
-    """The instructions that `-march=native` may use, or the processor's name where they are not told."""
+    """The instruction sets that `-march=native` can use, or the processor's name where they are not listed."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
