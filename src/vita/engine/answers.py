@@ -44,7 +44,7 @@ def start_answers(request: Request, logits: Tensor, model: LoadedModel, pool: KV
         text = Detokenizer(model.tokenizer, params.stop)
         request.sequences.append(Sequence(request, index, cache, sampling, text, logits))
         request.cache = None
-    return runner.sample(request.sequences, logits.expand(params.n, -1))
+    return replace(runner.sample(request.sequences, logits.expand(params.n, -1)), first=True)
 
 
 def done_of_answer(answer: Sequence, reason: FinishReason, model: LoadedModel) -> Done:

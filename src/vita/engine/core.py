@@ -23,7 +23,7 @@ from vita.engine.loaded import LoadedModel
 from vita.engine.metrics import Counters, Stats, percentiles
 from vita.engine.request import Phase, Request, Sequence, Token
 from vita.engine.runner import DeviceError, Launched, Runner
-from vita.engine.scheduler import FIRST_POSITIONS, Limits, Scheduler, Unit
+from vita.engine.scheduler import FIRST_POSITIONS, Limits, Plan, Scheduler, Unit
 from vita.errors import Cancelled, ResourceError
 from vita.events import FinishReason, Started, TextDelta
 from vita.model.kv_cache import KVCache
@@ -67,6 +67,7 @@ class EngineCore:
         self.failure: BaseException | None = None
         self.loaded = threading.Event()
         self._pending: Launched | None = None
+        self._committed = 0.0  # `time.perf_counter()` after the last step was read back
 
     def run(self, checkpoint: Checkpoint, progress: Progress | None) -> None:
         """The engine thread: load, then serve until closed."""
@@ -147,29 +148,46 @@ class EngineCore:
         if plan.empty and self._pending is None:
             self.inbox.wait(self.scheduler.next_deadline())
             return
-        launched = None if plan.empty else self.runner.launch(plan)
-        if launched is not None and launched.seconds:
-            self.scheduler.stepped(launched.seconds)
+        launched = None if plan.empty else self._launch(plan)
         if self.runner.is_async:  # read back one step late
             launched, self._pending = self._pending, launched
         if launched is not None:
             self._commit(launched)
 
-    def _commit(self, launched: Launched) -> None:
-        """What a step made: tokens to their handles, prefilled prompts to sequences."""
-        for sampled in launched.sampled:
-            for answer, token in sampled.tokens():
-                seconds = launched.seconds or time.perf_counter() - launched.started
-                answer.decode_seconds += seconds
-                self.counters.inter_token.append(seconds)
-                self._accept(answer, token)
-        for answer, error in launched.failed:
-            self.fail(answer.request, error)
+    def _launch(self, plan: Plan) -> Launched:
+        """Compute or queue a step. A prompt that it completes has its first tokens sampled at once, so that its
+        sequences take part in the next step."""
+        launched = self.runner.launch(plan)
+        if launched.seconds:
+            self.scheduler.stepped(launched.seconds)
         if launched.unit_error is not None:
             self._unit_failed(*launched.unit_error)
         if launched.finished is not None:
             for request in self.scheduler.unit_finished(launched.finished):
                 self._start(request, launched)
+        return launched
+
+    def _commit(self, launched: Launched) -> None:
+        """Read what a step sampled, and hand it to the sequences."""
+        for answer, error in launched.failed:
+            self.fail(answer.request, error)
+        for sampled in launched.sampled:
+            tokens = sampled.tokens()
+            now = time.perf_counter()
+            seconds = launched.seconds or now - max(launched.started, self._committed)
+            for answer, token in tokens:
+                if sampled.first:
+                    self._mark_first(answer.request)
+                else:
+                    answer.decode_seconds += seconds
+                    self.counters.inter_token.append(seconds)
+                self._accept(answer, token)
+        self._committed = time.perf_counter()
+
+    def _mark_first(self, request: Request) -> None:
+        if not request.watch.first_token:
+            request.watch.mark_first_token()
+            self.counters.first_token.append(request.watch.first_token)
 
     def _unit_failed(self, unit: Unit, error: Exception) -> None:
         """The request of a unit fails; those of a shared unit are computed again, each alone."""
@@ -222,12 +240,9 @@ class EngineCore:
         except Exception as error:
             self.fail(request, error)
             return
-        request.watch.mark_first_token()
-        self.counters.first_token.append(request.watch.first_token)
+        launched.sampled.append(sampled)
         for answer in request.sequences:
             self.scheduler.start(answer)
-        for answer, token in sampled.tokens():
-            self._accept(answer, token)
 
     def _accept(self, answer: Sequence, token: Token) -> None:
         """One more token of a sequence."""

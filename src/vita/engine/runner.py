@@ -45,13 +45,15 @@ class Sampled:
         answers: one a row.
         ids: int64 `[n]` on the device.
         logits: `[n, vocab]`, kept if somebody wants log-probabilities.
-        read: waits for the ids and brings them to the host.
+        read: waits for the ids and copies them to the host.
+        first: whether they are the first tokens of their answers, which belong to prefill.
     """
 
     answers: list[Answer]
     ids: Tensor
     logits: Tensor | None
     read: Callable[[], list[int]]
+    first: bool = False
 
     def tokens(self) -> list[tuple[Answer, Token]]:
         """The ids with what was asked for beside them."""
@@ -71,12 +73,13 @@ class Launched:
     """A step that was computed or queued.
 
     Attributes:
-        sampled: by the decode step.
+        sampled: tokens of the decode step and first tokens.
         failed: sequences whose step raised, and the error.
         finished: the unit that was completed.
         logits: of the requests whose prompt the unit completed, by request.
         unit_error: what the unit raised.
         started: `time.perf_counter()` when it began.
+        seconds: of the decode step on a CPU; 0 on a GPU, where it is only queued.
     """
 
     sampled: list[Sampled] = field(default_factory=list)
@@ -85,7 +88,7 @@ class Launched:
     logits: dict[int, Tensor] = field(default_factory=dict)
     unit_error: tuple[Unit, Exception] | None = None
     started: float = 0.0
-    seconds: float = 0.0  # of the decode step, on a CPU
+    seconds: float = 0.0
 
 
 class Runner:
@@ -130,8 +133,10 @@ class Runner:
                     self._step([answer], launched)
                 except Exception as own:
                     launched.failed.append((answer, own))
-        launched.seconds = time.perf_counter() - start
-        self.step_threads.after(len(answers), launched.seconds)
+        seconds = time.perf_counter() - start
+        self.step_threads.after(len(answers), seconds)
+        if not self.is_async:
+            launched.seconds = seconds
         self.steps, self.rows = self.steps + 1, self.rows + len(answers)
 
     def _step(self, answers: list[Answer], launched: Launched) -> None:
