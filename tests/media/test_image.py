@@ -1,4 +1,4 @@
-"""Pictures: parity with the reference, what a user sees of odd files, and the errors."""
+"""Images: parity with the reference, what a user sees of odd files, the limits, and the errors."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as Pillow
 
+import vita
 from vita.config import ImagePreprocess, Tiling
 from vita.errors import MediaError, RequestError
-from vita.media.image import choose_grid, cut_tiles, limited, load_image, to_pixels
+from vita.media.animation import open_animation
+from vita.media.image import choose_grid, cut_tiles, limited, load_image, load_image_with_notes, to_pixels
+from vita.media.source import Loaded
 from vita.types import MediaOptions, MediaPolicy
 
 MINI = Path(__file__).parents[1] / "goldens" / "mini"
@@ -151,8 +154,9 @@ def test_errors_say_what_and_where(tmp_path: Path) -> None:
 
 
 def test_a_url_without_network_is_one_sentence() -> None:
+    options = MediaOptions(policy=MediaPolicy(allow_private_hosts=True))
     with pytest.raises(MediaError, match="could not be fetched"):
-        load_image("http://127.0.0.1:9/picture.png")
+        load_image("http://127.0.0.1:9/picture.png", options)
 
 
 def test_a_data_url_is_read() -> None:
@@ -177,3 +181,173 @@ def test_grids_of_the_reference(big_goldens: Path) -> None:
         for side in ("448", "224"):
             grid = choose_grid(size["w"], size["h"], Tiling(tile=int(side)))
             assert grid == (size[side]["cols"], size[side]["rows"])
+
+
+# A JPEG without its end.
+
+
+def jpeg(image: Pillow.Image, **options: object) -> bytes:
+    out = io.BytesIO()
+    image.save(out, "JPEG", **options)
+    return out.getvalue()
+
+
+BARS = Pillow.linear_gradient("L").resize((96, 64))
+JPEGS: dict[str, bytes] = {
+    "baseline": jpeg(Pillow.merge("RGB", (BARS, BARS.transpose(Pillow.Transpose.ROTATE_180), BARS))),
+    "progressive": jpeg(BARS.convert("RGB"), progressive=True),
+    "grey": jpeg(BARS),
+    "CMYK": jpeg(BARS.convert("CMYK")),
+    "restarts": jpeg(BARS.convert("RGB"), restart_marker_blocks=2),
+    "no subsampling": jpeg(BARS.convert("RGB"), subsampling=0),
+    "EXIF": jpeg(BARS.convert("RGB"), exif=Pillow.Exif().tobytes() or b"", comment=b"\xff\xd9 not the end"),
+}
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+def test_a_jpeg_without_its_end_marker_is_shown_whole_with_a_note(kind: str, tmp_path: Path) -> None:
+    data = JPEGS[kind]
+    path = tmp_path / "a.jpg"
+    path.write_bytes(data[:-2])
+    whole = load_image_with_notes(data)
+    assert whole.notes == ()
+    loaded = load_image_with_notes(path)
+    assert loaded.notes == (f"{path}: it breaks off before its end; what could be read was used.",)
+    assert np.array_equal(np.asarray(loaded.image), np.asarray(whole.image))
+    for cut in (data[:-1], data[:-2] + b"\xff"):
+        assert np.array_equal(np.asarray(load_image(cut)), np.asarray(whole.image))
+    opened = Pillow.open(io.BytesIO(data[:-2]))
+    for _ in range(2):
+        assert load_image_with_notes(opened).image.size == (96, 64)
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+def test_a_jpeg_cut_anywhere_shows_what_is_there(kind: str) -> None:
+    data = JPEGS[kind]
+    first = data.index(b"\xff\xda")  # the first scan; its coded data begins behind its header
+    first += 2 + int.from_bytes(data[first + 2 : first + 4], "big")
+    whole = np.asarray(load_image(data)).astype(int)
+    best = 0
+    for end in range(2, len(data) - 2, max(1, len(data) // 60)):
+        if end <= first:
+            with pytest.raises(MediaError, match=r"damaged or truncated|not an image"):
+                load_image(data[:end])
+            continue
+        loaded = load_image_with_notes(data[:end])
+        assert loaded.image.size == (96, 64) and len(loaded.notes) == 1
+        near = (np.abs(np.asarray(loaded.image).astype(int) - whole).max(axis=2) < 3).mean()
+        best = max(best, near)
+    assert best > 0.7
+
+
+def test_damage_inside_a_jpeg_is_no_reason_to_refuse() -> None:
+    data = bytearray(JPEGS["restarts"])
+    middle = data.index(b"\xff\xd3", len(data) // 2)
+    data[middle - 6 : middle] = bytes(6)
+    assert load_image(bytes(data)).size == (96, 64)
+
+
+def test_the_note_reaches_the_answer(mini_model: vita.Vita) -> None:
+    result = mini_model.ask("What?", images=[JPEGS["baseline"][:-40]], params=vita.SamplingParams(max_tokens=2))
+    assert [note for note in result.notes if "breaks off before its end" in note]
+
+
+# Limits before the work.
+
+
+def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded() -> None:
+    data = jpeg(Pillow.effect_noise((256, 256), 50), progressive=True)
+    last = data.rindex(b"\xff\xda")
+    bomb = data[:-2] + data[last:-2] * 40 + data[-2:]
+    assert load_image(bomb).size == (256, 256), "a small one costs little"
+    tight = MediaOptions(policy=MediaPolicy(max_pixels=70_000))
+    assert load_image(data, tight).size == (256, 256)
+    with pytest.raises(MediaError, match=r"JPEG of \d\d scans"):
+        load_image(bomb, tight)
+
+
+def test_an_ico_is_measured_by_the_images_inside() -> None:
+    inner = png(Pillow.new("1", (3000, 3000)))
+    head = b"\0\0\1\0\1\0" + struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 32, len(inner), 22)
+    options = MediaOptions(policy=MediaPolicy(max_pixels=1_000_000))
+    with pytest.raises(MediaError, match="3000x3000"):
+        load_image(head + inner, options)
+    assert load_image(head + inner).size == (3000, 3000)
+
+
+def test_formats_decoded_slowly_have_a_lower_limit() -> None:
+    side = 8000
+    qoi = b"qoif" + struct.pack(">IIBB", side, side, 3, 0) + b"\xfd" * (side * side // 62 + 1) + bytes(7) + b"\1"
+    for data in (qoi, b"P2 8000 8000 255\n" + b"1 " * 100, b"P5 8000 8000 4095\n" + bytes(100)):
+        with pytest.raises(MediaError, match="decodes slowly"):
+            load_image(data)
+
+
+def test_a_side_has_a_limit_of_its_own() -> None:
+    with pytest.raises(MediaError, match="has a side of more than 1,000,000 pixels"):
+        load_image(Pillow.new("1", (1_000_001, 1)))
+
+
+# Whatever the bytes.
+
+
+def _bases() -> dict[str, bytes]:
+    image = Pillow.effect_noise((40, 30), 60)
+    colour = Pillow.merge("RGB", (image, image.rotate(90).resize((40, 30)), image.rotate(180)))
+    frames = [colour.rotate(k * 40) for k in range(4)]
+    bases = {"ppm": b"P2 3 2 99\n1 2 3 4 5 66"}
+    for kind, source, options in (
+        ("PNG", colour, {}), ("PNG", image.convert("P"), {}),
+        ("PNG", colour, {"save_all": True, "append_images": frames}),
+        ("JPEG", colour, {}), ("JPEG", colour, {"progressive": True}), ("GIF", image, {}),
+        ("GIF", colour, {"save_all": True, "append_images": frames}), ("WEBP", colour, {}),
+        ("WEBP", colour, {"save_all": True, "append_images": frames}), ("BMP", colour, {}), ("TIFF", colour, {}),
+        ("TIFF", image.convert("I;16"), {}), ("TIFF", colour, {"compression": "tiff_lzw"}), ("PPM", colour, {}),
+        ("TGA", colour, {"compression": "tga_rle"}), ("ICO", colour, {}), ("JPEG2000", colour, {}), ("QOI", colour, {}),
+        ("DDS", colour, {}), ("MPO", colour, {"save_all": True, "append_images": frames}),
+    ):  # fmt: skip
+        out = io.BytesIO()
+        with contextlib.suppress(KeyError, OSError):  # this Pillow cannot write it
+            source.save(out, kind, **options)
+            bases[f"{kind} {len(bases)}"] = out.getvalue()
+    return bases
+
+
+def _mutated(data: bytes, random: np.random.Generator) -> bytes:
+    out = bytearray(data)
+    how = int(random.integers(6))
+    if how == 0:
+        return bytes(out[: int(random.integers(1, len(out)))])
+    if how == 1:
+        start = int(random.integers(len(out)))
+        return bytes(out[:start] + out[start + int(random.integers(1, 40)) :])
+    if how == 2:
+        start = int(random.integers(len(out)))
+        return bytes(out[:start] + random.bytes(int(random.integers(1, 40))) + out[start:])
+    reach = min(len(out), 64) if how == 3 else len(out)  # headers decide most
+    for _ in range(int(random.integers(1, 8))):
+        place = int(random.integers(reach))
+        out[place] = int(random.choice([0, 1, 127, 128, 254, 255, int(random.integers(256))]))
+    return bytes(out)
+
+
+def test_mutated_files_give_an_image_or_one_sentence() -> None:
+    random = np.random.default_rng(20261126)
+    options = MediaOptions(policy=MediaPolicy(max_pixels=1_000_000))
+    shown = refused = 0
+    for name, data in _bases().items():
+        for _ in range(200):
+            case = _mutated(data, random)
+            try:
+                image = load_image(case, options)
+                assert image.mode == "RGB" and image.width * image.height <= 1_000_000
+                shown += 1
+            except MediaError as error:
+                assert "\n" not in str(error), name
+                refused += 1
+            if name.startswith(("GIF", "PNG", "WEBP")):
+                with contextlib.suppress(MediaError):
+                    animation = open_animation(Loaded("a", data=case), options)
+                    if animation is not None:
+                        animation.decode(list(range(len(animation.times))), options)
+    assert shown > 50 and refused > 50

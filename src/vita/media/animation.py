@@ -80,10 +80,20 @@ def open_animation(loaded: Loaded, options: MediaOptions, guard: ReadGuard = UNG
         stream = guard.watch(file, name)
         image = open_image(stream, options, name)
         check_size(image, options, name)
-        if not getattr(image, "is_animated", False):
+        if not _is_animated(image, name):
             raise MediaError("is a still image, not a video", where=name, fix="pass it as an image")
         _check_budget(image, stream, options, name)
         return _read_times(image, loaded, options, guard)
+
+
+def _is_animated(image: Pillow.Image, name: str) -> bool:
+    """Whether there is a second frame. A GIF looks for it in the file, which may be damaged there."""
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except (MediaError, Cancelled):
+        raise
+    except Exception as error:  # decoders raise many kinds for damaged files
+        raise _damaged(name) from error
 
 
 def _check_budget(image: Pillow.Image, stream: BinaryIO, options: MediaOptions, name: str) -> None:

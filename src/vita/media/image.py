@@ -54,7 +54,9 @@ def load_image_with_notes(
         image = _from_array(values) if isinstance(values, np.ndarray) else values
         refuse_opened(image, name)
         file = undecoded_file(image, name)
-        return decode_image(image, options, name, guard) if file is None else decode_file(file, options, name, guard)
+        if file is None:
+            return LoadedImage(decode_image(image, options, name, guard))
+        return decode_file(file, options, name, guard)
     loaded = read_source(source, options, "image", guard)
     with loaded.open() as file:
         return decode_file(file, options, loaded.name, guard)

@@ -6,7 +6,7 @@ import io
 import struct
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import BinaryIO, TypeAlias
 
 import numpy as np
@@ -127,16 +127,14 @@ def decode_file(file: BinaryIO, options: MediaOptions, name: str, guard: ReadGua
     deep = None if options.reference else check_tiff(stream, name)
     shades = deep.range if deep else None
     image = open_image(deep.stream if deep else stream, options, name)
-    check_work(image, stream, options, name)
+    notes = () if _check_work(image, stream, options, name) else (f"{name}: {BROKEN_OFF}",)
     try:
-        return decode_image(image, options, name, guard, shades)
+        return LoadedImage(decode_image(image, options, name, guard, shades), notes)
     except DamagedImage:
         repaired = _repair(stream)
         if repaired is None:
             raise
-    notes = (f"{name}: {BROKEN_OFF}",) if image.format in ("JPEG", "MPO") else ()
-    image = open_image(repaired, options, name)
-    return replace(decode_image(image, options, name, guard), notes=notes)
+    return LoadedImage(decode_image(open_image(repaired, options, name), options, name, guard), notes)
 
 
 class DamagedImage(MediaError):
@@ -148,7 +146,7 @@ class DamagedImage(MediaError):
 
 def decode_image(
     image: Pillow.Image, options: MediaOptions, name: str, guard: ReadGuard, shades: Shades | None = None
-) -> LoadedImage:
+) -> Pillow.Image:
     """Check the size, then decode to RGB; of an animation, the frame the image stands at.
 
     Args:
@@ -162,7 +160,7 @@ def decode_image(
     check_size(image, options, name)
     guard.check(name)
     try:
-        return LoadedImage(_to_rgb(image, shades, options, name, guard))
+        return _to_rgb(image, shades, options, name, guard)
     except (MediaError, Cancelled):
         raise
     except MemoryError as error:
@@ -225,29 +223,35 @@ def check_size(image: Pillow.Image, options: MediaOptions, name: str) -> None:
     _check_sides(image.width, image.height, options, name)
 
 
-def check_work(image: Pillow.Image, stream: BinaryIO, options: MediaOptions, name: str) -> None:
+def _check_work(image: Pillow.Image, stream: BinaryIO, options: MediaOptions, name: str) -> bool:
     """Hold an opened image that is not yet decoded to the limits of its size and of the work it takes.
+
+    Returns:
+        Whether its file has its end, as far as that can be told before decoding (JPEG).
 
     Raises:
         MediaError: it is too large, or would take minutes.
     """
     check_size(image, options, name)
     if not isinstance(image, ImageFile.ImageFile):
-        return
+        return True
     pixels = image.width * image.height
-    if image.format == "ICO":
-        for width, height in sizes_in_ico(stream):
-            _check_sides(width, height, options, name)
-    if image.format in ("JPEG", "MPO"):
-        place = stream.tell()
-        stream.seek(0)
-        scans = scan_jpeg(stream.read()).scans
-        stream.seek(place)
-        if scans > MAX_SCANS and scans * pixels > MAX_SCANS * options.policy.max_pixels:
-            raise MediaError(f"is a JPEG of {scans} scans", where=name, fix="save it as PNG")
     if pixels > MAX_PYTHON_PIXELS and any(tile[0] in Pillow.DECODERS for tile in image.tile):
         what = f"has more than {MAX_PYTHON_PIXELS / 1e6:g} million pixels in a format that decodes slowly"
         raise MediaError(what, where=name, fix="save it as PNG")
+    place = stream.tell()
+    complete = True
+    if image.format == "ICO":
+        for width, height in sizes_in_ico(stream):
+            _check_sides(width, height, options, name)
+    elif image.format in ("JPEG", "MPO"):
+        stream.seek(0)
+        found = scan_jpeg(stream.read())
+        if found.scans > MAX_SCANS and found.scans * pixels > MAX_SCANS * options.policy.max_pixels:
+            raise MediaError(f"is a JPEG of {found.scans} scans", where=name, fix="save it as PNG")
+        complete = found.complete
+    stream.seek(place)
+    return complete
 
 
 def _check_sides(width: int, height: int, options: MediaOptions, name: str) -> None:

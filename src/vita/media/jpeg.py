@@ -17,7 +17,7 @@ USUAL_SCANS = 64  # a progressive JPEG has about ten
 class JpegScans(NamedTuple):
     """What a walk over the markers finds."""
 
-    scans: int
+    scans: int  # with coded data
     end: int  # behind the last complete segment, or behind the coded data that breaks off
     complete: bool  # the end marker is there
 
@@ -39,7 +39,7 @@ def scan_jpeg(data: bytes) -> JpegScans:
         position = start + 2 + max(2, length)
         if position > len(data):
             return JpegScans(scans, start, False)
-        scans += marker == SOS
+        scans += marker == SOS and position < len(data)
 
 
 def closed_jpeg(data: bytes) -> bytes | None:
