@@ -14,7 +14,7 @@ SOURCE = ROOT / "src" / "vita"
 FILES = sorted(SOURCE.rglob("*.py"))
 # Each line may import from the lines above it, and from itself.
 ORDER = (
-    ("errors", "types", "events", "options", "config"),
+    ("errors", "sources", "types", "events", "options", "config"),
     ("runtime",),
     ("kernels",),
     ("layers",),

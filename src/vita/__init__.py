@@ -14,8 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vita.api import Chat, Vita, load
-    from vita.errors import CheckpointError, DownloadError, MediaError, RequestError, ResourceError, VitaError
-    from vita.events import Done, Event, Result, TextDelta, Timings, Usage
+    from vita.engine.handle import Handle
+    from vita.engine.session import Session
+    from vita.errors import (
+        CheckpointError,
+        DownloadError,
+        MediaError,
+        QueueFull,
+        RequestError,
+        ResourceError,
+        VitaError,
+    )
+    from vita.events import Done, Event, Result, Started, TextDelta, Timings, Usage
     from vita.types import (
         Audio,
         Image,
@@ -34,9 +44,12 @@ __version__ = "0.1.0"
 _MODULES = {
     "vita.api": ("Chat", "Vita", "load"),
     "vita.errors": (
-        "CheckpointError", "DownloadError", "MediaError", "RequestError", "ResourceError", "VitaError",
+        "CheckpointError", "DownloadError", "MediaError", "QueueFull", "RequestError", "ResourceError", "VitaError",
     ),
-    "vita.events": ("Done", "Event", "Result", "TextDelta", "Timings", "Usage"),
+    "vita.engine.handle": ("Handle",),
+    "vita.engine.session": ("Session",),
+    "vita.events": ("Done", "Event", "Result", "Started", "TextDelta", "Timings", "Usage"),
+    "vita.sources": ("Array", "Bytes", "FilePath", "Url"),
     "vita.types": (
         "Audio", "Image", "MediaOptions", "MediaPolicy", "Message", "SamplingParams", "Text", "Video", "assistant",
         "system", "user",
@@ -44,24 +57,32 @@ _MODULES = {
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = [
+    "Array",
     "Audio",
+    "Bytes",
     "Chat",
     "CheckpointError",
     "Done",
     "DownloadError",
     "Event",
+    "FilePath",
+    "Handle",
     "Image",
     "MediaError",
     "MediaOptions",
     "MediaPolicy",
     "Message",
+    "QueueFull",
     "RequestError",
     "ResourceError",
     "Result",
     "SamplingParams",
+    "Session",
+    "Started",
     "Text",
     "TextDelta",
     "Timings",
+    "Url",
     "Usage",
     "Video",
     "Vita",

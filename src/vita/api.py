@@ -20,7 +20,8 @@ from vita.errors import RequestError
 from vita.events import Event, Result
 from vita.options import MAX_QUEUE, EngineOptions
 from vita.prompt.processor import PreparedTurn
-from vita.types import Audio, MediaOptions, Message, SamplingParams, Source, Video, system, user
+from vita.sources import Source
+from vita.types import Audio, MediaOptions, Message, SamplingParams, Video, system, user
 
 
 def _never() -> bool:

@@ -3,59 +3,15 @@
 from __future__ import annotations
 
 import numbers
-import os
-import re
-import sys
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 from vita.errors import RequestError
+from vita.sources import Frames, Source, check_source, is_ndarray, is_source, wrong_source
 
 if TYPE_CHECKING:
     import numpy as np
-    from PIL import Image as Pillow
-
-
-@dataclass(frozen=True)
-class FilePath:
-    """A file on this machine."""
-
-    path: Path
-
-
-@dataclass(frozen=True)
-class Url:
-    """An http or https address."""
-
-    url: str
-
-
-@dataclass(frozen=True)
-class Bytes:
-    """An encoded file in memory; `name` stands for it in error sentences."""
-
-    data: bytes
-    name: str = ""
-
-
-@dataclass(frozen=True)
-class Array:
-    """Decoded pixels or samples: a NumPy array or a PIL image; `name` stands for it in error sentences."""
-
-    values: np.ndarray[Any, Any] | Pillow.Image
-    name: str = ""
-
-
-# What a caller may pass. A `str` is a path, an http(s), data: or file: URL, or "-" for standard input;
-# `vita.media.source.resolve_source` is the one place that decides which.
-Source: TypeAlias = (
-    "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | np.ndarray[Any, Any] | Pillow.Image"
-    " | FilePath | Url | Bytes | Array"
-)
-Frames: TypeAlias = "list[Source] | tuple[Source, ...]"  # images taken as the frames of a video
 
 
 @dataclass(frozen=True)
@@ -76,7 +32,7 @@ class Image:
     source: Source
 
     def __post_init__(self) -> None:
-        _check_source(self.source, "an image")
+        check_source(self.source, "an image")
 
 
 @dataclass(frozen=True)
@@ -102,9 +58,9 @@ class Video:
     def __post_init__(self) -> None:
         if isinstance(self.source, (list, tuple)):
             for frame in self.source:
-                _check_source(frame, "a frame of a video")
+                check_source(frame, "a frame of a video")
         else:
-            _check_source(self.source, "a video")
+            check_source(self.source, "a video")
         _check_number(self.fps, "fps")
         _check_number(self.max_frames, "max_frames", integer=True)
         for name in ("start", "end"):
@@ -130,7 +86,7 @@ class Audio:
     from_video: bool = False
 
     def __post_init__(self) -> None:
-        _check_source(self.source, "an audio clip")
+        check_source(self.source, "an audio clip")
         if self.sample_rate is not None:
             _check_number(self.sample_rate, "sample_rate")
 
@@ -300,66 +256,6 @@ class SamplingParams:
                 object.__setattr__(self, item.name, float(value))
 
 
-def describe_source(source: Source | Frames) -> str:
-    """A short name for error sentences, on one line and without passwords; never the content itself."""
-    name = getattr(source, "name", None)
-    if isinstance(source, (Bytes, Array)) and source.name:
-        return _printable(source.name)
-    if isinstance(source, FilePath):
-        return _printable(str(source.path))
-    if isinstance(source, (Url, str, os.PathLike)):
-        return _printable(_without_password(source.url if isinstance(source, Url) else os.fspath(source)))
-    if isinstance(source, Bytes):
-        return f"<{len(source.data):,} bytes>"
-    if isinstance(source, memoryview):
-        return f"<{source.nbytes:,} bytes>"
-    if isinstance(source, (bytes, bytearray)):
-        return f"<{len(source):,} bytes>"
-    if isinstance(name, str) and name and hasattr(source, "read"):
-        return _printable(name)
-    if is_ndarray(source) or isinstance(source, Array):
-        return "<array>"
-    return "<image>" if is_pil_image(source) else f"<{type(source).__name__}>"
-
-
-def is_ndarray(value: object) -> TypeGuard[np.ndarray[Any, Any]]:
-    """Whether this is a NumPy array. NumPy is not imported: a caller who has an array has imported it."""
-    numpy = sys.modules.get("numpy")
-    return numpy is not None and isinstance(value, numpy.ndarray)
-
-
-def is_pil_image(value: object) -> TypeGuard[Pillow.Image]:
-    """Whether this is a PIL image. Pillow is not imported: a caller who has an image has imported it."""
-    pillow = sys.modules.get("PIL.Image")
-    return pillow is not None and isinstance(value, pillow.Image)
-
-
-def is_source(value: object) -> bool:
-    """Whether this is one source (not a list of them), by its type alone."""
-    known = (str, os.PathLike, bytes, bytearray, memoryview, FilePath, Url, Bytes, Array)
-    return isinstance(value, known) or hasattr(value, "read") or is_ndarray(value) or is_pil_image(value)
-
-
-def wrong_source(value: object, kind: str) -> RequestError:
-    """The sentence for a value that is not a source.
-
-    Args:
-        value: what the caller passed.
-        kind: with its article, such as "an image".
-    """
-    if type(value).__module__.partition(".")[0] == "torch":
-        return RequestError(f"a torch tensor cannot be {kind}", fix="pass tensor.cpu().numpy()")
-    return RequestError(
-        f"a value of type {type(value).__name__} cannot be {kind}",
-        fix="pass a path, a URL, bytes, an open binary file, a NumPy array or a PIL image",
-    )
-
-
-def _check_source(value: object, kind: str) -> None:
-    if not is_source(value):
-        raise wrong_source(value, kind)
-
-
 def _check_number(value: object, name: str, *, integer: bool = False) -> None:
     wanted = numbers.Integral if integer else numbers.Real
     if not isinstance(value, wanted) or isinstance(value, bool):
@@ -388,23 +284,6 @@ def _as_list(value: Iterable[_Item] | _Item, name: str, *, array_dims: int) -> l
     if torch or isinstance(value, (Mapping, Text, Message)) or not isinstance(value, Iterable):
         raise wrong_source(value, f"the {name} of a message")
     return list(value)
-
-
-def _without_password(text: str) -> str:
-    """A URL without user name and password; the head alone of a data: URL."""
-    if text[:5].lower() == "data:":
-        return "the data: URL"
-    scheme, mark, rest = text.partition("://")
-    if not mark:
-        return text
-    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
-    return f"{scheme}://{authority.rpartition('@')[2]}{rest[len(authority) :]}"
-
-
-def _printable(text: str) -> str:
-    """On one line, in characters that a terminal can show, at most 120 of them."""
-    text = text if len(text) <= 120 else text[:60] + "…" + text[-20:]
-    return "".join(c if c.isprintable() or unicodedata.category(c) == "Zs" else "�" for c in text)
 
 
 MediaKind = Literal["image", "audio"]

@@ -21,7 +21,8 @@ from vita.media.fetch import check_address, embedded
 from vita.media.image import load_image
 from vita.media.policy import ReadGuard
 from vita.media.source import read_source, snapshot
-from vita.types import Bytes, MediaOptions, MediaPolicy, Url
+from vita.sources import Bytes, Url
+from vita.types import MediaOptions, MediaPolicy
 
 LOCAL = MediaOptions(policy=MediaPolicy(allow_private_hosts=True, deadline=30, max_bytes=1 << 20))
 

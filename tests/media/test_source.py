@@ -24,19 +24,8 @@ from vita.errors import Cancelled, MediaError, RequestError, VitaError
 from vita.media.image import load_image
 from vita.media.policy import ReadGuard
 from vita.media.source import DataUrl, Loaded, Stream, read_source, resolve_source, snapshot, snapshot_part
-from vita.types import (
-    Array,
-    Audio,
-    Bytes,
-    FilePath,
-    Image,
-    MediaOptions,
-    MediaPolicy,
-    Url,
-    Video,
-    describe_source,
-    user,
-)  # fmt: skip
+from vita.sources import Array, Bytes, FilePath, Url, describe_source
+from vita.types import Audio, Image, MediaOptions, MediaPolicy, Video, user
 
 RED = Pillow.new("RGB", (6, 4), (255, 0, 0))
 CLOSED = MediaOptions(policy=MediaPolicy(allow_files=False, allow_urls=False))

@@ -22,7 +22,8 @@ from urllib.parse import quote, urljoin, urlsplit
 from vita.errors import MediaError
 from vita.media.policy import UNGUARDED, ReadGuard
 from vita.media.source import BLOCK, too_many_bytes
-from vita.types import MediaOptions, MediaPolicy, Url, describe_source
+from vita.sources import Url, describe_source
+from vita.types import MediaOptions, MediaPolicy
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

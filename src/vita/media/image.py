@@ -17,7 +17,8 @@ from vita.media.formats import refuse_opened
 from vita.media.image_file import LoadedImage, decode_file, decode_image, undecoded_file
 from vita.media.policy import UNGUARDED, ReadGuard
 from vita.media.source import read_source, resolve_source
-from vita.types import Array, MediaOptions, Source
+from vita.sources import Array, Source
+from vita.types import MediaOptions
 
 MAX_TILES = 12  # a request may ask for this many at most: the limit of the released model
 MAX_ASPECT = 64  # of a frame; what is beyond lies outside the centre crop anyway

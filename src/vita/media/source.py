@@ -21,25 +21,19 @@ from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 from vita.errors import MediaError
 from vita.media.policy import UNGUARDED, ReadGuard
-from vita.types import (
+from vita.sources import (
     Array,
-    Audio,
     Bytes,
     FilePath,
     Frames,
-    Image,
-    MediaOptions,
-    Message,
-    Part,
     Source,
-    Text,
     Url,
-    Video,
     describe_source,
     is_ndarray,
     is_pil_image,
     wrong_source,
 )
+from vita.types import Audio, Image, MediaOptions, Message, Part, Text, Video
 
 BLOCK = 1 << 20  # bytes read at a time
 DATA_HEAD = 4096  # characters of a data: URL before its comma, at most
