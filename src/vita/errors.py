@@ -1,7 +1,6 @@
-"""One family of errors, each a single clear sentence.
+"""Errors that users can understand and fix, each one clear sentence.
 
-Owns how a failure is worded: what is wrong, where, and what to do about it.
-Does not know how it is shown: the command line prints it and exits 2, HTTP turns it into a 4xx.
+The command line prints the sentence and exits with code 2; HTTP answers with a status of 4xx.
 """
 
 from __future__ import annotations

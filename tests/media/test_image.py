@@ -20,7 +20,7 @@ import vita
 from vita.config import ImagePreprocess, Tiling
 from vita.errors import MediaError, RequestError
 from vita.media.animation import open_animation
-from vita.media.image import choose_grid, cut_tiles, limited, load_image, load_image_with_notes, to_pixels
+from vita.media.image import choose_grid, cut_tiles, limit_tiles, load_image, load_image_with_notes, to_pixels
 from vita.media.source import Loaded
 from vita.types import MediaOptions, MediaPolicy
 
@@ -62,14 +62,14 @@ def test_a_request_may_ask_for_other_numbers_of_tiles_than_the_checkpoint(least:
     tiling = Tiling(tile=224, min_tiles=least, max_tiles=most)
     for size in ((900, 900), (1400, 385), (480, 640)):
         picture = Pillow.new("RGB", size)
-        counts = [len(cut_tiles(picture, limited(tiling, asked))) for asked in range(1, 13)]
+        counts = [len(cut_tiles(picture, limit_tiles(tiling, asked))) for asked in range(1, 13)]
         assert counts[0] == 1, "one tile is the whole picture, with no thumbnail beside it"
         assert all(count == 1 or count - 1 <= asked for asked, count in enumerate(counts, 1)), counts
-        assert cut_tiles(picture, limited(tiling, None)) == cut_tiles(picture, tiling)
-    assert len(cut_tiles(Pillow.new("RGB", (1400, 385)), limited(tiling, 4))) == 5
+        assert cut_tiles(picture, limit_tiles(tiling, None)) == cut_tiles(picture, tiling)
+    assert len(cut_tiles(Pillow.new("RGB", (1400, 385)), limit_tiles(tiling, 4))) == 5
     for asked in (0, -1, 13):
         with pytest.raises(RequestError, match=f"max_tiles: must be 1 to 12, not {asked}"):
-            limited(tiling, asked)
+            limit_tiles(tiling, asked)
 
 
 def test_tiles_are_the_picture_cut_row_by_row_with_the_thumbnail_last() -> None:

@@ -82,7 +82,7 @@ def merge_lora(base: Checkpoint, folder: Path) -> Checkpoint:
     for name in [*(f"{stem}.weight" for stem in pairs), *replaced, *added]:
         if name not in base.store:
             raise CheckpointError(f"adapts {show(name)}, which the base does not have", where=folder)
-    for name, tensor in [*((f"{stem}.weight", _product_shape(pair)) for stem, pair in pairs.items()), *replaced.items(),
+    for name, tensor in [*((f"{stem}.weight", _matmul_shape(pair)) for stem, pair in pairs.items()), *replaced.items(),
                          *added.items()]:  # fmt: skip
         if tuple(tensor.shape) != base.store.entries[name].shape:
             raise CheckpointError(f"its tensor for {show(name)} has another shape than the base", where=folder)
@@ -173,7 +173,7 @@ def _check_adapter(stem: str, halves: Mapping[str, Tensor], folder: Path, config
         raise CheckpointError(f"the adapter of {show(stem)} holds NaN or infinite values", where=folder)
 
 
-def _product_shape(pair: _Pair) -> Tensor:
+def _matmul_shape(pair: _Pair) -> Tensor:
     """A tensor without memory, of the shape of `B · A`."""
     return torch.empty(pair.b.shape[0], pair.a.shape[1], device="meta")
 

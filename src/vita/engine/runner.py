@@ -25,7 +25,7 @@ from vita.engine.sampler import log_probabilities, sample
 from vita.engine.scheduler import EncodeUnit, Plan, PrefillUnit, Unit
 from vita.engine.work import LayeredWork
 from vita.media.filterbank import filterbank, token_count
-from vita.media.image import normalised
+from vita.media.image import normalise
 from vita.model.kv_cache import KVCacheRagged
 from vita.runtime.threads import ThreadChoice
 from vita.types import MediaSpan
@@ -222,7 +222,7 @@ class Runner:
     def _encode_images(self, spans: Sequence[MediaSpan]) -> Iterator[object]:
         model = self.model
         with model.residency.encoding("vision", "projector"):
-            pixels = normalised([span.data[0] for span in spans], model.config.image)  # [tiles, 3, S, S]
+            pixels = normalise([span.data[0] for span in spans], model.config.image)  # [tiles, 3, S, S]
             hidden = None
             for hidden in model.vision.hidden_states(pixels.to(model.device)):
                 yield hidden

@@ -1,7 +1,7 @@
-"""Kaldi's filterbank in float32 (spec section 5).
+"""Kaldi's filterbank in float32: samples to log-mel frames (spec section 5).
 
-Owns the way from samples to log-mel frames. `kaldi-native-fbank` computes the same in other rounding; this one
-meets the reference bit for bit on the CPUs it was made on, and within rounding elsewhere.
+It equals the reference bit for bit on the CPUs where it was tested, and within float rounding on others.
+`kaldi-native-fbank` rounds differently.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def token_count(frames: int) -> int:
 
 
 def pad_to_minimum(samples: Tensor, config: FilterbankConfig | None = None) -> Tensor:
-    """Silence behind a sound that is too short to give the encoder one frame (1,360 samples at 16 kHz)."""
+    """Append silence to audio that is too short to give the encoder one frame (1,360 samples at 16 kHz)."""
     config = config or FilterbankConfig()
     length, shift = _sizes(config)
     least = length + (MIN_FRAMES - 1) * shift
@@ -51,7 +51,7 @@ def filterbank(samples: Tensor, config: FilterbankConfig, generator: torch.Gener
     """
     length, shift = _sizes(config)
     if samples.numel() < length:
-        raise MediaError(f"a sound of {samples.numel()} samples is shorter than one frame of {length}")
+        raise MediaError(f"an audio clip of {samples.numel()} samples is shorter than one frame of {length}")
     frames = (samples * 32768.0).unfold(0, length, shift)  # [T, 400]
     if config.dither:
         frames = frames + config.dither * torch.randn(frames.shape, generator=generator)

@@ -88,7 +88,7 @@ def choose_grid(width: int, height: int, tiling: Tiling) -> tuple[int, int]:
     return best
 
 
-def limited(tiling: Tiling, most: int | None) -> Tiling:
+def limit_tiles(tiling: Tiling, most: int | None) -> Tiling:
     """The checkpoint's tiling with the most tiles a request asked for, or as it is for None.
 
     Raises:
@@ -119,17 +119,17 @@ def cut_tiles(image: Pillow.Image, tiling: Tiling) -> list[Pillow.Image]:
 
 def to_pixels(images: Sequence[Pillow.Image], preprocess: ImagePreprocess) -> Tensor:
     """Resize, crop and normalise: float32 `[n, 3, S, S]` (spec section 3.3)."""
-    return normalised(fitted(images, preprocess), preprocess)
+    return normalise(resize_and_crop(images, preprocess), preprocess)
 
 
-def fitted(images: Sequence[Pillow.Image], preprocess: ImagePreprocess) -> list[Values]:
+def resize_and_crop(images: Sequence[Pillow.Image], preprocess: ImagePreprocess) -> list[Values]:
     """Resized and cropped: uint8 `[S, S, 3]` each."""
-    return [np.asarray(_fit(image, preprocess)) for image in images]
+    return [np.asarray(_resize_one(image, preprocess)) for image in images]
 
 
-def normalised(images: Sequence[Values], preprocess: ImagePreprocess) -> Tensor:
+def normalise(images: Sequence[Values], preprocess: ImagePreprocess) -> Tensor:
     """As an encoder wants them: float32 `[n, 3, S, S]`."""
-    shades = _shades(preprocess)
+    shades = _normalisation_table(preprocess)
     out = np.empty((len(images), 3, preprocess.crop, preprocess.crop), np.float32)
     for values, planes in zip(images, out, strict=True):
         for channel in range(3):
@@ -137,14 +137,14 @@ def normalised(images: Sequence[Values], preprocess: ImagePreprocess) -> Tensor:
     return torch.from_numpy(out)
 
 
-def _shades(preprocess: ImagePreprocess) -> np.ndarray[Any, Any]:
+def _normalisation_table(preprocess: ImagePreprocess) -> np.ndarray[Any, Any]:
     """What each of 256 values becomes: float32 `[3, 256]`. 1/255 acts in float64, mean and deviation in float32."""
     scaled = (np.arange(256) * (1 / 255)).astype(np.float32)
     mean, std = (np.array(v, dtype=np.float32)[:, None] for v in (preprocess.mean, preprocess.std))
     return (scaled - mean) / std
 
 
-def _fit(image: Pillow.Image, preprocess: ImagePreprocess) -> Pillow.Image:
+def _resize_one(image: Pillow.Image, preprocess: ImagePreprocess) -> Pillow.Image:
     """Pad if the checkpoint wants it, then shorter side to `size`, then the centre."""
     if preprocess.pad and image.width != image.height:
         if max(image.size) > MAX_CANVAS_SIDE:  # its square would take gigabytes for no visible gain

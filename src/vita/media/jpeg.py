@@ -43,7 +43,7 @@ def scan_jpeg(data: bytes) -> JpegScans:
 
 
 def closed_jpeg(data: bytes) -> bytes | None:
-    """The file with an end marker behind what is there, so that its decoder fills the rest with grey.
+    """The file with an end marker appended, so that its decoder fills the rest with grey.
 
     Returns:
         None if the file has its end, or breaks off before its coded data.

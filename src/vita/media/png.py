@@ -62,7 +62,7 @@ def pixel_chunks_only(stream: BinaryIO) -> io.BytesIO:
     for kind, start, length in _chunks(io.BytesIO(data)):
         whole = data[start : start + 12 + length]
         body = whole[8 : 8 + length]
-        if kind in PIXEL_CHUNKS or (kind in CHECKED_CHUNKS and _is_sound(kind, body, whole[8 + length :], colour)):
+        if kind in PIXEL_CHUNKS or (kind in CHECKED_CHUNKS and _is_intact(kind, body, whole[8 + length :], colour)):
             out.write(whole)
     out.seek(0)
     return out
@@ -94,7 +94,7 @@ def _chunks(stream: BinaryIO) -> Iterator[Chunk]:
         start = last = last + 8 + found.start() - 4
 
 
-def _is_sound(kind: bytes, body: bytes, crc: bytes, colour: int) -> bool:
+def _is_intact(kind: bytes, body: bytes, crc: bytes, colour: int) -> bool:
     if zlib.crc32(kind + body).to_bytes(4, "big") != crc:
         return False
     if kind == b"tRNS":

@@ -68,8 +68,8 @@ def _pages_of(module: nn.Module, files: frozenset[Path]) -> Pages:
     return pages_under(module.state_dict().values(), files)
 
 
-def _release_after(pages: Pages) -> Callable[..., None]:
+def _release_after(mapped: Pages) -> Callable[..., None]:
     def release(*_: object) -> None:
-        pages.drop()
+        mapped.drop()
 
     return release

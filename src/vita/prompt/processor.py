@@ -19,7 +19,7 @@ from vita.errors import MediaError, RequestError
 from vita.media.audio import Waveform, load_audio
 from vita.media.digest import digest
 from vita.media.filterbank import MIN_FRAMES, token_count
-from vita.media.image import cut_tiles, fitted, limited, load_image_with_notes
+from vita.media.image import cut_tiles, limit_tiles, load_image_with_notes, resize_and_crop
 from vita.media.policy import UNGUARDED, ReadGuard
 from vita.media.video import load_video
 from vita.prompt.template import Media, Piece, Turn, check_text, render
@@ -97,13 +97,13 @@ class Processor:
         Raises:
             RequestError: `max_tiles` is out of range.
         """
-        limited(self.config.tiling, options.max_tiles)
+        limit_tiles(self.config.tiling, options.max_tiles)
 
     def read_turn(
         self, message: Message, options: MediaOptions, watch: Stopwatch, guard: ReadGuard = UNGUARDED
     ) -> PreparedTurn:
         """Decode the media of one message."""
-        tiling = limited(self.config.tiling, options.max_tiles)
+        tiling = limit_tiles(self.config.tiling, options.max_tiles)
         turn = PreparedTurn(message.role, ())
         for part in message.parts:
             if isinstance(part, Text):
@@ -142,7 +142,7 @@ class Processor:
         rows = self.config.vision.tokens_per_tile
         return tuple(
             MediaSpan("image", digest(tile), rows, (tile,))  # uint8 [S, S, 3]
-            for tile in fitted(images, self.config.image)
+            for tile in resize_and_crop(images, self.config.image)
         )
 
     def _add_audio(
@@ -191,7 +191,7 @@ class Processor:
         """
         with watch.stage("preprocess"):
             merged = self._with_state_tokens(merge_turns(turns))
-            kept, spans = self._fit(merged, system)
+            kept, spans = self._drop_old_turns(merged, system)
         notes = [note for turn in kept for note in turn.notes]
         dropped = len(merged) - len(kept)
         if dropped:
@@ -218,7 +218,7 @@ class Processor:
     def _is_token(self, text: str) -> bool:
         return self.tokenizer.backend.token_to_id(text) is not None or len(self.tokenizer.encode(text)) == 1
 
-    def _fit(self, turns: list[PreparedTurn], system: str | None) -> tuple[list[PreparedTurn], list[Span]]:
+    def _drop_old_turns(self, turns: list[PreparedTurn], system: str | None) -> tuple[list[PreparedTurn], list[Span]]:
         """Drop the oldest turns if the rest does not fit with room for an answer; a lone turn may fill the context.
 
         When turns must go, so many go at once that the prompt takes at most 60 % of the context: the next turns of the

@@ -18,7 +18,7 @@
 #define PREFETCH_BYTES 4096 /* of keys */
 #define HEAD_BLOCK 8        /* query heads of one KV head that are processed together; missing ones are zeros */
 #define MAX_HEAD_DIM 256
-_Static_assert(KV_BLOCK % V_BLOCK == 0, "a split is a whole number of blocks of values");
+_Static_assert(KV_BLOCK % V_BLOCK == 0, "a split is a multiple of blocks of values");
 
 /* Sums of each of 16 vectors, by a tree of shuffles and adds. */
 static inline __m512 reduce_16_vectors(const __m512 *from) {

@@ -19,7 +19,7 @@
 #define Q_BLOCK 48       /* queries per block */
 #define N_BLOCK 64       /* packed columns: four vectors */
 #define MAX_HEAD_DIM 128
-_Static_assert(Q_BLOCK % M_BLOCK == 0 && KV_BLOCK % N_BLOCK == 0, "a block is a whole number of tiles");
+_Static_assert(Q_BLOCK % M_BLOCK == 0 && KV_BLOCK % N_BLOCK == 0, "a block is a multiple of tiles");
 
 /* c [M_BLOCK, N_BLOCK] = (accumulate ? c : 0) + a [M_BLOCK, 2 * pairs] b [2 * pairs, N_BLOCK]. a and c have row
  * strides `lda` and `ldc`, b is packed. */

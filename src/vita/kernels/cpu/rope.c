@@ -7,7 +7,7 @@
 /* x * y rounded to bfloat16, as a separate operation rounds it. */
 static inline __m512 mul_bf16(__m512 x, __m512 y) { return bf16x16_to_f32(f32x16_to_bf16(_mm512_mul_ps(x, y))); }
 
-/* Half a head is a whole number of vectors. */
+/* Half a head is a multiple of vectors. */
 int vita_rope_supports(int64_t head_dim) { return head_dim > 0 && head_dim % 32 == 0; }
 
 /* x [rows, heads, d] = x * cos + [-x2, x1] * sin, where x1 and x2 are the halves of a head. cos and sin are
