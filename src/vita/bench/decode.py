@@ -5,17 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vita.engine.core import CPU_CHUNK, GPU_CHUNK
 from vita.engine.decode import DecodeRunner
 from vita.model.decoder import Decoder
 from vita.model.kv_cache import KVCache
+from vita.planning.memory_plan import prefill_chunk
 
 
 @torch.inference_mode()
 def prefill(decoder: Decoder, embeds: Tensor, cache: KVCache) -> Tensor:
     """Fill the cache with a prompt `[length, H]`; returns logits `[vocab]` of the next token."""
     hidden = embeds[None, :0]
-    for piece in embeds.split(GPU_CHUNK if decoder.device.type == "cuda" else CPU_CHUNK):
+    for piece in embeds.split(prefill_chunk(decoder.device)):
         hidden = decoder(piece[None], cache)
     return decoder.logits(hidden[:, -1:])[0, 0]
 

@@ -28,12 +28,11 @@ from vita.errors import Cancelled, ResourceError
 from vita.events import FinishReason, Started, TextDelta
 from vita.model.kv_cache import KVCache
 from vita.options import EngineOptions
-from vita.planning.memory_plan import tile_batch
+from vita.planning.memory_plan import prefill_chunk, tile_batch
 from vita.prompt.processor import Processor
 
 log = logging.getLogger("vita")
 GPU_WORK_SECONDS = 0.015  # of encoders and prefill between two decode steps
-CPU_CHUNK, GPU_CHUNK = 512, 2048  # positions; prompts are cut at multiples of it
 
 
 class EngineCore:
@@ -107,7 +106,7 @@ class EngineCore:
         self.pool = KVPool(model.memory_plan.kv_budget, self._allocate, position)
         limits = Limits(
             max_batch=MAX_BATCH,
-            prefill_chunk=GPU_CHUNK if on_gpu else CPU_CHUNK,
+            prefill_chunk=prefill_chunk(model.device),
             tile_batch=tile_batch(model.device),
             context=model.config.context,
             work_seconds=GPU_WORK_SECONDS if on_gpu else None,

@@ -17,7 +17,8 @@ from vita.quant.linear import DEQUANTIZE_BLOCK
 from vita.quant.scheme import STORED, is_four_bit, scheme_of
 from vita.runtime.memory import available_memory
 
-PREFILL_CHUNK = 2048  # positions computed together: bounds the memory of activations, amortises reading the weights
+# Prompts are cut at multiples of it: enough to amortise reading the weights, few enough to pause between layers.
+CPU_PREFILL_CHUNK, GPU_PREFILL_CHUNK = 512, 2048
 
 TILE_BATCH = 4  # tiles of one ViT forward: enough to fill a CPU, few enough to cancel between
 GPU_TILE_BATCH = 13  # the most tiles of one image: done before anybody could cancel
@@ -134,7 +135,7 @@ def predict_memory(
     sizes = part_bytes(model, scheme, dtype)
     on_cpu = placement.device.type == "cpu"
     cache = positions * _position_bytes(config, placement)
-    workspace = _prefill_bytes(config, model.vocab_size, positions, dtype.itemsize, quantized=scheme is not None)
+    workspace = _prefill_bytes(model, placement, positions, quantized=scheme is not None)
     encoders = sizes["vision"] + sizes["projector"]
     if not on_cpu:
         encoders += sizes["audio"] + sizes["adapter"]
@@ -160,7 +161,7 @@ def _fixed_bytes(
     sizes = part_bytes(model, scheme, dtype)
     on_cpu = placement.device.type == "cpu"
     decoder = sizes["decoder"] - max(0, streamed - 1) * layer_bytes(model, scheme, dtype)
-    decoder += _prefill_bytes(config, model.vocab_size, _planned(config), dtype.itemsize, quantized=scheme is not None)
+    decoder += _prefill_bytes(model, placement, _planned(config), quantized=scheme is not None)
     image, audio = sizes["vision"] + sizes["projector"], sizes["audio"] + sizes["adapter"]
     if on_cpu and placement.mapped:
         encoders = max(image + _vision_bytes(config, dtype.itemsize), audio)  # pages are released after use
@@ -227,17 +228,17 @@ def _table_bytes(model: VitaModel, placement: Placement, scheme: Quantize | None
     return model.vocab_size * config.hidden_size * placement.dtype.itemsize
 
 
-def _prefill_bytes(config: VitaConfig, vocab_size: int, positions: int, itemsize: int, *, quantized: bool) -> int:
+def _prefill_bytes(model: VitaModel, placement: Placement, positions: int, *, quantized: bool) -> int:
     """Activations of the largest chunk of a prompt.
 
     Up to three tensors of the MLP's intermediate size (two where a native kernel computes SwiGLU) and some of the
     layer's hidden size live at once; then the next token's logits in two dtypes, and a block of dequantised weights.
     """
-    d = config.decoder
-    rows = min(positions, PREFILL_CHUNK)
+    d, itemsize = model.config.decoder, placement.dtype.itemsize
+    rows = min(positions, prefill_chunk(placement.device))
     return (
         rows * (3 * d.intermediate_size + 8 * d.hidden_size) * itemsize
-        + vocab_size * (itemsize + 4)
+        + model.vocab_size * (itemsize + 4)
         + (min(DEQUANTIZE_BLOCK, d.intermediate_size * d.hidden_size) * itemsize if quantized else 0)
     )
 
@@ -246,6 +247,11 @@ def _vision_bytes(config: VitaConfig, itemsize: int) -> int:
     """Activations of one ViT forward."""
     v = config.vision
     return TILE_BATCH * (1 + v.grid**2) * (v.intermediate_size + 8 * v.hidden_size) * itemsize
+
+
+def prefill_chunk(device: torch.device) -> int:
+    """Positions of one prefill forward."""
+    return CPU_PREFILL_CHUNK if device.type == "cpu" else GPU_PREFILL_CHUNK
 
 
 def tile_batch(device: torch.device) -> int:
