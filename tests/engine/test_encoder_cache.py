@@ -1,4 +1,4 @@
-"""A picture or sound is encoded once: same answers, fewer tiles through the encoder, a bounded store."""
+"""An image or audio clip is encoded once: same answers, fewer tiles through the encoder, a bounded cache."""
 
 from __future__ import annotations
 
@@ -19,48 +19,54 @@ DICE = np.random.default_rng(3)
 ONE, OTHER = (DICE.integers(0, 255, (112, 112, 3), dtype=np.uint8) for _ in range(2))
 
 
-@given(st.lists(st.integers(0, 9), max_size=30))
-def test_rows_come_back_in_order_and_are_made_once(wanted: list[int]) -> None:
-    store, made = EncoderCache(), []
-
-    def encode(places: list[int]) -> list[torch.Tensor]:
-        made.extend(wanted[k] for k in places)
-        return [torch.full((2, 3), float(wanted[k])) for k in places]
-
-    keys = [bytes([w]) for w in wanted]
-    for _ in range(2):
-        assert [int(rows[0, 0]) for rows in store.fill(keys, encode)] == wanted
-    assert sorted(made) == sorted(set(wanted))
+def rows(value: float) -> torch.Tensor:
+    return torch.full((2, 3), float(value))  # 24 bytes
 
 
-def test_the_store_is_bounded_and_forgets_the_oldest() -> None:
-    store = EncoderCache(most_bytes=3 * 24)
-    made: list[int] = []
+@given(
+    st.integers(0, 5), st.lists(st.tuples(st.booleans(), st.integers(0, 6), st.sampled_from(["", "salt"])), max_size=50)
+)
+def test_the_cache_is_bounded_and_forgets_the_least_recently_used(
+    count: int, operations: list[tuple[bool, int, str]]
+) -> None:
+    cache, kept = EncoderCache(max_bytes=24 * count), dict[tuple[str, int], float]()
+    for put, number, salt in operations:
+        key = salt, number
+        if put:
+            cache.put(b"%d" % number, salt, rows(number))
+            if key not in kept and count:
+                kept[key] = float(number)
+                if len(kept) > count:
+                    del kept[next(iter(kept))]
+        else:
+            found = cache.get(b"%d" % number, salt)
+            assert (None if found is None else float(found[0, 0])) == kept.get(key)
+            if found is not None:
+                kept[key] = kept.pop(key)
+        assert cache.nbytes == 24 * len(kept) <= cache.max_bytes
+    cache.clear()
+    assert cache.nbytes == 0 and all(cache.get(b"%d" % number, salt) is None for salt, number in kept)
 
-    def ask(number: int) -> None:
-        def encode(places: list[int]) -> list[torch.Tensor]:
-            made.append(number)
-            return [torch.zeros(2, 3)]
 
-        store.fill([bytes([number])], encode)
-
-    for number in (1, 2, 3, 1, 4, 1, 2):
-        ask(number)
-    assert made == [1, 2, 3, 4, 2]
+def test_one_that_is_larger_than_the_cache_is_not_kept_and_evicts_nothing() -> None:
+    cache = EncoderCache(max_bytes=48)
+    cache.put(b"1", "", rows(1))
+    cache.put(b"2", "", torch.zeros(100))
+    assert cache.get(b"1", "") is not None and cache.get(b"2", "") is None
 
 
 @pytest.fixture
 def seen(mini_model: vita.Vita) -> Iterator[list[int]]:
     """Tiles that went through the encoder."""
     counts: list[int] = []
-    mini_model.engine.features.clear()
-    mini_model.engine.prefixes.clear()
-    hook = mini_model.engine.model.vision.register_forward_pre_hook(lambda _, x: counts.append(len(x[0])))
+    mini_model.engine.clear_caches()
+    mini_model.warm_up()
+    hook = mini_model.engine.model.vision.layers[0].register_forward_pre_hook(lambda _, x: counts.append(len(x[0])))
     yield counts
     hook.remove()
 
 
-def test_the_same_picture_in_another_conversation_is_not_encoded_again(mini_model: vita.Vita, seen: list[int]) -> None:
+def test_the_same_image_in_another_conversation_is_not_encoded_again(mini_model: vita.Vita, seen: list[int]) -> None:
     def ask(system: str) -> tuple[int, ...]:
         return mini_model.ask("What?", images=[ONE], system_text=system, params=PARAMS).token_ids
 
@@ -68,25 +74,29 @@ def test_the_same_picture_in_another_conversation_is_not_encoded_again(mini_mode
     before = sum(seen)
     other = ask("Another system text.")
     assert before > 0 and sum(seen) == before
-    mini_model.engine.features.clear()
-    mini_model.engine.prefixes.clear()
+    mini_model.engine.clear_caches()
     assert ask("Another system text.") == other and sum(seen) == 2 * before
     assert ask("One.") == fresh
 
 
-def test_pictures_in_another_order_are_the_same_pictures(mini_model: vita.Vita, seen: list[int]) -> None:
+def test_images_in_another_order_are_the_same_images(mini_model: vita.Vita, seen: list[int]) -> None:
     mini_model.ask("What?", images=[ONE, OTHER], params=PARAMS)
     before = sum(seen)
     swapped = mini_model.ask("What?", images=[OTHER, ONE], params=PARAMS).token_ids
     assert sum(seen) == before
-    mini_model.engine.features.clear()
-    mini_model.engine.prefixes.clear()
+    mini_model.engine.clear_caches()
     assert mini_model.ask("What?", images=[OTHER, ONE], params=PARAMS).token_ids == swapped
 
 
 def test_frames_that_stand_still_are_encoded_once(mini_model: vita.Vita, seen: list[int]) -> None:
     clip = Video([ONE, ONE, ONE, OTHER, OTHER])
     said = mini_model.ask("What?", videos=[clip], params=PARAMS)
-    assert sum(seen) == 2 and said.usage.pictures == 5
+    assert sum(seen) == 2 and said.usage.images == 5
     message = Message("user", (Video([ONE]), Image(ONE), Text("Same?")))
-    vita.Result.collect(mini_model.stream(message, PARAMS))
+    mini_model.submit(message, PARAMS).result()
+
+
+def test_rows_of_one_tenant_are_not_another_ones(mini_model: vita.Vita, seen: list[int]) -> None:
+    for salt, tiles in (("a", 1), ("b", 2), ("a", 2), ("b", 2)):
+        mini_model.submit(vita.user("What?", image=ONE), PARAMS, cache_salt=salt).result()
+        assert sum(seen) == tiles
