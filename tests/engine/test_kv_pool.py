@@ -6,8 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from tests.engine.fakes import DECODER, POSITION_BYTES, new_cache
+
 from vita.engine.kv_pool import KVPool
 from vita.engine.prefix_cache import rows_of
 from vita.model.kv_cache import KVCache

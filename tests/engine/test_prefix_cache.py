@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.engine.fakes import new_cache
 
 import vita
-from tests.engine.fakes import new_cache
 from vita.engine.prefix_cache import (
     Atom,
     CachedPrefix,
