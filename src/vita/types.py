@@ -228,7 +228,7 @@ class SamplingParams:
         n: number of answers, 1 to 16.
     """
 
-    max_tokens: int = 1024
+    max_tokens: int | None = 1024
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0

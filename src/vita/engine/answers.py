@@ -11,7 +11,6 @@ from vita.engine.loaded import LoadedModel
 from vita.engine.request import Request, Sequence, Token
 from vita.engine.runner import Runner, Sampled
 from vita.engine.sampler import SamplingState
-from vita.errors import ResourceError
 from vita.events import Done, FinishReason, State, Timings, TokenLogprob, Usage
 from vita.model.kv_cache import KVCache
 from vita.prompt.detokenizer import Detokenizer
@@ -29,16 +28,14 @@ def start_answers(request: Request, logits: Tensor, model: LoadedModel, pool: KV
         request: prefilled.
         logits: `[vocab]` of its last position.
         model, pool, runner: of the engine.
-
-    Raises:
-        ResourceError: the KV pool has no room for the further answers.
     """
     params, first = request.params, request.cache
     assert first is not None
     for index in range(params.n):
-        cache = first if index == 0 else pool.fork(first, request.capacity)
-        if cache is None:
-            raise ResourceError(f"there is no room in the KV cache for {params.n} answers", where="n")
+        cache = first
+        if index:
+            cache = pool.fork(first, request.capacity)
+            request.reserved -= cache.nbytes
         seed = None if params.seed is None else params.seed + index
         sampling = SamplingState(replace(params, seed=seed), model.config.generation.repetition_penalty)
         text = Detokenizer(model.tokenizer, params.stop)

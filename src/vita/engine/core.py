@@ -139,10 +139,7 @@ class EngineCore:
 
     def _step(self) -> None:
         """One turn of the loop."""
-        for message in self.inbox.drain():
-            message()
-        for request in self.scheduler.expired():
-            self.end_request(request, "cancelled")
+        self._take_messages()
         plan = self.scheduler.plan()
         if plan.empty and self._pending is None:
             self.inbox.wait(self.scheduler.next_deadline())
@@ -152,6 +149,14 @@ class EngineCore:
             launched, self._pending = self._pending, launched
         if launched is not None:
             self._commit(launched)
+
+    def _take_messages(self) -> None:
+        """What other threads asked for, and what has expired. In a function of its own: a variable of `_step` would
+        hold on to the last message, and by it to an engine that was dropped, while the thread waits."""
+        for message in self.inbox.drain():
+            message()
+        for request in self.scheduler.expired():
+            self.end_request(request, "cancelled")
 
     def _launch(self, plan: Plan) -> Launched:
         """Compute or queue a step. A prompt that it completes has its first tokens sampled at once, so that its
@@ -195,6 +200,8 @@ class EngineCore:
             if len(unit.requests) == 1:
                 self.fail(request, error)
             request.alone = True
+            if request.cache is not None:  # the unit may have advanced it before it failed
+                request.cache.reset(request.reused + request.done_rows)
 
     # Messages of the engine's front
 
@@ -214,7 +221,8 @@ class EngineCore:
         """Counts and latencies, as of now."""
         c, s, runner = self.counters, self.scheduler, self.runner
         return Stats(
-            c.submitted, c.finished, c.cancelled, c.failed, c.refused, len(s.reading), len(s.waiting), len(s.working),
+            c.submitted, c.finished, c.cancelled, c.failed, c.refused, len(s.reading), len(s.waiting),
+            len(s.working) + len(s.starting),
             len({id(answer.request) for answer in s.running}), self.pool.budget, self.pool.active,
             self.pool.prefixes.nbytes, len(self.pool.prefixes), c.prompt_tokens, c.reused_tokens, c.completion_tokens,
             self.encoder_cache.hits, self.encoder_cache.misses, runner.steps, runner.rows, runner.step_threads.current,
@@ -225,9 +233,11 @@ class EngineCore:
 
     def _admit(self, request: Request) -> bool:
         """Reserve memory for a request and find its prefix."""
-        found = self.pool.acquire(request.atoms, request.capacity, request.salt)
+        answers = request.params.n
+        found = self.pool.acquire(request.atoms, request.capacity, request.salt, answers)
         if found is None:
             return False
+        request.reserved = self.pool.bytes_for(request.capacity) * (answers - 1)
         request.cache, _ = found
         request.reused = request.cache.length
         return True
@@ -240,11 +250,17 @@ class EngineCore:
             self.fail(request, error)
             return
         launched.sampled.append(sampled)
-        for answer in request.sequences:
-            self.scheduler.start(answer)
+        self.scheduler.start(request)
 
     def _accept(self, answer: Sequence, token: Token) -> None:
-        """One more token of a sequence."""
+        """One more token of a sequence. An error in its text ends its request alone."""
+        try:
+            self._take_token(answer, token)
+        except Exception as error:
+            log.exception("a sequence has failed")
+            self.fail(answer.request, error)
+
+    def _take_token(self, answer: Sequence, token: Token) -> None:
         answer.in_flight -= 1
         if answer.reason is not None:  # it ended while this step was in flight
             self._release(answer)
@@ -281,10 +297,11 @@ class EngineCore:
         self._say(answer, answer.text.flush())
         self.scheduler.stop(answer)
         self._release(answer)
+        done = done_of_answer(answer, reason, self.model)
         if all(other.reason is not None for other in request.sequences):
             self._count(request, reason)
             self._leave(request)  # before `Done`: who reads it finds the session's history complete
-        request.events.put(done_of_answer(answer, reason, self.model))
+        request.events.put(done)
 
     def _release(self, answer: Sequence) -> None:
         """The slab of an ended sequence becomes idle: prompt and the tokens that were fed, however it ended."""
@@ -308,9 +325,13 @@ class EngineCore:
         self.scheduler.end(request)
         if self.scheduler.unit is None:
             self.runner.drop_unit()
-        request.embeds, request.features = None, {}
+        self.pool.unreserve(request.reserved)
+        request.reserved = 0
         if request.on_end is not None:
             request.on_end(request)
+        # A handle that is kept must hold neither KV slabs nor media, nor its session.
+        request.embeds, request.features, request.spans, request.sequences = None, {}, [], []
+        request.inputs, request.on_end = None, None
         with self.lock:
             self.open -= 1
             request.ended = True
@@ -334,9 +355,10 @@ class EngineCore:
                 self.pool.release(request.cache, request.atoms, request.salt, request.session)
             request.cache = None
         self._count(request, reason)
+        events = [done_of_request(request, reason, index, self.model) for index in range(request.params.n)]
         self._leave(request)
-        for index in range(request.params.n):
-            request.events.put(done_of_request(request, reason, index, self.model))
+        for done in events:
+            request.events.put(done)
 
     def _is_shared(self, request: Request) -> bool:
         """Whether a unit with others goes on writing into the request's slab, which nobody else may get then."""

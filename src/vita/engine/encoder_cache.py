@@ -17,6 +17,10 @@ class EncoderCache:
     """Rows `[rows, H]` by digest, least recently used evicted first. Used by the engine thread only.
 
     Entries of one `cache_salt` are invisible to requests with another.
+
+    Attributes:
+        hits: contents that a request found.
+        misses: contents that were encoded; counted by the runner, since the scheduler looks a content up several times.
     """
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
@@ -29,7 +33,6 @@ class EncoderCache:
         """What an encoder made of this content, if it is known."""
         rows = self._rows.get((salt, digest))
         if rows is None:
-            self.misses += 1
             return None
         self.hits += 1
         self._rows.move_to_end((salt, digest))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 import weakref
@@ -78,7 +79,7 @@ class EventQueue:
         loop, arrived = asyncio.get_running_loop(), asyncio.Event()
 
         def notify() -> None:
-            if not loop.is_closed():
+            with contextlib.suppress(RuntimeError):  # the loop is closed; its reader is gone
                 loop.call_soon_threadsafe(arrived.set)
 
         while True:
@@ -110,7 +111,9 @@ class Handle:
         request: Request | None = None,
     ) -> None:  # fmt: skip
         self.request = request
-        self._events, self._cancel, self._open, self._owner = events, cancel, count, owner
+        self._events, self._cancel, self._count, self._owner = events, cancel, count, owner
+        self._open = count  # answers without `Done`
+        self._first: Started | Done | None = None
         self._ahead: deque[Event] = deque()  # taken by `started`, not yet handed out
         self._finalizer = weakref.finalize(self, cancel)
         self._finalizer.atexit = False
@@ -150,6 +153,8 @@ class Handle:
         if isinstance(item, BaseException):
             self._end()
             raise item
+        if self._first is None and isinstance(item, (Started, Done)):
+            self._first = item
         if isinstance(item, Done):
             self._open -= 1
             if not self._open:
@@ -172,13 +177,16 @@ class Handle:
         """Wait until the first token is known; media and length errors are raised here.
 
         Returns:
-            `Started`, or `Done` if the request was cancelled before.
+            `Started`, or `Done` if the request was cancelled before. Iteration gives that event out, too.
+
+        Raises:
+            RuntimeError: the request ended with an error, which was raised already.
         """
-        while True:
-            event = self._opened(await self._events.aget())
-            self._ahead.append(event)
-            if isinstance(event, (Started, Done)):
-                return event
+        while self._first is None:
+            if not self._open:
+                raise RuntimeError("the request has ended with an error")
+            self._ahead.append(self._opened(await self._events.aget()))
+        return self._first
 
     def result(self, cancelled: Callable[[], bool] | None = None) -> Result:
         """The whole first answer; blocks until it is done. Errors as for iteration."""
@@ -186,9 +194,8 @@ class Handle:
 
     def results(self) -> list[Result]:
         """All answers, in the order of their index."""
-        count = self._open
         events = list(self)
-        return [Result.collect(events, index) for index in range(count)]
+        return [Result.collect(events, index) for index in range(self._count)]
 
     async def aresult(self) -> Result:
         """`result` for asyncio."""

@@ -42,7 +42,7 @@ class KVPool:
         """Whether so many positions fit into an empty pool."""
         return self.bytes_for(positions) <= self.budget
 
-    def acquire(self, atoms: Sequence[Atom], capacity: int, salt: str) -> tuple[KVCache, int] | None:
+    def acquire(self, atoms: Sequence[Atom], capacity: int, salt: str, answers: int = 1) -> tuple[KVCache, int] | None:
         """A slab for a prompt that holds the longest beginning known of it, and how many atoms that is.
 
         A conversation that goes on gets its own slab back; one that only begins alike gets a copy of the beginning.
@@ -51,18 +51,23 @@ class KVPool:
             atoms: the prompt.
             capacity: positions that the sequence may need.
             salt: see `PrefixCache`.
+            answers: that the request wants. Memory for all but the first is reserved, for `fork` or `unreserve`.
 
         Returns:
             None if the active slabs leave too little room.
         """
+        reserved = self.bytes_for(capacity) * (answers - 1)
         entry, shared = self.prefixes.find(atoms, salt)
         rows = rows_of(atoms[:shared])
-        if entry is not None and capacity <= entry.cache.capacity and self.prefixes.is_continued(entry, shared):
+        handed_over = (
+            entry is not None and capacity <= entry.cache.capacity and self.prefixes.is_continued(entry, shared)
+        )
+        if entry is not None and handed_over and self._make_room(reserved, keep=entry):
             self.prefixes.remove(entry)
             entry.cache.reset(rows)
-            self.active += entry.cache.nbytes
+            self.active += entry.cache.nbytes + reserved
             return entry.cache, shared
-        need = self.bytes_for(capacity)
+        need = self.bytes_for(capacity) + reserved
         if not self._make_room(need, keep=entry):
             if entry is None or not self._make_room(need):
                 return None
@@ -75,7 +80,7 @@ class KVPool:
                 self.prefixes.remove(entry)
             else:
                 self.prefixes.touch(entry)
-        self.active += cache.nbytes
+        self.active += cache.nbytes + reserved
         return cache, shared
 
     def _make_room(self, need: int, keep: CachedPrefix | None = None) -> bool:
@@ -88,19 +93,20 @@ class KVPool:
                 return False
         return True
 
-    def fork(self, cache: KVCache, capacity: int) -> KVCache | None:
-        """A second slab with the same positions, for another answer to the same prompt; None if there is no room."""
-        if not self._make_room(self.bytes_for(capacity)):
-            return None
-        copy = cache.copy_prefix(cache.length, capacity)
-        self.active += copy.nbytes
-        return copy
+    def fork(self, cache: KVCache, capacity: int) -> KVCache:
+        """A second slab with the same positions, for another answer to the same prompt, from reserved memory."""
+        return cache.copy_prefix(cache.length, capacity)
+
+    def unreserve(self, size: int) -> None:
+        """Give back bytes that `acquire` reserved and no `fork` used."""
+        self.active -= size
 
     def grow(self, cache: KVCache, capacity: int) -> KVCache | None:
         """The same positions in a larger slab, which replaces the smaller one; None if there is no room."""
-        grown = self.fork(cache, capacity)
-        if grown is not None:
-            self.active -= cache.nbytes
+        if not self._make_room(self.bytes_for(capacity)):
+            return None
+        grown = cache.copy_prefix(cache.length, capacity)
+        self.active += grown.nbytes - cache.nbytes
         return grown
 
     def release(self, cache: KVCache, atoms: Sequence[Atom], salt: str, session: int | None = None) -> None:

@@ -86,6 +86,7 @@ class Request:
     capacity: int = 0  # positions reserved for each of its sequences
     limit: int = 0  # most tokens of each answer
     cache: KVCache | None = None  # while prefilling; then its sequences' own
+    reserved: int = 0  # bytes of the KV pool for its further answers, until they have slabs
     reused: int = 0  # positions found in the prefix cache
     spans: list[Span] = field(default_factory=list)  # of the prompt, behind what is reused
     features: dict[bytes, Tensor] = field(default_factory=dict)  # rows of its media by digest

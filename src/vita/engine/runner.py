@@ -27,6 +27,7 @@ from vita.engine.work import LayeredWork
 from vita.media.filterbank import filterbank, token_count
 from vita.media.image import normalise
 from vita.model.kv_cache import KVCacheRagged
+from vita.runtime.clock import Clock
 from vita.runtime.threads import ThreadChoice
 from vita.types import MediaSpan
 
@@ -78,7 +79,7 @@ class Launched:
         finished: the unit that was completed.
         logits: of the requests whose prompt the unit completed, by request.
         unit_error: what the unit raised.
-        started: `time.perf_counter()` when it began.
+        started: when it began, by the runner's clock.
         seconds: of the decode step on a CPU; 0 on a GPU, where it is only queued.
     """
 
@@ -99,10 +100,14 @@ class Runner:
         decode: the decode step of the device.
         encoded: rows of media that were encoded before.
         threads: that a CPU has.
+        clock: seconds, monotonic.
     """
 
-    def __init__(self, model: LoadedModel, decode: DecodeRunner, encoded: EncoderCache, threads: int) -> None:
-        self.model, self.decode, self.encoded = model, decode, encoded
+    def __init__(
+        self, model: LoadedModel, decode: DecodeRunner, encoded: EncoderCache, threads: int,
+        clock: Clock = time.perf_counter,
+    ) -> None:  # fmt: skip
+        self.model, self.decode, self.encoded, self._clock = model, decode, encoded, clock
         self.step_threads = ThreadChoice(threads, torch.set_num_threads)
         self._layer_threads = ThreadChoice(threads, torch.set_num_threads)
         self.is_async = model.device.type == "cuda"
@@ -113,27 +118,28 @@ class Runner:
 
     def launch(self, plan: Plan) -> Launched:
         """Compute a step, or queue it on a GPU."""
-        launched = Launched(started=time.perf_counter())
+        launched = Launched(started=self._clock())
         if plan.decode:
             self._decode(plan.decode, launched)
         if plan.unit is not None:
-            self._wait_for_layers = self.is_async and bool(plan.decode)
+            self._wait_for_layers = self.model.device.type == "cuda" and bool(plan.decode)
             self._run_unit(plan.unit, plan.budget if plan.decode else 0.0, launched)
         return launched
 
     def _decode(self, answers: list[Answer], launched: Launched) -> None:
         self.step_threads.before(len(answers))
-        start = time.perf_counter()
+        start, lengths = self._clock(), [answer.cache.length for answer in answers]
         try:
             self._step(answers, launched)
         except Exception as error:
             self._raise_fatal(error)
-            for answer in answers:  # whoever spoils the batch ends alone
+            for answer, length in zip(answers, lengths, strict=True):  # whoever spoils the batch ends alone
+                answer.cache.reset(length)  # the step may have advanced it before it failed
                 try:
                     self._step([answer], launched)
                 except Exception as own:
                     launched.failed.append((answer, own))
-        seconds = time.perf_counter() - start
+        seconds = self._clock() - start
         self.step_threads.after(len(answers), seconds)
         if not self.is_async:
             launched.seconds = seconds
@@ -162,9 +168,9 @@ class Runner:
     def _run_unit(self, unit: Unit, budget: float, launched: Launched) -> None:
         try:
             work = self._work_of(unit)
-            start = time.perf_counter()
+            start = self._clock()
             done = work.run_some(budget)
-            seconds = time.perf_counter() - start
+            seconds = self._clock() - start
         except Exception as error:
             self._work = None
             self._raise_fatal(error)
@@ -199,23 +205,24 @@ class Runner:
             for index in itertools.count():
                 what = (stage, rows, index == 0)  # the first step is the embedding
                 self._layer_threads.before(what)
-                start = time.perf_counter()
+                start = self._clock()
                 try:
                     layer = next(layers)
                 except StopIteration:
                     return
                 if self._wait_for_layers:
                     torch.cuda.current_stream(self.model.device).synchronize()
-                self._layer_threads.after(what, time.perf_counter() - start)
+                self._layer_threads.after(what, self._clock() - start)
                 yield layer
 
-        return LayeredWork(stage, rows, timed())
+        return LayeredWork(stage, rows, timed(), clock=self._clock)
 
     def _encode_work(self, unit: EncodeUnit) -> LayeredWork:
         seconds = self.model.load_encoder(unit.kind)
         for request in unit.requests:
             request.watch.add("load", seconds)
         self._results = {}
+        self.encoded.misses += len(unit.spans)
         layers = self._encode_images(unit.spans) if unit.kind == "image" else self._encode_audio(unit.spans[0])
         return self._layered("vision" if unit.kind == "image" else "audio", len(unit.spans), layers)
 

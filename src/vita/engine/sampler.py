@@ -28,7 +28,8 @@ def check_params(params: SamplingParams) -> None:
     Raises:
         RequestError: naming the parameter and what is allowed.
     """
-    _check_integer("max_tokens", params.max_tokens, 1, None, "1 or more")
+    if params.max_tokens is not None:
+        _check_integer("max_tokens", params.max_tokens, 1, None, "1 or more")
     _check_number("temperature", params.temperature, 0.0, 10.0, "between 0 and 10")
     _check_number("top_p", params.top_p, 0.0, 1.0, "over 0 and at most 1")
     if params.top_p == 0:

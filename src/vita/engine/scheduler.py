@@ -121,6 +121,7 @@ class Scheduler:
         self.reading: list[Request] = []
         self.waiting: list[Request] = []
         self.working: deque[Request] = deque()  # encoding or prefilling, the next to be served first
+        self.starting: list[Request] = []  # prefilled, the first token not sampled yet
         self.running: deque[Sequence] = deque()  # decoding, the next to be served first
         self.unit: Unit | None = None  # began and is not finished
         self.step_seconds = 0.0  # of the last decode steps, smoothed
@@ -128,7 +129,7 @@ class Scheduler:
     def requests(self) -> list[Request]:
         """All that have not ended."""
         running = {id(sequence.request): sequence.request for sequence in self.running}
-        return [*self.reading, *self.waiting, *self.working, *running.values()]
+        return [*self.reading, *self.waiting, *self.working, *self.starting, *running.values()]
 
     def submit(self, request: Request) -> None:
         """A request whose media are being read."""
@@ -181,7 +182,8 @@ class Scheduler:
             return
         now = self._clock()
         self.waiting.sort(key=lambda r: (r.priority - (now - r.arrived) / AGING_SECONDS, r.arrived))
-        room = self.limits.max_requests - len(self.working) - len({id(sequence.request) for sequence in self.running})
+        running = {id(sequence.request) for sequence in self.running}
+        room = self.limits.max_requests - len(self.working) - len(self.starting) - len(running)
         while self.waiting and room > 0 and self._admit(self.waiting[0]):
             request = self.waiting.pop(0)
             request.spans = behind(request.inputs.spans if request.inputs else (), request.reused)
@@ -194,13 +196,16 @@ class Scheduler:
         """A unit for the request that was served longest ago; others join it where the unit has room."""
         order = self._by_priority(self.working)
         for request in order:
-            if request.phase is Phase.ENCODING:
-                pending = [span for span in request.pending_media if not self._known(request, span)]
-                if pending:
-                    return self._encode_unit(pending[0].kind, _company(request, order))
-                request.phase = Phase.PREFILLING
+            if not self._is_encoded(request):
+                return self._encode_unit(request.pending_media[0].kind, _company(request, order))
             return self._prefill_unit(_company(request, order))
         return None
+
+    def _is_encoded(self, request: Request) -> bool:
+        """Whether the rows of all its media are there; then it is prefilled next."""
+        if request.phase is Phase.ENCODING and all([self._known(request, span) for span in request.pending_media]):
+            request.phase = Phase.PREFILLING
+        return request.phase is Phase.PREFILLING
 
     def _by_priority(self, requests: Iterable[Request]) -> list[Request]:
         """By priority and by how long ago each was served, so that requests of one priority take turns and none
@@ -226,17 +231,23 @@ class Scheduler:
         return EncodeUnit(kind, list(spans.values()), requests)
 
     def _prefill_unit(self, order: list[Request]) -> PrefillUnit:
-        first = order[0]
-        chunk = self.limits.prefill_chunk
-        position = first.reused + first.done_rows
-        rows = min(first.remaining_rows, chunk - position % chunk)
+        """The next stretch of the first prompt. If that is its rest, the rests of others join it, as long as none of
+        them must be cut and all together are no longer than a chunk."""
+        first, chunk = order[0], self.limits.prefill_chunk
+        rows = self._stretch(first)
         parts = [(first, rows)]
         if rows == first.remaining_rows:
             for request in order[1:]:
-                if request.phase is Phase.PREFILLING and rows + request.remaining_rows <= chunk:
-                    parts.append((request, request.remaining_rows))
-                    rows += request.remaining_rows
+                rest = request.remaining_rows
+                if rows + rest <= chunk and rest == self._stretch(request) and self._is_encoded(request):
+                    parts.append((request, rest))
+                    rows += rest
         return PrefillUnit(parts)
+
+    def _stretch(self, request: Request) -> int:
+        """Rows of a prompt up to the next multiple of the chunk, or to its end."""
+        chunk = self.limits.prefill_chunk
+        return min(request.remaining_rows, chunk - (request.reused + request.done_rows) % chunk)
 
     def _next_rows(self) -> list[Sequence]:
         """Up to `max_batch` sequences; if there are more, they take turns."""
@@ -264,19 +275,21 @@ class Scheduler:
                 request.done_rows += dict((id(r), rows) for r, rows in unit.parts)[id(request)]
                 if not request.remaining_rows:
                     request.phase = Phase.RUNNING
+                    self.starting.append(request)
                     prefilled.append(request)
                     continue
             self.working.append(request)
         return prefilled
 
-    def start(self, sequence: Sequence) -> None:
-        """A prefilled sequence decodes from the next step on."""
-        self.running.append(sequence)
+    def start(self, request: Request) -> None:
+        """The sequences of a prefilled request decode from the next step on."""
+        self.starting.remove(request)
+        self.running.extend(request.sequences)
 
     def end(self, request: Request) -> None:
         """A request ended, in whatever phase: it leaves every queue."""
         request.phase = Phase.FINISHED
-        for queue in (self.reading, self.waiting, self.working):
+        for queue in (self.reading, self.waiting, self.working, self.starting):
             if request in queue:
                 queue.remove(request)
         for sequence in request.sequences:

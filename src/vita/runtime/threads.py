@@ -12,17 +12,18 @@ from collections.abc import Callable, Hashable
 from vita.runtime.clock import Clock
 
 TRIAL_STEPS = 2  # with the other number; the faster of them counts
+TRIAL_PATIENCE = 8  # steps of another kind that may come between; then the trial begins again with those
 SLOW_STEPS = 3  # in a row that must be slow before the other number is tried
 SLOW_FACTOR = 2.0  # times the usual duration: a slow step
 MIN_GAIN = 0.95  # of the present duration that the other number must stay under
-FIRST_RETRY, MAX_RETRY = 2.0, 30.0  # seconds after which all threads are tried again; doubles while one is faster
+FIRST_RETRY, MAX_RETRY = 2.0, 30.0  # seconds to the next trial; doubles while the present number is faster
 
 
 class ThreadChoice:
     """Sets the number of threads before each step of one kind, such as decode steps or layers of prefill.
 
-    The other number is tried after the first step, when steps have become slow, and now and then while one thread is
-    used, since the cores may be free again.
+    The other number is tried after the first step, when steps have become slow, and now and then: cores may be free
+    again, and what was first computed on busy cores has no usual duration to compare with.
 
     Args:
         available: all threads.
@@ -40,6 +41,7 @@ class ThreadChoice:
         self._trial: list[float] = []
         self._trial_left = 0
         self._trial_of: Hashable = None
+        self._skipped = 0  # steps of another kind since the trial began
         self._tried = False
         self._slow = 0
         self._retry, self._retry_at = FIRST_RETRY, 0.0
@@ -52,8 +54,12 @@ class ThreadChoice:
         """
         if self.available == 1:
             return
+        if self._trial_left and what != self._trial_of:
+            self._skipped += 1
+            if self._skipped > TRIAL_PATIENCE:  # a batch of that size may never come again
+                self._trial_left, self._tried = 0, False
         if not self._trial_left and (self.current, what) in self._usual and self._trial_is_due():
-            self._trial, self._trial_left, self._trial_of, self._slow = [], TRIAL_STEPS, what, 0
+            self._trial, self._trial_left, self._trial_of, self._slow, self._skipped = [], TRIAL_STEPS, what, 0, 0
         self._set(self._other() if self._trial_left and what == self._trial_of else self.current)
 
     def after(self, what: Hashable, seconds: float) -> None:
@@ -76,7 +82,7 @@ class ThreadChoice:
     def _trial_is_due(self) -> bool:
         if not self._tried or self._slow >= SLOW_STEPS:
             return True
-        return self.current == 1 and self._clock() >= self._retry_at
+        return self._clock() >= self._retry_at
 
     def _other(self) -> int:
         return self.available if self.current == 1 else 1
@@ -87,6 +93,6 @@ class ThreadChoice:
             self.current = self._other()
             self._usual[self.current, what] = tried
             self._retry = FIRST_RETRY
-        elif self.current == 1:
+        else:
             self._retry = min(MAX_RETRY, 2 * self._retry)
         self._retry_at = self._clock() + self._retry

@@ -1,0 +1,418 @@
+"""The engine's core on a fake model: what is computed between two steps, and that no schedule loses an event."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import groupby, pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.engine.fakes import BAD_DECODE, BAD_PREFILL, BAD_TILE, BrokenInput, FakeEngine, clip, oracle, text, tile
+
+from vita.engine.request import Phase, Request
+from vita.engine.runner import DeviceError
+from vita.errors import ResourceError
+from vita.events import Done, Event, Started, TextDelta
+from vita.types import SamplingParams, Span
+
+ARRIVALS: dict[str, tuple[Span, ...]] = {
+    "text": (text(*range(20, 1220)),),
+    "image": (text(5), *(tile(k) for k in range(12)), text(6)),
+    "audio": (text(5), clip(1, seconds=30.0), text(6)),
+    "video": (text(5), *(tile(100 + k) for k in range(16)), text(6)),
+}
+
+
+@pytest.fixture
+def folder(mini: Path) -> Path:
+    return mini / "mini_ckpt"
+
+
+def read(request: Request) -> list[Event | BaseException]:
+    """All events that wait for the reader."""
+    events = []
+    while (event := request.events.get(0)) is not None:
+        events.append(event)
+    return events
+
+
+def ids_of(events: list[Event | BaseException], index: int = 0) -> tuple[int, ...]:
+    done = [e for e in events if isinstance(e, Done) and e.index == index]
+    assert len(done) == 1, events
+    return done[0].token_ids
+
+
+# Between two steps
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("arrival", ARRIVALS)
+def test_between_two_steps_one_unit_computes_at_most_its_budget(folder: Path, arrival: str, is_async: bool) -> None:
+    engine = FakeEngine(folder, layers=20, is_async=is_async)
+    stream = engine.submit(text(1, 2, 3), params=SamplingParams(max_tokens=100, ignore_eos=True))
+    engine.start(stream)
+    engine.model.log.clear()
+    other = engine.submit(*ARRIVALS[arrival])
+    engine.run()
+    assert ids_of(read(stream)) == engine.expected(stream).ids
+    assert ids_of(read(other)) == engine.expected(other).ids
+    runs = [(kind, list(group)) for kind, group in groupby(engine.model.log, key=lambda entry: entry[0])]
+    between = [entries for kind, entries in runs[:-1] if kind == "layer"]
+    assert sum(len(entries) for entries in between) > 20
+    # A step takes 1 s and so does a layer: three steps' worth, and the layer during which the budget ran out.
+    assert all(1 <= len(entries) <= 4 and len({unit for _, unit in entries}) == 1 for entries in between)
+    assert max(len(entries) for entries in between) >= 3, "the budget is used"
+
+
+def test_the_step_after_an_arrival_is_not_late_whatever_a_layer_costs(folder: Path) -> None:
+    engine = FakeEngine(folder)
+    engine.start(engine.submit(text(1, 2, 3), params=SamplingParams(max_tokens=40, ignore_eos=True)))
+    engine.step(2)
+    engine.model.layer_seconds = 50.0
+    engine.model.log.clear()
+    engine.submit(*ARRIVALS["image"])
+    engine.step(30)
+    kinds = [kind for kind, _ in engine.model.log]
+    assert "layer" in kinds
+    assert all(pair != ("layer", "layer") for pair in pairwise(kinds)), "one layer, then a step"
+
+
+def test_alone_a_unit_is_computed_layer_by_layer_so_that_messages_are_seen(folder: Path) -> None:
+    engine = FakeEngine(folder, layers=20)
+    request = engine.submit(*ARRIVALS["image"])
+    engine.step(5)
+    assert len(engine.model.log) == 5
+    request.cancelled = True
+    engine.step()
+    assert request.phase is Phase.FINISHED and len(engine.model.log) == 5
+    assert engine.core.pool.active == 0
+
+
+def test_exclusive_encoders_and_decode_steps_do_not_overlap(folder: Path) -> None:
+    engine = FakeEngine(folder, layers=6, exclusive_encoders=True)
+    stream = engine.submit(text(1, 2), params=SamplingParams(max_tokens=60, ignore_eos=True))
+    engine.start(stream)
+    engine.step(2)
+    engine.model.log.clear()
+    image = engine.submit(text(5), tile(1), text(6))
+    engine.run()
+    kinds = [kind for kind, _ in engine.model.log]
+    assert kinds[:6] == ["layer"] * 6, "the encoder is not interrupted"
+    assert "decode" in kinds[6:12], "prefill is interleaved as ever"
+    assert ids_of(read(stream)) == engine.expected(stream).ids and ids_of(read(image)) == engine.expected(image).ids
+
+
+# Failures
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_failing_sequence_ends_alone_and_its_companions_are_computed_right(folder: Path, is_async: bool) -> None:
+    engine = FakeEngine(folder, is_async=is_async)
+    params = SamplingParams(max_tokens=12, ignore_eos=True)
+    prompts: list[tuple[Span, ...]] = [
+        (text(1, 2),), (text(BAD_DECODE, 2),), (text(4, BAD_PREFILL),), (text(3), tile(BAD_TILE)), (text(3), tile(7)),
+        (text(8, 9),),
+    ]  # fmt: skip
+    requests = [engine.submit(*prompt, params=params) for prompt in prompts]
+    engine.run()
+    for request, prompt in zip(requests, prompts, strict=True):
+        events = read(request)
+        if prompt in (prompts[1], prompts[2], prompts[3]):
+            assert isinstance(events[-1], BrokenInput), prompt
+            assert not any(isinstance(e, (Done, BaseException)) for e in events[:-1])
+        else:
+            assert ids_of(events) == engine.expected(request).ids, prompt
+    stats = engine.core.stats()
+    assert (stats.failed, stats.finished, stats.kv_active) == (3, 3, 0) and stats.healthy
+
+
+@pytest.mark.parametrize("when", ["merged prefill", "step of several"])
+def test_a_failure_behind_the_last_layer_does_not_feed_positions_twice(folder: Path, when: str) -> None:
+    engine = FakeEngine(folder)
+    requests = [engine.submit(text(k, 2, 3), params=SamplingParams(max_tokens=9, ignore_eos=True)) for k in (1, 4, 6)]
+    if when == "step of several":
+        for request in requests:
+            engine.start(request)
+    engine.model.raise_once = RuntimeError("out of memory")
+    engine.run()
+    for request in requests:
+        assert ids_of(read(request)) == engine.expected(request).ids
+
+
+def test_a_slab_that_a_unit_still_writes_into_is_given_to_nobody(folder: Path) -> None:
+    engine = FakeEngine(folder, layers=8)
+    beginning = tuple(range(20, 40))
+    engine.submit(text(*beginning), params=SamplingParams(max_tokens=1))
+    engine.run()
+    leaves, stays = engine.submit(text(*beginning, 1, 2)), engine.submit(text(3, 4))
+    engine.step(3)
+    leaves.cancelled = True
+    other = engine.submit(text(*beginning, 5, 6))
+    engine.run()
+    for request in (stays, other):
+        assert ids_of(read(request)) == engine.expected(request).ids
+    assert engine.core.pool.active == 0
+
+
+def test_an_error_in_the_text_of_a_sequence_ends_it_alone(folder: Path) -> None:
+    engine = FakeEngine(folder)
+    params = SamplingParams(max_tokens=9, ignore_eos=True)
+    good, bad = (engine.submit(text(k, 2), params=params) for k in (1, 4))
+    engine.start(bad)
+
+    def fail(token: int) -> str:
+        raise BrokenInput("text")
+
+    bad.sequences[0].text.push = fail  # type: ignore[method-assign]
+    engine.run()
+    assert isinstance(read(bad)[-1], BrokenInput)
+    assert ids_of(read(good)) == engine.expected(good).ids
+    assert engine.core.stats().healthy and engine.core.pool.active == 0
+
+
+def test_a_failed_device_ends_every_request_and_refuses_work(folder: Path) -> None:
+    engine = FakeEngine(folder, is_async=True)
+    requests = [engine.submit(text(k, 2, 3), params=SamplingParams(max_tokens=99, ignore_eos=True)) for k in range(3)]
+    engine.step(6)
+    waiting = engine.begin()
+    engine.model.raise_once = RuntimeError("CUDA error: an illegal memory access was encountered")
+    engine.run()
+    for request in (*requests, waiting):
+        last = read(request)[-1]
+        assert isinstance(last, ResourceError) and "the device has failed" in str(last)
+    assert not engine.core.stats().healthy and engine.core.pool.active == 0 and engine.core.open == 0
+
+
+def test_a_device_that_fails_while_a_prompt_is_between_queues_loses_no_request(folder: Path) -> None:
+    for steps in range(12):
+        engine = FakeEngine(folder, is_async=True)
+        requests = [engine.submit(text(k, 2, 3)) for k in (1, 4)]
+        engine.step(steps)
+        engine.core._break(DeviceError("gone"))
+        engine.run()
+        for request in requests:
+            assert isinstance(read(request)[-1], (DeviceError, Done)), steps
+        assert engine.core.open == 0 and engine.core.pool.active == 0
+
+
+# Growth, several answers, memory
+
+
+def test_an_answer_without_a_limit_grows_to_the_end_of_the_context(folder: Path) -> None:
+    engine = FakeEngine(folder, context=1500, positions=4000, max_events=10_000)
+    request = engine.submit(text(1, 2, 3), params=SamplingParams(max_tokens=None, ignore_eos=True))
+    engine.run()
+    events = read(request)
+    assert ids_of(events) == engine.expected(request).ids and len(ids_of(events)) == 1497
+    assert isinstance(events[-1], Done) and events[-1].finish_reason == "length" and events[-1].notes
+
+
+def test_an_answer_that_cannot_grow_ends_with_length(folder: Path) -> None:
+    engine = FakeEngine(folder, context=3000, positions=1100, max_events=10_000)
+    request = engine.submit(text(1, 2, 3), params=SamplingParams(max_tokens=None, ignore_eos=True))
+    engine.run()
+    events = read(request)
+    assert isinstance(events[-1], Done) and events[-1].finish_reason == "length"
+    assert len(ids_of(events)) == 1025 and ids_of(events) == engine.expected(request).ids[:1025]
+    assert engine.core.pool.active == 0
+
+
+def test_several_answers_wait_for_the_memory_of_all_of_them(folder: Path) -> None:
+    params = SamplingParams(max_tokens=30, ignore_eos=True)
+    engine = FakeEngine(folder, positions=33 * 4 + 10)
+    first = [engine.submit(text(k, 2, 3), params=params) for k in (1, 4)]
+    several = engine.submit(text(7, 2, 3), params=SamplingParams(max_tokens=30, ignore_eos=True, n=4))
+    engine.run()
+    for request in first:
+        assert ids_of(read(request)) == engine.expected(request).ids
+    events = read(several)
+    assert [ids_of(events, index) for index in range(4)] == [engine.expected(several).ids] * 4
+    assert engine.core.pool.active == 0
+
+
+def test_short_prompts_and_tiles_of_several_requests_share_units(folder: Path) -> None:
+    engine = FakeEngine(folder)
+    requests = [engine.submit(text(k, 2, 3)) for k in range(6)]
+    engine.run()
+    assert engine.model.units == 1, "one prefill for all of them"
+    engine = FakeEngine(folder)
+    requests = [engine.submit(text(k), tile(k), tile(20 + k), text(9)) for k in range(2)]
+    engine.run()
+    assert engine.model.units == 2, "four tiles in one batch, one prefill"
+    for request in requests:
+        assert ids_of(read(request)) == engine.expected(request).ids
+
+
+def test_a_content_is_encoded_once_and_counted_once(folder: Path) -> None:
+    engine = FakeEngine(folder)
+    spans = (text(1), *(tile(k) for k in range(9)), text(2))
+    engine.submit(*spans)
+    engine.run()
+    stats = engine.core.stats()
+    assert (stats.encoder_misses, stats.encoder_hits) == (9, 0)
+    engine.submit(text(3), *spans)
+    engine.run()
+    stats = engine.core.stats()
+    assert (stats.encoder_misses, stats.encoder_hits) == (9, 9)
+
+
+def test_the_end_of_a_request_frees_what_it_held(folder: Path) -> None:
+    """A handle that is kept must not hold KV slabs that the pool counts as free."""
+    engine = FakeEngine(folder)
+    request = engine.submit(text(1), tile(1))
+    engine.run()
+    assert read(request)
+    assert not request.sequences and request.cache is None and request.embeds is None and not request.features
+
+
+# Random schedules
+
+
+@dataclass
+class Reader:
+    """A request, what its reader was given, and what was done to it."""
+
+    request: Request
+    spans: tuple[Span, ...]
+    events: list[Event | BaseException] = field(default_factory=list)
+    stopped: bool = False  # cancelled, or past its deadline
+
+
+PROMPTS = st.one_of(
+    st.lists(st.integers(20, 25), min_size=1, max_size=20).map(lambda ids: (text(*ids),)),
+    st.tuples(st.integers(20, 22), st.lists(st.integers(0, 3), min_size=1, max_size=5)).map(
+        lambda p: (text(p[0]), *(tile(k) for k in p[1]), text(p[0] + 1))
+    ),
+    st.integers(0, 2).map(lambda k: (text(21), clip(k), text(22))),
+    st.sampled_from([(text(20, BAD_PREFILL),), (text(BAD_DECODE, 20),), (text(20), tile(BAD_TILE), tile(1))]),
+)
+OPERATIONS = st.one_of(
+    st.tuples(
+        st.just("submit"), PROMPTS, st.integers(1, 12), st.integers(1, 2), st.integers(0, 2),
+        st.sampled_from(["", "tenant"]), st.sampled_from([None, None, 30.0]),
+    ),
+    st.tuples(st.just("begin"), PROMPTS),
+    st.tuples(st.just("ready"), st.integers(0, 20)),
+    st.tuples(st.just("cancel"), st.integers(0, 20)),
+    st.tuples(st.just("step"), st.integers(1, 12)),
+    st.tuples(st.just("step"), st.integers(1, 12)),
+    st.tuples(st.just("read"), st.integers(0, 20), st.integers(1, 6)),
+    st.tuples(st.just("wait"), st.sampled_from([1.0, 100.0])),
+)  # fmt: skip
+
+
+class Schedule:
+    """Runs operations on a small engine, then reads everything to the end."""
+
+    def __init__(self, folder: Path, is_async: bool) -> None:
+        self.engine = FakeEngine(
+            folder, positions=120, is_async=is_async, max_events=3, max_batch=3, max_requests=5, prefill_chunk=8,
+            tile_batch=2, context=60,
+        )  # fmt: skip
+        self.readers: list[Reader] = []
+        self.unread: list[Reader] = []
+
+    def apply(self, operation: tuple[object, ...]) -> None:
+        engine, name, args = self.engine, operation[0], operation[1:]
+        if name == "submit":
+            spans, tokens, n, priority, salt, deadline = args
+            params = SamplingParams(max_tokens=tokens, ignore_eos=True, n=n)  # type: ignore[arg-type]
+            at = None if deadline is None else engine.clock.now + deadline  # type: ignore[operator]
+            request = engine.begin(params, priority=priority, salt=salt, deadline=at)
+            self.readers.append(Reader(request, spans))  # type: ignore[arg-type]
+            engine.read(request, *spans)  # type: ignore[misc]
+        elif name == "begin":
+            self.readers.append(Reader(engine.begin(), args[0]))  # type: ignore[arg-type]
+            self.unread.append(self.readers[-1])
+        elif name == "ready" and self.unread:
+            reader = self.unread.pop(args[0] % len(self.unread))  # type: ignore[operator]
+            engine.read(reader.request, *reader.spans)
+        elif name == "cancel" and self.readers:
+            reader = self.readers[args[0] % len(self.readers)]  # type: ignore[operator]
+            reader.request.cancelled = True
+            engine.step()
+            assert reader.request.phase is Phase.FINISHED, "within one step"
+        elif name == "read" and self.readers:
+            reader = self.readers[args[0] % len(self.readers)]  # type: ignore[operator]
+            for _ in range(args[1]):  # type: ignore[call-overload]
+                if (event := reader.request.events.get(0)) is not None:
+                    reader.events.append(event)
+        elif name == "wait":
+            engine.clock.now += args[0]  # type: ignore[operator]
+        elif name == "step":
+            for _ in range(args[0]):  # type: ignore[call-overload]
+                engine.step()
+                self.check()
+
+    def check(self) -> None:
+        """What holds after every step."""
+        core, pool = self.engine.core, self.engine.core.pool
+        assert pool.used <= pool.budget and pool.active >= 0
+        stats = core.stats()
+        standing = stats.reading + stats.waiting + stats.working + stats.running
+        assert stats.submitted == stats.finished + stats.cancelled + stats.failed + standing == len(self.readers)
+        assert core.open == standing and stats.healthy
+
+    def finish(self) -> None:
+        while self.unread:
+            self.apply(("ready", 0))
+        for _ in range(3000):
+            for reader in self.readers:
+                reader.events += read(reader.request)
+            self.engine.step()
+            if self.engine.core.open == 0 and self.engine.core._pending is None:
+                break
+        for reader in self.readers:
+            reader.events += read(reader.request)
+        self.check()
+        assert self.engine.core.open == 0 and self.engine.core.pool.active == 0
+        scheduler = self.engine.core.scheduler
+        assert not scheduler.requests() and scheduler.unit is None
+        for reader in self.readers:
+            self.check_reader(reader)
+
+    def check_reader(self, reader: Reader) -> None:
+        request, events = reader.request, reader.events
+        errors = [e for e in events if isinstance(e, BaseException)]
+        if errors:
+            assert events[-1] is errors[0] and len(errors) == 1
+            assert isinstance(errors[0], ResourceError if "KV cache" in str(errors[0]) else BrokenInput)
+            return
+        for index in range(request.params.n):
+            mine = [e for e in events if not isinstance(e, BaseException) and e.index == index]
+            assert [type(e) for e in mine if not isinstance(e, TextDelta)] in ([Started, Done], [Done])
+            done = mine[-1]
+            assert isinstance(done, Done)
+            whole = oracle(self.engine.model, reader.spans, request.params, 60)
+            said = "".join(e.text for e in mine if isinstance(e, TextDelta))
+            if done.finish_reason == "cancelled":
+                assert whole.ids[: len(done.token_ids)] == done.token_ids
+            else:
+                assert (done.token_ids, said, done.finish_reason) == (whole.ids, whole.text, whole.reason)
+
+
+def run_schedule(folder: Path, operations: list[tuple[object, ...]], is_async: bool) -> None:
+    schedule = Schedule(folder, is_async)
+    for operation in operations:
+        schedule.apply(operation)
+    schedule.finish()
+
+
+SCHEDULES = st.lists(OPERATIONS, min_size=5, max_size=40)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(operations=SCHEDULES, is_async=st.booleans())
+def test_random_schedules_lose_double_and_reorder_nothing(
+    mini: Path, operations: list[tuple[object, ...]], is_async: bool
+) -> None:
+    run_schedule(mini / "mini_ckpt", operations, is_async)
+
+
+@pytest.mark.slow
+@settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(operations=SCHEDULES, is_async=st.booleans())
+def test_a_thousand_random_schedules(mini: Path, operations: list[tuple[object, ...]], is_async: bool) -> None:
+    run_schedule(mini / "mini_ckpt", operations, is_async)
