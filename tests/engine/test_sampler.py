@@ -233,6 +233,41 @@ def test_a_row_gets_the_same_tokens_alone_and_in_a_batch(
         assert [alone(logits[k]) for logits in steps] == together[:, k].tolist()
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from([40, 1500, 5000]), st.sampled_from([0.0, 0.3, 2.0, 6.0]), st.floats(1e-4, 0.9999),
+    st.sampled_from([torch.float32, torch.bfloat16]), st.integers(0, 99),
+)  # fmt: skip
+def test_top_p_keeps_the_smallest_set_in_any_vocabulary(
+    vocab: int, spread: float, top_p: float, dtype: torch.dtype, seed: int
+) -> None:
+    """bfloat16 logits have many equal values: of those the lower id comes first."""
+    logits = (torch.randn(vocab, generator=torch.Generator().manual_seed(seed)) * spread).to(dtype)
+    probabilities = logits.double().softmax(-1).tolist()
+    order = sorted(range(vocab), key=lambda token: (-float(logits[token]), token))
+    reached, allowed = 0.0, set()
+    for token in order:
+        if reached >= top_p + 1e-6:
+            break
+        reached += probabilities[token]
+        allowed.add(token)
+    sampler = Sampler(SamplingParams(temperature=1.0, top_p=top_p, seed=seed), 1.0, CPU)
+    counts = Counter(sampler(logits) for _ in range(60))
+    assert set(counts) <= allowed
+    if len(allowed) > 1 and probabilities[order[0]] < 0.5 * top_p:
+        assert len(counts) > 1
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
+def test_broken_logits_give_some_id_of_the_vocabulary(broken: float) -> None:
+    """A model in float16 may overflow; the engine must go on."""
+    for fill in (torch.full((2, 2000), broken), torch.cat([torch.zeros(2, 1999), torch.full((2, 1), broken)], 1)):
+        for params in (SamplingParams(), SamplingParams(temperature=1.0, seed=0, top_p=0.5, top_k=9, min_p=0.1)):
+            rows = [SamplingState(params, 1.2) for _ in range(2)]
+            for _ in range(3):
+                assert ((sample(fill, rows) >= 0) & (sample(fill, rows) < 2000)).all()
+
+
 def test_logits_are_not_changed() -> None:
     logits = torch.randn(2, 50, generator=torch.Generator().manual_seed(0))
     before = logits.clone()

@@ -15,6 +15,7 @@ from tests.checkpoints import copy_mini
 from tokenizers import Tokenizer as Backend
 
 import vita
+from vita.errors import CheckpointError
 from vita.prompt.tokenizer import Tokenizer
 
 TEXT = "What does the internationalisation logo say, and how many circles are there? " * 4
@@ -91,6 +92,27 @@ def test_the_older_file_pair_loads_without_state_too(mini: Path, tmp_path: Path,
     for text in (TEXT, MARKED):
         assert loaded.encode(text) == clean.encode(text)
         assert loaded.encode_with_specials(text) == clean.encode_with_specials(text)
+
+
+DAMAGES: dict[str, Callable[[dict[str, Any]], object]] = {
+    "merges of nothing": lambda d: d["model"].update(merges=[["a", "there is no such token"]]),
+    "a prefix that no token has": lambda d: d["model"].update(continuing_subword_prefix="##"),  # the library panics
+    "a table that is none": lambda d: d.update(normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"}),
+    "an expression that is none": lambda d: d.update(
+        pre_tokenizer={"type": "Split", "pattern": {"Regex": "("}, "behavior": "Isolated", "invert": False}
+    ),
+    "an id that is negative": lambda d: d["model"]["vocab"].update(a=-1),
+    "a version of the future": lambda d: d.update(version="9"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_tokenizer_is_one_sentence(mini: Path, tmp_path: Path, name: str) -> None:
+    whole = json.loads((mini / "mini_ckpt" / "tokenizer.json").read_text(encoding="utf-8"))
+    DAMAGES[name](whole)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(whole), encoding="utf-8")
+    with pytest.raises(CheckpointError, match="its tokenizer files are damaged; download it again"):
+        Tokenizer.load(tmp_path)
 
 
 def any_backend(mini: Path, change: Callable[[Backend], None]) -> Backend:

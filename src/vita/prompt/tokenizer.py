@@ -65,7 +65,10 @@ class Tokenizer:
                 return cls(Backend.from_file(str(single)), folder)
             if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
                 return cls(_from_parts(folder), folder)
-        except Exception as error:  # the library raises plain Exception for all damage
+        except BaseException as error:
+            # The library raises plain Exception for damage; a panic of its Rust code is a BaseException.
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
             raise CheckpointError("its tokenizer files are damaged", where=folder, fix="download it again") from error
         raise CheckpointError(
             "the tokenizer is missing", where=folder, fix="put tokenizer.json (or vocab.json and merges.txt) there"
