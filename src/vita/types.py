@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Text:
-    """Words of a user or of the model, taken literally: no placeholder is ever looked for in them."""
+    """Text of the user or the model. It is literal: special tokens and placeholders in it are not parsed."""
 
     text: str
 
@@ -104,7 +104,7 @@ class Message:
 
     @property
     def text(self) -> str:
-        """All its words, joined by newlines."""
+        """Its text parts, joined by newlines."""
         return "\n".join(p.text for p in self.parts if isinstance(p, Text))
 
 
@@ -140,12 +140,12 @@ def user(
 
 
 def assistant(text: str) -> Message:
-    """A turn the model gave earlier."""
+    """An earlier answer of the model."""
     return Message("assistant", (Text(text),))
 
 
 def system(text: str) -> Message:
-    """Replaces the built-in system text; only valid as the first message."""
+    """A system message, which replaces the built-in system text; only valid as the first message."""
     return Message("system", (Text(text),))
 
 

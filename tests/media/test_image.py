@@ -240,6 +240,31 @@ def test_a_jpeg_cut_anywhere_shows_what_is_there(kind: str) -> None:
     assert best > 0.7
 
 
+SIDE_SEGMENTS = st.tuples(
+    st.sampled_from([0xE0, 0xE1, 0xE2, 0xE5, 0xED, 0xEE, 0xFE]),
+    st.sampled_from([b"", b"JFIF\0", b"Exif\0\0", b"ICC_PROFILE\0", b"ICC_PROFILE\0\1\1",
+                     b"Photoshop 3.0\0" b"8BIM\4\4", b"MPF\0", b"MPF\0MM\0*\0\0\0\x08", b"http://ns.adobe.com/xap/1.0/\0", b"Adobe"]),
+    st.binary(max_size=30),
+)  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(SIDE_SEGMENTS, max_size=4))
+def test_side_segments_never_spoil_the_pixels_of_a_jpeg(segments: list[tuple[int, bytes, bytes]]) -> None:
+    data = JPEGS["grey"]
+    side = b"".join(bytes([0xFF, m]) + struct.pack(">H", len(h + b) + 2) + h + b for m, h, b in segments)
+    assert np.array_equal(np.asarray(load_image(data[:2] + side + data[2:])), np.asarray(load_image(data)))
+
+
+def test_orientation_survives_a_bad_segment_beside_it() -> None:
+    exif = Pillow.Exif()
+    exif[0x0112] = 6
+    data = jpeg(BARS.convert("CMYK"), exif=exif)
+    wanted = load_image(data)
+    spoiled = load_image(data[:2] + b"\xff\xee\0\7Adobe" + data[2:])
+    assert spoiled.size == (64, 96) and np.array_equal(np.asarray(spoiled), np.asarray(wanted))
+
+
 def test_damage_inside_a_jpeg_is_no_reason_to_refuse() -> None:
     data = bytearray(JPEGS["restarts"])
     middle = data.index(b"\xff\xd3", len(data) // 2)

@@ -1,1 +1,1 @@
-"""From files, URLs, bytes and arrays to pixels and PCM. Limits are checked before anything is decoded."""
+"""Read files, URLs, bytes and arrays into pixels and PCM. Limits are checked before decoding."""

@@ -1,4 +1,4 @@
-"""A name for media by content: a SHA-256 digest of what an encoder is given."""
+"""SHA-256 digests of encoder inputs, as keys of the encoder cache."""
 
 from __future__ import annotations
 
@@ -10,8 +10,15 @@ from torch import Tensor
 
 
 def digest(*arrays: Tensor | np.ndarray[Any, Any]) -> bytes:
-    """A name for what an encoder is about to see; on the CPU."""
-    state = hashlib.sha256()  # newer processors have instructions for it: twice as fast as blake2b
+    """SHA-256 of the shapes and values of arrays.
+
+    Args:
+        arrays: on the CPU, of any dtype that NumPy has.
+
+    Returns:
+        32 bytes.
+    """
+    state = hashlib.sha256()  # CPUs with SHA instructions make it twice as fast as BLAKE2b
     for array in arrays:
         state.update(str(tuple(array.shape)).encode())
         state.update(np.ascontiguousarray(array).data)

@@ -1,7 +1,7 @@
-"""Kaldi's filterbank in float32: samples to log-mel frames (spec section 5).
+"""Kaldi's log-mel filterbank in float32 (spec section 5).
 
-It equals the reference bit for bit on the CPUs where it was tested, and within float rounding on others.
-`kaldi-native-fbank` rounds differently.
+`kaldi-native-fbank` computes the same values with other rounding. This version equals the reference to the bit on the
+CPUs it was made on, and within float32 rounding elsewhere.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from vita.errors import MediaError
 PRE_EMPHASIS = 0.97
 LOW_FREQUENCY = 20.0
 FLOOR = 1.1920929e-07  # float32 epsilon: the energy of silence
-MIN_FRAMES = 7  # the encoder's convolutions need as many
+MIN_FRAMES = 7  # fewer give the encoder's convolutions no output
 
 
 def token_count(frames: int) -> int:
@@ -28,11 +28,11 @@ def token_count(frames: int) -> int:
 
 
 def pad_to_minimum(samples: Tensor, config: FilterbankConfig | None = None) -> Tensor:
-    """Append silence to audio that is too short to give the encoder one frame (1,360 samples at 16 kHz)."""
+    """Pad with silence to the shortest audio that gives the encoder one frame (1,360 samples at 16 kHz)."""
     config = config or FilterbankConfig()
     length, shift = _sizes(config)
-    least = length + (MIN_FRAMES - 1) * shift
-    return functional.pad(samples, (0, max(0, least - samples.numel())))
+    minimum = length + (MIN_FRAMES - 1) * shift
+    return functional.pad(samples, (0, max(0, minimum - samples.numel())))
 
 
 def filterbank(samples: Tensor, config: FilterbankConfig, generator: torch.Generator | None = None) -> Tensor:
@@ -40,18 +40,18 @@ def filterbank(samples: Tensor, config: FilterbankConfig, generator: torch.Gener
 
     Args:
         samples: float32 `[n]` in [-1, 1).
-        config: lengths, bins, and dither (noise of that deviation; 0 repeats exactly).
-        generator: source of the dither.
+        config: lengths, bins, and dither (standard deviation of added noise; 0 makes the result deterministic).
+        generator: of the dither.
 
     Returns:
-        float32 `[T, num_mel_bins]`, T = 1 + (n - frame) // shift; only whole frames.
+        float32 `[T, num_mel_bins]`, T = 1 + (n - frame) // shift; complete frames only.
 
     Raises:
         MediaError: shorter than one frame.
     """
     length, shift = _sizes(config)
     if samples.numel() < length:
-        raise MediaError(f"an audio clip of {samples.numel()} samples is shorter than one frame of {length}")
+        raise MediaError(f"audio of {samples.numel()} samples is shorter than one frame of {length}")
     frames = (samples * 32768.0).unfold(0, length, shift)  # [T, 400]
     if config.dither:
         frames = frames + config.dither * torch.randn(frames.shape, generator=generator)
@@ -65,7 +65,7 @@ def filterbank(samples: Tensor, config: FilterbankConfig, generator: torch.Gener
 
 
 def mel_triangles(config: FilterbankConfig, size: int) -> Tensor:
-    """Weights float32 `[num_mel_bins, size/2 + 1]`, linear in mel; the last bin gets none."""
+    """Triangular weights, float32 `[num_mel_bins, size/2 + 1]`, linear in mel; those of the last FFT bin are 0."""
     low, high = (1127.0 * math.log(1.0 + f / 700.0) for f in (LOW_FREQUENCY, config.sample_rate / 2))
     delta = (high - low) / (config.num_mel_bins + 1)
     index = torch.arange(config.num_mel_bins).unsqueeze(1)
@@ -77,7 +77,7 @@ def mel_triangles(config: FilterbankConfig, size: int) -> Tensor:
 
 
 def _sizes(config: FilterbankConfig) -> tuple[int, int]:
-    """Samples of a frame and of a shift."""
+    """Samples per frame and per shift."""
     return (
         int(config.sample_rate * config.frame_length * 0.001),
         int(config.sample_rate * config.frame_shift * 0.001),

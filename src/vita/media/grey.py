@@ -13,7 +13,7 @@ from PIL import Image as Pillow
 from vita.errors import MediaError
 from vita.media.policy import ReadGuard
 
-ROWS = 1 << 20  # pixels converted at a time
+BLOCK_PIXELS = 1 << 22  # converted at a time, in whole rows
 BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, SAMPLE_FORMAT = 258, 259, 262, 277, 339
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3
 # What an image of one grey channel needs: size, coding, strips or tiles, orientation, predictor, tables.
@@ -52,7 +52,7 @@ def to_grey(image: Pillow.Image, shades: GreyRange | None, guard: ReadGuard, nam
         Mode L.
     """
     shades = shades or _guess(image)
-    step = max(1, ROWS // image.width)
+    step = max(1, BLOCK_PIXELS // image.width)
     out = np.empty((image.height, image.width), np.uint8)
     for top in range(0, image.height, step):
         guard.check(name)

@@ -21,7 +21,7 @@ from vita.sources import Array, Source
 from vita.types import MediaOptions
 
 MAX_TILES = 12  # a request may ask for this many at most: the limit of the released model
-MAX_ASPECT = 64  # of a frame; what is beyond lies outside the centre crop anyway
+MAX_ASPECT = 64  # pixels further out lie outside the centre crop
 MAX_CANVAS_SIDE = 16_384  # of a padded image: 805 MB
 
 Values: TypeAlias = np.ndarray[Any, Any]  # uint8 [height, width, 3]
@@ -64,10 +64,10 @@ def load_image_with_notes(
 
 
 def choose_grid(width: int, height: int, tiling: Tiling) -> tuple[int, int]:
-    """Columns and rows an image is cut into (spec section 3.2).
+    """Columns and rows of tiles for an image (spec section 3.2).
 
-    The grid whose shape is nearest to the image's; of two equally near ones the larger, if the image has more
-    than half the pixels that the larger grid shows.
+    The grid whose aspect ratio is nearest to the image's. Of two equally near ones the larger, if the image has more
+    than half the pixels of the larger grid.
     """
     grids = sorted(
         (
@@ -89,7 +89,7 @@ def choose_grid(width: int, height: int, tiling: Tiling) -> tuple[int, int]:
 
 
 def limit_tiles(tiling: Tiling, most: int | None) -> Tiling:
-    """The checkpoint's tiling with the most tiles a request asked for, or as it is for None.
+    """The checkpoint's tiling with the request's `max_tiles`; unchanged for None.
 
     Raises:
         RequestError: `most` is not 1 to 12.
@@ -98,7 +98,7 @@ def limit_tiles(tiling: Tiling, most: int | None) -> Tiling:
         return tiling
     if not 1 <= most <= MAX_TILES:
         raise RequestError(f"must be 1 to {MAX_TILES}, not {most}", where="max_tiles")
-    # A checkpoint's least number would leave no grid to choose where it is larger.
+    # A larger `min_tiles` of the checkpoint would leave no grid to choose.
     return replace(tiling, max_tiles=most, min_tiles=min(tiling.min_tiles, most))
 
 
@@ -106,9 +106,9 @@ def cut_tiles(image: Pillow.Image, tiling: Tiling) -> list[Pillow.Image]:
     """Square tiles row by row, then the thumbnail if there is more than one tile; the aspect ratio is ignored."""
     side = tiling.tile
     cols, rows = choose_grid(image.width, image.height, tiling)
-    whole = image.resize((cols * side, rows * side), Pillow.Resampling.BICUBIC)
+    resized = image.resize((cols * side, rows * side), Pillow.Resampling.BICUBIC)
     tiles = [
-        whole.crop((col * side, row * side, (col + 1) * side, (row + 1) * side))
+        resized.crop((col * side, row * side, (col + 1) * side, (row + 1) * side))
         for row in range(rows)
         for col in range(cols)
     ]
@@ -123,12 +123,12 @@ def to_pixels(images: Sequence[Pillow.Image], preprocess: ImagePreprocess) -> Te
 
 
 def resize_and_crop(images: Sequence[Pillow.Image], preprocess: ImagePreprocess) -> list[Values]:
-    """Resized and cropped: uint8 `[S, S, 3]` each."""
+    """Resize and crop: uint8 `[S, S, 3]` each."""
     return [np.asarray(_resize_one(image, preprocess)) for image in images]
 
 
 def normalise(images: Sequence[Values], preprocess: ImagePreprocess) -> Tensor:
-    """As an encoder wants them: float32 `[n, 3, S, S]`."""
+    """Scale, subtract the mean, divide by the deviation: float32 `[n, 3, S, S]`."""
     shades = _normalisation_table(preprocess)
     out = np.empty((len(images), 3, preprocess.crop, preprocess.crop), np.float32)
     for values, planes in zip(images, out, strict=True):
@@ -138,16 +138,16 @@ def normalise(images: Sequence[Values], preprocess: ImagePreprocess) -> Tensor:
 
 
 def _normalisation_table(preprocess: ImagePreprocess) -> np.ndarray[Any, Any]:
-    """What each of 256 values becomes: float32 `[3, 256]`. 1/255 acts in float64, mean and deviation in float32."""
+    """Lookup table of normalised values, float32 `[3, 256]`. 1/255 acts in float64, mean and deviation in float32."""
     scaled = (np.arange(256) * (1 / 255)).astype(np.float32)
     mean, std = (np.array(v, dtype=np.float32)[:, None] for v in (preprocess.mean, preprocess.std))
     return (scaled - mean) / std
 
 
 def _resize_one(image: Pillow.Image, preprocess: ImagePreprocess) -> Pillow.Image:
-    """Pad if the checkpoint wants it, then shorter side to `size`, then the centre."""
+    """Pad to a square if the checkpoint asks for it, resize the shorter side to `size`, crop the centre."""
     if preprocess.pad and image.width != image.height:
-        if max(image.size) > MAX_CANVAS_SIDE:  # its square would take gigabytes for no visible gain
+        if max(image.size) > MAX_CANVAS_SIDE:  # a larger square would take gigabytes
             image = image.copy()
             image.thumbnail((MAX_CANVAS_SIDE, MAX_CANVAS_SIDE), Pillow.Resampling.BICUBIC)
         side = max(image.size)
@@ -166,7 +166,7 @@ def _resize_one(image: Pillow.Image, preprocess: ImagePreprocess) -> Pillow.Imag
 
 
 def _trim(image: Pillow.Image) -> Pillow.Image:
-    """The middle of a sliver: enlarging all of it would take gigabytes, and the crop keeps only the middle."""
+    """The middle of a very long image: resizing all of it would take gigabytes, and the crop keeps only the middle."""
     most = MAX_ASPECT * min(image.size)
     width, height = min(image.width, most), min(image.height, most)
     left, top = (image.width - width) // 2, (image.height - height) // 2

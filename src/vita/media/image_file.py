@@ -15,9 +15,9 @@ from PIL import Image as Pillow
 
 from vita.errors import Cancelled, MediaError
 from vita.media.formats import HEAD_BYTES, open_listed, refuse_by_head, sizes_in_ico
-from vita.media.grey import GreyRange, check_tiff, declared_range, to_grey
+from vita.media.grey import BLOCK_PIXELS, GreyRange, check_tiff, declared_range, to_grey
 from vita.media.jpeg import START as JPEG_START
-from vita.media.jpeg import closed_jpeg, scan_jpeg
+from vita.media.jpeg import closed_jpeg, pixel_segments_only, scan_jpeg
 from vita.media.png import SIGNATURE as PNG_SIGNATURE
 from vita.media.png import check_png, pixel_chunks_only, prepare_key
 from vita.media.policy import ReadGuard
@@ -84,15 +84,18 @@ def open_image(stream: BinaryIO, options: MediaOptions, name: str) -> Pillow.Ima
 
 
 def _open_or_repair(stream: BinaryIO, head: bytes) -> Pillow.Image:
-    """Open; a PNG whose side chunks stop Pillow once more without them."""
+    """Open; a PNG or JPEG whose text, profiles and the like stop Pillow once more without them."""
     try:
         return open_listed(stream)
     except (MediaError, Cancelled, Pillow.DecompressionBombError):
         raise
     except Exception:
-        if not head.startswith(PNG_SIGNATURE):
+        if head.startswith(PNG_SIGNATURE):
+            return open_listed(pixel_chunks_only(stream))
+        if not head.startswith(JPEG_START):
             raise
-        return open_listed(pixel_chunks_only(stream))
+        stream.seek(0)
+        return open_listed(io.BytesIO(pixel_segments_only(stream.read())))
 
 
 def undecoded_file(image: Pillow.Image, name: str) -> BinaryIO | None:
@@ -196,8 +199,7 @@ def _to_rgb(
             if isinstance(key := image.info.get("transparency"), int):
                 keyed = np.asarray(image) == key
         elif image.has_transparency_data:
-            white = Pillow.new("RGBA", image.size, "white")
-            rgb = Pillow.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+            rgb = _on_white(image, name, guard)
         else:
             rgb = image.convert("RGB")
         if keyed is not None:
@@ -205,12 +207,23 @@ def _to_rgb(
     return rgb if turn is None else rgb.transpose(turn)
 
 
+def _on_white(image: Pillow.Image, name: str, guard: ReadGuard) -> Pillow.Image:
+    """A transparent image on white, in blocks of rows: the steps between take three times the memory of the result."""
+    out = Pillow.new("RGB", image.size)
+    step = max(1, BLOCK_PIXELS // image.width)
+    for top in range(0, image.height, step):
+        guard.check(name)
+        block = image.crop((0, top, image.width, min(image.height, top + step))).convert("RGBA")
+        out.paste(Pillow.alpha_composite(Pillow.new("RGBA", block.size, "white"), block).convert("RGB"), (0, top))
+    return out
+
+
 def _orientation(image: Pillow.Image) -> int:
     """The EXIF orientation, 1 if there is none or it cannot be read."""
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
     except (SyntaxError, ValueError, TypeError, KeyError, IndexError, OSError, struct.error):
-        return 1  # damaged EXIF: the pixels are sound and can be shown
+        return 1  # damaged EXIF does not spoil the pixels
     return value if isinstance(value, int) else 1
 
 

@@ -1,4 +1,4 @@
-"""JPEG: counting scans before decoding, and closing a file whose end is missing."""
+"""JPEG: counting scans before decoding, closing a file whose end is missing, leaving out side segments."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ START = b"\xff\xd8"
 END = b"\xff\xd9"
 # Inside coded data, FF 00 is a byte of data and FF D0 to FF D7 are restarts; any other FF xx is a marker.
 MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
-SOS, EOI = 0xDA, 0xD9
+SOS, EOI, EXIF, ADOBE, COMMENT = 0xDA, 0xD9, 0xE1, 0xEE, 0xFE
+ADOBE_LENGTH = 12  # bytes; what it says of the colours is in the last one
 STANDALONE = (0x01, *range(0xD0, 0xD9))  # markers without a length
-USUAL_SCANS = 64  # a progressive JPEG has about ten
 
 
 class JpegScans(NamedTuple):
@@ -53,3 +53,22 @@ def closed_jpeg(data: bytes) -> bytes | None:
         return None
     kept = data[: found.end]
     return (kept[:-1] if kept.endswith(b"\xff") else kept) + END
+
+
+def pixel_segments_only(data: bytes) -> bytes:
+    """The same JPEG without comments, profiles and other side segments before its pixels.
+
+    EXIF (the orientation) and Adobe's segment (the colour space) stay, the latter if it is complete.
+    """
+    out, position = bytearray(START), 2
+    while position + 4 <= len(data) and data[position] == 0xFF and data[position + 1] != SOS:
+        marker = data[position + 1]
+        end = position + 2 + max(2, int.from_bytes(data[position + 2 : position + 4], "big"))
+        body = data[position + 4 : end]
+        side = 0xE0 <= marker <= 0xEF or marker == COMMENT
+        exif = marker == EXIF and body.startswith(b"Exif\0\0")
+        adobe = marker == ADOBE and body.startswith(b"Adobe") and len(body) >= ADOBE_LENGTH
+        if not side or exif or adobe:
+            out += data[position:end]
+        position = end
+    return bytes(out + data[position:])

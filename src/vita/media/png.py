@@ -18,7 +18,7 @@ from vita.media.formats import open_listed
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_CHUNKS = 200_000  # Pillow takes microseconds for each, also for empty ones
 PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"fcTL", b"fdAT", b"IEND")  # kept without a check; Pillow makes its own
-CHECKED_CHUNKS = (b"tRNS", b"eXIf", b"acTL")  # they change what is shown, so they are kept if they are sound
+CHECKED_CHUNKS = (b"tRNS", b"eXIf", b"acTL")  # they change what is shown, so they are kept if they are valid
 NEXT_CHUNK = re.compile(rb"PLTE|tRNS|acTL|fcTL|IDAT|IEND")
 TRNS_LENGTHS = {0: (2, 2), 2: (6, 6), 3: (1, 256)}  # by colour type
 SEARCH_BYTES = 1 << 20  # looked through for the next chunk after a wrong length
@@ -60,10 +60,10 @@ def pixel_chunks_only(stream: BinaryIO) -> io.BytesIO:
     out.write(SIGNATURE)
     colour = data[25] if len(data) > 25 else 0
     for kind, start, length in _chunks(io.BytesIO(data)):
-        whole = data[start : start + 12 + length]
-        body = whole[8 : 8 + length]
-        if kind in PIXEL_CHUNKS or (kind in CHECKED_CHUNKS and _is_intact(kind, body, whole[8 + length :], colour)):
-            out.write(whole)
+        record = data[start : start + 12 + length]
+        body = record[8 : 8 + length]
+        if kind in PIXEL_CHUNKS or (kind in CHECKED_CHUNKS and _is_valid(kind, body, record[8 + length :], colour)):
+            out.write(record)
     out.seek(0)
     return out
 
@@ -94,7 +94,7 @@ def _chunks(stream: BinaryIO) -> Iterator[Chunk]:
         start = last = last + 8 + found.start() - 4
 
 
-def _is_intact(kind: bytes, body: bytes, crc: bytes, colour: int) -> bool:
+def _is_valid(kind: bytes, body: bytes, crc: bytes, colour: int) -> bool:
     if zlib.crc32(kind + body).to_bytes(4, "big") != crc:
         return False
     if kind == b"tRNS":

@@ -1,4 +1,4 @@
-"""The reference's resampler (spec section 5.2), kept for parity; everyone else is served by soxr."""
+"""The reference's resampler (spec section 5.2), for parity; the default is soxr."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Samples: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 
 ZERO_CROSSINGS = 6
 ROLLOFF = 0.99
-KERNEL_LIMIT = 1 << 24  # numbers held in one piece of the kernel; 44.1 to 16 kHz takes 76,000
+KERNEL_LIMIT = 1 << 24  # elements of the kernel computed at a time; 44.1 to 16 kHz takes 76,000
 
 
 def resample_reference(channels: Samples, from_rate: int, to_rate: int) -> Samples:
@@ -33,11 +33,11 @@ def resample_reference(channels: Samples, from_rate: int, to_rate: int) -> Sampl
     width = math.ceil(ZERO_CROSSINGS * old / base)
     taps = torch.arange(-width, width + old, dtype=torch.float64)[None, :] / old
     padded = torch.nn.functional.pad(torch.from_numpy(channels), (width, width + old))[:, None]
-    # Rates with no common divisor have a kernel of gigabytes; its rows are independent, so it is made in pieces.
+    # The kernel of rates without a common divisor takes gigabytes. Its rows are independent: compute it in blocks.
     rows = max(1, KERNEL_LIMIT // taps.shape[1])
     pieces = []
     for first in range(0, new, rows):
-        # The phase is rounded to float32, the rest is float64, the kernel is kept as float32.
+        # The phase is rounded to float32, the rest is float64, the kernel is stored as float32.
         numbers = torch.arange(-first, -min(new, first + rows), -1, dtype=torch.float32)
         phase = (numbers / new).double()[:, None]
         t = ((phase + taps) * base).clamp(-ZERO_CROSSINGS, ZERO_CROSSINGS)
