@@ -166,7 +166,7 @@ class FakeModel:
             raise BrokenInput("decode")
         return self.logits(states[None, :, None])[0]
 
-    def select(self, hidden: tuple[Tensor, object]) -> Tensor:
+    def extract_features(self, hidden: tuple[Tensor, object]) -> Tensor:
         return hidden[0]
 
     def projector(self, pixels: Tensor) -> Tensor:
@@ -237,6 +237,8 @@ class FakeEngine:
         layers: int = 3, **limits: Any,
     ) -> None:  # fmt: skip
         self.clock = FakeClock()
+        if is_async:  # a step is only queued: a fixed time bounds the work beside it
+            limits = {"work_seconds": 3.0} | limits
         self.limits = Limits(**limits)
         self.model = FakeModel(folder, self.clock, layers=layers, context=self.limits.context)
         self.max_events = max_events
