@@ -60,7 +60,7 @@ class EngineCore:
         self.options, self.start_job = options, start_job
         self.inbox = Inbox()
         self.counters = Counters()
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # a finalizer may run while its thread holds it
         self.open = 0
         self.closed = False
         self.failure: BaseException | None = None

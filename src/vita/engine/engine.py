@@ -5,6 +5,8 @@ submit → media worker → inbox → engine thread (`engine.core`) → events o
 
 from __future__ import annotations
 
+import atexit
+import functools
 import threading
 import time
 import weakref
@@ -26,6 +28,8 @@ from vita.options import EngineOptions
 from vita.prompt.processor import ProcessedInputs, Processor, split_system
 from vita.runtime.clock import Stopwatch
 from vita.types import MediaOptions, Message, SamplingParams
+
+EXIT_SECONDS = 10.0  # that the end of the process waits for a step to end
 
 ReadPrompt = Callable[[Stopwatch, ReadGuard], ProcessedInputs]
 
@@ -50,7 +54,9 @@ class Engine:
         self.core = core = EngineCore(options or EngineOptions(), self._workers.submit)
         self._finalizer = weakref.finalize(self, _close, core, self._workers)
         self._finalizer.atexit = False
-        self._thread = threading.Thread(target=core.run, args=(checkpoint, progress), name="vita-engine", daemon=True)
+        self._thread = threading.Thread(
+            target=_run, args=(core, self._workers, checkpoint, progress), name="vita-engine", daemon=True
+        )
         self._thread.start()
         try:
             while not core.loaded.wait(0.1):  # in slices, so that Ctrl-C reaches the caller of `load`
@@ -215,6 +221,23 @@ class Engine:
         self._finalizer()
         if self._thread is not threading.current_thread():
             self._thread.join()
+
+
+def _run(core: EngineCore, workers: MediaWorkers, checkpoint: Checkpoint, progress: Progress | None) -> None:
+    """The engine thread. It ends before the interpreter does: a daemon thread that returns from C++ after that is
+    killed there, which aborts the process."""
+    end = functools.partial(_end_at_exit, core, workers, threading.current_thread())
+    atexit.register(end)
+    try:
+        core.run(checkpoint, progress)
+    finally:
+        atexit.unregister(end)
+
+
+def _end_at_exit(core: EngineCore, workers: MediaWorkers, thread: threading.Thread) -> None:
+    _close(core, workers)
+    workers.join(1.0)
+    thread.join(EXIT_SECONDS)
 
 
 def _close(core: EngineCore, workers: MediaWorkers) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 
 WORKERS = 2
@@ -35,6 +36,19 @@ class MediaWorkers:
         for _ in self._threads:
             self._jobs.put(None)
 
+    def join(self, seconds: float) -> None:
+        """After `close`: wait at most so long for the threads to end. One that hangs in a read does not."""
+        until = time.monotonic() + seconds
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
+
     def _run(self) -> None:
-        while (job := self._jobs.get()) is not None:
+        while self._run_next():
+            pass
+
+    def _run_next(self) -> bool:
+        # In a function of its own: a variable of a waiting thread would hold on to the last job, its media and engine.
+        job = self._jobs.get()
+        if job is not None:
             job()
+        return job is not None
