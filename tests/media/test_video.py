@@ -119,5 +119,5 @@ def test_errors_say_what_and_where(tmp_path: Path) -> None:
 
 
 def test_a_video_without_sound_says_so(tmp_path: Path) -> None:
-    with pytest.raises(MediaError, match="no sound"):
+    with pytest.raises(MediaError, match="no audio"):
         load_audio(Audio(write(tmp_path / "a.mp4"), from_video=True))

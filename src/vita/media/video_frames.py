@@ -14,6 +14,7 @@ from PIL import Image as Pillow
 
 from vita.errors import MediaError
 from vita.media.ffmpeg import Damage, decoded_frames, open_container
+from vita.media.policy import UNGUARDED
 from vita.media.source import Loaded
 from vita.types import MediaOptions
 
@@ -43,7 +44,7 @@ def read_timeline(loaded: Loaded, options: MediaOptions) -> Timeline:
     Raises:
         MediaError: not a video, or frames over the pixel limit.
     """
-    with open_container(loaded, "video", FORMATS) as container:
+    with open_container(loaded, "a video", FORMATS) as container:
         track = _video_track(container, loaded, options)
         damage = Damage()
         packets = [p for p in _packets(container, track, damage) if not p[3]]
@@ -92,7 +93,7 @@ def _decode(
     import av
 
     pictures: dict[int, Pillow.Image] = {}
-    with open_container(loaded, "video", FORMATS) as container:
+    with open_container(loaded, "a video", FORMATS) as container:
         track = _video_track(container, loaded, options)
         track.thread_type = "AUTO"
         keys = [timeline.keys[n] for n in wanted]
@@ -139,7 +140,7 @@ def _by_stamp(
             container.seek(timeline.starts[at][1], stream=track)
             frames = None
         if frames is None:
-            frames = decoded_frames(container, track, damage)
+            frames = decoded_frames(container, track, damage, UNGUARDED, "")
         for frame in frames:
             if frame.pts is None:
                 continue
@@ -153,7 +154,7 @@ def _by_stamp(
 def _by_number(container: Any, track: Any, wanted: list[int], damage: Damage) -> Iterator[tuple[int, Any]]:
     """Frames by number, for files without time stamps."""
     names = set(wanted)
-    for number, frame in enumerate(decoded_frames(container, track, damage)):
+    for number, frame in enumerate(decoded_frames(container, track, damage, UNGUARDED, "")):
         if number in names and not frame.is_corrupt:
             yield number, frame
         if number >= wanted[-1]:
