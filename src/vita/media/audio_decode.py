@@ -162,7 +162,7 @@ def _read_ffmpeg(loaded: Loaded, notes: list[str], guard: ReadGuard) -> Iterator
 
 
 def _read_part(part: Loaded, to_blocks: _Blocks, damage: Damage, guard: ReadGuard) -> Iterator[Block]:
-    from vita.media.ffmpeg import decoded_frames, known_tracks, open_container
+    from vita.media.ffmpeg import decoded_frames, known_tracks, open_container, read_packets
 
     with open_container(part, "an audio file", FORMATS, guard) as container:
         if not container.streams.audio:
@@ -179,7 +179,8 @@ def _read_part(part: Loaded, to_blocks: _Blocks, damage: Damage, guard: ReadGuar
             decoder.flags2 |= SKIP_MANUAL
         gaps = _Gaps() if container.format.name in COUNTED else None
         count, last = 0, None
-        frames = decoded_frames(container, tracks[0], damage, guard, part.name, decoder)
+        packets = read_packets(container, tracks[0], damage, guard, part.name)
+        frames = decoded_frames(packets, decoder, damage)
         if untrimmed:
             next(frames, None)  # the first packet only prepares the decoder
         for frame in frames:

@@ -60,6 +60,8 @@ class Damage:
         self.packets = 0  # that could not be decoded
         self.gaps = 0  # places where the stamps show that something is missing
         self.broken_off = False  # reading failed before the end of the file
+        self.read = 0  # packets read, damaged or not
+        self.incomplete = 0  # of these, what the container knows to be incomplete; they may decode all the same
 
     def __bool__(self) -> bool:
         return self.packets > 0 or self.gaps > 0 or self.broken_off
@@ -78,19 +80,14 @@ def read_packets(container: Any, track: Any, damage: Damage, guard: ReadGuard, n
             damage.broken_off = True
             return
         if packet.size:
+            damage.read += 1
+            damage.incomplete += packet.is_corrupt
             yield packet
 
 
-def decoded_frames(
-    container: Any, track: Any, damage: Damage, guard: ReadGuard, name: str, decoder: Any = None
-) -> Iterator[Any]:
-    """The frames of a track from the current position; packets that cannot be decoded are counted and passed over.
-
-    Args:
-        decoder: PyAV codec context; None: the track's own.
-    """
-    decoder = decoder or track.codec_context
-    for packet in read_packets(container, track, damage, guard, name):
+def decoded_frames(packets: Iterator[Any], decoder: Any, damage: Damage) -> Iterator[Any]:
+    """The frames in packets. Packets that cannot be decoded are counted and passed over."""
+    for packet in packets:
         try:
             frames = decoder.decode(packet)
         except READ_ERRORS:
