@@ -151,7 +151,7 @@ def test_arrays() -> None:
     int16 = (tone() * 32767).astype(np.int16)
     wave = load_audio(Audio(int16, sample_rate=16000))
     assert np.allclose(wave.samples, tone(), atol=1e-4)
-    with pytest.raises(MediaError, match="not a sound"):
+    with pytest.raises(MediaError, match="not audio"):
         load_audio(Audio(np.zeros((2, 2, 2), np.float32)))
 
 
@@ -163,7 +163,7 @@ def test_a_long_sound_is_refused_from_its_header() -> None:
 
 def test_errors_say_what_and_where(tmp_path: Path) -> None:
     cases = {
-        "text.wav": (b"this is not a sound at all", "not a sound"),
+        "text.wav": (b"this is not a sound at all", "not an audio file"),
         "empty.wav": (b"", "is empty"),
         "none.wav": (wav(np.zeros(0, np.float32)), "no samples"),
         "nan.wav": (wav(np.full(100, np.nan, np.float32), subtype="FLOAT"), "not numbers"),
@@ -194,3 +194,34 @@ def test_three_hours_of_sound_are_refused_before_they_are_decoded(tmp_path: Path
         stream.truncate(44 + size)
     with pytest.raises(MediaError, match=r"long\.wav: lasts 180 minutes, longer than the limit of 60 minutes"):
         load_audio(Audio(file), MediaOptions(), 16000)
+
+
+@pytest.mark.parametrize("value", [1e11, 1e19, 3e38, -3e38])
+def test_samples_too_large_for_the_power_spectrum_are_refused(value: float) -> None:
+    samples = tone()
+    samples[100] = value
+    for audio in (
+        Audio(wav(samples, subtype="FLOAT")),
+        Audio(wav(samples.astype(np.float64), subtype="DOUBLE")),
+        Audio(samples, sample_rate=16000),
+        Audio(np.stack([samples, tone()], axis=1), sample_rate=16000),
+    ):
+        for options in (MediaOptions(), REFERENCE):
+            with pytest.raises(MediaError, match=r"holds samples above 1e\+10; scale them"):
+                load_audio(audio, options)
+
+
+@pytest.mark.parametrize("value", [1e39, 1e300, -1e300])
+def test_float64_beyond_float32_is_refused(value: float) -> None:
+    samples = tone().astype(np.float64)
+    samples[100] = value
+    with pytest.raises(MediaError, match=r"holds samples above 1e\+10"):
+        load_audio(Audio(samples, sample_rate=16000))
+    with pytest.raises(MediaError, match="holds samples"):
+        load_audio(Audio(wav(samples, subtype="DOUBLE")))
+
+
+@pytest.mark.parametrize("scale", [32768.0, 2.0**31])
+def test_floats_at_the_scale_of_integers_give_finite_features(scale: float) -> None:
+    wave = load_audio(Audio(wav(tone() * np.float32(scale), subtype="FLOAT")))
+    assert torch.isfinite(filterbank(torch.from_numpy(wave.samples), FilterbankConfig())).all()

@@ -106,7 +106,7 @@ def test_errors_say_what_and_where(tmp_path: Path) -> None:
     headless = tmp_path / "half.mp4"
     headless.write_bytes(write(tmp_path / "a.mp4").read_bytes()[:600])
     sound = Path(__file__).parents[1] / "goldens" / "mini" / "inputs" / "fm22k.wav"
-    for path, sentence in ((text, "not a video"), (headless, "damaged"), (sound, "only sound")):
+    for path, sentence in ((text, "not a video"), (headless, "damaged"), (sound, "only audio")):
         with pytest.raises(MediaError, match=sentence) as caught:
             load_video(Video(path))
         assert path.name in str(caught.value)
@@ -119,5 +119,5 @@ def test_errors_say_what_and_where(tmp_path: Path) -> None:
 
 
 def test_a_video_without_sound_says_so(tmp_path: Path) -> None:
-    with pytest.raises(MediaError, match="no sound"):
+    with pytest.raises(MediaError, match="no audio"):
         load_audio(Audio(write(tmp_path / "a.mp4"), from_video=True))

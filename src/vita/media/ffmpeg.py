@@ -1,129 +1,99 @@
-"""Files that hold tracks: opening them with PyAV, and the sound in them.
-
-Owns the dealings with FFmpeg that video and sound share. Imported only when a file needs it.
-"""
+"""PyAV containers: opening, choosing a track, reading packets and frames."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import av
-import numpy as np
 
 from vita.errors import MediaError
-from vita.media.resample import Samples
+from vita.media.policy import UNGUARDED, ReadGuard
 from vita.media.source import Loaded
 
-# Playlists (HLS, concat) name other files and addresses. FFmpeg would open them: a file sent by a stranger could
-# read this machine's files or knock at its neighbours. No protocol of this name exists, so nothing is opened.
+# Playlists (HLS, concat) name other files and addresses, which FFmpeg would open: an untrusted file could read this
+# machine's files or send requests to its network. No protocol of this name exists, so nothing is opened.
 ISOLATED = {"protocol_whitelist": "none"}
+DEFAULT_TRACK = 0x1  # FFmpeg's disposition of the track to play
+# What PyAV raises while it reads or decodes a damaged file.
+READ_ERRORS = (av.FFmpegError, EOFError)
+# Headers that stand among the packets where recordings were joined. A decoder refuses them; nothing is lost with them.
+HEADERS = (
+    b"ID3", b"TAG", b"APETAG", b"fLaC", b"OpusHead", b"OpusTags", b"Speex   ", b"\x7fFLAC", b"BBCD",
+    b"\x01vorbis", b"\x03vorbis", b"\x05vorbis", b"\x80theora", b"\x81theora", b"\x82theora",
+)  # fmt: skip
 
 
 @contextmanager
-def open_container(loaded: Loaded, kind: str, formats: str) -> Iterator[Any]:
-    """An open PyAV container; whatever FFmpeg says inside the block becomes one sentence.
+def open_container(loaded: Loaded, kind: str, formats: str, guard: ReadGuard = UNGUARDED) -> Iterator[Any]:
+    """An open PyAV container. FFmpeg's errors inside the block become one sentence.
 
     Args:
         loaded: the file.
-        kind: "video" or "sound", for the sentence.
+        kind: "a video" or "an audio file", for the sentence.
         formats: what to use instead, for the sentence.
+        guard: deadline and cancel of the request.
 
     Raises:
-        MediaError: not such a file, or damaged beyond reading.
+        MediaError: not such a file, damaged beyond reading, or the deadline has passed.
+        Cancelled: the caller cancelled.
     """
+    guard.check(loaded.name)
     try:
         with loaded.open() as stream, av.open(stream, metadata_errors="ignore", options=ISOLATED) as container:
             yield container
-    except (av.FFmpegError, ValueError, OSError, EOFError) as error:
-        raise MediaError(f"is not a {kind} in a known format, or is damaged", where=loaded.name, fix=formats) from error
+    except (*READ_ERRORS, ValueError, OSError) as error:
+        raise MediaError(f"is not {kind} in a known format, or is damaged", where=loaded.name, fix=formats) from error
+
+
+def known_tracks(tracks: Sequence[Any]) -> list[Any]:
+    """The tracks that FFmpeg has a decoder for, those marked as default first."""
+    known = [track for track in tracks if track.codec_context is not None]
+    return sorted(known, key=lambda track: not int(track.disposition) & DEFAULT_TRACK)
 
 
 class Damage:
-    """What went wrong while a track was decoded: counted, so that it can be said."""
+    """What could not be read or decoded, for the notes of a request."""
 
     def __init__(self) -> None:
         self.packets = 0  # that could not be decoded
-        self.broken_off = False  # the file could not be read to its end
+        self.gaps = 0  # places where the stamps show that something is missing
+        self.broken_off = False  # reading failed before the end of the file
+        self.read = 0  # packets read, damaged or not
+        self.incomplete = 0  # of these, what the container knows to be incomplete; they may decode all the same
 
     def __bool__(self) -> bool:
-        return self.packets > 0 or self.broken_off
+        return self.packets > 0 or self.gaps > 0 or self.broken_off
 
 
-def decoded_frames(container: Any, track: Any, damage: Damage) -> Iterator[Any]:
-    """The frames of a track from where the container stands; undecodable packets are counted and passed over."""
+def read_packets(container: Any, track: Any, damage: Damage, guard: ReadGuard, name: str) -> Iterator[Any]:
+    """The packets of a track from the current position, without the empty ones that PyAV adds at the end."""
     packets = container.demux(track)
     while True:
+        guard.check(name)
         try:
             packet = next(packets)
-        except StopIteration:
+        except (StopIteration, IndexError):  # IndexError: PyAV's end where tracks were added on the way
             return
-        except (av.FFmpegError, EOFError):
+        except READ_ERRORS:
             damage.broken_off = True
             return
+        if packet.size:
+            damage.read += 1
+            damage.incomplete += packet.is_corrupt
+            yield packet
+
+
+def decoded_frames(packets: Iterator[Any], decoder: Any, damage: Damage) -> Iterator[Any]:
+    """The frames in packets. Packets that cannot be decoded are counted and passed over."""
+    for packet in packets:
         try:
-            frames = packet.decode()
-        except (av.FFmpegError, EOFError):
-            damage.packets += 1
+            frames = decoder.decode(packet)
+        except READ_ERRORS:
+            if not bytes(memoryview(packet)[:8]).startswith(HEADERS):
+                damage.packets += 1
             continue
         yield from frames
-
-
-def decode_sound(loaded: Loaded, notes: list[str], check: Callable[[float], None]) -> Iterator[tuple[Samples, int]]:
-    """The first sound track in blocks.
-
-    Args:
-        loaded: a sound or a video.
-        notes: receives a sentence if a part could not be decoded.
-        check: called with the length in seconds the header promises; may raise.
-
-    Yields:
-        float32 `[channels, n]` and the rate in Hz, the same for all blocks.
-
-    Raises:
-        MediaError: no sound in it, not a known format, or nothing of it can be decoded.
-    """
-    with open_container(loaded, "sound", "use wav, flac, mp3, ogg, m4a or webm") as container:
-        if not container.streams.audio:
-            raise MediaError("has no sound in it", where=loaded.name)
-        track = container.streams.audio[0]
-        check(_promised_seconds(container, track))
-        damage = Damage()
-        to_planes = _Planes()
-        count = 0
-        for frame in decoded_frames(container, track, damage):
-            for samples in to_planes(frame):
-                count += 1
-                yield samples, to_planes.rate
-        if damage.packets > count:
-            raise MediaError("is a damaged sound", where=loaded.name)
-        if damage:
-            notes.append(f"{loaded.name}: it is damaged; the sound that could be decoded was used.")
-
-
-def _promised_seconds(container: Any, track: Any) -> float:
-    """Of the track where it says so, else of the whole file; 0 where neither does."""
-    if track.duration and track.time_base:
-        return float(track.duration * track.time_base)
-    return float(container.duration or 0) / av.time_base
-
-
-class _Planes:
-    """Frames of any sample format to float32 `[channels, n]`, all at the first frame's rate and layout."""
-
-    def __init__(self) -> None:
-        self.rate = 0
-        self._layout = ""
-        self._input: tuple[int, str, str] | None = None
-        self._resampler: Any = None
-
-    def __call__(self, frame: Any) -> list[Samples]:
-        # The decoder's rate can differ from the header's (HE-AAC doubles it), and a stream may change midway.
-        shape = (frame.sample_rate, frame.layout.name, frame.format.name)
-        if self._input is None:
-            self.rate, self._layout = shape[0], shape[1]
-        if shape != self._input:
-            self._resampler = av.AudioResampler(format="fltp", layout=self._layout, rate=self.rate)
-            self._input = shape
-        return [piece.to_ndarray().astype(np.float32, copy=False) for piece in self._resampler.resample(frame)]
+    with suppress(*READ_ERRORS):  # nothing was decoded, or the decoder keeps nothing back
+        yield from decoder.decode(None)

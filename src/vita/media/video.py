@@ -1,7 +1,4 @@
-"""Video: which frames are looked at, and getting just those (spec section 3.4).
-
-Owns the choice of frames; `frames` and `animation` decode them. Never holds more frames than are wanted.
-"""
+"""Video: choosing the frames to look at and reading only those (spec section 3.4)."""
 
 from __future__ import annotations
 
@@ -15,7 +12,8 @@ from PIL import Image as Pillow
 
 from vita.errors import MediaError
 from vita.media.animation import Animation, open_animation
-from vita.media.image import load_image
+from vita.media.image import load_image_with_notes
+from vita.media.policy import UNGUARDED, ReadGuard
 from vita.media.source import Loaded, array_values, read_source
 from vita.types import MediaOptions, Video
 
@@ -45,22 +43,27 @@ def pick_frames(
         fps: average frames per second of the clip; so slow a clip that the stride would be 0 gives every frame.
         n_frames: how many it has, 1 or more.
     """
-    stride = max(1, round(fps / sample_fps))  # Python rounds halves to even, as the reference does
+    stride = max(1, round(min(fps / sample_fps, n_frames)))  # Python rounds halves to even, as the reference does
     positions = list(range(0, n_frames, stride))
     return _fit_count(positions, max_frames, min_frames)
 
 
-def load_video(video: Video, options: MediaOptions | None = None, min_frames: int = MIN_FRAMES) -> Clip:
+def load_video(
+    video: Video, options: MediaOptions | None = None, min_frames: int = MIN_FRAMES, guard: ReadGuard = UNGUARDED
+) -> Clip:
     """The frames to look at.
 
     Args:
-        video: a source, or a list of pictures that are its frames (an array `[n, h, w, 3]` is such a list).
-        options: limits, and whether to do as the reference: rotation metadata ignored, frames picked by number
-            even where the rate varies.
+        video: a source, or a list of images that are its frames (an array `[n, h, w, 3]` is such a list).
+        options: limits, and whether to do as the reference: rotation, pixel aspect ratio and transparency ignored,
+            frames picked by number and the header's frame rate even where the rate varies.
         min_frames: a clip with fewer repeats them, as the model was trained to see it.
+        guard: deadline and cancel of the request.
 
     Raises:
-        MediaError: not a video, no frame in it (or in the asked stretch), damaged from the start, or too large.
+        MediaError: not a video, no frame in it (or in the requested stretch), damaged from the start, or too large; the
+            deadline has passed.
+        Cancelled: the caller cancelled.
     """
     options = options or MediaOptions()
     _check_request(video)
@@ -68,14 +71,15 @@ def load_video(video: Video, options: MediaOptions | None = None, min_frames: in
     if isinstance(source, np.ndarray) and source.ndim == 4:
         source = list(source)
     if isinstance(source, (list, tuple)):
-        return _from_pictures(source, video, options, min_frames)
+        return _from_images(source, video, options, min_frames, guard)
     if isinstance(source, (np.ndarray, Pillow.Image)):
-        raise MediaError("one picture is not a video", fix="pass it as an image, or a list of pictures")
-    loaded = read_source(source, options, "video")
-    animation = open_animation(loaded, options)
+        raise MediaError("one image is not a video", fix="pass it as an image, or a list of images")
+    loaded = read_source(source, options, "video", guard)
+    guard.check(loaded.name)
+    animation = open_animation(loaded, options, guard)
     if animation is not None:
         return _from_animation(animation, loaded, video, options, min_frames)
-    return _from_container(loaded, video, options, min_frames)
+    return _from_container(loaded, video, options, min_frames, guard)
 
 
 def _check_request(video: Video) -> None:
@@ -92,29 +96,46 @@ def _check_request(video: Video) -> None:
         raise MediaError(f"start of a video ({video.start:g} s) is after its end ({video.end:g} s)", fix="swap them")
 
 
-def _from_pictures(sources: Sequence[Any], video: Video, options: MediaOptions, min_frames: int) -> Clip:
+def _from_images(
+    sources: Sequence[Any], video: Video, options: MediaOptions, min_frames: int, guard: ReadGuard
+) -> Clip:
     if not sources:
-        raise MediaError("a video of no frames shows nothing", fix="pass at least one picture")
+        raise MediaError("a video of no frames shows nothing", fix="pass at least one image")
     # Given frames are taken to be sampled already: a stride of one.
     numbers = pick_frames(1.0, len(sources), max_frames=video.max_frames, min_frames=min_frames)
-    pictures = {n: load_image(sources[n], options) for n in sorted(set(numbers))}
+    images: dict[int, Pillow.Image] = {}
+    notes: list[str] = []
+    for n in sorted(set(numbers)):
+        guard.check("<frames>")
+        loaded = load_image_with_notes(sources[n], options, guard)
+        images[n] = loaded.image
+        notes += loaded.notes
     times = [n / video.fps for n in numbers]
-    return Clip([pictures[n] for n in numbers], times, video.fps, len(sources), _repeats("the clip", numbers))
+    repeats = _repeats("the clip", numbers)
+    return Clip([images[n] for n in numbers], times, video.fps, len(sources), (*notes, *repeats))
 
 
-def _from_container(loaded: Loaded, video: Video, options: MediaOptions, min_frames: int) -> Clip:
-    """Two passes: the times of all frames by their packets, then decode and keep the picked ones."""
-    from vita.media.video_frames import decode_frames, read_timeline
+def _from_container(loaded: Loaded, video: Video, options: MediaOptions, min_frames: int, guard: ReadGuard) -> Clip:
+    """Two passes: the times of all frames, mostly without decoding, then decode and keep the picked ones."""
+    from vita.media.video_frames import decode_frames, decode_timeline, read_timeline
 
-    timeline = read_timeline(loaded, options)
-    numbers = _pick_by_time(timeline.times, timeline.fps, video, options, min_frames, loaded.name)
-    pictures = decode_frames(loaded, timeline, numbers, options)
-    if not pictures:
+    def pick(timeline: Timeline) -> list[int]:
+        fps = (timeline.declared_fps if options.reference else 0.0) or timeline.fps
+        return _pick_by_time(timeline.times, fps, video, options, min_frames, loaded.name)
+
+    timeline = read_timeline(loaded, options, guard)
+    numbers = pick(timeline)
+    frames = decode_frames(loaded, timeline, numbers, options, guard)
+    if frames is None:
+        timeline = decode_timeline(loaded, options, guard)
+        numbers = pick(timeline)
+        frames = decode_frames(loaded, timeline, numbers, options, guard)
+    if not frames:
         raise MediaError("has no frame that can be decoded", where=loaded.name, fix="save the video again")
-    shown = [_nearest(n, pictures) for n in numbers]
+    shown = [_nearest(n, frames) for n in numbers]
     notes = _damage_notes(loaded.name, timeline, shown != numbers)
     return Clip(
-        [pictures[n] for n in shown],
+        [frames[n] for n in shown],
         [timeline.times[n] for n in shown],
         timeline.fps,
         len(timeline.times),
@@ -126,9 +147,9 @@ def _from_animation(animation: Animation, loaded: Loaded, video: Video, options:
     times = animation.times
     fps = len(times) / animation.seconds
     numbers = _pick_by_time(times, fps, video, options, min_frames, loaded.name)
-    pictures = animation.decode(sorted(set(numbers)), options)
+    frames = animation.decode(sorted(set(numbers)), options)
     return Clip(
-        [pictures[n] for n in numbers],
+        [frames[n] for n in numbers],
         [times[n] for n in numbers],
         fps,
         len(times),
@@ -139,7 +160,7 @@ def _from_animation(animation: Animation, loaded: Loaded, video: Video, options:
 def _pick_by_time(
     times: list[float], fps: float, video: Video, options: MediaOptions, min_frames: int, name: str
 ) -> list[int]:
-    """`pick_frames` in the asked stretch; where the rate varies, the frame on screen at each tick of the clock."""
+    """`pick_frames` in the requested stretch; where the rate varies, the frame on screen at each tick of the clock."""
     start = video.start or 0.0
     end = math.inf if video.end is None else video.end
     # A frame stays on screen until the next one comes.
@@ -154,16 +175,27 @@ def _pick_by_time(
     if options.reference or gaps.size == 0 or float(gaps.max()) < 1.5 * float(np.median(gaps)) + 1e-3:
         picks = pick_frames(fps, len(inside), sample_fps=video.fps, max_frames=video.max_frames, min_frames=min_frames)
     else:
-        ticks = np.arange(max(start, stretch[0]), stretch[-1] + 1e-6, 1.0 / video.fps)
-        shown = [max(0, int(np.searchsorted(stretch, t + 1e-6, side="right")) - 1) for t in ticks]
-        # No frame twice only because it stands long: still pictures would crowd out the rest.
-        picks = _fit_count(sorted(set(shown)), video.max_frames, min_frames)
+        # No frame twice only because it is shown long: it would crowd out the rest.
+        shown = _on_screen(np.array(stretch), max(start, stretch[0]), video.fps)
+        picks = _fit_count(shown, video.max_frames, min_frames)
     return [inside[p] for p in picks]
 
 
-def _nearest(number: int, pictures: dict[int, Pillow.Image]) -> int:
+def _on_screen(times: np.ndarray[Any, Any], start: float, fps: float) -> list[int]:
+    """Frames that are on screen at one of the seconds `start`, `start + 1/fps`, … The work grows with the frames only.
+
+    Args:
+        times: when each frame comes on, ascending, in seconds: float64 `[n]`.
+    """
+    # A tick belongs to the frame that comes on up to a microsecond later: both are rounded.
+    tick = np.maximum(0.0, np.ceil((times - 1e-6 - start) * fps))  # the first one at or after each frame's time
+    until = np.append(times[1:] - 1e-6, times[-1] + 2e-6)
+    return [int(n) for n in np.flatnonzero(start + tick / fps < until)]
+
+
+def _nearest(number: int, frames: dict[int, Pillow.Image]) -> int:
     """The decoded frame that stands for this one: the last good one before it, else the first."""
-    return max((n for n in pictures if n <= number), default=min(pictures))
+    return max((n for n in frames if n <= number), default=min(frames))
 
 
 def _damage_notes(name: str, timeline: Timeline, lost: bool) -> list[str]:

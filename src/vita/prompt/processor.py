@@ -130,8 +130,7 @@ class Processor:
         self, turn: PreparedTurn, video: Video, options: MediaOptions, watch: Stopwatch, guard: ReadGuard
     ) -> PreparedTurn:
         with watch.stage("media"):
-            clip = load_video(video, options)
-            guard.check("the video")
+            clip = load_video(video, options, guard=guard)
         with watch.stage("preprocess"):
             media = Media("video", self._tiles(clip.frames))
         return replace(
@@ -149,8 +148,7 @@ class Processor:
         self, turn: PreparedTurn, audio: Audio, options: MediaOptions, watch: Stopwatch, guard: ReadGuard
     ) -> PreparedTurn:
         with watch.stage("media"):
-            wave = load_audio(audio, options, self.config.filterbank.sample_rate)
-            guard.check("the audio")
+            wave = load_audio(audio, options, self.config.filterbank.sample_rate, guard=guard)
         with watch.stage("preprocess"):
             windows = self.windows(wave, reference=options.reference)
             media = Media("audio", (MediaSpan("audio", digest(*windows), self.audio_rows(windows), windows),))
