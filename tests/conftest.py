@@ -7,8 +7,13 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 import vita
+
+# A deadline of wall-clock time would decide by how busy the machine is.
+settings.register_profile("vita", deadline=None)
+settings.load_profile("vita")
 
 ROOT = Path(__file__).parents[1]
 SLOW = "SKIPPED LOUDLY: slow; ./test.sh --slow runs it"

@@ -166,7 +166,7 @@ def test_bytes_after_the_counted_samples_are_mentioned() -> None:
     data[place + 4 : place + 8] = struct.pack("<I", 48000)
     wave = load_audio(Audio(bytes(data)))
     assert wave.seconds == pytest.approx(0.5)
-    assert wave.notes == ("<144044 bytes>: 96,000 bytes after the audio that its header counts were not read.",)
+    assert wave.notes == ("<144,044 bytes>: 96,000 bytes after the audio that its header counts were not read.",)
     tagged = encode(chirp(), "WAV", "PCM_16") + b"LIST" + struct.pack("<I", 4) + b"INFO"
     assert load_audio(Audio(tagged)).notes == ()
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from vita.kernels.cpu.bindings import SUPPORTED_DTYPES, kernels
+from vita.kernels.torch_ops import torch_ops
 from vita.quant.linear import QUANTIZE_BLOCK, QuantizedLinear
 
 QMAX = 127
@@ -36,18 +37,18 @@ class Int8Linear(QuantizedLinear):
         if len(rows) > PACKED_MAX_ROWS:
             return None
         out = self._packed_matmul(rows)
-        return out if self.bias is None else out + self.bias
+        return out if out is None or self.bias is None else out + self.bias
 
-    def _packed_matmul(self, rows: Tensor) -> Tensor:
-        """`[n, in]` to `[n, out]` by PyTorch's int8 kernel, without the bias.
+    def _packed_matmul(self, rows: Tensor) -> Tensor | None:
+        """`[n, in]` to `[n, out]` by PyTorch's int8 kernel, without the bias; None if this build has none.
 
         PyTorch 2.13 crashes if the number of channels is not a multiple of 4 and the weights are not 16-byte aligned,
         as may happen in a memory-mapped file. So the last channels are dequantised instead.
         """
         packed = self.out_features // PACKED_CHANNELS * PACKED_CHANNELS
         scale = self.scale.to(rows.dtype)
-        out = torch._weight_int8pack_mm(rows, self.weight[:packed], scale[:packed])
-        if packed == self.out_features:
+        out = torch_ops().int8_linear(rows, self.weight[:packed], scale[:packed])
+        if out is None or packed == self.out_features:
             return out
         rest = rows @ self.weight[packed:].to(rows.dtype).t() * scale[packed:]
         return torch.cat([out, rest], dim=1)
