@@ -8,6 +8,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from vita.events import Done, Event, Result, Started
@@ -78,7 +79,7 @@ class EventQueue:
         loop, arrived = asyncio.get_running_loop(), asyncio.Event()
 
         def notify() -> None:
-            if not loop.is_closed():
+            with suppress(RuntimeError):  # the loop was closed: there is no reader any more
                 loop.call_soon_threadsafe(arrived.set)
 
         while True:
@@ -112,6 +113,8 @@ class Handle:
         self.request = request
         self._events, self._cancel, self._open, self._owner = events, cancel, count, owner
         self._ahead: deque[Event] = deque()  # taken by `started`, not yet handed out
+        self._error: BaseException | None = None  # that the request failed with
+        self._result: Result | None = None
         self._finalizer = weakref.finalize(self, cancel)
         self._finalizer.atexit = False
 
@@ -131,6 +134,8 @@ class Handle:
         Raises:
             VitaError: what went wrong with the request.
         """
+        if self._error is not None:
+            raise self._error
         try:
             while self._open or self._ahead:
                 if self._ahead:
@@ -148,6 +153,7 @@ class Handle:
 
     def _opened(self, item: Event | BaseException) -> Event:
         if isinstance(item, BaseException):
+            self._error = item
             self._end()
             raise item
         if isinstance(item, Done):
@@ -161,6 +167,8 @@ class Handle:
         self._finalizer.detach()
 
     async def __aiter__(self) -> AsyncIterator[Event]:
+        if self._error is not None:
+            raise self._error
         try:
             while self._open or self._ahead:
                 yield self._ahead.popleft() if self._ahead else self._opened(await self._events.aget())
@@ -172,17 +180,29 @@ class Handle:
         """Wait until the first token is known; media and length errors are raised here.
 
         Returns:
-            `Started`, or `Done` if the request was cancelled before.
+            `Started`, or `Done` if the request was cancelled before. A second call returns the same.
+
+        Raises:
+            RuntimeError: the events were read already.
         """
+        if self._error is not None:
+            raise self._error
+        for event in self._ahead:
+            if isinstance(event, (Started, Done)):
+                return event
         while True:
+            if not self._open:
+                raise RuntimeError("the events of this request were read already")
             event = self._opened(await self._events.aget())
             self._ahead.append(event)
             if isinstance(event, (Started, Done)):
                 return event
 
     def result(self, cancelled: Callable[[], bool] | None = None) -> Result:
-        """The whole first answer; blocks until it is done. Errors as for iteration."""
-        return Result.collect(self.iterate(cancelled))
+        """The whole first answer; blocks until it is done. A second call returns the same. Errors as for iteration."""
+        if self._result is None:
+            self._result = Result.collect(self.iterate(cancelled))
+        return self._result
 
     def results(self) -> list[Result]:
         """All answers, in the order of their index."""
@@ -192,4 +212,6 @@ class Handle:
 
     async def aresult(self) -> Result:
         """`result` for asyncio."""
-        return Result.collect([event async for event in self])
+        if self._result is None:
+            self._result = Result.collect([event async for event in self])
+        return self._result
