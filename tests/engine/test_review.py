@@ -10,7 +10,9 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from tests.checkpoints import copy_mini, edit_json
 
 import vita
@@ -18,6 +20,7 @@ from vita.engine.handle import EventQueue, Handle
 from vita.engine.session import Session
 from vita.errors import RequestError
 from vita.events import Done, Started, TextDelta, Timings, Usage
+from vita.media.filterbank import filterbank, filterbank_pieces
 from vita.media.policy import UNGUARDED
 from vita.prompt.processor import PreparedTurn
 from vita.runtime.clock import Stopwatch
@@ -250,3 +253,28 @@ def test_a_long_history_is_tokenised_turn_by_turn(mini_model: vita.Vita, monkeyp
     inputs = mini_model.engine.processor.assemble(turns, None, Stopwatch())
     assert inputs.dropped > 0
     assert sum(characters) < 3 * sum(len(str(turn.pieces[0])) for turn in turns) + 20_000
+
+
+# Work between decode steps
+
+
+def test_the_front_of_the_audio_encoder_pauses_too(mini_model: vita.Vita) -> None:
+    """30 s of audio: filterbank and convolutions come in pieces, and pieces are the whole."""
+    model = mini_model.engine.model
+    samples = torch.from_numpy(np.random.default_rng(3).normal(0, 0.1, 30 * 16000).astype(np.float32))
+    whole = filterbank(samples, model.config.filterbank)
+    banks = list(filterbank_pieces(samples, model.config.filterbank))
+    assert len(banks) > 4 and torch.allclose(torch.cat(banks), whole, atol=1e-5)
+    with torch.inference_mode():
+        pieces = list(model.audio.subsample_pieces(whole[None]))
+        subsampled = model.audio.subsample(model.audio.normalize(whole[None]))
+    assert len(pieces) > 8 and torch.allclose(torch.cat(pieces, dim=1), subsampled, atol=1e-5)
+
+
+@pytest.mark.parametrize("frames", [7, 10, 11, 255, 256, 259, 260, 513, 1027])
+def test_pieces_meet_at_every_length(mini_model: vita.Vita, frames: int) -> None:
+    model = mini_model.engine.model
+    bank = torch.from_numpy(np.random.default_rng(frames).normal(0, 1, (1, frames, 80)).astype(np.float32))
+    with torch.inference_mode():
+        pieces = torch.cat(list(model.audio.subsample_pieces(bank)), dim=1)
+        assert torch.allclose(pieces, model.audio.subsample(model.audio.normalize(bank)), atol=1e-5)
