@@ -126,7 +126,12 @@ class Vita:
             return self.engine.submit(
                 turns, params, options, priority=priority, deadline=deadline, cache_salt=cache_salt
             )
-        message = messages if isinstance(messages, Message) else messages[-1]
+        if options is not None or cache_salt:
+            raise RequestError("are the session's own", where="options and cache_salt", fix="pass them to session()")
+        turns = [messages] if isinstance(messages, Message) else list(messages)
+        if len(turns) != 1:
+            raise RequestError(f"takes one new turn, not {len(turns)}", where="a session", fix="pass the user's turn")
+        message = turns[0]
         return session.submit(message, params, priority=priority, deadline=deadline)
 
     def session(

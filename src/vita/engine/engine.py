@@ -128,8 +128,7 @@ class Engine:
         params = params or SamplingParams()
         check_params(params)
         self.processor.check_options(options)
-        if deadline is not None and not deadline > 0:
-            raise RequestError(f"must be over 0 seconds, not {deadline}", where="deadline")
+        _check_scheduling(priority, deadline, cache_salt)
         core, now = self.core, time.monotonic()
         request = Request(
             params, EventQueue(core.inbox.wake), cache_salt, session, priority, now, now,
@@ -238,6 +237,19 @@ def _end_at_exit(core: EngineCore, workers: MediaWorkers, thread: threading.Thre
     _close(core, workers)
     workers.join(1.0)
     thread.join(EXIT_SECONDS)
+
+
+def _check_scheduling(priority: object, deadline: object, cache_salt: object) -> None:
+    """The scheduler compares and adds these in the engine thread, where a wrong type would end every request."""
+    if not isinstance(priority, int) or isinstance(priority, bool):
+        raise RequestError(f"must be an integer, not {priority!r:.60}", where="priority")
+    if deadline is not None:
+        if not isinstance(deadline, (int, float)) or isinstance(deadline, bool):
+            raise RequestError(f"must be a number of seconds, not {deadline!r:.60}", where="deadline")
+        if not deadline > 0:
+            raise RequestError(f"must be over 0 seconds, not {deadline}", where="deadline")
+    if not isinstance(cache_salt, str):
+        raise RequestError(f"must be a str, not {type(cache_salt).__name__}", where="cache_salt")
 
 
 def _close(core: EngineCore, workers: MediaWorkers) -> None:

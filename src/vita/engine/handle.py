@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from vita.events import Done, Event, Result, Started
@@ -79,7 +79,7 @@ class EventQueue:
         loop, arrived = asyncio.get_running_loop(), asyncio.Event()
 
         def notify() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed; its reader is gone
+            with suppress(RuntimeError):  # the loop was closed: there is no reader any more
                 loop.call_soon_threadsafe(arrived.set)
 
         while True:
@@ -115,6 +115,8 @@ class Handle:
         self._open = count  # answers without `Done`
         self._first: Started | Done | None = None
         self._ahead: deque[Event] = deque()  # taken by `started`, not yet handed out
+        self._error: BaseException | None = None  # that the request failed with
+        self._result: Result | None = None
         self._finalizer = weakref.finalize(self, cancel)
         self._finalizer.atexit = False
 
@@ -134,6 +136,8 @@ class Handle:
         Raises:
             VitaError: what went wrong with the request.
         """
+        if self._error is not None:
+            raise self._error
         try:
             while self._open or self._ahead:
                 if self._ahead:
@@ -151,6 +155,7 @@ class Handle:
 
     def _opened(self, item: Event | BaseException) -> Event:
         if isinstance(item, BaseException):
+            self._error = item
             self._end()
             raise item
         if self._first is None and isinstance(item, (Started, Done)):
@@ -166,6 +171,8 @@ class Handle:
         self._finalizer.detach()
 
     async def __aiter__(self) -> AsyncIterator[Event]:
+        if self._error is not None:
+            raise self._error
         try:
             while self._open or self._ahead:
                 yield self._ahead.popleft() if self._ahead else self._opened(await self._events.aget())
@@ -177,20 +184,23 @@ class Handle:
         """Wait until the first token is known; media and length errors are raised here.
 
         Returns:
-            `Started`, or `Done` if the request was cancelled before. Iteration gives that event out, too.
+            `Started`, or `Done` if the request was cancelled before. Iteration gives that event out, too. A second call
+            returns the same.
 
         Raises:
-            RuntimeError: the request ended with an error, which was raised already.
+            VitaError: what went wrong with the request.
         """
         while self._first is None:
-            if not self._open:
-                raise RuntimeError("the request has ended with an error")
+            if self._error is not None:
+                raise self._error
             self._ahead.append(self._opened(await self._events.aget()))
         return self._first
 
     def result(self, cancelled: Callable[[], bool] | None = None) -> Result:
-        """The whole first answer; blocks until it is done. Errors as for iteration."""
-        return Result.collect(self.iterate(cancelled))
+        """The whole first answer; blocks until it is done. A second call returns the same. Errors as for iteration."""
+        if self._result is None:
+            self._result = Result.collect(self.iterate(cancelled))
+        return self._result
 
     def results(self) -> list[Result]:
         """All answers, in the order of their index."""
@@ -199,4 +209,6 @@ class Handle:
 
     async def aresult(self) -> Result:
         """`result` for asyncio."""
-        return Result.collect([event async for event in self])
+        if self._result is None:
+            self._result = Result.collect([event async for event in self])
+        return self._result

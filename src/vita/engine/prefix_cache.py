@@ -105,10 +105,11 @@ class PrefixCache:
 
         The last atom of a prompt is never shared, since its logits are wanted.
         """
+        wanted = tuple(atoms[:-1])
         best: CachedPrefix | None = None
         shared = 0
         for entry in self._entries:
-            if entry.salt == salt and (same := common_prefix(entry.atoms, tuple(atoms[:-1]))) > shared:
+            if entry.salt == salt and (same := common_prefix(entry.atoms, wanted)) > shared:
                 best, shared = entry, same
         return best, shared
 

@@ -24,8 +24,9 @@ from vita.engine.request import Sequence as Answer
 from vita.engine.sampler import log_probabilities, sample
 from vita.engine.scheduler import EncodeUnit, Plan, PrefillUnit, Unit
 from vita.engine.work import LayeredWork
-from vita.media.filterbank import filterbank, token_count
+from vita.media.filterbank import filterbank_pieces, token_count
 from vita.media.image import normalise
+from vita.model.audio import frame_mask
 from vita.model.kv_cache import KVCacheRagged
 from vita.runtime.clock import Clock
 from vita.runtime.threads import ThreadChoice
@@ -167,8 +168,11 @@ class Runner:
 
     def _run_unit(self, unit: Unit, budget: float, launched: Launched) -> None:
         try:
+            begun = self._clock()
             work = self._work_of(unit)
             start = self._clock()
+            if budget and start - begun > budget:
+                return  # an encoder was loaded: its first layer waits for the next step
             done = work.run_some(budget)
             seconds = self._clock() - start
         except Exception as error:
@@ -197,13 +201,20 @@ class Runner:
             self._work[1].close()
             self._work = None
 
-    def _layered(self, stage: str, rows: int, layers: Iterator[object]) -> LayeredWork:
+    def _layered(self, stage: str, rows: int, layers: Iterator[object], size: int) -> LayeredWork:
         """Work over layers, which choose their number of threads. While others decode on a GPU it waits for each layer:
-        their next step must not queue behind more layers than the budget allows."""
+        their next step must not queue behind more layers than the budget allows.
+
+        Args:
+            stage, rows: see `Work`.
+            layers: yields after each; a string names what it yields after, if that is no layer.
+            size: what a layer's time is proportional to. Durations are compared per size, among similar sizes.
+        """
 
         def timed() -> Iterator[object]:
-            for index in itertools.count():
-                what = (stage, rows, index == 0)  # the first step is the embedding
+            name: object = "first"  # normalisation or embedding
+            while True:
+                what = (stage, size.bit_length(), name)
                 self._layer_threads.before(what)
                 start = self._clock()
                 try:
@@ -212,7 +223,8 @@ class Runner:
                     return
                 if self._wait_for_layers:
                     torch.cuda.current_stream(self.model.device).synchronize()
-                self._layer_threads.after(what, self._clock() - start)
+                self._layer_threads.after(what, (self._clock() - start) / size)
+                name = layer if isinstance(layer, str) else "layer"
                 yield layer
 
         return LayeredWork(stage, rows, timed(), clock=self._clock)
@@ -223,8 +235,10 @@ class Runner:
             request.watch.add("load", seconds)
         self._results = {}
         self.encoded.misses += len(unit.spans)
-        layers = self._encode_images(unit.spans) if unit.kind == "image" else self._encode_audio(unit.spans[0])
-        return self._layered("vision" if unit.kind == "image" else "audio", len(unit.spans), layers)
+        if unit.kind == "image":
+            return self._layered("vision", len(unit.spans), self._encode_images(unit.spans), len(unit.spans))
+        span = unit.spans[0]
+        return self._layered("audio", 1, self._encode_audio(span), max(len(window) for window in span.data))
 
     def _encode_images(self, spans: Sequence[MediaSpan]) -> Iterator[object]:
         model = self.model
@@ -243,11 +257,19 @@ class Runner:
         pieces: list[Tensor] = []
         with model.residency.encoding("audio", "adapter"):
             for window in span.data:
-                bank = filterbank(torch.from_numpy(window), model.config.filterbank)  # [T, 80]
-                frames = len(bank)
-                lengths = torch.tensor([frames], device=model.device)
+                banks: list[Tensor] = []
+                for bank in filterbank_pieces(torch.from_numpy(window), model.config.filterbank):
+                    banks.append(bank)
+                    yield "filterbank"
+                bank = torch.cat(banks)[None].to(model.device)  # [1, T, 80]
+                frames = bank.shape[1]
+                subsampled: list[Tensor] = []
+                for frame in model.audio.subsample_pieces(bank):
+                    subsampled.append(frame)
+                    yield "subsample"
+                mask = frame_mask(frames, torch.tensor([frames], device=model.device))
                 state = None
-                for state in model.audio.hidden_states(bank[None].to(model.device), lengths):
+                for state in model.audio.layer_states(torch.cat(subsampled, dim=1), mask):
                     yield state
                 assert state is not None
                 rows, _ = model.adapter(*state)  # [1, rows, H]
@@ -260,7 +282,8 @@ class Runner:
             if request.embeds is None:
                 request.embeds = fuse(request.spans, decoder.embed_tokens, request.features)
                 request.features = {}
-        return self._layered("prefill", sum(rows for _, rows in unit.parts), self._prefill(unit))
+        rows = sum(rows for _, rows in unit.parts)
+        return self._layered("prefill", rows, self._prefill(unit), rows)
 
     def _prefill(self, unit: PrefillUnit) -> Iterator[object]:
         decoder = self.model.decoder

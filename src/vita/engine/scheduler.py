@@ -303,15 +303,17 @@ class Scheduler:
             self.running.remove(sequence)
 
     def expired(self) -> list[Request]:
-        """Requests that must end now: cancelled, past their deadline, or with a queue that nobody reads."""
+        """Requests that must end now: cancelled, past their deadline, or with a queue that nobody reads. In order of
+        arrival, since a session's history depends on it."""
         now = self._clock()
-        return [
+        found = [
             request
             for request in self.requests()
             if request.cancelled
             or (request.deadline is not None and now >= request.deadline)
             or request.events.unread_for() > UNREAD_SECONDS
         ]
+        return sorted(found, key=lambda request: request.arrived)
 
     def next_deadline(self) -> float | None:
         """Seconds until a request can expire without a message from outside; None: never."""

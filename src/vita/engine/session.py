@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import weakref
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from vita.engine.engine import Engine
 from vita.engine.handle import Handle
@@ -13,11 +13,26 @@ from vita.engine.request import Request
 from vita.errors import RequestError
 from vita.media.policy import ReadGuard
 from vita.media.source import snapshot_memory
-from vita.prompt.processor import PreparedTurn, ProcessedInputs, split_system
+from vita.prompt.processor import PreparedTurn, ProcessedInputs, split_system, without_oldest
 from vita.runtime.clock import Stopwatch
 from vita.types import MediaOptions, Message, SamplingParams
 
 _numbers = itertools.count(1)
+
+
+@dataclass(eq=False)
+class _OpenTurn:
+    """A user's turn that is being answered.
+
+    Attributes:
+        turn: with its media decoded; None until a media worker has read it.
+        heard: characters of its answer that are kept; None: all.
+        forgotten: the session was reset meanwhile.
+    """
+
+    turn: PreparedTurn | None = None
+    heard: int | None = None
+    forgotten: bool = False
 
 
 class Session:
@@ -25,6 +40,7 @@ class Session:
 
     Each `submit` adds the user's turn and the model's answer to the history once the answer has ended. A turn that
     failed, or that the model took for noise, leaves no trace. A cancelled answer stays as far as it was given out.
+    Decoded media stay in memory with their turn, until the turn no longer fits the context and is forgotten.
 
     Args:
         engine: the model's.
@@ -41,15 +57,15 @@ class Session:
         self._number = next(_numbers)
         self._lock = threading.Lock()
         self._turns: list[PreparedTurn] = []
-        self._newest: PreparedTurn | None = None  # the user's turn that is being answered
-        self._heard: int | None = None  # characters of the running answer that are kept
+        self._open: _OpenTurn | None = None  # the newest one; None: it is answered
+        self._dropped = 0  # turns that are forgotten since they no longer fit the context
         self._last: Handle | None = None
         self._finalizer = weakref.finalize(self, engine.unpin, self._number)
         self._finalizer.atexit = False
 
     @property
     def turns(self) -> tuple[PreparedTurn, ...]:
-        """The history: user and assistant turns, oldest first."""
+        """The history, as far as it fits the context: user and assistant turns, oldest first."""
         with self._lock:
             return tuple(self._turns)
 
@@ -72,36 +88,45 @@ class Session:
         message = snapshot_memory(message, self.options)
         if params is not None and params.n != 1:
             raise RequestError("must be 1 in a session", where="n")
-        before = None if self._last is None else self._last.request
-        if before is not None and not before.ended and not before.cancelled:
-            raise RequestError("the turn before is still being answered", fix="read it to its end, or cancel it")
+        current = _OpenTurn()
 
         def read(watch: Stopwatch, guard: ReadGuard) -> ProcessedInputs:
             turn = self._engine.processor.read_turn(message, self.options, watch, guard)
             with self._lock:
-                self._newest, self._heard = turn, None
-                turns = [*self._turns, turn]
-            return self._engine.processor.assemble(turns, self.system, watch)
+                current.turn = turn
+                turns, dropped = [*self._turns, turn], self._dropped
+            inputs = self._engine.processor.assemble(turns, self.system, watch, dropped)
+            with self._lock:
+                if inputs.dropped > dropped and not current.forgotten:
+                    self._turns = without_oldest(turns, inputs.dropped - dropped)[:-1]
+                    self._dropped = inputs.dropped
+            return inputs
 
-        handle = self._engine.submit_prompt(
-            read, params, self.options, session=self._number, priority=priority, deadline=deadline,
-            cache_salt=self.cache_salt, on_end=self._ended, after=before,
-        )  # fmt: skip
-        self._last = handle
+        with self._lock:
+            before = None if self._last is None else self._last.request
+            if before is not None and not before.ended and not before.cancelled:
+                raise RequestError("the turn before is still being answered", fix="read it to its end, or cancel it")
+            handle = self._engine.submit_prompt(
+                read, params, self.options, session=self._number, priority=priority, deadline=deadline,
+                cache_salt=self.cache_salt, on_end=lambda request: self._ended(request, current), after=before,
+            )  # fmt: skip
+            self._last, self._open = handle, current
         return handle
 
-    def _ended(self, request: Request) -> None:
+    def _ended(self, request: Request, current: _OpenTurn) -> None:
         """Keep a turn and its answer; called in the engine thread."""
         with self._lock:
-            turn, self._newest = self._newest, None
-            if turn is None or request.error is not None:
+            turn, heard = current.turn, current.heard
+            if self._open is current:
+                self._open = None
+            if turn is None or request.error is not None or current.forgotten:
                 return
             answer = request.sequences[0] if request.sequences else None
             if answer is not None and answer.text.state == "noise":
                 return
             said = "" if answer is None else "".join(answer.pieces)
-            if self._heard is not None:
-                said, self._heard = said[: self._heard], None
+            if heard is not None:
+                said = said[:heard]
             self._turns.append(turn)
             if said:
                 self._turns.append(PreparedTurn("assistant", (said,)))
@@ -118,8 +143,8 @@ class Session:
         if heard_characters < 0:
             raise RequestError(f"must be 0 or more, not {heard_characters}", where="heard_characters")
         with self._lock:
-            if self._newest is not None:  # the answer is not finished
-                self._heard = heard_characters
+            if self._open is not None:  # the answer is not finished
+                self._open.heard = heard_characters
                 return
             if not self._turns or self._turns[-1].role != "assistant":
                 return
@@ -135,9 +160,12 @@ class Session:
             self._turns.append(turn)
 
     def reset(self) -> None:
-        """Forget every turn."""
+        """Forget every turn, the one that is being answered too."""
         with self._lock:
             self._turns.clear()
+            self._dropped = 0
+            if self._open is not None:
+                self._open.forgotten = True
 
     def close(self) -> None:
         """Cancel what runs, and let the prefix be evicted like any other."""

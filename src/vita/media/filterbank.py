@@ -7,6 +7,7 @@ CPUs it was made on, and within float32 rounding elsewhere.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from vita.errors import MediaError
 PRE_EMPHASIS = 0.97
 LOW_FREQUENCY = 20.0
 FLOOR = 1.1920929e-07  # float32 epsilon: the energy of silence
+PIECE_FRAMES = 512
 MIN_FRAMES = 7  # fewer give the encoder's convolutions no output
 
 
@@ -62,6 +64,15 @@ def filterbank(samples: Tensor, config: FilterbankConfig, generator: torch.Gener
     power = torch.fft.rfft(functional.pad(frames, (0, size - length))).abs().pow(2.0)  # [T, 257]
     energies = torch.mm(power, mel_triangles(config, size).t())
     return energies.clamp(min=FLOOR).log()
+
+
+def filterbank_pieces(samples: Tensor, config: FilterbankConfig) -> Iterator[Tensor]:
+    """`filterbank` in pieces of up to 512 frames, so that a caller may do other work between them."""
+    length, shift = _sizes(config)
+    count = max(1, 1 + (samples.numel() - length) // shift)
+    for start in range(0, count, PIECE_FRAMES):
+        end = min(start + PIECE_FRAMES, count)
+        yield filterbank(samples[start * shift : (end - 1) * shift + length], config)
 
 
 def mel_triangles(config: FilterbankConfig, size: int) -> Tensor:

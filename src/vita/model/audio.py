@@ -20,6 +20,7 @@ from vita.layers.attention import attend
 from vita.layers.linear import Linear
 
 MIN_FRAMES = 7  # filterbank frames that give one encoder frame
+SUBSAMPLING_PIECE = 64  # encoder frames that are subsampled together; 30 s at once take as long as five layers
 
 
 def encoder_frames(frames: int) -> int:
@@ -136,9 +137,26 @@ class AudioEncoder(nn.Module):
     def hidden_states(self, x: Tensor, lengths: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Frames `[batch, T', E]` before the layers, behind each layer, and last behind the final norm; each with the
         bool mask `[batch, T']`. Arguments and errors as for `forward`."""
+        subsampled = torch.cat(list(self.subsample_pieces(x)), dim=1)
+        yield from self.layer_states(subsampled, frame_mask(x.shape[1], lengths))
+
+    def subsample_pieces(self, x: Tensor) -> Iterator[Tensor]:
+        """Subsampled frames of `[batch, T, 80]` in pieces `[batch, up to 64, E]`, so that a caller may do other work
+        between them. The pieces depend on T alone.
+
+        Raises:
+            MediaError: as for `forward`.
+        """
         check_frames(x.shape[1], self.config.max_frames)
-        mask = frame_mask(x.shape[1], lengths)
-        x = self.embed(self.subsample(self.normalize(x)))
+        count = encoder_frames(x.shape[1])
+        for start in range(0, count, SUBSAMPLING_PIECE):
+            end = min(start + SUBSAMPLING_PIECE, count)
+            # Encoder frame j reads the filterbank frames 4 j to 4 j + 6.
+            yield self.subsample(self.normalize(x[:, 4 * start : 4 * (end - 1) + MIN_FRAMES]))
+
+    def layer_states(self, subsampled: Tensor, mask: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """As `hidden_states`, from subsampled frames `[batch, T', E]` and their mask `[batch, T']`."""
+        x = self.embed(subsampled)
         table = position_table(x.shape[1], self.config.dim, x.device).to(x.dtype)
         x = self.add_positions(x, table)
         allowed = self.attention_mask(mask)

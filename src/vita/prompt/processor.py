@@ -22,7 +22,7 @@ from vita.media.filterbank import MIN_FRAMES, token_count
 from vita.media.image import cut_tiles, limit_tiles, load_image_with_notes, resize_and_crop
 from vita.media.policy import UNGUARDED, ReadGuard
 from vita.media.video import load_video
-from vita.prompt.template import Media, Piece, Turn, check_text, render
+from vita.prompt.template import SYSTEM, Media, Modality, Piece, Turn, check_text, choose_modality, render
 from vita.prompt.tokenizer import STATE_TOKENS, Tokenizer
 from vita.runtime.clock import Stopwatch
 from vita.types import Audio, Image, MediaOptions, MediaSpan, Message, Role, Span, Text, TextSpan, Video
@@ -181,8 +181,16 @@ class Processor:
         frame, shift = frame_sizes(self.config.filterbank)
         return sum(token_count(1 + (len(w) - frame) // shift) + self.config.audio.prompt_tokens for w in windows)
 
-    def assemble(self, turns: Sequence[PreparedTurn], system: str | None, watch: Stopwatch) -> ProcessedInputs:
+    def assemble(
+        self, turns: Sequence[PreparedTurn], system: str | None, watch: Stopwatch, dropped: int = 0
+    ) -> ProcessedInputs:
         """The prompt of a conversation whose media are decoded.
+
+        Args:
+            turns: oldest first.
+            system: replaces the built-in system text.
+            watch: of the request.
+            dropped: older turns that an earlier prompt of the conversation left out already.
 
         Raises:
             RequestError: the last turn is too long for the context.
@@ -191,7 +199,7 @@ class Processor:
             merged = self._with_state_tokens(merge_turns(turns))
             kept, spans = self._drop_old_turns(merged, system)
         notes = [note for turn in kept for note in turn.notes]
-        dropped = len(merged) - len(kept)
+        dropped += len(merged) - len(kept)
         if dropped:
             notes.append(f"The {dropped} oldest messages were left out so that the rest fits the context.")
         return ProcessedInputs(
@@ -221,22 +229,56 @@ class Processor:
 
         When turns must go, so many go at once that the prompt takes at most 60 % of the context: the next turns of the
         conversation then begin alike and find their prefix in the cache.
+
+        Raises:
+            RequestError: the last turn is too long for the context.
         """
         limit = self.config.context - 1
-        with_answer = limit - min(ANSWER_POSITIONS, self.config.context // 8)
-        kept, target = list(turns), with_answer
-        while True:
-            spans = render([Turn(t.role, t.pieces) for t in kept], self.tokenizer, system=system)
-            length = sum(span.rows for span in spans)
-            following = next((i for i, turn in enumerate(kept[1:], start=1) if turn.role == "user"), None)
-            if length <= (limit if following is None else target):
-                return kept, spans
-            if following is None:
-                raise RequestError(
-                    f"the question takes {length} tokens and the model's context is {self.config.context}",
-                    fix="shorten the text, or send fewer or smaller images and shorter audio",
-                )
-            kept, target = kept[following:], int(TRIMMED_SHARE * self.config.context)
+        kept = turns[self._first_kept(turns, system) :]
+        spans = render([Turn(t.role, t.pieces) for t in kept], self.tokenizer, system=system)
+        length = sum(span.rows for span in spans)
+        if length > limit:
+            raise RequestError(
+                f"the question takes {length} tokens and the model's context is {self.config.context}",
+                fix="shorten the text, or send fewer or smaller images and shorter audio",
+            )
+        return kept, spans
+
+    def _first_kept(self, turns: Sequence[PreparedTurn], system: str | None) -> int:
+        """Index of the oldest turn that is kept.
+
+        The conversation is replayed: every prompt that it had starts where the one before started, unless that is too
+        long. So the turns that are dropped are the same in the next prompt, whose prefix is then found in the cache.
+        Each turn is tokenised once.
+        """
+        context = self.config.context
+        with_answer, target = context - 1 - min(ANSWER_POSITIONS, context // 8), int(TRIMMED_SHARE * context)
+        empty = self._rows((), system="")
+        rows = [self._rows((turn,), system="") - empty for turn in turns]
+        # The system text depends on the kinds of media that are kept.
+        base = {kind: self._rows((), system=text if system is None else system) for kind, text in SYSTEM.items()}
+        largest, first, length = max(base.values()), 0, 0
+        for end, turn in enumerate(turns, start=1):
+            length += rows[end - 1]
+            if turn.role != "user":
+                continue
+            allowed = with_answer
+            while first < end - 1 and length + largest > allowed:
+                if length + base[_modality(turns[first:end])] <= allowed:
+                    break
+                following = next(i for i in range(first + 1, end) if turns[i].role == "user")
+                length -= sum(rows[first:following])
+                first, allowed = following, target
+        return first
+
+    def _rows(self, turns: Sequence[PreparedTurn], system: str) -> int:
+        """Positions of a prompt."""
+        spans = render([Turn(t.role, t.pieces) for t in turns], self.tokenizer, system=system)
+        return sum(span.rows for span in spans)
+
+
+def _modality(turns: Sequence[PreparedTurn]) -> Modality:
+    return choose_modality([Turn(turn.role, turn.pieces) for turn in turns])
 
 
 def frame_sizes(config: FilterbankConfig) -> tuple[int, int]:
@@ -262,6 +304,16 @@ def merge_turns(turns: Sequence[PreparedTurn]) -> list[PreparedTurn]:
         else:
             merged.append(turn)
     return merged
+
+
+def without_oldest(turns: Sequence[PreparedTurn], count: int) -> list[PreparedTurn]:
+    """The turns without the oldest ones, where `count` is in turns as `merge_turns` merges them."""
+    rest = list(turns)
+    for _ in range(count):
+        role = rest[0].role if rest else None
+        while rest and rest[0].role == role:
+            rest.pop(0)
+    return rest
 
 
 def split_system(messages: Sequence[Message]) -> tuple[str | None, list[Message]]:

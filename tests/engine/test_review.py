@@ -1,0 +1,281 @@
+"""The engine against its edges: the end of the process, wrong arguments, sessions that are interrupted, long talks."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.checkpoints import copy_mini, edit_json
+
+import vita
+from vita.engine.handle import EventQueue, Handle
+from vita.engine.session import Session
+from vita.errors import RequestError
+from vita.events import Done, Started, TextDelta, Timings, Usage
+from vita.media.filterbank import filterbank, filterbank_pieces
+from vita.media.policy import UNGUARDED
+from vita.prompt.processor import PreparedTurn
+from vita.runtime.clock import Stopwatch
+from vita.types import MediaOptions, SamplingParams
+
+SHORT = SamplingParams(max_tokens=4, ignore_eos=True)
+LONG = SamplingParams(max_tokens=1000, ignore_eos=True)
+
+
+@pytest.fixture
+def model(mini: Path) -> Iterator[vita.Vita]:
+    with vita.load(mini / "mini_ckpt", dtype="float32", device="cpu") as model:
+        yield model
+
+
+@pytest.fixture
+def narrow(mini: Path, tmp_path: Path) -> Iterator[vita.Vita]:
+    """The mini model with a context of 400 tokens."""
+    folder = copy_mini(mini, tmp_path)
+    edit_json(folder / "config.json", lambda data: data.update(tokenizer_model_max_length=400))
+    with vita.load(folder, dtype="float32", device="cpu") as model:
+        yield model
+
+
+class Held:
+    """The engine thread waits, so that what is asked of it meanwhile arrives together."""
+
+    def __init__(self, model: vita.Vita) -> None:
+        self._model, self._go = model, threading.Event()
+
+    def __enter__(self) -> None:
+        held = threading.Event()
+        self._model.engine.core.inbox.post(lambda: (held.set(), self._go.wait()))  # type: ignore[arg-type]
+        assert held.wait(10)
+
+    def __exit__(self, *_: object) -> None:
+        self._go.set()
+
+
+PROGRAM = """
+import sys, vita
+model = vita.load(sys.argv[1], dtype="float32", device="cpu")
+stream = model.stream(vita.user("Tell"), vita.SamplingParams(max_tokens=1000, ignore_eos=True))
+next(stream)
+{end}
+"""
+
+
+@pytest.mark.parametrize("end", ["", "sys.exit()", "del stream, model", "model.submit(vita.user('x' * 20000))"])
+def test_a_program_may_end_while_the_engine_computes(mini: Path, end: str) -> None:
+    """A thread that is killed inside C++ aborts the process: exit code 134, now and then."""
+    for _ in range(3):
+        command = [sys.executable, "-c", PROGRAM.format(end=end), str(mini / "mini_ckpt")]
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_a_dropped_engine_ends_its_thread(mini: Path) -> None:
+    model = vita.load(mini / "mini_ckpt", dtype="float32", device="cpu")
+    assert model.ask("Hello", params=SHORT).finish_reason == "length"
+    thread = next(t for t in threading.enumerate() if t is model.engine._thread)
+    del model
+    gc.collect()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"priority": "high"}, {"priority": 1.5}, {"deadline": "5"}, {"deadline": float("nan")}, {"cache_salt": ["a"]}],
+    ids=str,
+)
+def test_scheduling_arguments_of_another_type_are_refused_at_once(model: vita.Vita, wrong: dict[str, object]) -> None:
+    with pytest.raises(RequestError, match=next(iter(wrong))):
+        model.submit(vita.user("Hello"), SHORT, **wrong)  # type: ignore[arg-type]
+    assert model.ask("Hello", params=SHORT).finish_reason == "length"
+
+
+def test_a_session_takes_one_turn_and_keeps_its_own_options(model: vita.Vita) -> None:
+    session = model.session()
+    with pytest.raises(RequestError, match="one new turn"):
+        model.submit([vita.user("a"), vita.assistant("b"), vita.user("c")], SHORT, session=session)
+    with pytest.raises(RequestError, match="session"):
+        model.submit(vita.user("a"), SHORT, session=session, options=MediaOptions(max_tiles=1))
+
+
+# The handle
+
+
+def done(index: int = 0) -> Done:
+    return Done("stop", None, Usage(), Timings(), index=index)
+
+
+def handle(*events: object) -> Handle:
+    queue = EventQueue(lambda: None)
+    for event in events:
+        queue.put(event)  # type: ignore[arg-type]
+    return Handle(queue, lambda: None)
+
+
+def test_the_result_may_be_asked_for_again() -> None:
+    asked = handle(Started("typed"), TextDelta("Hi"), done())
+    assert asked.result() is asked.result() and asked.result().text == "Hi"
+
+
+def test_an_error_is_raised_every_time() -> None:
+    asked = handle(RequestError("too long"))
+    for read in (asked.result, lambda: list(asked), lambda: asyncio.run(asked.started())):
+        with pytest.raises(RequestError, match="too long"):
+            read()
+
+
+def test_started_may_be_awaited_again_and_takes_nothing_away() -> None:
+    asked = handle(Started("typed"), TextDelta("Hi"), done())
+
+    async def read() -> None:
+        assert await asked.started() == await asked.started() == Started("typed")
+        assert [type(event) async for event in asked] == [Started, TextDelta, Done]
+        with pytest.raises(RuntimeError, match="read already"):
+            await asyncio.wait_for(asked.started(), 5)
+
+    asyncio.run(read())
+
+
+def test_a_loop_that_closes_while_an_event_arrives_does_not_reach_the_engine() -> None:
+    queue = EventQueue(lambda: None)
+    loop = asyncio.new_event_loop()
+    reader = loop.create_task(queue.aget())
+    loop.run_until_complete(asyncio.sleep(0))
+    reader.cancel()
+    loop.run_until_complete(asyncio.gather(reader, return_exceptions=True))
+    loop.close()
+    queue.put(TextDelta("Hi"))  # in the engine thread, which an error would end
+    assert queue.get(0) == TextDelta("Hi")
+
+
+# Sessions
+
+
+def said(session: Session) -> list[tuple[str, str]]:
+    return [(turn.role, str(turn.pieces[0])) for turn in session.turns]
+
+
+def begin(session: Session, text: str) -> Handle:
+    asked = session.submit(vita.user(text), LONG)
+    events = iter(asked)
+    assert isinstance(next(events), Started)
+    events.close()  # type: ignore[attr-defined]  # cancels
+    return asked
+
+
+def test_turns_that_are_cancelled_in_a_row_keep_their_own_answers(model: vita.Vita) -> None:
+    session = model.session()
+    first = session.submit(vita.user("one"), LONG)
+    reader = iter(first)
+    heard = ""
+    while not heard:
+        event = next(reader)
+        heard = event.text if isinstance(event, TextDelta) else ""
+    with Held(model):
+        first.cancel()
+        second = session.submit(vita.user("two"), LONG)
+        second.cancel()
+        third = session.submit(vita.user("three"), SHORT)
+    third.result()
+    turns = said(session)
+    assert turns[0] == ("user", "one") and turns[1][0] == "assistant" and turns[1][1].startswith(heard)
+    assert ("user", "three") in turns
+
+
+def test_a_truncation_meant_for_a_turn_that_is_still_read_spares_the_answer_before(model: vita.Vita) -> None:
+    session = model.session()
+    session.submit(vita.user("one"), SHORT).result()
+    before = said(session)
+    with Held(model):
+        asked = session.submit(vita.user("two"), LONG)
+        asked.cancel()
+        session.truncate(0)
+    asked.result()
+    assert said(session)[: len(before)] == before
+
+
+def test_a_reset_forgets_the_turn_that_is_being_answered(model: vita.Vita) -> None:
+    session = model.session()
+    asked = session.submit(vita.user("one"), LONG)
+    assert isinstance(next(iter(asked)), Started)
+    session.reset()
+    asked.cancel()
+    model.session().submit(vita.user("x"), SHORT).result()
+    assert session.turns == ()
+
+
+def test_a_long_session_keeps_finding_its_prefix_and_forgets_what_does_not_fit(narrow: vita.Vita) -> None:
+    """The beginning of the prompt must stay the same for several turns after old ones were dropped."""
+    session = narrow.session(system="Be brief.")
+    reused: list[float] = []
+    dropped: list[int] = []
+    for number in range(24):
+        result = session.submit(vita.user(f"question {number} of many words in a row"), SHORT).result()
+        reused.append(result.usage.reused_tokens / result.usage.prompt_tokens)
+        dropped.append(result.usage.dropped_messages)
+    assert dropped[-1] > 0 and dropped == sorted(dropped), "dropped turns stay dropped"
+    changes = sum(a != b for a, b in pairwise(dropped))
+    assert 1 <= changes <= 4, dropped
+    after = reused[dropped.index(next(d for d in dropped if d)) :]
+    assert sum(share > 0.5 for share in after) >= len(after) - changes - 1, reused
+    assert len(session.turns) < 2 * 24 - dropped[-1] + 1
+
+
+def test_the_same_turns_are_dropped_whoever_keeps_the_history(narrow: vita.Vita) -> None:
+    """A client that sends the whole conversation every time gets the prompts of a session."""
+    processor, session = narrow.engine.processor, narrow.session(system="Be brief.")
+    turns: list[PreparedTurn] = []
+    for number in range(16):
+        asked = vita.user(f"question {number} of many words in a row")
+        result = session.submit(asked, SHORT).result()
+        turns.append(processor.read_turn(asked, MediaOptions(), Stopwatch(), UNGUARDED))
+        whole = processor.assemble(turns, "Be brief.", Stopwatch())
+        assert (whole.length, whole.dropped) == (result.usage.prompt_tokens, result.usage.dropped_messages)
+        turns.append(PreparedTurn("assistant", (result.text,)))
+
+
+def test_a_long_history_is_tokenised_turn_by_turn(mini_model: vita.Vita, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rendering the rest anew for every turn that is dropped takes seconds, in which nothing else runs."""
+    tokenizer = mini_model.engine.processor.tokenizer
+    characters: list[int] = []
+    encode: Callable[[str], list[int]] = tokenizer.encode
+    monkeypatch.setattr(tokenizer, "encode", lambda text: characters.append(len(text)) or encode(text))
+    turns = [PreparedTurn("user" if i % 2 == 0 else "assistant", (f"{i} " * 400,)) for i in range(401)]
+    inputs = mini_model.engine.processor.assemble(turns, None, Stopwatch())
+    assert inputs.dropped > 0
+    assert sum(characters) < 3 * sum(len(str(turn.pieces[0])) for turn in turns) + 20_000
+
+
+# Work between decode steps
+
+
+def test_the_front_of_the_audio_encoder_pauses_too(mini_model: vita.Vita) -> None:
+    """30 s of audio: filterbank and convolutions come in pieces, and pieces are the whole."""
+    model = mini_model.engine.model
+    samples = torch.from_numpy(np.random.default_rng(3).normal(0, 0.1, 30 * 16000).astype(np.float32))
+    whole = filterbank(samples, model.config.filterbank)
+    banks = list(filterbank_pieces(samples, model.config.filterbank))
+    assert len(banks) > 4 and torch.allclose(torch.cat(banks), whole, atol=1e-5)
+    with torch.inference_mode():
+        pieces = list(model.audio.subsample_pieces(whole[None]))
+        subsampled = model.audio.subsample(model.audio.normalize(whole[None]))
+    assert len(pieces) > 8 and torch.allclose(torch.cat(pieces, dim=1), subsampled, atol=1e-5)
+
+
+@pytest.mark.parametrize("frames", [7, 10, 11, 255, 256, 259, 260, 513, 1027])
+def test_pieces_meet_at_every_length(mini_model: vita.Vita, frames: int) -> None:
+    model = mini_model.engine.model
+    bank = torch.from_numpy(np.random.default_rng(frames).normal(0, 1, (1, frames, 80)).astype(np.float32))
+    with torch.inference_mode():
+        pieces = torch.cat(list(model.audio.subsample_pieces(bank)), dim=1)
+        assert torch.allclose(pieces, model.audio.subsample(model.audio.normalize(bank)), atol=1e-5)
