@@ -159,7 +159,7 @@ def test_a_checkpoint_that_never_learned_to_listen_refuses_sound(tmp_path: Path)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"vita_untrained": ["audio"]}))
     model = vita.load(folder, device="cpu")
-    with pytest.raises(RequestError, match="this checkpoint was not trained to listen; type the question"):
+    with pytest.raises(RequestError, match="this checkpoint was not trained on audio; type the question"):
         model.ask(audios=[vita.Audio(np.zeros(16000, np.float32), 16000)])
 
 

@@ -118,6 +118,12 @@ class FakeModel:
             return self._layered(lambda: self._prefill(x, other))
         return self._layered(lambda: (x, other))
 
+    def subsample_pieces(self, x: Tensor) -> Iterator[Tensor]:
+        yield x
+
+    def layer_states(self, subsampled: Tensor, mask: Tensor) -> Iterator[Any]:
+        return self._layered(lambda: (subsampled, mask))
+
     def _layered(self, compute: Callable[[], Any]) -> Iterator[Any]:
         self.units += 1
         unit = self.units

@@ -27,7 +27,7 @@ from vita.media.source import snapshot_memory
 from vita.options import EngineOptions
 from vita.prompt.processor import ProcessedInputs, Processor, split_system
 from vita.runtime.clock import Stopwatch
-from vita.types import MediaOptions, Message, SamplingParams
+from vita.types import Audio, MediaOptions, Message, SamplingParams
 
 EXIT_SECONDS = 10.0  # that the end of the process waits for a step to end
 
@@ -101,8 +101,7 @@ class Engine:
             ResourceError: the engine has failed or is closed. Media and length errors are raised by the handle.
         """
         options = options or MediaOptions()
-        system, turns = split_system(messages)
-        turns = [snapshot_memory(turn, options) for turn in turns]
+        system, turns = self.accept(messages, options)
 
         def read(watch: Stopwatch, guard: ReadGuard) -> ProcessedInputs:
             prepared = [self.processor.read_turn(turn, options, watch, guard) for turn in turns]
@@ -111,6 +110,26 @@ class Engine:
         return self.submit_prompt(
             read, params, options, priority=priority, deadline=deadline, cache_salt=cache_salt
         )  # fmt: skip
+
+    def accept(self, messages: Sequence[Message], options: MediaOptions) -> tuple[str | None, list[Message]]:
+        """Refuse what needs no file to be refused, and copy what the caller may change later.
+
+        Returns:
+            The system text, if there is any, and the turns.
+
+        Raises:
+            RequestError: roles, types or options that cannot be used, or audio for a model that was not trained on it.
+        """
+        system, turns = split_system(messages)
+        self.processor.check_options(options)
+        checkpoint = self.model.checkpoint
+        hears = "audio" not in checkpoint.untrained
+        if not hears and any(isinstance(part, Audio) for turn in turns for part in turn.parts):
+            raise RequestError(
+                "this checkpoint was not trained on audio", where=checkpoint.folder.name,
+                fix="type the question, or load a model that was",
+            )  # fmt: skip
+        return system, [snapshot_memory(turn, options) for turn in turns]
 
     def submit_prompt(
         self, read: ReadPrompt, params: SamplingParams | None, options: MediaOptions, *, session: int | None = None,
@@ -127,7 +146,6 @@ class Engine:
         """
         params = params or SamplingParams()
         check_params(params)
-        self.processor.check_options(options)
         _check_scheduling(priority, deadline, cache_salt)
         core, now = self.core, time.monotonic()
         request = Request(

@@ -12,8 +12,7 @@ from vita.engine.handle import Handle
 from vita.engine.request import Request
 from vita.errors import RequestError
 from vita.media.policy import ReadGuard
-from vita.media.source import snapshot_memory
-from vita.prompt.processor import PreparedTurn, ProcessedInputs, split_system, without_oldest
+from vita.prompt.processor import PreparedTurn, ProcessedInputs, without_oldest
 from vita.runtime.clock import Stopwatch
 from vita.types import MediaOptions, Message, SamplingParams
 
@@ -84,8 +83,7 @@ class Session:
             RequestError: the turn is not the user's or is empty, or the turn before is still being answered. Otherwise
             as `Engine.submit`.
         """
-        split_system([message])
-        message = snapshot_memory(message, self.options)
+        _, (message,) = self._engine.accept([message], self.options)
         if params is not None and params.n != 1:
             raise RequestError("must be 1 in a session", where="n")
         current = _OpenTurn()
