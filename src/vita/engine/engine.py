@@ -120,8 +120,7 @@ class Engine:
         params = params or SamplingParams()
         check_params(params)
         self.processor.check_options(options)
-        if deadline is not None and not deadline > 0:
-            raise RequestError(f"must be over 0 seconds, not {deadline}", where="deadline")
+        _check_submission(priority, deadline, cache_salt)
         core, now = self.core, time.monotonic()
         request = Request(
             params, EventQueue(core.inbox.wake), cache_salt, session, priority, now, now,
@@ -215,6 +214,20 @@ class Engine:
             self._thread.join()
 
 
+def _check_submission(priority: int, deadline: float | None, cache_salt: str) -> None:
+    """Refuse what would fail in the engine thread.
+
+    Raises:
+        RequestError: naming the argument and what is allowed.
+    """
+    if not isinstance(priority, int):
+        raise RequestError(f"must be an integer, not {priority!r}", where="priority")
+    if not isinstance(cache_salt, str):
+        raise RequestError(f"must be a string, not {cache_salt!r}", where="cache_salt")
+    if deadline is not None and not (isinstance(deadline, (int, float)) and deadline > 0):  # NaN, too
+        raise RequestError(f"must be over 0 seconds, not {deadline!r}", where="deadline")
+
+
 def _close(core: EngineCore, workers: MediaWorkers) -> None:
     with core.lock:
         core.closed = True
@@ -224,7 +237,7 @@ def _close(core: EngineCore, workers: MediaWorkers) -> None:
 
 def _read(core: EngineCore, request: Request, read: ReadPrompt, options: MediaOptions) -> None:
     """In a media worker: make the prompt, and tell the engine thread."""
-    guard = ReadGuard.start(options.policy.deadline, lambda: request.cancelled)
+    guard = ReadGuard.start(options.policy.deadline, lambda: request.cancelled or request.ended)
     try:
         guard.check("the request")
         request.inputs = read(request.watch, guard)
