@@ -125,8 +125,10 @@ class Vita:
             return self.engine.submit(
                 turns, params, options, priority=priority, deadline=deadline, cache_salt=cache_salt
             )
-        message = messages if isinstance(messages, Message) else messages[-1]
-        return session.submit(message, params, priority=priority, deadline=deadline)
+        turns = [messages] if isinstance(messages, Message) else messages
+        if len(turns) != 1:
+            raise RequestError(f"a session takes one message at a time, not {len(turns)}", where="messages")
+        return session.submit(turns[0], params, priority=priority, deadline=deadline)
 
     def session(
         self, system: str | None = None, *, options: MediaOptions | None = None, cache_salt: str = ""

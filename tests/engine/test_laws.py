@@ -1,4 +1,4 @@
-"""Laws of the engine on the mini checkpoint: company, cuts and pauses change no answer; whatever ends gives all back."""
+"""Laws of the engine on the mini checkpoint: batches, cuts and pauses change no answer; what ends frees its memory."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,11 +125,11 @@ def test_merged_prefill_and_shared_encoder_batches_answer_as_single_ones(
     runner, units = model.engine.core.runner, list[tuple[str, int]]()
     for name in ("_prefill_work", "_encode_work"):
 
-        def counted(unit: Any, name: str = name, make: Callable[[Any], Any] = getattr(runner, name)) -> Any:
+        def counted(make: Callable[[Any], Any], unit: Any, name: str = name) -> Any:
             units.append((name, len(unit.requests)))
             return make(unit)
 
-        monkeypatch.setattr(runner, name, counted)
+        monkeypatch.setattr(runner, name, partial(counted, getattr(runner, name)))
     with held(model, len(messages)):
         handles = [model.submit(message, params) for message in messages]
     for handle, result in zip(handles, wanted, strict=True):
@@ -270,10 +271,8 @@ def test_an_image_that_fails_ends_its_request_alone(model: vita.Vita, monkeypatc
     monkeypatch.setattr(runner, "normalised", fails)
     model.engine.clear_caches()
     with held(model, 2):
-        good, broken = (
-            model.submit(vita.user("One", image=IMAGES[0]), params),
-            model.submit(vita.user("Two", image=bad)),
-        )
+        good = model.submit(vita.user("One", image=IMAGES[0]), params)
+        broken = model.submit(vita.user("Two", image=bad))
     with pytest.raises(ValueError, match="no such image"):
         broken.result()
     assert good.result().token_ids == wanted.token_ids

@@ -207,6 +207,13 @@ class EngineCore:
         except ResourceError as error:
             self.fail(request, error)
 
+    def unpin(self, session: int) -> None:
+        """A session has ended: neither what it left in the cache nor what still runs is pinned."""
+        for request in self.scheduler.requests():
+            if request.session == session:
+                request.session = None
+        self.pool.prefixes.unpin(session)
+
     def stats(self) -> Stats:
         """Counts and latencies, as of now."""
         c, s, runner = self.counters, self.scheduler, self.runner

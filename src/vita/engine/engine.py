@@ -197,7 +197,7 @@ class Engine:
     def unpin(self, session: int) -> None:
         """A session has ended: its prefix is evicted like any other."""
         core = self.core
-        core.inbox.post(lambda: core.pool.prefixes.unpin(session))
+        core.inbox.post(lambda: core.unpin(session))
 
     def stats(self) -> Stats:
         """Counts and latencies between two steps."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import weakref
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from vita.engine.engine import Engine
 from vita.engine.handle import Handle
@@ -17,6 +17,23 @@ from vita.runtime.clock import Stopwatch
 from vita.types import MediaOptions, Message, SamplingParams
 
 _numbers = itertools.count(1)
+
+
+@dataclass(eq=False)
+class _Running:
+    """A turn that is being answered.
+
+    Attributes:
+        history: the turns before, to which it is added at its end.
+        turn: the user's turn; None until its media are read.
+        heard: characters of the answer that are kept; None: all.
+        ended: whether it was added to the history, or left no trace.
+    """
+
+    history: list[PreparedTurn]
+    turn: PreparedTurn | None = None
+    heard: int | None = None
+    ended: bool = False
 
 
 class Session:
@@ -40,8 +57,7 @@ class Session:
         self._number = next(_numbers)
         self._lock = threading.Lock()
         self._turns: list[PreparedTurn] = []
-        self._newest: PreparedTurn | None = None  # the user's turn that is being answered
-        self._heard: int | None = None  # characters of the running answer that are kept
+        self._running: _Running | None = None  # the newest turn
         self._last: Handle | None = None
         self._finalizer = weakref.finalize(self, engine.unpin, self._number)
         self._finalizer.atexit = False
@@ -64,9 +80,11 @@ class Session:
             priority, deadline: see `Engine.submit`.
 
         Raises:
-            RequestError: the turn is not the user's or is empty, or the turn before is still being answered. Otherwise
-            as `Engine.submit`.
+            RequestError: the turn is not the user's or is empty, the turn before is still being answered, or the
+            session is closed. Otherwise as `Engine.submit`.
         """
+        if not self._finalizer.alive:
+            raise RequestError("the session is closed", fix="make another one")
         split_system([message])
         if params is not None and params.n != 1:
             raise RequestError("must be 1 in a session", where="n")
@@ -74,35 +92,35 @@ class Session:
         if before is not None and not before.ended and not before.cancelled:
             raise RequestError("the turn before is still being answered", fix="read it to its end, or cancel it")
 
+        running = _Running(self._turns)
+
         def read(watch: Stopwatch, guard: ReadGuard) -> ProcessedInputs:
             turn = self._engine.processor.read_turn(message, self.options, watch, guard)
             with self._lock:
-                self._newest, self._heard = turn, None
-                turns = [*self._turns, turn]
+                running.turn = turn
+                turns = [*running.history, turn]
             return self._engine.processor.assemble(turns, self.system, watch)
 
         handle = self._engine.submit_prompt(
             read, params, self.options, session=self._number, priority=priority, deadline=deadline,
-            cache_salt=self.cache_salt, on_end=self._ended, after=before,
+            cache_salt=self.cache_salt, on_end=lambda request: self._ended(running, request), after=before,
         )  # fmt: skip
-        self._last = handle
+        self._last, self._running = handle, running
         return handle
 
-    def _ended(self, request: Request) -> None:
+    def _ended(self, running: _Running, request: Request) -> None:
         """Keep a turn and its answer; called in the engine thread."""
         with self._lock:
-            turn, self._newest = self._newest, None
-            if turn is None or request.error is not None:
+            running.ended = True
+            if running.turn is None or request.error is not None:
                 return
             answer = request.sequences[0] if request.sequences else None
             if answer is not None and answer.text.state == "noise":
                 return
-            said = "" if answer is None else "".join(answer.pieces)
-            if self._heard is not None:
-                said, self._heard = said[: self._heard], None
-            self._turns.append(turn)
+            said = "" if answer is None else "".join(answer.pieces)[: running.heard]
+            running.history.append(running.turn)
             if said:
-                self._turns.append(PreparedTurn("assistant", (said,)))
+                running.history.append(PreparedTurn("assistant", (said,)))
 
     def truncate(self, heard_characters: int) -> None:
         """After a barge-in: only so many characters of the newest answer were heard, and the rest is forgotten.
@@ -116,8 +134,8 @@ class Session:
         if heard_characters < 0:
             raise RequestError(f"must be 0 or more, not {heard_characters}", where="heard_characters")
         with self._lock:
-            if self._newest is not None:  # the answer is not finished
-                self._heard = heard_characters
+            if self._running is not None and not self._running.ended:
+                self._running.heard = heard_characters
                 return
             if not self._turns or self._turns[-1].role != "assistant":
                 return
@@ -133,9 +151,9 @@ class Session:
             self._turns.append(turn)
 
     def reset(self) -> None:
-        """Forget every turn."""
+        """Forget every turn; one that is being answered is not kept either."""
         with self._lock:
-            self._turns.clear()
+            self._turns = []
 
     def close(self) -> None:
         """Cancel what runs, and let the prefix be evicted like any other."""
