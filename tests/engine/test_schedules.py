@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 from tests.engine.fakes import BAD_DECODE, BAD_PREFILL, BAD_TILE, BrokenInput, FakeEngine, clip, oracle, text, tile
 
 from vita.engine.request import Phase, Request
@@ -50,7 +52,7 @@ def ids_of(events: list[Event | BaseException], index: int = 0) -> tuple[int, ..
 @pytest.mark.parametrize("is_async", [False, True])
 @pytest.mark.parametrize("arrival", ARRIVALS)
 def test_between_two_steps_one_unit_computes_at_most_its_budget(folder: Path, arrival: str, is_async: bool) -> None:
-    engine = FakeEngine(folder, layers=20, is_async=is_async)
+    engine = FakeEngine(folder, layers=20, is_async=is_async, work_seconds=3.0 if is_async else None)
     stream = engine.submit(text(1, 2, 3), params=SamplingParams(max_tokens=100, ignore_eos=True))
     engine.start(stream)
     engine.model.log.clear()
@@ -102,6 +104,72 @@ def test_exclusive_encoders_and_decode_steps_do_not_overlap(folder: Path) -> Non
     assert kinds[:6] == ["layer"] * 6, "the encoder is not interrupted"
     assert "decode" in kinds[6:12], "prefill is interleaved as ever"
     assert ids_of(read(stream)) == engine.expected(stream).ids and ids_of(read(image)) == engine.expected(image).ids
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_decode_time_is_that_of_the_steps_whoever_waits_for_them(
+    folder: Path, is_async: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = FakeEngine(folder, is_async=is_async)
+    if is_async:  # the host queues a step in no time and waits when it reads
+        engine.model.step_seconds = 0.0
+
+        def reading(ids: Tensor) -> Callable[[], list[int]]:
+            def read() -> list[int]:
+                engine.clock.now += 1.0
+                return ids.tolist()
+
+            return read
+
+        monkeypatch.setattr("vita.engine.runner.reading", reading)
+    request = engine.submit(text(1, 2), params=SamplingParams(max_tokens=10, ignore_eos=True))
+    engine.run()
+    done = read(request)[-1]
+    assert isinstance(done, Done) and done.timings.decode == 9.0
+
+
+# Ends
+
+
+@pytest.mark.parametrize("end", ["cancel", "deadline", "unread"])
+@pytest.mark.parametrize("is_async", [False, True])
+def test_an_end_in_any_phase_frees_memory_and_row_within_one_step(folder: Path, end: str, is_async: bool) -> None:
+    phases = set()
+    for steps in range(60):
+        engine = FakeEngine(folder, is_async=is_async, max_events=4, positions=100, max_requests=2)
+        stream = engine.submit(text(1, 2), params=SamplingParams(max_tokens=30, ignore_eos=True))
+        other = engine.submit(text(5, 6), params=SamplingParams(max_tokens=5, ignore_eos=True))
+        engine.start(stream)
+        spans = (text(5), tile(1), tile(2), clip(1), text(6))
+        request = engine.begin(
+            SamplingParams(max_tokens=20, ignore_eos=True), deadline=1000.0 if end == "deadline" else None
+        )
+        for step in range(steps):
+            if step == 3:
+                engine.read(request, *spans)
+            engine.step()
+            stream.events.get(0)
+        phases.add(request.phase)
+        if request.phase is Phase.FINISHED or (end == "unread" and not request.events.full):
+            continue
+        if end == "cancel":
+            request.cancelled = True
+        else:
+            engine.clock.now += 2000.0
+            stream.events._last_read = other.events._last_read = engine.clock.now
+        held = request.cache is not None or bool(request.sequences)
+        before = engine.core.pool.active
+        engine.step(2 if is_async else 1)  # a step that was launched with it is read back first
+        assert request.phase is Phase.FINISHED and isinstance(read(request)[-1], Done)
+        assert request not in engine.core.scheduler.requests() and request.cache is None
+        assert not held or engine.core.pool.active < before
+        while stream.phase is not Phase.FINISHED or other.phase is not Phase.FINISHED:
+            for reader in (stream, other):
+                read(reader)
+            engine.step()
+        engine.run()
+        assert engine.core.pool.active == 0 and engine.core.open == 0
+    assert phases >= {Phase.READING, Phase.WAITING, Phase.ENCODING, Phase.PREFILLING, Phase.RUNNING}
 
 
 # Failures

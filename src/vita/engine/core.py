@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable
 
 import torch
@@ -67,6 +66,7 @@ class EngineCore:
         self.failure: BaseException | None = None
         self.loaded = threading.Event()
         self._pending: Launched | None = None
+        self._read_at = 0.0  # when a queued step was last read back
 
     def run(self, checkpoint: Checkpoint, progress: Progress | None) -> None:
         """The engine thread: load, then serve until closed."""
@@ -172,8 +172,9 @@ class EngineCore:
     def _commit(self, launched: Launched) -> None:
         """What a step made: tokens to their handles, prefilled prompts to sequences."""
         for sampled in launched.sampled:
-            for answer, token in sampled.tokens():
-                seconds = launched.seconds or time.perf_counter() - launched.started
+            tokens = sampled.tokens()  # waits for the device
+            seconds = launched.seconds or self._since_last_read(launched)
+            for answer, token in tokens:
                 answer.decode_seconds += seconds
                 self.counters.inter_token.append(seconds)
                 self._accept(answer, token)
@@ -182,6 +183,12 @@ class EngineCore:
         for request in launched.prefilled:
             if request.phase is not Phase.FINISHED:
                 self._start(request, launched)
+
+    def _since_last_read(self, launched: Launched) -> float:
+        """Seconds of a step that was queued: from its launch, or from the end of the step before it, to its end."""
+        now, before = self.runner.clock(), max(launched.started, self._read_at)
+        self._read_at = now
+        return now - before
 
     def _unit_failed(self, unit: Unit, error: Exception) -> None:
         """The request of a unit fails; those of a shared unit are computed again, each alone."""

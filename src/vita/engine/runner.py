@@ -106,7 +106,7 @@ class Runner:
         self, model: LoadedModel, decode: DecodeRunner, encoded: EncoderCache, threads: int,
         clock: Clock = time.perf_counter,
     ) -> None:  # fmt: skip
-        self.model, self.decode, self.encoded, self._clock = model, decode, encoded, clock
+        self.model, self.decode, self.encoded, self.clock = model, decode, encoded, clock
         self.step_threads = ThreadChoice(threads, torch.set_num_threads)
         self._layer_threads = ThreadChoice(threads, torch.set_num_threads)
         self.is_async = model.device.type == "cuda"
@@ -117,7 +117,7 @@ class Runner:
 
     def launch(self, plan: Plan) -> Launched:
         """Compute a step, or queue it on a GPU."""
-        launched = Launched(started=self._clock())
+        launched = Launched(started=self.clock())
         if plan.decode:
             self._decode(plan.decode, launched)
         if plan.unit is not None:
@@ -127,7 +127,7 @@ class Runner:
 
     def _decode(self, answers: list[Answer], launched: Launched) -> None:
         self.step_threads.before(len(answers))
-        start, lengths = self._clock(), [answer.cache.length for answer in answers]
+        start, lengths = self.clock(), [answer.cache.length for answer in answers]
         try:
             self._step(answers, launched)
         except Exception as error:
@@ -138,8 +138,10 @@ class Runner:
                     self._step([answer], launched)
                 except Exception as own:
                     launched.failed.append((answer, own))
-        launched.seconds = self._clock() - start
-        self.step_threads.after(len(answers), launched.seconds)
+        seconds = self.clock() - start
+        if not self.is_async:  # else it was only queued
+            launched.seconds = seconds
+        self.step_threads.after(len(answers), seconds)
         self.steps, self.rows = self.steps + 1, self.rows + len(answers)
 
     def _step(self, answers: list[Answer], launched: Launched) -> None:
@@ -165,9 +167,9 @@ class Runner:
     def _run_unit(self, unit: Unit, budget: float, launched: Launched) -> None:
         try:
             work = self._work_of(unit)
-            start = self._clock()
+            start = self.clock()
             done = work.run_some(budget)
-            seconds = self._clock() - start
+            seconds = self.clock() - start
         except Exception as error:
             self._work = None
             self._raise_fatal(error)
@@ -202,17 +204,17 @@ class Runner:
             for index in itertools.count():
                 what = (stage, rows, index == 0)  # the first step is the embedding
                 self._layer_threads.before(what)
-                start = self._clock()
+                start = self.clock()
                 try:
                     layer = next(layers)
                 except StopIteration:
                     return
                 if self._wait_for_layers:
                     torch.cuda.current_stream(self.model.device).synchronize()
-                self._layer_threads.after(what, self._clock() - start)
+                self._layer_threads.after(what, self.clock() - start)
                 yield layer
 
-        return LayeredWork(stage, rows, timed(), clock=self._clock)
+        return LayeredWork(stage, rows, timed(), clock=self.clock)
 
     def _encode_work(self, unit: EncodeUnit) -> LayeredWork:
         seconds = self.model.load_encoder(unit.kind)
