@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
 import threading
 import time
 import weakref
@@ -428,6 +430,20 @@ def test_an_error_while_loading_reaches_the_caller(mini: Path, error: BaseExcept
         raise error
 
     with pytest.raises(type(error)):
+        load(mini, progress=progress)
+    wait_for(lambda: set(threading.enumerate()) <= before)
+
+
+def test_ctrl_c_while_loading_reaches_the_caller(mini: Path) -> None:
+    before, sent = set(threading.enumerate()), list[int]()
+
+    def progress(*_: object) -> None:
+        if not sent:
+            sent.append(1)
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.05)
+
+    with pytest.raises(KeyboardInterrupt):
         load(mini, progress=progress)
     wait_for(lambda: set(threading.enumerate()) <= before)
 

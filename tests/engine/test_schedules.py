@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 from tests.engine.fakes import BAD_DECODE, BAD_PREFILL, BAD_TILE, BrokenInput, FakeEngine, clip, oracle, text, tile
+from torch import Tensor
 
 from vita.engine.request import Phase, Request
 from vita.engine.runner import DeviceError
@@ -126,6 +126,23 @@ def test_decode_time_is_that_of_the_steps_whoever_waits_for_them(
     engine.run()
     done = read(request)[-1]
     assert isinstance(done, Done) and done.timings.decode == 9.0
+
+
+def test_the_latency_between_tokens_is_what_a_reader_sees(folder: Path) -> None:
+    engine = FakeEngine(folder, layers=20, max_events=8)
+    stream = engine.submit(text(1, 2, 3), params=SamplingParams(max_tokens=60, ignore_eos=True))
+    engine.start(stream)
+    engine.submit(*ARRIVALS["image"])
+    for _ in range(20):
+        read(stream)
+        engine.step()
+    gaps = engine.core.counters.inter_token
+    assert min(gaps) >= 1.0 and 4.0 <= max(gaps) <= 5.0, "a step, and the layers beside it"
+    engine.run()  # the reader is slow now
+    engine.clock.now += 30.0
+    read(stream)
+    engine.step(3)
+    assert max(gaps) <= 5.0, "a pause that the reader made is not the engine's latency"
 
 
 # Ends
@@ -268,8 +285,9 @@ def test_a_device_that_fails_while_a_prompt_is_between_queues_loses_no_request(f
 # Growth, several answers, memory
 
 
-def test_an_answer_without_a_limit_grows_to_the_end_of_the_context(folder: Path) -> None:
-    engine = FakeEngine(folder, context=1500, positions=4000, max_events=10_000)
+@pytest.mark.parametrize("is_async", [False, True])
+def test_an_answer_without_a_limit_grows_to_the_end_of_the_context(folder: Path, is_async: bool) -> None:
+    engine = FakeEngine(folder, context=1500, positions=4000, max_events=10_000, is_async=is_async)
     request = engine.submit(text(1, 2, 3), params=SamplingParams(max_tokens=None, ignore_eos=True))
     engine.run()
     events = read(request)
@@ -386,7 +404,8 @@ class Schedule:
         engine, name, args = self.engine, operation[0], operation[1:]
         if name == "submit":
             spans, tokens, n, priority, salt, deadline = args
-            params = SamplingParams(max_tokens=tokens, ignore_eos=True, n=n)  # type: ignore[arg-type]
+            ignore_eos = tokens % 2 == 0  # type: ignore[operator]
+            params = SamplingParams(max_tokens=tokens, ignore_eos=ignore_eos, n=n)  # type: ignore[arg-type]
             at = None if deadline is None else engine.clock.now + deadline  # type: ignore[operator]
             request = engine.begin(params, priority=priority, salt=salt, deadline=at)
             self.readers.append(Reader(request, spans))  # type: ignore[arg-type]

@@ -176,7 +176,6 @@ class EngineCore:
             seconds = launched.seconds or self._since_last_read(launched)
             for answer, token in tokens:
                 answer.decode_seconds += seconds
-                self.counters.inter_token.append(seconds)
                 self._accept(answer, token)
         for answer, error in launched.failed:
             self.fail(answer.request, error)
@@ -272,12 +271,15 @@ class EngineCore:
         if answer.reason is not None:  # it ended while this step was in flight
             self._release(answer)
             return
-        request, text = answer.request, answer.text
+        request, text, now = answer.request, answer.text, self.runner.clock()
+        if answer.told_at is not None:
+            self.counters.inter_token.append(now - answer.told_at)
         answer.tokens.append(token)
         piece = text.push(token.id)
         if len(answer.tokens) == 1:
             request.events.put(Started(text.state, answer.index))
         self._say(answer, piece)
+        answer.told_at = None if request.events.full else now
         if text.stopped or (token.id in self.model.stop_ids and not request.params.ignore_eos):
             self._end_answer(answer, "stop")
         elif len(answer.tokens) >= request.limit or (
