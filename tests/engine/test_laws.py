@@ -290,6 +290,15 @@ def test_a_slow_reader_pauses_only_itself(model: vita.Vita) -> None:
     assert_equal(slow.result(), alone(model, vita.user("Hello"), params))
 
 
+def test_a_request_without_a_limit_ends_where_the_memory_does(mini: Path) -> None:
+    with vita.load(mini / "mini_ckpt", dtype="float32", device="cpu", kv_budget=1300 * 384) as model:
+        pool = model.engine.core.pool
+        pool.budget = pool.bytes_for(1300)
+        result = model.submit(vita.user("Hello"), SamplingParams(max_tokens=None, ignore_eos=True)).result()
+        assert result.finish_reason == "length" and len(result.token_ids) == 1025
+        assert_free(model)
+
+
 # What is refused
 
 

@@ -107,7 +107,7 @@ def test_impossible_parameters_are_refused(params: dict[str, object], said: str)
 NOT_NUMBERS = [None, "5", [1], (1,), {}, 1j, True, False, b"1", torch.tensor(1), np.array([1]), np.bool_(True)]
 INTEGERS = ["max_tokens", "top_k", "seed", "logprobs", "n"]
 NUMBERS = ["temperature", "top_p", "min_p", "repetition_penalty"]
-NONE_IS_FINE = {"seed", "repetition_penalty"}
+NONE_IS_FINE = {"max_tokens", "seed", "repetition_penalty"}
 
 
 @pytest.mark.parametrize("name", INTEGERS + NUMBERS)
