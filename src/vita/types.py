@@ -214,7 +214,7 @@ class SamplingParams:
     """How tokens are chosen. `engine.sampler.check_params` refuses wrong types and values.
 
     Attributes:
-        max_tokens: most new tokens, 1 or more.
+        max_tokens: most new tokens, 1 or more. None: as many as the context and the memory hold.
         temperature: 0 to 10; below 1e-6 is greedy.
         top_p: keep the most probable tokens that together reach this probability; over 0, at most 1.
         top_k: keep this many of the most probable tokens; 0: all.

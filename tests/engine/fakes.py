@@ -27,6 +27,7 @@ from vita.engine.kv_pool import KVPool
 from vita.engine.request import Phase, Request
 from vita.engine.runner import Runner
 from vita.engine.scheduler import Limits, Scheduler
+from vita.events import Event
 from vita.media.filterbank import filterbank, token_count
 from vita.model.kv_cache import KVCache, KVCacheRagged
 from vita.options import EngineOptions
@@ -319,3 +320,11 @@ class FakeEngine:
 
 def new_cache(capacity: int) -> KVCache:
     return KVCache(DECODER, capacity, dtype=torch.float32, device=CPU)
+
+
+def read(request: Request) -> list[Event | BaseException]:
+    """All events that wait for the reader."""
+    events = []
+    while (event := request.events.get(0)) is not None:
+        events.append(event)
+    return events

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable
 
 import torch
@@ -66,7 +65,7 @@ class EngineCore:
         self.failure: BaseException | None = None
         self.loaded = threading.Event()
         self._pending: Launched | None = None
-        self._committed = 0.0  # `time.perf_counter()` after the last step was read back
+        self._read_at = 0.0  # when a step was last read back, by the runner's clock
 
     def run(self, checkpoint: Checkpoint, progress: Progress | None) -> None:
         """The engine thread: load, then serve until closed."""
@@ -176,17 +175,16 @@ class EngineCore:
         for answer, error in launched.failed:
             self.fail(answer.request, error)
         for sampled in launched.sampled:
-            tokens = sampled.tokens()
-            now = time.perf_counter()
-            seconds = launched.seconds or now - max(launched.started, self._committed)
+            tokens = sampled.tokens()  # waits for the device
+            now = self.runner.clock()
+            seconds = launched.seconds or now - max(launched.started, self._read_at)
             for answer, token in tokens:
                 if sampled.first:
                     self._mark_first(answer.request)
                 else:
                     answer.decode_seconds += seconds
-                    self.counters.inter_token.append(seconds)
                 self._accept(answer, token)
-        self._committed = time.perf_counter()
+        self._read_at = self.runner.clock()
 
     def _mark_first(self, request: Request) -> None:
         if not request.watch.first_token:
@@ -216,6 +214,13 @@ class EngineCore:
             self.scheduler.ready(request)
         except ResourceError as error:
             self.fail(request, error)
+
+    def unpin(self, session: int) -> None:
+        """A session has ended: neither what it left in the cache nor what still runs is pinned."""
+        for request in self.scheduler.requests():
+            if request.session == session:
+                request.session = None
+        self.pool.prefixes.unpin(session)
 
     def stats(self) -> Stats:
         """Counts and latencies, as of now."""
@@ -265,12 +270,15 @@ class EngineCore:
         if answer.reason is not None:  # it ended while this step was in flight
             self._release(answer)
             return
-        request, text = answer.request, answer.text
+        request, text, now = answer.request, answer.text, self.runner.clock()
+        if answer.told_at is not None:
+            self.counters.inter_token.append(now - answer.told_at)
         answer.tokens.append(token)
         piece = text.push(token.id)
         if len(answer.tokens) == 1:
             request.events.put(Started(text.state, answer.index))
         self._say(answer, piece)
+        answer.told_at = None if request.events.full else now
         if text.stopped or (token.id in self.model.stop_ids and not request.params.ignore_eos):
             self._end_answer(answer, "stop")
         elif len(answer.tokens) >= request.limit or (

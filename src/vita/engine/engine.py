@@ -223,7 +223,7 @@ class Engine:
     def unpin(self, session: int) -> None:
         """A session has ended: its prefix is evicted like any other."""
         core = self.core
-        core.inbox.post(lambda: core.pool.prefixes.unpin(session))
+        core.inbox.post(lambda: core.unpin(session))
 
     def stats(self) -> Stats:
         """Counts and latencies between two steps."""
@@ -279,7 +279,7 @@ def _close(core: EngineCore, workers: MediaWorkers) -> None:
 
 def _read(core: EngineCore, request: Request, read: ReadPrompt, options: MediaOptions) -> None:
     """In a media worker: make the prompt, and tell the engine thread."""
-    guard = ReadGuard.start(options.policy.deadline, lambda: request.cancelled)
+    guard = ReadGuard.start(options.policy.deadline, lambda: request.cancelled or request.ended)
     try:
         guard.check("the request")
         request.inputs = read(request.watch, guard)

@@ -6,6 +6,8 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+MAX_WAIT = 3600.0  # seconds; what a lock can wait for is bounded, a deadline is not
+
 Message = Callable[[], None]  # runs in the engine thread
 
 
@@ -39,6 +41,8 @@ class Inbox:
 
     def wait(self, timeout: float | None) -> None:
         """Until there is a message, a `wake`, or `timeout` seconds passed."""
+        if timeout is not None:
+            timeout = min(timeout, MAX_WAIT)
         with self._changed:
             self._changed.wait_for(lambda: self._messages or self._woken, timeout)
             self._woken = False

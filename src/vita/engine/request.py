@@ -133,6 +133,7 @@ class Sequence:
     launched: int = 0
     in_flight: int = 0
     decode_seconds: float = 0.0
+    told_at: float | None = None  # when its newest token was given out; None: the reader's queue was full then
     released: bool = False  # its slab was given back
     reason: FinishReason | None = None
 

@@ -108,7 +108,7 @@ class Runner:
         self, model: LoadedModel, decode: DecodeRunner, encoded: EncoderCache, threads: int,
         clock: Clock = time.perf_counter,
     ) -> None:  # fmt: skip
-        self.model, self.decode, self.encoded, self._clock = model, decode, encoded, clock
+        self.model, self.decode, self.encoded, self.clock = model, decode, encoded, clock
         self.step_threads = ThreadChoice(threads, torch.set_num_threads)
         self._layer_threads = ThreadChoice(threads, torch.set_num_threads)
         self.is_async = model.device.type == "cuda"
@@ -119,7 +119,7 @@ class Runner:
 
     def launch(self, plan: Plan) -> Launched:
         """Compute a step, or queue it on a GPU."""
-        launched = Launched(started=self._clock())
+        launched = Launched(started=self.clock())
         if plan.decode:
             self._decode(plan.decode, launched)
         if plan.unit is not None:
@@ -129,7 +129,7 @@ class Runner:
 
     def _decode(self, answers: list[Answer], launched: Launched) -> None:
         self.step_threads.before(len(answers))
-        start, lengths = self._clock(), [answer.cache.length for answer in answers]
+        start, lengths = self.clock(), [answer.cache.length for answer in answers]
         try:
             self._step(answers, launched)
         except Exception as error:
@@ -140,7 +140,7 @@ class Runner:
                     self._step([answer], launched)
                 except Exception as own:
                     launched.failed.append((answer, own))
-        seconds = self._clock() - start
+        seconds = self.clock() - start
         self.step_threads.after(len(answers), seconds)
         if not self.is_async:
             launched.seconds = seconds
@@ -168,13 +168,13 @@ class Runner:
 
     def _run_unit(self, unit: Unit, budget: float, launched: Launched) -> None:
         try:
-            begun = self._clock()
+            begun = self.clock()
             work = self._work_of(unit)
-            start = self._clock()
+            start = self.clock()
             if budget and start - begun > budget:
                 return  # an encoder was loaded: its first layer waits for the next step
             done = work.run_some(budget)
-            seconds = self._clock() - start
+            seconds = self.clock() - start
         except Exception as error:
             self._work = None
             self._raise_fatal(error)
@@ -216,18 +216,18 @@ class Runner:
             while True:
                 what = (stage, size.bit_length(), name)
                 self._layer_threads.before(what)
-                start = self._clock()
+                start = self.clock()
                 try:
                     layer = next(layers)
                 except StopIteration:
                     return
                 if self._wait_for_layers:
                     torch.cuda.current_stream(self.model.device).synchronize()
-                self._layer_threads.after(what, (self._clock() - start) / size)
+                self._layer_threads.after(what, (self.clock() - start) / size)
                 name = layer if isinstance(layer, str) else "layer"
                 yield layer
 
-        return LayeredWork(stage, rows, timed(), clock=self._clock)
+        return LayeredWork(stage, rows, timed(), clock=self.clock)
 
     def _encode_work(self, unit: EncodeUnit) -> LayeredWork:
         seconds = self.model.load_encoder(unit.kind)

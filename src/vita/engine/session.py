@@ -80,12 +80,14 @@ class Session:
             priority, deadline: see `Engine.submit`.
 
         Raises:
-            RequestError: the turn is not the user's or is empty, or the turn before is still being answered. Otherwise
-            as `Engine.submit`.
+            RequestError: the turn is not the user's or is empty, the turn before is still being answered, or the
+            session is closed. Otherwise as `Engine.submit`.
         """
         _, (message,) = self._engine.accept([message], self.options)
         if params is not None and params.n != 1:
             raise RequestError("must be 1 in a session", where="n")
+        if not self._finalizer.alive:
+            raise RequestError("the session is closed", fix="make another one")
         current = _OpenTurn()
 
         def read(watch: Stopwatch, guard: ReadGuard) -> ProcessedInputs:
@@ -169,6 +171,8 @@ class Session:
         """Cancel what runs, and let the prefix be evicted like any other."""
         if self._last is not None:
             self._last.cancel()
+            if self._last.request is not None:
+                self._last.request.session = None  # what it leaves in the prefix cache is not pinned
         self._finalizer()
 
     def __enter__(self) -> Session:
