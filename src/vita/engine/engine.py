@@ -128,7 +128,7 @@ class Engine:
         params = params or SamplingParams()
         check_params(params)
         self.processor.check_options(options)
-        _check_scheduling(priority, deadline, cache_salt)
+        _check_submission(priority, deadline, cache_salt)
         core, now = self.core, time.monotonic()
         request = Request(
             params, EventQueue(core.inbox.wake), cache_salt, session, priority, now, now,
@@ -222,6 +222,20 @@ class Engine:
             self._thread.join()
 
 
+def _check_submission(priority: int, deadline: float | None, cache_salt: str) -> None:
+    """Refuse what would fail in the engine thread.
+
+    Raises:
+        RequestError: naming the argument and what is allowed.
+    """
+    if not isinstance(priority, int):
+        raise RequestError(f"must be an integer, not {priority!r}", where="priority")
+    if not isinstance(cache_salt, str):
+        raise RequestError(f"must be a string, not {cache_salt!r}", where="cache_salt")
+    if deadline is not None and not (isinstance(deadline, (int, float)) and deadline > 0):  # NaN, too
+        raise RequestError(f"must be over 0 seconds, not {deadline!r}", where="deadline")
+
+
 def _run(core: EngineCore, workers: MediaWorkers, checkpoint: Checkpoint, progress: Progress | None) -> None:
     """The engine thread. It ends before the interpreter does: a daemon thread that returns from C++ after that is
     killed there, which aborts the process."""
@@ -239,19 +253,6 @@ def _end_at_exit(core: EngineCore, workers: MediaWorkers, thread: threading.Thre
     thread.join(EXIT_SECONDS)
 
 
-def _check_scheduling(priority: object, deadline: object, cache_salt: object) -> None:
-    """The scheduler compares and adds these in the engine thread, where a wrong type would end every request."""
-    if not isinstance(priority, int) or isinstance(priority, bool):
-        raise RequestError(f"must be an integer, not {priority!r:.60}", where="priority")
-    if deadline is not None:
-        if not isinstance(deadline, (int, float)) or isinstance(deadline, bool):
-            raise RequestError(f"must be a number of seconds, not {deadline!r:.60}", where="deadline")
-        if not deadline > 0:
-            raise RequestError(f"must be over 0 seconds, not {deadline}", where="deadline")
-    if not isinstance(cache_salt, str):
-        raise RequestError(f"must be a str, not {type(cache_salt).__name__}", where="cache_salt")
-
-
 def _close(core: EngineCore, workers: MediaWorkers) -> None:
     with core.lock:
         core.closed = True
@@ -261,7 +262,7 @@ def _close(core: EngineCore, workers: MediaWorkers) -> None:
 
 def _read(core: EngineCore, request: Request, read: ReadPrompt, options: MediaOptions) -> None:
     """In a media worker: make the prompt, and tell the engine thread."""
-    guard = ReadGuard.start(options.policy.deadline, lambda: request.cancelled)
+    guard = ReadGuard.start(options.policy.deadline, lambda: request.cancelled or request.ended)
     try:
         guard.check("the request")
         request.inputs = read(request.watch, guard)

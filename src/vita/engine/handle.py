@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from vita.events import Done, Event, Result, Started
@@ -79,7 +79,7 @@ class EventQueue:
         loop, arrived = asyncio.get_running_loop(), asyncio.Event()
 
         def notify() -> None:
-            with suppress(RuntimeError):  # the loop was closed: there is no reader any more
+            with contextlib.suppress(RuntimeError):  # the loop is closed; its reader is gone
                 loop.call_soon_threadsafe(arrived.set)
 
         while True:
@@ -111,10 +111,12 @@ class Handle:
         request: Request | None = None,
     ) -> None:  # fmt: skip
         self.request = request
-        self._events, self._cancel, self._open, self._owner = events, cancel, count, owner
-        self._ahead: deque[Event] = deque()  # taken by `started`, not yet handed out
+        self._events, self._cancel, self._count, self._owner = events, cancel, count, owner
+        self._open = count  # answers without `Done`
+        self._first: Started | Done | None = None
         self._error: BaseException | None = None  # that the request failed with
         self._result: Result | None = None
+        self._ahead: deque[Event] = deque()  # taken by `started`, not yet handed out
         self._finalizer = weakref.finalize(self, cancel)
         self._finalizer.atexit = False
 
@@ -134,8 +136,6 @@ class Handle:
         Raises:
             VitaError: what went wrong with the request.
         """
-        if self._error is not None:
-            raise self._error
         try:
             while self._open or self._ahead:
                 if self._ahead:
@@ -156,6 +156,8 @@ class Handle:
             self._error = item
             self._end()
             raise item
+        if self._first is None and isinstance(item, (Started, Done)):
+            self._first = item
         if isinstance(item, Done):
             self._open -= 1
             if not self._open:
@@ -167,8 +169,6 @@ class Handle:
         self._finalizer.detach()
 
     async def __aiter__(self) -> AsyncIterator[Event]:
-        if self._error is not None:
-            raise self._error
         try:
             while self._open or self._ahead:
                 yield self._ahead.popleft() if self._ahead else self._opened(await self._events.aget())
@@ -180,38 +180,31 @@ class Handle:
         """Wait until the first token is known; media and length errors are raised here.
 
         Returns:
-            `Started`, or `Done` if the request was cancelled before. A second call returns the same.
-
-        Raises:
-            RuntimeError: the events were read already.
+            `Started`, or `Done` if the request was cancelled before. Iteration gives that event out, too.
         """
-        if self._error is not None:
-            raise self._error
-        for event in self._ahead:
-            if isinstance(event, (Started, Done)):
-                return event
-        while True:
-            if not self._open:
-                raise RuntimeError("the events of this request were read already")
-            event = self._opened(await self._events.aget())
-            self._ahead.append(event)
-            if isinstance(event, (Started, Done)):
-                return event
+        while self._first is None:
+            if self._error is not None:
+                raise self._error
+            self._ahead.append(self._opened(await self._events.aget()))
+        return self._first
 
     def result(self, cancelled: Callable[[], bool] | None = None) -> Result:
         """The whole first answer; blocks until it is done. A second call returns the same. Errors as for iteration."""
+        if self._error is not None:
+            raise self._error
         if self._result is None:
             self._result = Result.collect(self.iterate(cancelled))
         return self._result
 
     def results(self) -> list[Result]:
         """All answers, in the order of their index."""
-        count = self._open
         events = list(self)
-        return [Result.collect(events, index) for index in range(count)]
+        return [Result.collect(events, index) for index in range(self._count)]
 
     async def aresult(self) -> Result:
         """`result` for asyncio."""
+        if self._error is not None:
+            raise self._error
         if self._result is None:
             self._result = Result.collect([event async for event in self])
         return self._result

@@ -19,12 +19,15 @@ class MediaWorkers:
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._count = count
         self._threads: list[threading.Thread] = []
+        self._closed = False
         self._lock = threading.Lock()
 
     def submit(self, job: Job) -> None:
-        """Run a job soon; it reports its result and its errors itself."""
-        self._jobs.put(job)
+        """Run a job soon; it reports its result and its errors itself. After `close` it is not run."""
         with self._lock:
+            if self._closed:
+                return
+            self._jobs.put(job)
             if len(self._threads) < self._count:
                 # Daemons: a read that hangs must not keep the process from ending.
                 thread = threading.Thread(target=self._run, name=f"vita-media-{len(self._threads)}", daemon=True)
@@ -33,8 +36,10 @@ class MediaWorkers:
 
     def close(self) -> None:
         """Let the threads end once their jobs are done."""
-        for _ in self._threads:
-            self._jobs.put(None)
+        with self._lock:
+            self._closed = True
+            for _ in self._threads:
+                self._jobs.put(None)
 
     def join(self, seconds: float) -> None:
         """After `close`: wait at most so long for the threads to end. One that hangs in a read does not."""
@@ -43,12 +48,6 @@ class MediaWorkers:
             thread.join(max(0.0, until - time.monotonic()))
 
     def _run(self) -> None:
-        while self._run_next():
-            pass
-
-    def _run_next(self) -> bool:
-        # In a function of its own: a variable of a waiting thread would hold on to the last job, its media and engine.
-        job = self._jobs.get()
-        if job is not None:
+        while (job := self._jobs.get()) is not None:
             job()
-        return job is not None
+            del job  # it must not hold on to its engine while the thread waits for the next one
