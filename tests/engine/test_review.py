@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,83 @@ def test_a_session_takes_one_turn_and_keeps_its_own_options(model: vita.Vita) ->
         model.submit([vita.user("a"), vita.assistant("b"), vita.user("c")], SHORT, session=session)
     with pytest.raises(RequestError, match="session"):
         model.submit(vita.user("a"), SHORT, session=session, options=MediaOptions(max_tiles=1))
+
+
+def test_reads_that_hang_hold_up_no_text_and_no_end(mini: Path, tmp_path: Path) -> None:
+    """Two pipes that nobody writes take both media workers."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    model = vita.load(mini / "mini_ckpt", dtype="float32", device="cpu")
+    hung = [model.submit(vita.user("What?", image=pipe), SHORT, deadline=0.2) for _ in range(2)]
+    asked = model.submit(vita.user("Hello"), SHORT, deadline=60)
+    assert asked.result().finish_reason == "length"
+    assert [handle.result().finish_reason for handle in hung] == ["cancelled"] * 2
+    model.close()
+    for _ in range(2):  # let the threads end
+        with pipe.open("wb"):
+            pass
+
+
+def test_a_program_ends_beside_a_read_that_hangs(mini: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    program = PROGRAM.format(end="model.submit(vita.user('x', image=sys.argv[2]))")
+    command = [sys.executable, "-c", program, str(mini / "mini_ckpt"), str(tmp_path / "pipe")]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("where", ["load", "ask"])
+def test_an_interrupt_reaches_the_caller_and_the_process_ends(mini: Path, where: str) -> None:
+    program = """
+import os, signal, sys, threading, time, vita
+def interrupt(*_):
+    os.kill(os.getpid(), signal.SIGINT)
+try:
+    loading = sys.argv[2] == "load"
+    model = vita.load(sys.argv[1], dtype="float32", device="cpu", progress=interrupt if loading else None)
+    threading.Timer(0.3, interrupt).start()
+    model.ask("Hello", params=vita.SamplingParams(max_tokens=100000, ignore_eos=True))
+    while True:
+        model.ask("Hello", params=vita.SamplingParams(max_tokens=1000, ignore_eos=True))
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    command = [sys.executable, "-c", program, str(mini / "mini_ckpt"), where]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "interrupted\n", "")
+
+
+def test_an_error_in_what_is_told_of_the_end_does_not_reach_the_reader(
+    model: vita.Vita, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine, turn = model.engine, PreparedTurn("user", ("Hello",))
+
+    def told(request: object) -> None:
+        raise ValueError("boom")
+
+    asked = engine.submit_prompt(
+        lambda watch, guard: engine.processor.assemble([turn], None, watch), SHORT, MediaOptions(), on_end=told
+    )
+    assert asked.result().finish_reason == "length"
+    assert "boom" in caplog.text
+    assert model.ask("Hello", params=SHORT).finish_reason == "length"
+
+
+def test_names_of_alternatives_are_made_token_by_token(model: vita.Vita, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer, core = model.engine.model.tokenizer, model.engine.core
+    decode, in_step, most = tokenizer.decode, [0], [0]
+
+    def counted(ids: Sequence[int]) -> str:
+        in_step[0] += 1
+        most[0] = max(most[0], in_step[0])
+        return decode(ids)
+
+    drain = core.inbox.drain
+    monkeypatch.setattr(tokenizer, "decode", counted)
+    monkeypatch.setattr(core.inbox, "drain", lambda: in_step.__setitem__(0, 0) or drain())
+    result = model.ask("Hello", params=SamplingParams(max_tokens=40, logprobs=20, ignore_eos=True))
+    assert len(result.logprobs) == 40 and all(len(token.top) == 20 for token in result.logprobs)
+    assert most[0] <= 2 * 21
 
 
 # The handle

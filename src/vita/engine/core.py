@@ -14,7 +14,7 @@ import torch
 
 from vita.checkpoint.load import Progress
 from vita.checkpoint.open import Checkpoint
-from vita.engine.answers import done_of_answer, done_of_request, start_answers
+from vita.engine.answers import done_of_answer, done_of_request, start_answers, token_logprob
 from vita.engine.decode import MAX_BATCH, choose_decode_runner
 from vita.engine.encoder_cache import EncoderCache
 from vita.engine.inbox import Inbox
@@ -41,7 +41,7 @@ class EngineCore:
 
     Args:
         options: see `EngineOptions`.
-        start_job: runs a function in a media worker.
+        start_job: starts the reading of a prompt that waited for the end of a request.
 
     Attributes:
         inbox: messages from other threads.
@@ -237,6 +237,8 @@ class EngineCore:
             return
         request, text = answer.request, answer.text
         answer.tokens.append(token)
+        if token.logprob is not None:
+            answer.logprobs.append(token_logprob(token, self.model.tokenizer))
         piece = text.push(token.id)
         if len(answer.tokens) == 1:
             request.events.put(Started(text.state, answer.index))
@@ -296,7 +298,10 @@ class EngineCore:
             self.runner.drop_unit()
         request.embeds, request.features = None, {}
         if request.on_end is not None:
-            request.on_end(request)
+            try:
+                request.on_end(request)
+            except Exception:  # the reader still gets its end, and the engine goes on
+                log.exception("what was to be told of the end of a request has failed")
         with self.lock:
             self.open -= 1
             request.ended = True

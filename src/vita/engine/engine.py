@@ -27,7 +27,7 @@ from vita.media.source import snapshot_memory
 from vita.options import EngineOptions
 from vita.prompt.processor import ProcessedInputs, Processor, split_system
 from vita.runtime.clock import Stopwatch
-from vita.types import MediaOptions, Message, SamplingParams
+from vita.types import MediaOptions, Message, SamplingParams, Text
 
 EXIT_SECONDS = 10.0  # that the end of the process waits for a step to end
 
@@ -51,7 +51,7 @@ class Engine:
         self, checkpoint: Checkpoint, options: EngineOptions | None = None, progress: Progress | None = None
     ) -> None:
         self._workers = MediaWorkers()
-        self.core = core = EngineCore(options or EngineOptions(), self._workers.submit)
+        self.core = core = EngineCore(options or EngineOptions(), lambda start: start())
         self._finalizer = weakref.finalize(self, _close, core, self._workers)
         self._finalizer.atexit = False
         self._thread = threading.Thread(
@@ -109,13 +109,14 @@ class Engine:
             return self.processor.assemble(prepared, system, watch)
 
         return self.submit_prompt(
-            read, params, options, priority=priority, deadline=deadline, cache_salt=cache_salt
+            read, params, options, priority=priority, deadline=deadline, cache_salt=cache_salt,
+            has_media=any(has_media(turn) for turn in turns),
         )  # fmt: skip
 
     def submit_prompt(
         self, read: ReadPrompt, params: SamplingParams | None, options: MediaOptions, *, session: int | None = None,
         priority: int = 0, deadline: float | None = None, cache_salt: str = "",
-        on_end: Callable[[Request], None] | None = None, after: Request | None = None,
+        on_end: Callable[[Request], None] | None = None, after: Request | None = None, has_media: bool = True,
     ) -> Handle:  # fmt: skip
         """Queue a request whose prompt a media worker makes. Arguments and errors as for `submit`, and:
 
@@ -124,6 +125,7 @@ class Engine:
             session: number of the session that pins the prefix.
             on_end: called in the engine thread when the request has ended, before its `Done` event.
             after: the prompt is made when this request has ended: the turn before.
+            has_media: there is something to read; otherwise the prompt does not wait for the media of others.
         """
         params = params or SamplingParams()
         check_params(params)
@@ -139,8 +141,10 @@ class Engine:
             request.cancelled = True
             core.inbox.wake()
 
-        def job() -> None:
-            _read(core, request, read, options)
+        workers = self._workers  # not self: a request that waits must not keep the engine
+
+        def start() -> None:
+            workers.submit(lambda: _read(core, request, read, options), has_media=has_media)
 
         with core.lock:
             self._check_open()
@@ -148,9 +152,9 @@ class Engine:
             core.inbox.post(lambda: core.submit(request))
             waits = after is not None and not after.ended
             if after is not None and waits:
-                after.then.append(job)
+                after.then.append(start)
         if not waits:
-            self._workers.submit(job)
+            start()
         return Handle(request.events, cancel, params.n, owner=self, request=request)
 
     def _check_open(self) -> None:
@@ -234,6 +238,11 @@ def _check_submission(priority: int, deadline: float | None, cache_salt: str) ->
         raise RequestError(f"must be a string, not {cache_salt!r}", where="cache_salt")
     if deadline is not None and not (isinstance(deadline, (int, float)) and deadline > 0):  # NaN, too
         raise RequestError(f"must be over 0 seconds, not {deadline!r}", where="deadline")
+
+
+def has_media(message: Message) -> bool:
+    """Whether a message holds more than text."""
+    return not all(isinstance(part, Text) for part in message.parts)
 
 
 def _run(core: EngineCore, workers: MediaWorkers, checkpoint: Checkpoint, progress: Progress | None) -> None:

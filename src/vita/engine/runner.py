@@ -298,6 +298,8 @@ class Runner:
             complete = [request for request, count in unit.parts if request.remaining_rows == count]
             if complete:
                 launched.logits = {id(r): row for r, row in zip(complete, self._last_logits, strict=True)}
+                for request in complete:
+                    request.embeds = None  # as large as the KV slab's keys of a few layers, and not read again
                 del self._last_logits
             return
         for request in unit.requests:

@@ -7,7 +7,7 @@ import threading
 import weakref
 from dataclasses import dataclass, replace
 
-from vita.engine.engine import Engine
+from vita.engine.engine import Engine, has_media
 from vita.engine.handle import Handle
 from vita.engine.request import Request
 from vita.errors import RequestError
@@ -113,6 +113,7 @@ class Session:
         handle = self._engine.submit_prompt(
             read, params, self.options, session=self._number, priority=priority, deadline=deadline,
             cache_salt=self.cache_salt, on_end=lambda request: self._ended(running, request), after=before,
+            has_media=has_media(message),
         )  # fmt: skip
         self._last, self._running = handle, running
         return handle
