@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import os
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from vita.media.filterbank import filterbank, filterbank_pieces
 from vita.media.policy import UNGUARDED
 from vita.prompt.processor import PreparedTurn
 from vita.runtime.clock import Stopwatch
+from vita.runtime.threads import ThreadChoice, cores_are_busy
 from vita.types import MediaOptions, SamplingParams
 
 SHORT = SamplingParams(max_tokens=4, ignore_eos=True)
@@ -305,7 +307,7 @@ def test_a_long_session_keeps_finding_its_prefix_and_forgets_what_does_not_fit(n
         reused.append(result.usage.reused_tokens / result.usage.prompt_tokens)
         dropped.append(result.usage.dropped_messages)
     assert dropped[-1] > 0 and dropped == sorted(dropped), "dropped turns stay dropped"
-    changes = sum(a != b for a, b in zip(dropped, dropped[1:], strict=False))
+    changes = sum(a != b for a, b in itertools.pairwise(dropped))
     assert 1 <= changes <= 4, dropped
     after = reused[dropped.index(next(d for d in dropped if d)) :]
     assert sum(share > 0.5 for share in after) >= len(after) - changes - 1, reused
@@ -360,3 +362,53 @@ def test_pieces_meet_at_every_length(mini_model: vita.Vita, frames: int) -> None
     with torch.inference_mode():
         pieces = torch.cat(list(model.audio.subsample_pieces(bank)), dim=1)
         assert torch.allclose(pieces, model.audio.subsample(model.audio.normalize(bank)), atol=1e-5)
+
+
+# The number of threads
+
+
+class Cores:
+    """A clock that what is computed moves on: so many seconds with one thread, and with all four."""
+
+    def __init__(self, one: float, together: float) -> None:
+        self.now, self.threads, self.seconds = 0.0, 4, {1: one, 4: together}
+
+    def set(self, threads: int) -> None:
+        self.threads = threads
+
+    def compute(self) -> None:
+        self.now += self.seconds[self.threads]
+
+    def clock(self) -> float:
+        self.now += 1e-6
+        return self.now
+
+
+@pytest.mark.parametrize(("one", "together", "busy"), [(1e-4, 4e-5, False), (5e-5, 6e-5, False), (1e-4, 0.012, True)])
+def test_busy_cores_are_known_before_the_first_request(one: float, together: float, busy: bool) -> None:
+    cores = Cores(one, together)
+    assert cores_are_busy(4, cores.set, cores.compute, cores.clock) is busy
+    assert cores.threads == 4 and cores.now < 0.04, "as it was, and quickly"
+
+
+def test_what_began_with_one_thread_tries_all_of_them_later() -> None:
+    cores = Cores(0.013, 0.01)
+    choice = ThreadChoice(4, cores.set, lambda: cores.now)
+    choice.start_with_one()
+    used: list[int] = []
+    while cores.now < 5:
+        choice.before("step")
+        used.append(cores.threads)
+        cores.compute()
+        choice.after("step", cores.seconds[cores.threads])
+    assert set(used[:20]) == {1} and set(used[-20:]) == {4} and choice.current == 4
+
+
+def test_one_interrupted_step_gives_the_next_unit_no_more_time(model: vita.Vita) -> None:
+    scheduler = model.engine.core.scheduler
+    for seconds in (0.01, 0.01, 0.01, 4.0):
+        scheduler.stepped(seconds)
+    assert scheduler.step_seconds == 0.01
+    for _ in range(3):  # a larger batch
+        scheduler.stepped(0.03)
+    assert scheduler.step_seconds == 0.03

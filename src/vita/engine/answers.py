@@ -56,8 +56,8 @@ def done_of_answer(answer: Sequence, reason: FinishReason, model: LoadedModel) -
         notes = (CONTEXT_FULL.format(model.config.context),)
     done = _done(request, reason, answer.text.state, len(tokens), answer.decode_seconds, model)
     return replace(
-        done, token_ids=tuple(token.id for token in tokens), logprobs=tuple(answer.logprobs), notes=(*done.notes, *notes),
-        index=answer.index,
+        done, token_ids=tuple(token.id for token in tokens), logprobs=tuple(answer.logprobs),
+        notes=(*done.notes, *notes), index=answer.index,
     )  # fmt: skip
 
 

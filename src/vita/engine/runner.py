@@ -109,6 +109,11 @@ class Runner:
         self._wait_for_layers = False
         self.steps = self.rows = 0  # decode steps, and sequences in them
 
+    def start_with_one_thread(self) -> None:
+        """Other processes use the cores: begin with one thread, and try all of them later."""
+        self.step_threads.start_with_one()
+        self._layer_threads.start_with_one()
+
     def launch(self, plan: Plan) -> Launched:
         """Compute a step, or queue it on a GPU."""
         launched = Launched(started=time.perf_counter())
