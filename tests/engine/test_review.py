@@ -72,10 +72,10 @@ next(stream)
 """
 
 
-@pytest.mark.parametrize("end", ["", "sys.exit()", "del stream, model", "model.submit(vita.user('x' * 20000))"])
+@pytest.mark.parametrize("end", ["sys.exit()", "del stream, model", "model.submit(vita.user('x' * 20000))"])
 def test_a_program_may_end_while_the_engine_computes(mini: Path, end: str) -> None:
     """A thread that is killed inside C++ aborts the process: exit code 134, now and then."""
-    for _ in range(3):
+    for _ in range(2):
         command = [sys.executable, "-c", PROGRAM.format(end=end), str(mini / "mini_ckpt")]
         ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         assert (ran.returncode, ran.stderr) == (0, "")
