@@ -25,6 +25,7 @@ from vita.events import Done, Started, TextDelta, Timings, Usage
 from vita.media.filterbank import filterbank, filterbank_pieces
 from vita.media.policy import UNGUARDED
 from vita.prompt.processor import PreparedTurn
+from vita.prompt.tokenizer import LONG_TEXT, replace_surrogates
 from vita.runtime.clock import Stopwatch
 from vita.runtime.threads import ThreadChoice, cores_are_busy
 from vita.types import MediaOptions, SamplingParams
@@ -412,3 +413,13 @@ def test_one_interrupted_step_gives_the_next_unit_no_more_time(model: vita.Vita)
     for _ in range(3):  # a larger batch
         scheduler.stepped(0.03)
     assert scheduler.step_seconds == 0.03
+
+
+def test_long_texts_are_tokenised_as_short_ones_are(mini_model: vita.Vita) -> None:
+    """Long ones go through another function of the library, which lets other threads run."""
+    tokenizer = mini_model.engine.processor.tokenizer
+    text = "Grüße, 世界! \ud83d 12 <|im_end|> " * 400
+    parts = [tokenizer.encode(text[:k]) for k in (LONG_TEXT - 1, LONG_TEXT, LONG_TEXT + 1)]
+    for k, ids in zip((LONG_TEXT - 1, LONG_TEXT, LONG_TEXT + 1), parts, strict=True):
+        whole = tokenizer.backend.encode(replace_surrogates(text[:k]), add_special_tokens=False).ids
+        assert ids == whole
