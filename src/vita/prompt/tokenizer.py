@@ -77,7 +77,7 @@ class Tokenizer:
         text = replace_surrogates(text)
         if len(text) < LONG_TEXT:
             return list(self.backend.encode(text, add_special_tokens=False).ids)
-        # `encode` keeps the GIL, 0.1 s for 100,000 characters in which the engine thread stands; `encode_batch` does not.
+        # `encode` keeps the GIL: 0.1 s for 100,000 characters, in which nobody decodes. `encode_batch` releases it.
         return list(self.backend.encode_batch([text], add_special_tokens=False)[0].ids)
 
     def encode_with_specials(self, text: str) -> list[int]:
