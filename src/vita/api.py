@@ -128,11 +128,10 @@ class Vita:
             )
         if options is not None or cache_salt:
             raise RequestError("are the session's own", where="options and cache_salt", fix="pass them to session()")
-        turns = [messages] if isinstance(messages, Message) else list(messages)
+        turns = [messages] if isinstance(messages, Message) else messages
         if len(turns) != 1:
-            raise RequestError(f"takes one new turn, not {len(turns)}", where="a session", fix="pass the user's turn")
-        message = turns[0]
-        return session.submit(message, params, priority=priority, deadline=deadline)
+            raise RequestError(f"a session takes one message at a time, not {len(turns)}", where="messages")
+        return session.submit(turns[0], params, priority=priority, deadline=deadline)
 
     def session(
         self, system: str | None = None, *, options: MediaOptions | None = None, cache_salt: str = ""

@@ -8,12 +8,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
 from vita.checkpoint.load import Progress
 from vita.checkpoint.open import Checkpoint
-from vita.engine.answers import done_of_answer, done_of_request, start_answers
+from vita.engine.answers import done_of_answer, done_of_request, start_answers, token_logprob
 from vita.engine.decode import MAX_BATCH, choose_decode_runner
 from vita.engine.encoder_cache import EncoderCache
 from vita.engine.inbox import Inbox
@@ -29,6 +30,7 @@ from vita.model.kv_cache import KVCache
 from vita.options import EngineOptions
 from vita.planning.memory_plan import prefill_chunk, tile_batch
 from vita.prompt.processor import Processor
+from vita.runtime.threads import cores_are_busy
 
 log = logging.getLogger("vita")
 GPU_WORK_SECONDS = 0.015  # of encoders and prefill between two decode steps
@@ -39,7 +41,7 @@ class EngineCore:
 
     Args:
         options: see `EngineOptions`.
-        start_job: runs a function in a media worker.
+        start_job: starts the reading of a prompt that waited for the end of a request.
 
     Attributes:
         inbox: messages from other threads.
@@ -101,6 +103,8 @@ class EngineCore:
         threads = torch.get_num_threads() if model.device.type == "cpu" else 1
         self.encoder_cache = EncoderCache()
         self.runner = Runner(model, decode, self.encoder_cache, threads)
+        if threads > 1 and cores_are_busy(threads, torch.set_num_threads, partial(torch.exp, torch.zeros(1 << 17))):
+            self.runner.start_with_one_thread()
         position = KVCache.bytes_per_position(model.config.decoder, model.dtype, quantized=model.quantized_kv_cache)
         self.pool = KVPool(model.memory_plan.kv_budget, self._allocate, position)
         limits = Limits(
@@ -274,6 +278,8 @@ class EngineCore:
         if answer.told_at is not None:
             self.counters.inter_token.append(now - answer.told_at)
         answer.tokens.append(token)
+        if token.logprob is not None:
+            answer.logprobs.append(token_logprob(token, self.model.tokenizer))
         piece = text.push(token.id)
         if len(answer.tokens) == 1:
             request.events.put(Started(text.state, answer.index))
@@ -336,7 +342,10 @@ class EngineCore:
         self.pool.unreserve(request.reserved)
         request.reserved = 0
         if request.on_end is not None:
-            request.on_end(request)
+            try:
+                request.on_end(request)
+            except Exception:  # the reader still gets its end, and the engine goes on
+                log.exception("the end of a request could not be reported to its session")
         # A handle that is kept must hold neither KV slabs nor media, nor its session.
         request.embeds, request.features, request.spans, request.sequences = None, {}, [], []
         request.inputs, request.on_end = None, None

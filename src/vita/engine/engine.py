@@ -27,7 +27,7 @@ from vita.media.source import snapshot_memory
 from vita.options import EngineOptions
 from vita.prompt.processor import ProcessedInputs, Processor, split_system
 from vita.runtime.clock import Stopwatch
-from vita.types import Audio, MediaOptions, Message, SamplingParams
+from vita.types import Audio, MediaOptions, Message, SamplingParams, Text
 
 EXIT_SECONDS = 10.0  # that the end of the process waits for a step to end
 
@@ -51,7 +51,7 @@ class Engine:
         self, checkpoint: Checkpoint, options: EngineOptions | None = None, progress: Progress | None = None
     ) -> None:
         self._workers = MediaWorkers()
-        self.core = core = EngineCore(options or EngineOptions(), self._workers.submit)
+        self.core = core = EngineCore(options or EngineOptions(), lambda start: start())
         self._finalizer = weakref.finalize(self, _close, core, self._workers)
         self._finalizer.atexit = False
         self._thread = threading.Thread(
@@ -108,7 +108,8 @@ class Engine:
             return self.processor.assemble(prepared, system, watch)
 
         return self.submit_prompt(
-            read, params, options, priority=priority, deadline=deadline, cache_salt=cache_salt
+            read, params, options, priority=priority, deadline=deadline, cache_salt=cache_salt,
+            has_media=any(has_media(turn) for turn in turns),
         )  # fmt: skip
 
     def accept(self, messages: Sequence[Message], options: MediaOptions) -> tuple[str | None, list[Message]]:
@@ -134,7 +135,7 @@ class Engine:
     def submit_prompt(
         self, read: ReadPrompt, params: SamplingParams | None, options: MediaOptions, *, session: int | None = None,
         priority: int = 0, deadline: float | None = None, cache_salt: str = "",
-        on_end: Callable[[Request], None] | None = None, after: Request | None = None,
+        on_end: Callable[[Request], None] | None = None, after: Request | None = None, has_media: bool = True,
     ) -> Handle:  # fmt: skip
         """Queue a request whose prompt a media worker makes. Arguments and errors as for `submit`, and:
 
@@ -143,10 +144,11 @@ class Engine:
             session: number of the session that pins the prefix.
             on_end: called in the engine thread when the request has ended, before its `Done` event.
             after: the prompt is made when this request has ended: the turn before.
+            has_media: there is something to read; otherwise the prompt does not wait for the media of others.
         """
         params = params or SamplingParams()
         check_params(params)
-        _check_scheduling(priority, deadline, cache_salt)
+        _check_submission(priority, deadline, cache_salt)
         core, now = self.core, time.monotonic()
         request = Request(
             params, EventQueue(core.inbox.wake), cache_salt, session, priority, now, now,
@@ -157,8 +159,10 @@ class Engine:
             request.cancelled = True
             core.inbox.wake()
 
-        def job() -> None:
-            _read(core, request, read, options)
+        workers = self._workers  # not self: a request that waits must not keep the engine
+
+        def start() -> None:
+            workers.submit(lambda: _read(core, request, read, options), has_media=has_media)
 
         with core.lock:
             self._check_open()
@@ -166,9 +170,9 @@ class Engine:
             core.inbox.post(lambda: core.submit(request))
             waits = after is not None and not after.ended
             if after is not None and waits:
-                after.then.append(job)
+                after.then.append(start)
         if not waits:
-            self._workers.submit(job)
+            start()
         return Handle(request.events, cancel, params.n, owner=self, request=request)
 
     def _check_open(self) -> None:
@@ -240,6 +244,25 @@ class Engine:
             self._thread.join()
 
 
+def _check_submission(priority: int, deadline: float | None, cache_salt: str) -> None:
+    """Refuse what would fail in the engine thread.
+
+    Raises:
+        RequestError: naming the argument and what is allowed.
+    """
+    if not isinstance(priority, int):
+        raise RequestError(f"must be an integer, not {priority!r}", where="priority")
+    if not isinstance(cache_salt, str):
+        raise RequestError(f"must be a string, not {cache_salt!r}", where="cache_salt")
+    if deadline is not None and not (isinstance(deadline, (int, float)) and deadline > 0):  # NaN, too
+        raise RequestError(f"must be over 0 seconds, not {deadline!r}", where="deadline")
+
+
+def has_media(message: Message) -> bool:
+    """Whether a message holds more than text."""
+    return not all(isinstance(part, Text) for part in message.parts)
+
+
 def _run(core: EngineCore, workers: MediaWorkers, checkpoint: Checkpoint, progress: Progress | None) -> None:
     """The engine thread. It ends before the interpreter does: a daemon thread that returns from C++ after that is
     killed there, which aborts the process."""
@@ -255,19 +278,6 @@ def _end_at_exit(core: EngineCore, workers: MediaWorkers, thread: threading.Thre
     _close(core, workers)
     workers.join(1.0)
     thread.join(EXIT_SECONDS)
-
-
-def _check_scheduling(priority: object, deadline: object, cache_salt: object) -> None:
-    """The scheduler compares and adds these in the engine thread, where a wrong type would end every request."""
-    if not isinstance(priority, int) or isinstance(priority, bool):
-        raise RequestError(f"must be an integer, not {priority!r:.60}", where="priority")
-    if deadline is not None:
-        if not isinstance(deadline, (int, float)) or isinstance(deadline, bool):
-            raise RequestError(f"must be a number of seconds, not {deadline!r:.60}", where="deadline")
-        if not deadline > 0:
-            raise RequestError(f"must be over 0 seconds, not {deadline}", where="deadline")
-    if not isinstance(cache_salt, str):
-        raise RequestError(f"must be a str, not {type(cache_salt).__name__}", where="cache_salt")
 
 
 def _close(core: EngineCore, workers: MediaWorkers) -> None:

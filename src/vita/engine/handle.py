@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from vita.events import Done, Event, Result, Started
@@ -79,7 +79,7 @@ class EventQueue:
         loop, arrived = asyncio.get_running_loop(), asyncio.Event()
 
         def notify() -> None:
-            with suppress(RuntimeError):  # the loop was closed: there is no reader any more
+            with contextlib.suppress(RuntimeError):  # the loop is closed; its reader is gone
                 loop.call_soon_threadsafe(arrived.set)
 
         while True:
@@ -114,9 +114,9 @@ class Handle:
         self._events, self._cancel, self._count, self._owner = events, cancel, count, owner
         self._open = count  # answers without `Done`
         self._first: Started | Done | None = None
-        self._ahead: deque[Event] = deque()  # taken by `started`, not yet handed out
         self._error: BaseException | None = None  # that the request failed with
         self._result: Result | None = None
+        self._ahead: deque[Event] = deque()  # taken by `started`, not yet handed out
         self._finalizer = weakref.finalize(self, cancel)
         self._finalizer.atexit = False
 
@@ -198,6 +198,8 @@ class Handle:
 
     def result(self, cancelled: Callable[[], bool] | None = None) -> Result:
         """The whole first answer; blocks until it is done. A second call returns the same. Errors as for iteration."""
+        if self._error is not None:
+            raise self._error
         if self._result is None:
             self._result = Result.collect(self.iterate(cancelled))
         return self._result
@@ -209,6 +211,8 @@ class Handle:
 
     async def aresult(self) -> Result:
         """`result` for asyncio."""
+        if self._error is not None:
+            raise self._error
         if self._result is None:
             self._result = Result.collect([event async for event in self])
         return self._result

@@ -1,4 +1,7 @@
-"""Media workers: threads that read and decode media, so that the engine thread never waits for a file."""
+"""Media workers: threads that read and decode media, so that the engine thread never waits for a file.
+
+Prompts without media have a worker of their own: they wait neither for a long video nor for a read that hangs.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,32 @@ Job = Callable[[], None]
 
 
 class MediaWorkers:
+    """Two media workers and one for prompts without media."""
+
+    def __init__(self) -> None:
+        self._media, self._text = WorkerPool("vita-media", WORKERS), WorkerPool("vita-prompt", 1)
+
+    def submit(self, job: Job, *, has_media: bool = True) -> None:
+        """See `WorkerPool.submit`."""
+        (self._media if has_media else self._text).submit(job)
+
+    def close(self) -> None:
+        """See `WorkerPool.close`."""
+        self._media.close()
+        self._text.close()
+
+    def join(self, seconds: float) -> None:
+        """See `WorkerPool.join`."""
+        self._text.join(seconds)
+        self._media.join(seconds)
+
+
+class WorkerPool:
     """A few threads that run jobs in order of arrival. They start with the first job and never call torch."""
 
-    def __init__(self, count: int = WORKERS) -> None:
+    def __init__(self, name: str, count: int) -> None:
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._count = count
+        self._name, self._count = name, count
         self._threads: list[threading.Thread] = []
         self._closed = False
         self._lock = threading.Lock()
@@ -30,7 +54,7 @@ class MediaWorkers:
             self._jobs.put(job)
             if len(self._threads) < self._count:
                 # Daemons: a read that hangs must not keep the process from ending.
-                thread = threading.Thread(target=self._run, name=f"vita-media-{len(self._threads)}", daemon=True)
+                thread = threading.Thread(target=self._run, name=f"{self._name}-{len(self._threads)}", daemon=True)
                 self._threads.append(thread)
                 thread.start()
 
@@ -48,12 +72,6 @@ class MediaWorkers:
             thread.join(max(0.0, until - time.monotonic()))
 
     def _run(self) -> None:
-        while self._run_next():
-            pass
-
-    def _run_next(self) -> bool:
-        # In a function of its own: a variable of a waiting thread would hold on to the last job, its media and engine.
-        job = self._jobs.get()
-        if job is not None:
+        while (job := self._jobs.get()) is not None:
             job()
-        return job is not None
+            del job  # it must not hold on to its engine while the thread waits for the next one

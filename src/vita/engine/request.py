@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from vita.engine.handle import EventQueue
 from vita.engine.prefix_cache import Atom
-from vita.events import FinishReason
+from vita.events import FinishReason, TokenLogprob
 from vita.prompt.processor import ProcessedInputs
 from vita.runtime.clock import Stopwatch
 from vita.types import MediaSpan, SamplingParams, Span
@@ -62,7 +62,7 @@ class Request:
         on_end: told the finished request, in the engine thread; a session keeps its history by it.
         error: what it failed with, if it did.
         ended: whether it has left the engine; guarded by the engine's lock, like `then`.
-        then: jobs for the media workers that wait for its end: the next turn of its session.
+        then: start what waits for its end: reading the next turn of its session.
     """
 
     params: SamplingParams
@@ -129,6 +129,7 @@ class Sequence:
     text: Detokenizer
     newest: Tensor
     tokens: list[Token] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)  # of the tokens, if they were asked for
     pieces: list[str] = field(default_factory=list)  # of the text that was given out
     launched: int = 0
     in_flight: int = 0

@@ -117,6 +117,11 @@ class Runner:
         self._wait_for_layers = False
         self.steps = self.rows = 0  # decode steps, and sequences in them
 
+    def start_with_one_thread(self) -> None:
+        """Other processes use the cores: begin with one thread, and try all of them later."""
+        self.step_threads.start_with_one()
+        self._layer_threads.start_with_one()
+
     def launch(self, plan: Plan) -> Launched:
         """Compute a step, or queue it on a GPU."""
         launched = Launched(started=self.clock())
@@ -310,6 +315,8 @@ class Runner:
             complete = [request for request, count in unit.parts if request.remaining_rows == count]
             if complete:
                 launched.logits = {id(r): row for r, row in zip(complete, self._last_logits, strict=True)}
+                for request in complete:
+                    request.embeds = None  # as large as the KV slab's keys of a few layers, and not read again
                 del self._last_logits
             return
         for request in unit.requests:

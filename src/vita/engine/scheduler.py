@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from statistics import median_low
 from typing import Protocol
 
 from vita.engine.prefix_cache import atoms_of
@@ -19,6 +20,7 @@ from vita.runtime.clock import Clock
 from vita.types import MediaKind, MediaSpan, Span, TextSpan
 
 AGING_SECONDS = 10.0  # of waiting that make up for one level of priority
+MEDIAN_STEPS = 5
 UNREAD_SECONDS = 60.0  # after which a request whose event queue is full is cancelled
 FIRST_POSITIONS = 1024  # reserved for the answer of a request without a limit; grows by as many
 
@@ -124,7 +126,8 @@ class Scheduler:
         self.starting: list[Request] = []  # prefilled, the first token not sampled yet
         self.running: deque[Sequence] = deque()  # decoding, the next to be served first
         self.unit: Unit | None = None  # began and is not finished
-        self.step_seconds = 0.0  # of the last decode steps, smoothed
+        self.step_seconds = 0.0  # median of the last decode steps
+        self._steps: deque[float] = deque(maxlen=MEDIAN_STEPS)
 
     def requests(self) -> list[Request]:
         """All that have not ended."""
@@ -259,8 +262,10 @@ class Scheduler:
         return rows
 
     def stepped(self, seconds: float) -> None:
-        """A decode step took so long."""
-        self.step_seconds = seconds if not self.step_seconds else 0.7 * self.step_seconds + 0.3 * seconds
+        """A decode step took so long. The median: a step that the system interrupted for a second must not give the
+        next unit three seconds."""
+        self._steps.append(seconds)
+        self.step_seconds = median_low(self._steps)
 
     def unit_finished(self, unit: Unit) -> list[Request]:
         """A unit is computed. Its requests go to the end of their queue; returns those whose prompt is prefilled."""

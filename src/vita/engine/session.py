@@ -7,7 +7,7 @@ import threading
 import weakref
 from dataclasses import dataclass, replace
 
-from vita.engine.engine import Engine
+from vita.engine.engine import Engine, has_media
 from vita.engine.handle import Handle
 from vita.engine.request import Request
 from vita.errors import RequestError
@@ -20,18 +20,20 @@ _numbers = itertools.count(1)
 
 
 @dataclass(eq=False)
-class _OpenTurn:
-    """A user's turn that is being answered.
+class _Running:
+    """A turn that is being answered.
 
     Attributes:
-        turn: with its media decoded; None until a media worker has read it.
-        heard: characters of its answer that are kept; None: all.
-        forgotten: the session was reset meanwhile.
+        history: the turns before, to which it is added at its end.
+        turn: the user's turn; None until its media are read.
+        heard: characters of the answer that are kept; None: all.
+        ended: whether it was added to the history, or left no trace.
     """
 
+    history: list[PreparedTurn]
     turn: PreparedTurn | None = None
     heard: int | None = None
-    forgotten: bool = False
+    ended: bool = False
 
 
 class Session:
@@ -56,8 +58,8 @@ class Session:
         self._number = next(_numbers)
         self._lock = threading.Lock()
         self._turns: list[PreparedTurn] = []
-        self._open: _OpenTurn | None = None  # the newest one; None: it is answered
-        self._dropped = 0  # turns that are forgotten since they no longer fit the context
+        self._dropped = 0  # turns that were forgotten since they no longer fit the context
+        self._running: _Running | None = None  # the newest turn
         self._last: Handle | None = None
         self._finalizer = weakref.finalize(self, engine.unpin, self._number)
         self._finalizer.atexit = False
@@ -83,53 +85,50 @@ class Session:
             RequestError: the turn is not the user's or is empty, the turn before is still being answered, or the
             session is closed. Otherwise as `Engine.submit`.
         """
+        if not self._finalizer.alive:
+            raise RequestError("the session is closed", fix="make another one")
         _, (message,) = self._engine.accept([message], self.options)
         if params is not None and params.n != 1:
             raise RequestError("must be 1 in a session", where="n")
-        if not self._finalizer.alive:
-            raise RequestError("the session is closed", fix="make another one")
-        current = _OpenTurn()
+        before = None if self._last is None else self._last.request
+        if before is not None and not before.ended and not before.cancelled:
+            raise RequestError("the turn before is still being answered", fix="read it to its end, or cancel it")
+
+        running = _Running(self._turns)
 
         def read(watch: Stopwatch, guard: ReadGuard) -> ProcessedInputs:
             turn = self._engine.processor.read_turn(message, self.options, watch, guard)
             with self._lock:
-                current.turn = turn
-                turns, dropped = [*self._turns, turn], self._dropped
+                running.turn = turn
+                turns, dropped = [*running.history, turn], self._dropped
             inputs = self._engine.processor.assemble(turns, self.system, watch, dropped)
             with self._lock:
-                if inputs.dropped > dropped and not current.forgotten:
-                    self._turns = without_oldest(turns, inputs.dropped - dropped)[:-1]
+                if inputs.dropped > dropped and running.history is self._turns:
+                    running.history[:] = without_oldest(turns, inputs.dropped - dropped)[:-1]
                     self._dropped = inputs.dropped
             return inputs
 
-        with self._lock:
-            before = None if self._last is None else self._last.request
-            if before is not None and not before.ended and not before.cancelled:
-                raise RequestError("the turn before is still being answered", fix="read it to its end, or cancel it")
-            handle = self._engine.submit_prompt(
-                read, params, self.options, session=self._number, priority=priority, deadline=deadline,
-                cache_salt=self.cache_salt, on_end=lambda request: self._ended(request, current), after=before,
-            )  # fmt: skip
-            self._last, self._open = handle, current
+        handle = self._engine.submit_prompt(
+            read, params, self.options, session=self._number, priority=priority, deadline=deadline,
+            cache_salt=self.cache_salt, on_end=lambda request: self._ended(running, request), after=before,
+            has_media=has_media(message),
+        )  # fmt: skip
+        self._last, self._running = handle, running
         return handle
 
-    def _ended(self, request: Request, current: _OpenTurn) -> None:
+    def _ended(self, running: _Running, request: Request) -> None:
         """Keep a turn and its answer; called in the engine thread."""
         with self._lock:
-            turn, heard = current.turn, current.heard
-            if self._open is current:
-                self._open = None
-            if turn is None or request.error is not None or current.forgotten:
+            running.ended = True
+            if running.turn is None or request.error is not None:
                 return
             answer = request.sequences[0] if request.sequences else None
             if answer is not None and answer.text.state == "noise":
                 return
-            said = "" if answer is None else "".join(answer.pieces)
-            if heard is not None:
-                said = said[:heard]
-            self._turns.append(turn)
+            said = "" if answer is None else "".join(answer.pieces)[: running.heard]
+            running.history.append(running.turn)
             if said:
-                self._turns.append(PreparedTurn("assistant", (said,)))
+                running.history.append(PreparedTurn("assistant", (said,)))
 
     def truncate(self, heard_characters: int) -> None:
         """After a barge-in: only so many characters of the newest answer were heard, and the rest is forgotten.
@@ -143,8 +142,8 @@ class Session:
         if heard_characters < 0:
             raise RequestError(f"must be 0 or more, not {heard_characters}", where="heard_characters")
         with self._lock:
-            if self._open is not None:  # the answer is not finished
-                self._open.heard = heard_characters
+            if self._running is not None and not self._running.ended:
+                self._running.heard = heard_characters
                 return
             if not self._turns or self._turns[-1].role != "assistant":
                 return
@@ -160,19 +159,14 @@ class Session:
             self._turns.append(turn)
 
     def reset(self) -> None:
-        """Forget every turn, the one that is being answered too."""
+        """Forget every turn; one that is being answered is not kept either."""
         with self._lock:
-            self._turns.clear()
-            self._dropped = 0
-            if self._open is not None:
-                self._open.forgotten = True
+            self._turns, self._dropped = [], 0
 
     def close(self) -> None:
         """Cancel what runs, and let the prefix be evicted like any other."""
         if self._last is not None:
             self._last.cancel()
-            if self._last.request is not None:
-                self._last.request.session = None  # what it leaves in the prefix cache is not pinned
         self._finalizer()
 
     def __enter__(self) -> Session:
