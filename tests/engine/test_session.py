@@ -281,9 +281,9 @@ def test_a_refused_turn_does_not_block_the_next_one(model: vita.Vita, monkeypatc
 
 def test_one_message_a_turn(model: vita.Vita) -> None:
     session = model.session()
-    with pytest.raises(RequestError, match="one new turn"):
+    with pytest.raises(RequestError, match="one message at a time"):
         model.submit([vita.user("Hello"), vita.user("And?")], SHORT, session=session)
-    with pytest.raises(RequestError, match="one new turn"):
+    with pytest.raises(RequestError, match="one message at a time"):
         model.submit([], SHORT, session=session)
     said = model.submit([vita.user("Hello")], SHORT, session=session).result()
     assert history(session) == [("user", "Hello"), ("assistant", said.text)]
