@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -80,10 +82,24 @@ def decode_audio(
         yield from _read_soundfile(file, loaded, check, guard)
 
 
+class _Seekable:
+    """A stream for libsndfile. A damaged header may lead before the start: the position then stays as it is."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.tell, self.read, self.close = stream.tell, stream.read, stream.close
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """An error in here would be written to standard error, since it cannot pass through C."""
+        with suppress(OSError, ValueError, OverflowError):
+            self._stream.seek(offset, whence)
+        return self._stream.tell()
+
+
 class _OpenFile:
     """A file that libsndfile has open, and the stream under it."""
 
-    def __init__(self, file: Any, stream: Any) -> None:
+    def __init__(self, file: Any, stream: _Seekable) -> None:
         self.file, self.stream = file, stream
 
     def close(self) -> None:
@@ -95,7 +111,7 @@ def _open_soundfile(loaded: Loaded) -> _OpenFile | None:
     """None: not one of libsndfile's formats, or one that FFmpeg reads better."""
     import soundfile
 
-    stream = loaded.open()
+    stream = _Seekable(loaded.open())
     try:
         file = soundfile.SoundFile(stream)
     except (soundfile.LibsndfileError, TypeError):
