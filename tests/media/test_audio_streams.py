@@ -214,6 +214,24 @@ def test_an_ogg_cut_in_its_headers_is_called_damaged() -> None:
         load_audio(Audio(data[:600]))
 
 
+@pytest.mark.parametrize("count", [2, 8, 9, 12, 47])
+def test_any_number_of_channels_is_decoded(count: int) -> None:
+    # FFmpeg decodes Opus to one plane a channel, of which PyAV can read no more than eight.
+    out = io.BytesIO()
+    samples = np.repeat(chirp(1.0), count)[None]
+    with av.open(out, "w", format="ogg") as container:
+        stream = container.add_stream("libopus", rate=RATE, layout=f"{count}C", options={"mapping_family": "255"})
+        for start in range(0, RATE, 960):
+            part = np.ascontiguousarray(samples[:, start * count : (start + 960) * count])
+            frame = av.AudioFrame.from_ndarray(part, format="flt", layout=f"{count}C")
+            frame.sample_rate = RATE
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    wave = load_audio(Audio(out.getvalue()), sample_rate=RATE)
+    assert wave.seconds == pytest.approx(1.0, abs=0.02) and abs(lag(wave.samples, chirp(1.0))) < 2
+    assert np.abs(wave.samples).max() == pytest.approx(0.4, abs=0.1)
+
+
 # --- joined recordings ---------------------------------------------------------------------------------------------
 
 

@@ -285,7 +285,8 @@ class _Blocks:
         if shape != self._shape:
             yield from self.rest()
             self._rate = self._rate or _checked_rate(shape[0], self._name)
-            self._resampler = av.AudioResampler(format="fltp", layout=frame.layout, rate=self._rate)
+            # Interleaved: of planar frames with more than 8 channels PyAV reads past the end of the table of planes.
+            self._resampler = av.AudioResampler(format="flt", layout=frame.layout, rate=self._rate)
             self._shape = shape
         # Joined before this frame is added, so that the last frame can be trimmed.
         if self._held and (
@@ -312,7 +313,7 @@ class _Blocks:
 
     def _add(self, frames: list[Any]) -> None:
         for frame in frames:
-            samples = frame.to_ndarray().astype(np.float32, copy=False)
+            samples = frame.to_ndarray().reshape(frame.samples, -1).T  # [channels, n]
             self._parts.append(samples)
             self._held += samples.shape[1]
 
