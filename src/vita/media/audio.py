@@ -51,8 +51,9 @@ def load_audio(
     """
     options = options or MediaOptions()
     notes: list[str] = []
-    if isinstance(audio.source, np.ndarray):
-        blocks, name = _from_array(audio, options), "<array>"
+    source = audio.source
+    if isinstance(source, np.ndarray):
+        blocks, name = _from_array(source, audio.sample_rate, options), "<array>"
     else:
         loaded = read_source(audio.source, options, "audio")
         name = loaded.name
@@ -126,13 +127,12 @@ class _ToMono:
         return np.ascontiguousarray(mono, dtype=np.float32), self._count / self._rate
 
 
-def _from_array(audio: Audio, options: MediaOptions) -> Iterator[Block]:
+def _from_array(array: np.ndarray[Any, Any], rate: int | None, options: MediaOptions) -> Iterator[Block]:
     """An array in blocks, scaled to [-1, 1).
 
     Raises:
         MediaError: not audio, or without a possible rate.
     """
-    array: np.ndarray[Any, Any] = audio.source
     if array.ndim not in (1, 2) or array.dtype not in (np.float16, np.float32, np.float64, np.int16, np.int32):
         raise MediaError(
             f"an array of {array.dtype} {list(array.shape)} is not audio",
@@ -143,7 +143,6 @@ def _from_array(audio: Audio, options: MediaOptions) -> Iterator[Block]:
             f"an array {list(array.shape)} would be audio of {array.shape[1]} channels",
             fix="pass samples as [n, channels]",
         )
-    rate = audio.sample_rate
     if rate is None:
         raise MediaError("an array of samples does not say how fast it plays", fix="pass sample_rate in Hz with it")
     if rate <= 0 or rate != int(rate):
