@@ -79,10 +79,10 @@ def test_an_mp3_whose_header_counts_hours_is_heard() -> None:
     data = bytearray(encode(chirp(), "MP3"))
     tag = max(data.find(b"Xing"), data.find(b"Info"))
     assert tag > 0
-    whole = load_audio(Audio(bytes(data)), sample_rate=RATE)
+    intact = load_audio(Audio(bytes(data)), sample_rate=RATE)
     data[tag + 8 : tag + 12] = struct.pack(">I", 10 * 3600 * RATE // 1152)
     wave = load_audio(Audio(bytes(data)), sample_rate=RATE)
-    assert abs(wave.samples.size - whole.samples.size) < 3000 and lag(wave.samples, chirp()) == 0
+    assert abs(wave.samples.size - intact.samples.size) < 3000 and lag(wave.samples, chirp()) == 0
 
 
 def test_an_aac_whose_bit_rate_misleads_is_heard() -> None:
@@ -166,7 +166,7 @@ def test_bytes_after_the_counted_samples_are_mentioned() -> None:
     data[place + 4 : place + 8] = struct.pack("<I", 48000)
     wave = load_audio(Audio(bytes(data)))
     assert wave.seconds == pytest.approx(0.5)
-    assert wave.notes == ("<144044 bytes>: 96,000 bytes after the audio that its header counts were not read.",)
+    assert wave.notes[0].endswith("96,000 bytes after the audio that its header counts were not read.")
     tagged = encode(chirp(), "WAV", "PCM_16") + b"LIST" + struct.pack("<I", 4) + b"INFO"
     assert load_audio(Audio(tagged)).notes == ()
 

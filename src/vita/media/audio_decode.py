@@ -35,7 +35,7 @@ SAMPLE_BYTES = {
 }  # fmt: skip
 # Formats whose stamps count samples, so that a gap in them is a loss. Elsewhere a gap may be a pause.
 COUNTED = ("flac", "ogg")
-# FFmpeg's flag: the decoder trims nothing. It trims Vorbis wrongly where the whole file is one page.
+# FFmpeg's flag: the decoder trims nothing. It trims Vorbis wrongly where a file is one page.
 SKIP_MANUAL = 1 << 29
 
 
