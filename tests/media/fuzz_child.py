@@ -16,7 +16,7 @@ from pathlib import Path
 
 CPU_SECONDS = 5
 MEMORY = 500 << 20  # bytes a case may add
-ADDRESS_SPACE = 1 << 30  # bytes beyond what the imports took; threads reserve some that they never touch
+ADDRESS_SPACE = 2 << 30  # bytes beyond what the imports took; threads reserve far more than they touch
 EXTREMES = (0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 
 
