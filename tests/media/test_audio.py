@@ -1,4 +1,4 @@
-"""Sound: parity with the reference, formats, channels, limits and errors."""
+"""Audio: parity with the reference, formats, channels, limits and errors."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_filterbanks_are_the_references(name: str, key: str) -> None:
     assert compare_filterbank(key, ours, theirs).status == "pass"
 
 
-def test_all_reference_sounds(big_goldens: Path) -> None:
+def test_all_reference_audio(big_goldens: Path) -> None:
     folder = big_goldens / "tiny" / "audio"
     for file in folder.glob("*_fbank.npy"):
         name = file.name.removesuffix("_fbank.npy")
@@ -98,7 +98,7 @@ def test_dither_is_asked_for_and_repeats_with_its_generator() -> None:
     assert not torch.equal(one, filterbank(samples, FilterbankConfig()))
 
 
-def test_short_sounds_are_padded_to_one_token() -> None:
+def test_short_audio_is_padded_to_one_token() -> None:
     bank = filterbank(pad_to_minimum(torch.ones(10)), FilterbankConfig())
     assert token_count(bank.shape[0]) == 1
 
@@ -155,7 +155,7 @@ def test_arrays() -> None:
         load_audio(Audio(np.zeros((2, 2, 2), np.float32)))
 
 
-def test_a_long_sound_is_refused_from_its_header() -> None:
+def test_long_audio_is_refused_from_its_header() -> None:
     data = bytearray(wav(np.zeros(8000, np.float32), 8000))
     with pytest.raises(MediaError, match="longer than the limit of"):
         load_audio(Audio(bytes(data)), MediaOptions(policy=MediaPolicy(max_seconds=0.5)))
@@ -163,7 +163,7 @@ def test_a_long_sound_is_refused_from_its_header() -> None:
 
 def test_errors_say_what_and_where(tmp_path: Path) -> None:
     cases = {
-        "text.wav": (b"this is not a sound at all", "not an audio file"),
+        "text.wav": (b"this is not audio at all", "not an audio file"),
         "empty.wav": (b"", "is empty"),
         "none.wav": (wav(np.zeros(0, np.float32)), "no samples"),
         "nan.wav": (wav(np.full(100, np.nan, np.float32), subtype="FLOAT"), "not numbers"),
@@ -183,13 +183,13 @@ def test_garbage_gives_only_media_errors(body: bytes, head: bytes) -> None:
         load_audio(Audio(head + body))
 
 
-def test_three_hours_of_sound_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
+def test_three_hours_of_audio_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
     file, size = tmp_path / "long.wav", 3 * 3600 * 8000
     with io.BytesIO() as short:
         soundfile.write(short, np.zeros(8), 8000, format="WAV", subtype="PCM_U8")
         header = bytearray(short.getvalue()[:44])
     header[4:8], header[40:44] = (36 + size).to_bytes(4, "little"), size.to_bytes(4, "little")
-    with file.open("wb") as stream:  # a sparse file: 86 MB that take no room
+    with file.open("wb") as stream:  # a sparse file: 86 MB that take no space
         stream.write(header)
         stream.truncate(44 + size)
     with pytest.raises(MediaError, match=r"long\.wav: lasts 180 minutes, longer than the limit of 60 minutes"):

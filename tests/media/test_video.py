@@ -38,9 +38,9 @@ def write(path: Path, seconds: float = 5, fps: int = 10, *, stamps: list[float] 
     return path
 
 
-def seconds_shown(picture: Pillow.Image) -> float:
+def seconds_shown(image: Pillow.Image) -> float:
     """The time that the lower half's red tells."""
-    return float(np.asarray(picture)[30:, :, 0].mean()) / 40
+    return float(np.asarray(image)[30:, :, 0].mean()) / 40
 
 
 def test_picks_of_the_reference(big_goldens: Path) -> None:
@@ -85,10 +85,10 @@ def test_short_clips_repeat_frames_as_trained(tmp_path: Path) -> None:
     assert len(load_video(Video(write(tmp_path / "s.mp4", seconds=1))).frames) == 4
 
 
-def test_a_list_of_pictures_is_a_clip() -> None:
-    pictures = [Pillow.new("RGB", (8, 8), (k, 0, 0)) for k in range(20)]
-    assert len(load_video(Video(pictures)).frames) == 16
-    assert [f.getpixel((0, 0))[0] for f in load_video(Video(pictures[:5])).frames] == [0, 1, 2, 3, 4]
+def test_a_list_of_images_is_a_clip() -> None:
+    images = [Pillow.new("RGB", (8, 8), (k, 0, 0)) for k in range(20)]
+    assert len(load_video(Video(images)).frames) == 16
+    assert [f.getpixel((0, 0))[0] for f in load_video(Video(images[:5])).frames] == [0, 1, 2, 3, 4]
 
 
 def test_a_damaged_tail_is_used_as_far_as_it_goes_and_said(tmp_path: Path) -> None:
@@ -105,8 +105,8 @@ def test_errors_say_what_and_where(tmp_path: Path) -> None:
     text.write_bytes(b"certainly not a video" * 20)
     headless = tmp_path / "half.mp4"
     headless.write_bytes(write(tmp_path / "a.mp4").read_bytes()[:600])
-    sound = Path(__file__).parents[1] / "goldens" / "mini" / "inputs" / "fm22k.wav"
-    for path, sentence in ((text, "not a video"), (headless, "damaged"), (sound, "only audio")):
+    audio = Path(__file__).parents[1] / "goldens" / "mini" / "inputs" / "fm22k.wav"
+    for path, sentence in ((text, "not a video"), (headless, "damaged"), (audio, "only audio")):
         with pytest.raises(MediaError, match=sentence) as caught:
             load_video(Video(path))
         assert path.name in str(caught.value)
@@ -118,6 +118,6 @@ def test_errors_say_what_and_where(tmp_path: Path) -> None:
         load_video(Video(tmp_path / "a.mp4"), MediaOptions(policy=MediaPolicy(max_pixels=1000)))
 
 
-def test_a_video_without_sound_says_so(tmp_path: Path) -> None:
+def test_a_video_without_audio_says_so(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match="no audio"):
         load_audio(Audio(write(tmp_path / "a.mp4"), from_video=True))

@@ -106,8 +106,7 @@ def test_the_reference_takes_the_stated_frame_rate() -> None:
 JOINED = [
     ("mpegts", "libx264", REORDERED), ("mpeg", "mpeg2video", {"bf": "2"}), ("vob", "mpeg2video", {"bf": "2"}),
     ("mpeg", "mpeg1video", {"bf": "2"}), ("webm", "libvpx", {}), ("matroska", "libx264", REORDERED),
-    ("ogg", "libvpx", {}),
-    ("h264", "libx264", REORDERED),
+    ("ogg", "libvpx", {}), ("h264", "libx264", REORDERED),
 ]  # fmt: skip
 
 

@@ -63,10 +63,13 @@ def load_audio(
 
         blocks = decode_audio(loaded, notes, check, guard, from_video=audio.from_video)
     to_mono = _ToMono(options, sample_rate, name)
-    for block in blocks:
-        guard.check(name)
-        to_mono.add(block)
-    samples, seconds = to_mono.finish()
+    try:
+        for block in blocks:
+            guard.check(name)
+            to_mono.add(block)
+        samples, seconds = to_mono.finish()
+    except MemoryError as error:
+        raise MediaError("does not fit in memory", where=name, fix="pass a shorter part of it") from error
     return Waveform(samples, seconds, tuple(notes))
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -33,7 +35,7 @@ SAMPLE_BYTES = {
 }  # fmt: skip
 # Formats whose stamps count samples, so that a gap in them is a loss. Elsewhere a gap may be a pause.
 COUNTED = ("flac", "ogg")
-# FFmpeg's flag: the decoder trims nothing. It trims Vorbis wrongly where the whole file is one page.
+# FFmpeg's flag: the decoder trims nothing. It trims Vorbis wrongly where a file is one page.
 SKIP_MANUAL = 1 << 29
 
 
@@ -80,10 +82,24 @@ def decode_audio(
         yield from _read_soundfile(file, loaded, check, guard)
 
 
+class _Seekable:
+    """A stream for libsndfile. A damaged header may lead before the start: the position then stays as it is."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.tell, self.read, self.close = stream.tell, stream.read, stream.close
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """An error in here would be written to standard error, since it cannot pass through C."""
+        with suppress(OSError, ValueError, OverflowError):
+            self._stream.seek(offset, whence)
+        return self._stream.tell()
+
+
 class _OpenFile:
     """A file that libsndfile has open, and the stream under it."""
 
-    def __init__(self, file: Any, stream: Any) -> None:
+    def __init__(self, file: Any, stream: _Seekable) -> None:
         self.file, self.stream = file, stream
 
     def close(self) -> None:
@@ -95,7 +111,7 @@ def _open_soundfile(loaded: Loaded) -> _OpenFile | None:
     """None: not one of libsndfile's formats, or one that FFmpeg reads better."""
     import soundfile
 
-    stream = loaded.open()
+    stream = _Seekable(loaded.open())
     try:
         file = soundfile.SoundFile(stream)
     except (soundfile.LibsndfileError, TypeError):
@@ -269,7 +285,8 @@ class _Blocks:
         if shape != self._shape:
             yield from self.rest()
             self._rate = self._rate or _checked_rate(shape[0], self._name)
-            self._resampler = av.AudioResampler(format="fltp", layout=frame.layout, rate=self._rate)
+            # Interleaved: of planar frames with more than 8 channels PyAV reads past the end of the table of planes.
+            self._resampler = av.AudioResampler(format="flt", layout=frame.layout, rate=self._rate)
             self._shape = shape
         # Joined before this frame is added, so that the last frame can be trimmed.
         if self._held and (
@@ -296,7 +313,7 @@ class _Blocks:
 
     def _add(self, frames: list[Any]) -> None:
         for frame in frames:
-            samples = frame.to_ndarray().astype(np.float32, copy=False)
+            samples = frame.to_ndarray().reshape(frame.samples, -1).T  # [channels, n]
             self._parts.append(samples)
             self._held += samples.shape[1]
 

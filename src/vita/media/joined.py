@@ -40,7 +40,7 @@ def split_joined(loaded: Loaded, guard: ReadGuard) -> list[Loaded]:
         return [loaded]
     ends = [*starts[1:], size]
     return [
-        Stretch(loaded.name, loaded.path, loaded.data, start, end)
+        Stretch(loaded.name, source=loaded, start=start, end=end)
         for start, end in zip([0, *starts[1:]], ends, strict=True)
     ]
 

@@ -46,7 +46,7 @@ def correct_length(loaded: Loaded, notes: list[str]) -> Loaded:
         elif head[:4] == b"FORM" and head[8:] in (b"AIFF", b"AIFC"):
             patches = _check_aiff(stream, size)
     if patches:
-        return Patched(loaded.name, loaded.path, loaded.data, tuple(patches))
+        return Patched(loaded.name, source=loaded, patches=tuple(patches))
     if left_over > 1:
         notes.append(f"{loaded.name}: {left_over:,} bytes after the audio that its header counts were not read.")
     return loaded

@@ -9,6 +9,7 @@ from itertools import pairwise
 LONGEST_GAP = 86_400.0  # seconds; a frame that would be shown longer than a day has a wrong stamp
 REORDERED = 16  # frames; the most that a codec reorders, so the farthest that stamps fall without a jump
 OUTLIERS = 3  # frames in a row whose stamps are passed over if the next one fits again
+SLOWEST_RATE = 1 / LONGEST_GAP  # frames per second
 USUAL_RATE = 25.0  # what FFmpeg takes for a bare stream
 
 
@@ -45,7 +46,7 @@ def _usual_step(known: Sequence[float], rate: float) -> float:
     rises = [b - a for a, b in pairwise(sorted(known)) if b > a]
     if rises:
         return statistics.median_low(rises)
-    return 1.0 / (rate if rate > 0 else USUAL_RATE)
+    return 1.0 / (rate if rate >= SLOWEST_RATE else USUAL_RATE)
 
 
 def _filled(stamps: Sequence[float | None]) -> list[float]:

@@ -79,7 +79,10 @@ def load_video(
     animation = open_animation(loaded, options, guard)
     if animation is not None:
         return _from_animation(animation, loaded, video, options, min_frames)
-    return _from_container(loaded, video, options, min_frames, guard)
+    try:
+        return _from_container(loaded, video, options, min_frames, guard)
+    except MemoryError as error:
+        raise MediaError("does not fit in memory", where=loaded.name, fix="make the video smaller") from error
 
 
 def _check_request(video: Video) -> None:

@@ -13,21 +13,25 @@ from vita.media.source import Loaded
 class Patched(Loaded):
     """A file with some bytes replaced; the file itself is not changed."""
 
+    source: Loaded | None = None
     patches: tuple[tuple[int, bytes], ...] = ()  # (offset, bytes) each
 
     def open(self) -> BinaryIO:
-        return io.BufferedReader(_PatchedStream(super().open(), self.patches))
+        assert self.source is not None
+        return io.BufferedReader(_PatchedStream(self.source.open(), self.patches))
 
 
 @dataclass(frozen=True)
 class Stretch(Loaded):
     """The bytes from `start` up to `end` of a file."""
 
+    source: Loaded | None = None
     start: int = 0
     end: int = 0
 
     def open(self) -> BinaryIO:
-        return io.BufferedReader(_StretchStream(super().open(), self.start, self.end))
+        assert self.source is not None
+        return io.BufferedReader(_StretchStream(self.source.open(), self.start, self.end))
 
 
 class _Stream(io.RawIOBase):
