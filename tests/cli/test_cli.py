@@ -8,13 +8,14 @@ import json
 import os
 import platform
 import re
+import shlex
 import signal
 import subprocess
 import sys
 import wave
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,18 @@ import numpy as np
 import psutil
 import pytest
 import torch
+import typer
 from PIL import Image
 from tests.checkpoints import copy_mini, edit_json, read_tensors, write_single
 
 import vita
 from vita.checkpoint.open import DEFAULT
 from vita.cli import run as run_command
+from vita.cli.app import app
 from vita.cli.chat import HELP
-from vita.cli.demo import run_demo
+from vita.cli.demo import flag_names, run_demo
 from vita.cli.guard import run_guarded
+from vita.options import SCHEMES
 
 ROOT = Path(__file__).parents[2]
 MINI = str(ROOT / "tests" / "goldens" / "mini" / "mini_ckpt")
@@ -75,7 +79,7 @@ def run(*arguments: str, stdin: bytes | None = None) -> Ended:
 
 def demo(*arguments: str) -> Ended:
     """`video_audio_demo.py` with these arguments."""
-    return inside(lambda: run_guarded(lambda: run_demo(list(arguments))), None)
+    return inside(lambda: run_guarded(lambda: run_demo(list(arguments)), flag_names), None)
 
 
 def process(*arguments: str) -> subprocess.CompletedProcess[bytes]:
@@ -110,7 +114,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def bomb(width: int, height: int) -> bytes:
-    """A small file that says it is a huge picture."""
+    """A small file whose header says that it is a huge image."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
@@ -181,13 +185,30 @@ class TestAsk:
         typed = json.loads(run("ask", "-", *flags, stdin=b"Hello\n").stdout)
         assert typed["token_ids"] == json.loads(run("ask", "Hello", *flags).stdout)["token_ids"]
         piped = run("ask", "Hello", "--image", "-", *flags, stdin=(files / "good.png").read_bytes())
-        assert json.loads(piped.stdout)["usage"]["pictures"] == 1
+        assert json.loads(piped.stdout)["usage"]["images"] == 1
         assert_sentence(run("ask", "-", "--image", "-", *flags), "only one of the question and the media")
 
     def test_timings_are_shown_when_asked(self) -> None:
         done = run("ask", "Hello", "--model", MINI, "--max-tokens", "3", "--timings")
         shown = done.stderr.decode()
         assert all(word in shown for word in ("prefill", "decode", "tokens/s", "GB/s", "peak memory")), shown
+
+    def test_json_has_the_names_of_the_api(self, files: Path) -> None:
+        """Keys are the fields of `Usage` and `Timings`, and the rates that follow from them."""
+        flags = ["--model", MINI, "--max-tokens", "3", "--json"]
+        answer = json.loads(run("ask", "Hello", "--image", str(files / "good.png"), *flags).stdout)
+        usage, timings = answer["usage"], answer["timings"]
+        assert set(usage) == {field.name for field in fields(vita.Usage)} and usage["images"] == 1
+        rates = {"tokens_per_second", "gigabytes_per_second", "images_per_second"}
+        assert set(timings) == {field.name for field in fields(vita.Timings)} | rates and timings["queued"] >= 0
+        assert timings["images_per_second"] == usage["images"] / timings["total"]
+        typed = json.loads(run("ask", "Hello", *flags).stdout)
+        assert typed["timings"]["images_per_second"] is None
+
+    def test_log_probabilities_are_part_of_json(self) -> None:
+        flags = ["ask", "Hello", "--model", MINI, "--max-tokens", "3", "--logprobs", "2"]
+        assert_sentence(run(*flags), "--logprobs: is part of the JSON output; add --json")
+        assert [len(token["top"]) for token in json.loads(run(*flags, "--json").stdout)["logprobs"]] == [2, 2, 2]
 
     def test_sampling_flags_reach_the_sampler(self) -> None:
         def ids(*flags: str) -> list[int]:
@@ -265,26 +286,26 @@ class TestAsk:
 
 MISTAKES: dict[str, tuple[Callable[[Path], list[str]], tuple[str, ...]]] = {
     "nothing asked": (lambda f: ["ask"], ("there is no question",)),
-    "picture missing": (lambda f: ["ask", "x", "--image", str(f / "no.png")], ("no.png", "no such file")),
-    "picture empty": (lambda f: ["ask", "x", "--image", str(f / "empty.png")], ("empty.png", "is empty")),
-    "picture cut": (lambda f: ["ask", "x", "--image", str(f / "cut.png")], ("cut.png",)),
-    "picture is text": (lambda f: ["ask", "x", "--image", str(f / "text.png")], ("text.png",)),
-    "picture is a folder": (lambda f: ["ask", "x", "--image", str(f)], ("folder",)),
-    "picture is a bomb": (lambda f: ["ask", "x", "--image", str(f / "bomb.png")], ("more than 120 million pixels",)),
-    "sound is noise": (lambda f: ["ask", "x", "--audio", str(f / "noise.wav")], ("noise.wav",)),
-    "sound without samples": (lambda f: ["ask", "x", "--audio", str(f / "headless.wav")], ("headless.wav",)),
-    "sound is a picture": (lambda f: ["ask", "x", "--audio", str(f / "good.png")], ("good.png",)),
+    "image missing": (lambda f: ["ask", "x", "--image", str(f / "no.png")], ("no.png", "no such file")),
+    "image empty": (lambda f: ["ask", "x", "--image", str(f / "empty.png")], ("empty.png", "is empty")),
+    "image cut": (lambda f: ["ask", "x", "--image", str(f / "cut.png")], ("cut.png",)),
+    "image is text": (lambda f: ["ask", "x", "--image", str(f / "text.png")], ("text.png",)),
+    "image is a folder": (lambda f: ["ask", "x", "--image", str(f)], ("folder",)),
+    "image is a bomb": (lambda f: ["ask", "x", "--image", str(f / "bomb.png")], ("more than 120 million pixels",)),
+    "audio is noise": (lambda f: ["ask", "x", "--audio", str(f / "noise.wav")], ("noise.wav",)),
+    "audio without samples": (lambda f: ["ask", "x", "--audio", str(f / "headless.wav")], ("headless.wav",)),
+    "audio is an image": (lambda f: ["ask", "x", "--audio", str(f / "good.png")], ("good.png",)),
     "video empty": (lambda f: ["ask", "x", "--video", str(f / "empty.mp4")], ("empty.mp4", "is empty")),
     "video is noise": (lambda f: ["ask", "x", "--video", str(f / "noise.mp4")], ("noise.mp4",)),
-    "video is sound": (lambda f: ["ask", "x", "--video", str(f / "good.wav")], ("good.wav",)),
-    "clip without sound": (
+    "video is audio": (lambda f: ["ask", "x", "--video", str(f / "good.wav")], ("good.wav",)),
+    "video without audio": (
         lambda f: ["ask", "--video", str(f / "good.mp4"), "--audio-from-video"], ("good.mp4", "no sound"),
     ),
-    "sound of no clip": (lambda f: ["ask", "x", "--audio-from-video"], ("--audio-from-video", "needs a --video")),
+    "audio of no video": (lambda f: ["ask", "x", "--audio-from-video"], ("--audio-from-video", "needs a --video")),
     "video times": (lambda f: ["ask", "x", "--video", str(f / "good.mp4"), "--start", "9"], ("good.mp4",)),
     "frames": (lambda f: ["ask", "x", "--video", str(f / "good.mp4"), "--max-frames", "0"], ("max_frames",)),
     "tiles": (lambda f: ["ask", "x", "--max-tiles", "0"], ("--max-tiles: must be 1 to 12, not 0",)),
-    "tiles of a missing picture": (
+    "tiles of a missing image": (
         lambda f: ["ask", "x", "--image", str(f / "no.png"), "--max-tiles", "13"], ("--max-tiles: must be 1 to 12",),
     ),
     "no network": (lambda f: ["ask", "x", "--image", "http://127.0.0.1:9/a.png"], ("127.0.0.1",)),
@@ -292,6 +313,10 @@ MISTAKES: dict[str, tuple[Callable[[Path], list[str]], tuple[str, ...]]] = {
     "tokens": (lambda f: ["ask", "x", "--max-tokens", "0"], ("--max-tokens: must be 1 or more",)),
     "tokens no number": (lambda f: ["ask", "x", "--max-tokens", "many"], ("--max-tokens", "integer")),
     "top p": (lambda f: ["ask", "x", "--top-p", "2"], ("--top-p: must be over 0 and at most 1",)),
+    "log-probabilities": (lambda f: ["ask", "x", "--logprobs", "3"], ("--logprobs: is part of the JSON output",)),
+    "chat tiles": (lambda f: ["chat", "--model", MINI, "--max-tiles", "0"], ("--max-tiles: must be 1 to 12, not 0",)),
+    "chat top p": (lambda f: ["chat", "--model", MINI, "--top-p", "2"], ("--top-p: must be over 0",)),
+    "chat media on stdin": (lambda f: ["chat", "--model", MINI, "--image", "-"], ("-: standard input is the",)),
     "dtype": (lambda f: ["ask", "x", "--dtype", "int3"], ("--dtype: unknown dtype 'int3'",)),
     "quantize": (lambda f: ["ask", "x", "--quantize", "int3"], ("--quantize: unknown scheme 'int3'; use int8",)),
     "device": (lambda f: ["ask", "x", "--device", "abacus"], ("--device: unknown device 'abacus'",)),
@@ -325,14 +350,60 @@ def test_every_mistake_is_one_sentence(files: Path, name: str) -> None:
     assert_sentence(run(*flags), *said)
 
 
+COMMANDS = ("ask", "chat", "info", "verify", "bench", "eval", "convert", "doctor")
+
+
 class TestOtherCommands:
     def test_help_and_version_need_no_model(self) -> None:
         done = run("--help")
         shown = done.stdout.decode()
         assert (done.returncode, done.stderr) == (0, b"")
-        for command in ("ask", "chat", "info", "verify", "convert", "bench", "eval", "doctor"):
+        for command in COMMANDS:
             assert re.search(rf"^\W*{command}\s+[A-Z]", shown, re.MULTILINE), f"{command} is not listed: {shown}"
-        assert run("--version").stdout.decode() == f"vita {vita.__version__}\n"
+        assert run("--version").stdout.decode() == run("-V").stdout.decode() == f"vita {vita.__version__}\n"
+        assert run("-h").stdout == done.stdout == run().stdout
+
+    @pytest.mark.parametrize("name", COMMANDS)
+    def test_every_command_has_help_with_two_examples_that_parse(self, name: str, monkeypatch: Any) -> None:
+        monkeypatch.setenv("COLUMNS", "120")
+        done = run(name, "--help")
+        shown = done.stdout.decode()
+        assert (done.returncode, done.stderr, run(name, "-h").stdout) == (0, b"", done.stdout)
+        found = re.findall(r"^ +((?:\w+=\w+ )?vita .*?) *$", shown.split("Examples:")[1], re.MULTILINE)
+        assert len(found) == 2, shown
+        command = typer.main.get_group(app).commands[name]
+        for line in found:
+            words = shlex.split(line.split(" > ")[0])
+            words = words[words.index("vita") :]
+            assert words[1] == name
+            command.make_context(name, words[2:], resilient_parsing=False)  # raises for a flag that does not exist
+        for parameter in command.params:
+            hidden = getattr(parameter, "hidden", False)
+            assert hidden or getattr(parameter, "help", None), f"{parameter.name} is not explained"
+            assert all((flag in shown) != hidden for flag in parameter.opts if flag.startswith("--")), parameter.opts
+
+    def test_help_of_ask_is_in_panels(self) -> None:
+        shown = run("ask", "--help").stdout.decode()
+        titles = re.findall(r"─ (Media|Model|Answer|Output) ─", shown)
+        assert titles == ["Media", "Model", "Answer", "Output"]
+        media, model, answer, output = re.split(r"─ (?:Media|Model|Answer|Output) ─", shown)[1:]
+        for panel, flags in (
+            (media, ("--image", "--audio-from-video", "--max-tiles")), (model, ("--device", "--memory")),
+            (answer, ("--temperature", "--logprobs")), (output, ("--json", "--timings", "--verbose")),
+        ):  # fmt: skip
+            assert all(flag in panel for flag in flags), panel
+
+    def test_verify_names_every_scheme(self) -> None:
+        shown = " ".join(re.sub(r"[│\s]+", " ", run("verify", "--help").stdout.decode()).split())
+        for scheme in SCHEMES:
+            assert scheme in shown, shown
+
+    def test_python_dash_m_is_the_command(self) -> None:
+        command = [sys.executable, "-m", "vita"]
+        done = subprocess.run([*command, "-V"], capture_output=True, env=ENV, timeout=60, check=False)
+        assert (done.returncode, done.stdout, done.stderr) == (0, f"vita {vita.__version__}\n".encode(), b"")
+        wrong = subprocess.run([*command, "answer"], capture_output=True, env=ENV, timeout=60, check=False)
+        assert_sentence(Ended(wrong.returncode, wrong.stdout, wrong.stderr), "answer", "See 'vita --help'")
 
     def test_help_imports_nothing_heavy(self) -> None:
         code = (
@@ -411,22 +482,40 @@ class TestOtherCommands:
 
     @pytest.mark.slow
     def test_bench_measures_every_stage_and_compares(self, tmp_path: Path) -> None:
-        done = run("bench", MINI, "--tokens", "4")
+        done = run("bench", MINI, "--tokens", "4", "--json")
         assert done.returncode == 0, done.stderr.decode()
-        report = json.loads(done.stdout.splitlines()[-1])
+        report = json.loads(done.stdout)
         stages = {f["stage"] for f in report["figures"]}
         assert {"load, warm", "vision, 5 tiles", "speech, 10 s", "prefill, 5 tiles", "decode, 5 tiles"} <= stages
         assert all(f["seconds"] > 0 for f in report["figures"]) and all(v > 0 for v in report["peaks"].values())
-        file = tmp_path / "before.txt"
+        file = tmp_path / "before.json"
         file.write_bytes(done.stdout)
         again = run("bench", MINI, "--tokens", "4", "--compare", str(file)).stdout.decode()
+        assert '"stage"' not in again, "without --json there is the table only"
         assert sum(line.count("x ") + line.endswith("x") for line in again.splitlines()) >= len(stages)
 
     def test_bench_refuses_a_report_that_is_not_there(self) -> None:
         assert_sentence(run("bench", MINI, "--compare", "nowhere.txt"), "cannot be read")
+        assert_sentence(run("bench", MINI, "--json", "--compare", "nowhere.txt"), "--compare: adds ratios to the table")
 
     def test_eval_is_for_the_embedded_world(self) -> None:
         assert_sentence(run("eval", MINI), "small world")
+
+    @pytest.mark.parametrize(("flags", "count"), [([], 420), (["--images", "50"], 50), (["--pictures", "50"], 50)])
+    def test_eval_passes_the_number_of_images_on(
+        self, flags: list[str], count: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The recipe takes ten minutes, so only its command line is looked at; `--pictures` is the old name."""
+        ran: list[list[str]] = []
+
+        def note(command: list[str], **_: object) -> subprocess.CompletedProcess[bytes]:
+            ran.append(command)
+            return subprocess.CompletedProcess(command, 0)
+
+        monkeypatch.setattr("vita.cli.evaluate.subprocess.run", note)
+        assert run("eval", *flags).returncode == 0
+        (command,) = ran
+        assert command[command.index("--pictures") + 1] == str(count)
 
     def test_doctor_says_what_this_machine_has(self) -> None:
         done = run("doctor")
@@ -509,7 +598,7 @@ class TestDemo:
         assert done.returncode == 0, done.stderr.decode()
         assert "Time consume:" in done.stdout.decode() and "prefill" in done.stderr.decode()
 
-    def test_question_and_sound_may_come_together(
+    def test_question_and_audio_may_come_together(
         self, files: Path, question: list[str], mini_model: vita.Vita
     ) -> None:
         done = demo(*question, "--audio_path", str(files / "good.wav"))
@@ -524,11 +613,33 @@ class TestDemo:
             (["--conv_mode", "sonnet"], "--conv_mode: 'sonnet' is unknown"),
             (["--frameCat"], "projector takes five tiles side by side"),
             (["--wrong"], "--wrong"),
+            (["--max_tiles", "0"], "--max_tiles: must be 1 to 12, not 0"),
+            (["--max_tiles", "many"], "--max_tiles"),
             (["--image_path", "nowhere.png"], "nowhere.png: no such file"),
         ],
     )
     def test_mistakes(self, question: list[str], flags: list[str], said: str) -> None:
         assert_sentence(demo(*question, *flags), said)
+
+    @pytest.mark.parametrize("flag", ["--max_tiles", "--max-tiles"])
+    def test_tiles(self, flag: str, tmp_path: Path, mini_model: vita.Vita) -> None:
+        file = tmp_path / "wide.png"
+        Image.fromarray(np.random.default_rng(1).integers(0, 255, (60, 240, 3), np.uint8)).save(file)
+        arguments = ["--model_path", MINI, "--image_path", str(file), "--question", "What?"]
+        one = mini_model.ask("What?", images=[file], options=vita.MediaOptions(max_tiles=1))
+        many = mini_model.ask("What?", images=[file])
+        assert one.usage.tiles == 1 < many.usage.tiles
+        assert f"1 tile, {one.usage.image_tokens} tokens" in demo(*arguments, flag, "1").stderr.decode()
+        assert f"{many.usage.tiles} tiles, {many.usage.image_tokens} tokens" in demo(*arguments).stderr.decode()
+
+    def test_help_explains_every_flag(self) -> None:
+        done = demo("--help")
+        shown = done.stdout.decode()
+        assert done.returncode == 0 and "examples:" in shown
+        options = shown.split("options:")[1].split("examples:")[0]
+        for entry in re.split(r"\n  (?=-)", options.strip("\n")):
+            assert re.search(r" {2,}\w+|\n +\w+", entry.strip()), f"not explained: {entry}"
+        assert "--say_next" not in shown
 
     def test_no_question(self, files: Path) -> None:
         assert_sentence(demo("--image_path", str(files / "good.png")), "there is no question")

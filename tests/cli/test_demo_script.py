@@ -112,14 +112,14 @@ def test_no_line_after_a_failure(checkout: Path) -> None:
 
 @pytest.mark.parametrize("whom", ["the group, as Ctrl-C does", "the process"])
 def test_an_interrupt_ends_it_with_130(checkout: Path, tmp_path: Path, whom: str) -> None:
-    pipe = tmp_path / "picture"
+    pipe = tmp_path / "image"
     os.mkfifo(pipe)
     process = subprocess.Popen(
         [str(checkout / "demo.sh"), "--image_path", str(pipe)], cwd=checkout, env=environment(),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
     try:
-        writer = reader_at(pipe)  # the process now waits for a picture that never comes
+        writer = reader_at(pipe)  # the process now waits for an image that never comes
         send = os.killpg if whom.startswith("the group") else os.kill
         send(process.pid, signal.SIGINT)
         _, said = process.communicate(timeout=60)
