@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import sysconfig
-import time
 from pathlib import Path
 
 import pytest
+from tests.cli.commands import reader_at
 
 from vita.cli.demo import next_line
 
@@ -128,17 +127,6 @@ def test_an_interrupt_ends_it_with_130(checkout: Path, tmp_path: Path, whom: str
         process.kill()
     assert process.returncode == 130
     assert HINT.encode() not in said and b"Traceback" not in said
-
-
-def reader_at(pipe: Path) -> int:
-    """The writing end of a named pipe, once somebody reads it."""
-    for _ in range(600):
-        try:
-            return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
-        except OSError as error:
-            assert error.errno == errno.ENXIO
-            time.sleep(0.1)
-    pytest.fail("nobody read it")
 
 
 class TestNextLine:

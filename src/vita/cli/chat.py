@@ -120,6 +120,7 @@ class Conversation:
         if not message.parts:
             return
         turns = len(self.chat.turns)
+        handle: Handle | None = None
         try:
             handle = self.chat.session.submit(message, self.flags.params)
             try:
@@ -127,21 +128,28 @@ class Conversation:
             except KeyboardInterrupt:
                 handle.cancel()
                 done = print_answer(handle)  # to the end, so that what is printed is what the history holds
-        except KeyboardInterrupt:  # the second one
-            print("\n(stopped)")
+        except KeyboardInterrupt:  # the second one, or before the request was submitted
+            self._note_stop(media, kept=handle is not None)
             return
         except VitaError as error:
             from vita.cli.app import flag_names
 
             sys.stderr.write(f"vita: {with_flag(error, flag_names())}\n")
             return
-        print()
         if done.finish_reason == "cancelled":
-            # Stopped before the media were read: the turn is not in the history.
-            kept = len(self.chat.turns) > turns or not media
-            self.pending = self.pending if kept else media
-            print("(stopped)" if kept else "(stopped; the media go with the next question)")
-        explain(done)
+            # If the media were not read yet, the turn is not in the history.
+            self._note_stop(media, kept=len(self.chat.turns) > turns)
+        else:
+            print()
+            explain(done)
+
+    def _note_stop(self, media: Pending, *, kept: bool) -> None:
+        """Say that an answer was stopped; media of a turn that the history does not hold go with the next question."""
+        if kept or not media:
+            print("\n(stopped)")
+        else:
+            self.pending = media
+            print("\n(stopped; the media go with the next question)")
 
 
 def print_answer(handle: Handle) -> Done:
