@@ -116,7 +116,7 @@ class TestAsk:
 
     def test_a_clip_from_stdin_is_seen_and_heard(self, files: Path) -> None:
         flags = ["--model", MINI, "--video", "-", "--audio-from-video", "--max-tokens", "3"]
-        assert_sentence(run("ask", *flags, stdin=(files / "good.mp4").read_bytes()), "has no sound in it")
+        assert_sentence(run("ask", *flags, stdin=(files / "good.mp4").read_bytes()), "has no audio in it")
 
     def test_bytes_that_are_no_text_are_read_as_well_as_can_be(self) -> None:
         flags = ["--model", MINI, "--max-tokens", "3", "--json"]
@@ -168,7 +168,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], list[str]], tuple[str, ...]]] = {
     "video is noise": (lambda f: ["ask", "x", "--video", str(f / "noise.mp4")], ("noise.mp4",)),
     "video is audio": (lambda f: ["ask", "x", "--video", str(f / "good.wav")], ("good.wav",)),
     "video without audio": (
-        lambda f: ["ask", "--video", str(f / "good.mp4"), "--audio-from-video"], ("good.mp4", "no sound"),
+        lambda f: ["ask", "--video", str(f / "good.mp4"), "--audio-from-video"], ("good.mp4", "no audio"),
     ),
     "audio of no video": (lambda f: ["ask", "x", "--audio-from-video"], ("--audio-from-video", "needs a --video")),
     "video times": (lambda f: ["ask", "x", "--video", str(f / "good.mp4"), "--start", "9"], ("good.mp4",)),
