@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
 import signal
 import subprocess
 import sys
@@ -15,6 +18,7 @@ import pytest
 from tests.cli.commands import ENV, MINI, assert_sentence, process, run
 
 import vita
+from vita.cli.guard import SHOW_CURSOR
 
 
 class TestAsk:
@@ -151,6 +155,37 @@ class TestAsk:
             process.kill()
         assert (process.returncode, error) == (130, b"")
         assert (before, said) == (b"paused", b"") if event else before
+
+    @pytest.mark.parametrize("interrupt", [False, True])
+    def test_a_terminal_shows_progress_while_loading_and_ctrl_c_clears_it(self, interrupt: bool) -> None:
+        """stderr is a terminal; opening the weights takes a second, or until the signal comes."""
+        code = (
+            "import sys, time\n"
+            "def pause(event, arguments):\n"
+            "    if event == 'open' and str(arguments[0]).endswith('.safetensors'):\n"
+            f"        time.sleep({99 if interrupt else 1})\n"
+            "sys.addaudithook(pause)\n"
+            "from vita.cli import main; main()"
+        )
+        terminal, theirs = pty.openpty()
+        command = [sys.executable, "-c", code, "ask", "Hello", "--model", MINI, "--max-tokens", "3"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env=ENV | {"TERM": "xterm"})
+        os.close(theirs)
+        try:
+            shown = b""
+            while b"loading the model" not in shown:
+                shown += os.read(terminal, 4096)
+            if interrupt:
+                process.send_signal(signal.SIGINT)
+            with contextlib.suppress(OSError):  # what reading says once the process has left its terminal
+                while more := os.read(terminal, 4096):
+                    shown += more
+            said, _ = process.communicate(timeout=60)
+        finally:
+            process.kill()
+            os.close(terminal)
+        assert shown.rindex(SHOW_CURSOR.encode()) > shown.rindex(b"\x1b[?25l") and b"Traceback" not in shown
+        assert (process.returncode, said == b"") == ((130, True) if interrupt else (0, False))
 
 
 MISTAKES: dict[str, tuple[Callable[[Path], list[str]], tuple[str, ...]]] = {

@@ -78,3 +78,12 @@ class TestHelp:
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=ENV, timeout=60, check=False)
         assert done.stdout.decode().strip().endswith("[]")
+
+    @pytest.mark.parametrize(
+        ("typed", "offered"), [("vita c", ["chat", "convert"]), ("vita ask --max-t", ["--max-tiles", "--max-tokens"])]
+    )
+    def test_the_shell_completes_commands_and_flags(self, typed: str, offered: list[str]) -> None:
+        env = ENV | {"_VITA_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+        command = [sys.executable, "-m", "vita"]
+        done = subprocess.run(command, capture_output=True, env=env, timeout=60, check=False)
+        assert (done.returncode, done.stdout.decode().split(), done.stderr) == (0, offered, b"")

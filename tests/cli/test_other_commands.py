@@ -101,8 +101,8 @@ class TestOtherCommands:
         assert_sentence(run("bench", MINI, "--compare", "nowhere.txt"), "cannot be read")
         assert_sentence(run("bench", MINI, "--json", "--compare", "nowhere.txt"), "--compare: adds ratios to the table")
 
-    def test_eval_is_for_the_embedded_world(self) -> None:
-        assert_sentence(run("eval", MINI), "small world")
+    def test_eval_is_for_the_embedded_model(self) -> None:
+        assert_sentence(run("eval", MINI), "vita eval measures what the embedded model was trained on")
 
     @pytest.mark.parametrize(("flags", "count"), [([], 420), (["--images", "50"], 50), (["--pictures", "50"], 50)])
     def test_eval_passes_the_number_of_images_on(

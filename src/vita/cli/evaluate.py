@@ -26,7 +26,7 @@ def run_eval(model: str, images: int, out: Path, quantize: str | None = None) ->
     checkpoint = open_checkpoint(DEFAULT if model == "default" else model, offline=True)
     if checkpoint.config.vision.image_size != TILE:
         raise RequestError(
-            "the table is about the embedded model's small world, and this checkpoint is another model",
+            "vita eval measures what the embedded model was trained on, and this checkpoint is another model",
             where=str(model), fix="use vita verify, or vita eval default",
         )  # fmt: skip
     if not (REPOSITORY / "recipes" / "evaluate.py").is_file():
