@@ -11,5 +11,11 @@ def start() -> int:
     return run_demo(sys.argv[1:])
 
 
+def flags() -> dict[str, str]:
+    from vita.cli.demo import flag_names
+
+    return flag_names()
+
+
 if __name__ == "__main__":
-    end_process(lambda: run_guarded(start))
+    end_process(lambda: run_guarded(start, flags))

@@ -28,6 +28,7 @@ ORDER = (
     ("api",),
     ("verify", "bench"),
     ("cli",),
+    ("__main__",),
 )
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 

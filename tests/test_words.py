@@ -82,6 +82,8 @@ SENTENCES = {
 ALLOWED: dict[str, str] = {
     r"prompt/.*:turn": "a turn of a conversation",
     r"cli/evaluate\.py:--(wide|pictures)": "a flag of recipes/evaluate.py, which keeps its names",
+    r"cli/options\.py:--fit": "the old name of --memory, hidden",
+    r"cli/app\.py:--pictures": "the old name of --images, hidden",
 }
 
 

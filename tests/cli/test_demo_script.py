@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import sysconfig
-import time
 from pathlib import Path
 
 import pytest
+from tests.cli.commands import reader_at
 
 from vita.cli.demo import next_line
 
@@ -112,14 +111,14 @@ def test_no_line_after_a_failure(checkout: Path) -> None:
 
 @pytest.mark.parametrize("whom", ["the group, as Ctrl-C does", "the process"])
 def test_an_interrupt_ends_it_with_130(checkout: Path, tmp_path: Path, whom: str) -> None:
-    pipe = tmp_path / "picture"
+    pipe = tmp_path / "image"
     os.mkfifo(pipe)
     process = subprocess.Popen(
         [str(checkout / "demo.sh"), "--image_path", str(pipe)], cwd=checkout, env=environment(),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
     try:
-        writer = reader_at(pipe)  # the process now waits for a picture that never comes
+        writer = reader_at(pipe)  # the process now waits for an image that never comes
         send = os.killpg if whom.startswith("the group") else os.kill
         send(process.pid, signal.SIGINT)
         _, said = process.communicate(timeout=60)
@@ -128,17 +127,6 @@ def test_an_interrupt_ends_it_with_130(checkout: Path, tmp_path: Path, whom: str
         process.kill()
     assert process.returncode == 130
     assert HINT.encode() not in said and b"Traceback" not in said
-
-
-def reader_at(pipe: Path) -> int:
-    """The writing end of a named pipe, once somebody reads it."""
-    for _ in range(600):
-        try:
-            return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
-        except OSError as error:
-            assert error.errno == errno.ENXIO
-            time.sleep(0.1)
-    pytest.fail("nobody read it")
 
 
 class TestNextLine:

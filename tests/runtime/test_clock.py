@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vita.cli.report import timing_rows
+from vita.cli.report import images_per_second, timing_rows
 from vita.events import Done, Timings, Usage
 from vita.runtime import bandwidth
 
@@ -36,6 +36,19 @@ def test_stages_that_did_not_run_are_left_out() -> None:
     shown = {name: f"{time} {what}" for name, time, what in rows}
     assert shown["decode"] == "2.00 s 11 tokens, 5.0 tokens/s, 5.00 of 20.0 GB/s"
     assert shown["prefill"] == "500 ms first token after 600 ms"
+
+
+@pytest.mark.parametrize(("queued", "shown"), [(0.0, None), (0.0009, None), (0.001, "1 ms"), (2.0, "2.00 s")])
+def test_time_in_the_queue_is_shown_from_a_millisecond_on(queued: float, shown: str | None) -> None:
+    rows = timing_rows(Done("stop", "typed", Usage(), Timings(queued=queued, total=3.0)), None)
+    assert {name: time for name, time, _ in rows}.get("queued") == shown
+
+
+def test_images_per_second_are_those_of_the_request() -> None:
+    rows = timing_rows(Done("stop", "typed", Usage(images=4), Timings(total=2.0)), None)
+    assert ("total", "2.00 s", "2.00 images/s") in rows
+    assert images_per_second(Usage(), Timings(total=2.0)) is None
+    assert images_per_second(Usage(images=1), Timings()) is None
 
 
 def test_rates_without_tokens_are_zero() -> None:

@@ -49,7 +49,7 @@ def _line(figure: Figure, before: float | None) -> str:
 
 
 def read_earlier(file: Path) -> dict[str, float]:
-    """Seconds by stage of an earlier report: a file whose last line is its JSON.
+    """Seconds by stage of an earlier report: the output of `vita bench --json`.
 
     Raises:
         RequestError: the file cannot be read, or is not a report.
@@ -62,7 +62,7 @@ def read_earlier(file: Path) -> dict[str, float]:
         raise RequestError(f"cannot be read ({error.strerror})", where=file, fix="name a file of vita bench") from error
     except (ValueError, KeyError, TypeError, IndexError, UnicodeDecodeError):
         raise RequestError(
-            "is not a report of vita bench", where=file, fix="save one with: vita bench MODEL > FILE"
+            "is not a report of vita bench", where=file, fix="save one with: vita bench MODEL --json > FILE"
         ) from None
 
 

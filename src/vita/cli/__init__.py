@@ -1,4 +1,4 @@
-"""The command line: `vita ask | chat | info | verify | doctor`, over the Python API."""
+"""The `vita` command: ask, chat, info, verify, bench, eval, convert and doctor."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def main() -> NoReturn:
 
 
 def run() -> NoReturn:
-    """The command named by `sys.argv`; raises SystemExit with its exit code."""
+    """Run the command named by `sys.argv`; raises SystemExit with its exit code."""
 
     def start() -> int:
         from vita.cli.app import app

@@ -7,29 +7,21 @@ from typing import Annotated
 
 import typer
 
+from vita.cli import options as o
+from vita.cli.options import ANSWER, MEDIA, MODEL, OUTPUT, engine_options, examples
+
 app = typer.Typer(
     name="vita",
     help="VITA-1.5: ask about images, videos and audio.",
+    epilog=examples('vita ask "What does the logo say?" --image assets/vita_logo.png', "vita COMMAND --help"),
     invoke_without_command=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Files = Annotated[list[str] | None, typer.Option(help="File, URL, or - for stdin; repeatable.")]
-Model = Annotated[str | None, typer.Option(help="Checkpoint folder or hub id; default: the embedded model.")]
-Base = Annotated[str | None, typer.Option(help="Base checkpoint, when --model is a LoRA folder.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
-Dtype = Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")]
-Quantized = Annotated[str | None, typer.Option(help="int8 or int4: the decoder; int4+encoders: those too, in 8 bits.")]
-KVCacheFormat = Annotated[str, typer.Option(help="auto, or int8: half the memory of a long conversation.")]
-Memory = Annotated[
-    str | None,
-    typer.Option(help="Limit of the process, such as 4GB, or auto: load the least quantised variant within it."),
-]
-Fit = Annotated[str | None, typer.Option(hidden=True)]  # the old name of --memory
-Offline = Annotated[bool, typer.Option("--offline", help="Never use the network.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show which device, dtype and kernels were chosen.")]
+Json = Annotated[bool, typer.Option("--json", metavar="", help="Print one JSON object.", rich_help_panel=OUTPUT)]
 
 
 def flag_names() -> dict[str, str]:
@@ -50,68 +42,95 @@ def _version(show: bool) -> None:
 @app.callback()
 def _root(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = (
-        False
-    ),
+    version: Annotated[
+        bool,
+        typer.Option("--version", "-V", metavar="", callback=_version, is_eager=True, help="Show the version."),
+    ] = False,
 ) -> None:
     """VITA-1.5: ask about images, videos and audio."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        'vita ask "What does the logo say?" --image assets/vita_logo.png',
+        "vita ask --audio assets/what_can_you_do.flac --json",
+    )
+)
 def ask(
-    question: Annotated[str | None, typer.Argument(help="The question; - reads it from stdin.")] = None,
-    image: Files = None,
-    video: Files = None,
-    audio: Files = None,
-    model: Model = None,
-    base: Base = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    quantize: Quantized = None,
-    kv_cache: KVCacheFormat = "auto",
-    memory: Memory = None,
-    fit: Fit = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object with text, usage and timings.")] = False,
-    stream: Annotated[bool, typer.Option(help="Print the answer while it is generated.")] = True,
-    max_tokens: Annotated[int, typer.Option(help="Most new tokens.")] = 1024,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
-    top_p: Annotated[float, typer.Option(help="Nucleus sampling.")] = 1.0,
-    top_k: Annotated[int, typer.Option(help="0: no limit.")] = 0,
-    min_p: Annotated[float, typer.Option(help="Lowest probability, as a share of the likeliest token's.")] = 0.0,
-    repetition_penalty: Annotated[float | None, typer.Option(help="Default: the checkpoint's own.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Makes sampling reproducible.")] = None,
-    stop: Annotated[list[str] | None, typer.Option(help="Text that ends the answer; repeatable.")] = None,
-    logprobs: Annotated[int, typer.Option(help="Alternatives to report per token, with --json.")] = 0,
-    system: Annotated[str | None, typer.Option(help="Replaces the built-in system text.")] = None,
-    fps: Annotated[float, typer.Option(help="Frames taken of a second of video.")] = 1.0,
-    max_frames: Annotated[int, typer.Option(help="Most frames of a video.")] = 16,
-    start: Annotated[float | None, typer.Option(help="Start of the part of a video that is used, in seconds.")] = None,
-    end: Annotated[float | None, typer.Option(help="End of that part, in seconds.")] = None,
+    question: Annotated[
+        str | None, typer.Argument(metavar="QUESTION", help="The question; - reads it from standard input.")
+    ] = None,
+    image: o.ImageFiles = None,
+    video: o.VideoFiles = None,
+    audio: o.AudioFiles = None,
+    fps: o.Fps = 1.0,
+    max_frames: o.MaxFrames = 16,
+    start: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Where the used part of a video starts.", rich_help_panel=MEDIA),
+    ] = None,
+    end: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Where that part ends.", rich_help_panel=MEDIA)
+    ] = None,
     audio_from_video: Annotated[
-        bool, typer.Option("--audio-from-video", help="A video's audio is the question.")
+        bool,
+        typer.Option(
+            "--audio-from-video", metavar="", help="The audio of the video is the question.", rich_help_panel=MEDIA
+        ),
     ] = False,
-    max_tiles: Annotated[int | None, typer.Option(help="Most tiles of an image; default: the checkpoint's own.")] = (
-        None
-    ),
-    reference: Annotated[bool, typer.Option("--reference", help="Read media as the reference does.")] = False,
-    offline: Offline = False,
-    timings: Annotated[bool | None, typer.Option(help="Show where the time went; default: in a terminal.")] = None,
-    verbose: Verbose = False,
+    max_tiles: o.MaxTiles = None,
+    reference: o.Reference = False,
+    model: o.Model = None,
+    base: o.Base = None,
+    device: o.Device = "auto",
+    dtype: o.Dtype = "auto",
+    quantize: o.Quantize = None,
+    kv_cache: o.KVCacheFormat = "auto",
+    memory: o.Memory = None,
+    old_memory: o.OldMemory = None,
+    offline: o.Offline = False,
+    system: o.System = None,
+    max_tokens: o.MaxTokens = 1024,
+    temperature: o.Temperature = 0.0,
+    top_p: o.TopP = 1.0,
+    top_k: o.TopK = 0,
+    min_p: o.MinP = 0.0,
+    repetition_penalty: o.RepetitionPenalty = None,
+    seed: o.Seed = None,
+    stop: o.Stop = None,
+    logprobs: Annotated[
+        int,
+        typer.Option(
+            metavar="COUNT", help="Alternatives to report for each token; needs --json.", rich_help_panel=ANSWER
+        ),
+    ] = 0,
+    json: Annotated[
+        bool,
+        typer.Option(
+            "--json", metavar="", help="Print one JSON object with text, usage and timings.", rich_help_panel=OUTPUT
+        ),
+    ] = False,
+    stream: Annotated[
+        bool, typer.Option(metavar="", help="Print the answer while it is generated.", rich_help_panel=OUTPUT)
+    ] = True,
+    timings: Annotated[
+        bool | None,
+        typer.Option(metavar="", help="Show where the time went; default: on a terminal.", rich_help_panel=OUTPUT),
+    ] = None,
+    verbose: o.Verbose = False,
 ) -> None:
     """Ask one question about images, videos or audio, or without any."""
     from vita.cli.ask import Ask, run_ask
-    from vita.cli.loading import memory_limit
-    from vita.options import EngineOptions
     from vita.types import SamplingParams
 
     params = SamplingParams(
         max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p,
         repetition_penalty=repetition_penalty, seed=seed, stop=tuple(stop or ()), logprobs=logprobs,
     )  # fmt: skip
-    options = EngineOptions(
-        device=device, dtype=dtype, quantize=quantize, kv_cache=kv_cache, memory=memory_limit(memory, fit),
+    options = engine_options(
+        device=device, dtype=dtype, quantize=quantize, kv_cache=kv_cache, memory=memory, old_memory=old_memory,
         offline=offline,
     )  # fmt: skip
     run_ask(
@@ -124,124 +143,163 @@ def ask(
     )  # fmt: skip
 
 
-@app.command()
+@app.command(epilog=examples("vita chat", 'vita chat --image assets/vita_logo.png --system "Answer in one word."'))
 def chat(
-    image: Files = None,
-    video: Files = None,
-    model: Model = None,
-    base: Base = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    quantize: Quantized = None,
-    kv_cache: KVCacheFormat = "auto",
-    memory: Memory = None,
-    fit: Fit = None,
-    system: Annotated[str | None, typer.Option(help="Replaces the built-in system text.")] = None,
-    max_tokens: Annotated[int, typer.Option(help="Most new tokens of one answer.")] = 1024,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
-    offline: Offline = False,
-    verbose: Verbose = False,
+    image: o.ImageFiles = None,
+    video: o.VideoFiles = None,
+    audio: o.AudioFiles = None,
+    fps: o.Fps = 1.0,
+    max_frames: o.MaxFrames = 16,
+    max_tiles: o.MaxTiles = None,
+    reference: o.Reference = False,
+    model: o.Model = None,
+    base: o.Base = None,
+    device: o.Device = "auto",
+    dtype: o.Dtype = "auto",
+    quantize: o.Quantize = None,
+    kv_cache: o.KVCacheFormat = "auto",
+    memory: o.Memory = None,
+    old_memory: o.OldMemory = None,
+    offline: o.Offline = False,
+    system: o.System = None,
+    max_tokens: o.MaxTokens = 1024,
+    temperature: o.Temperature = 0.0,
+    top_p: o.TopP = 1.0,
+    top_k: o.TopK = 0,
+    min_p: o.MinP = 0.0,
+    repetition_penalty: o.RepetitionPenalty = None,
+    seed: o.Seed = None,
+    stop: o.Stop = None,
+    verbose: o.Verbose = False,
 ) -> None:
-    """Talk turn by turn; /help inside lists the commands."""
-    from vita.cli.chat import run_chat
-    from vita.cli.loading import load_model, memory_limit
-    from vita.options import EngineOptions
-    from vita.types import SamplingParams
+    """Talk turn by turn; media given here go with the first question, and /help lists the commands."""
+    from vita.cli.chat import ChatFlags, run_chat
+    from vita.types import MediaOptions, SamplingParams
 
-    options = EngineOptions(
-        device=device, dtype=dtype, quantize=quantize, kv_cache=kv_cache, memory=memory_limit(memory, fit),
+    params = SamplingParams(
+        max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p,
+        repetition_penalty=repetition_penalty, seed=seed, stop=tuple(stop or ()),
+    )  # fmt: skip
+    options = engine_options(
+        device=device, dtype=dtype, quantize=quantize, kv_cache=kv_cache, memory=memory, old_memory=old_memory,
         offline=offline,
     )  # fmt: skip
-    loaded = load_model(model, options, base=base, verbose=verbose)
-    params = SamplingParams(max_tokens=max_tokens, temperature=temperature)
-    run_chat(loaded, params, system, tuple(image or ()), tuple(video or ()))
+    run_chat(
+        ChatFlags(
+            model=model, base=base, options=options, params=params, system=system, images=tuple(image or ()),
+            videos=tuple(video or ()), audios=tuple(audio or ()), fps=fps, max_frames=max_frames,
+            media=MediaOptions(reference=reference, max_tiles=max_tiles), verbose=verbose,
+        )
+    )  # fmt: skip
 
 
-@app.command()
+@app.command(epilog=examples("vita info", "vita info VITA-MLLM/VITA-1.5 --memory 6GB"))
 def info(
-    model: Annotated[str | None, typer.Argument(help="Checkpoint folder or hub id; default: the embedded model.")] = (
-        None
-    ),
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    quantize: Quantized = None,
-    kv_cache: KVCacheFormat = "auto",
-    memory: Memory = None,
-    fit: Fit = None,
-    context: Annotated[int, typer.Option(min=1, help="Positions of the KV cache in the memory figure.")] = 2048,
-    json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
-    offline: Offline = False,
+    model: o.ModelArgument = None,
+    device: o.Device = "auto",
+    dtype: o.Dtype = "auto",
+    quantize: o.Quantize = None,
+    kv_cache: o.KVCacheFormat = "auto",
+    memory: o.Memory = None,
+    old_memory: o.OldMemory = None,
+    offline: o.Offline = False,
+    context: Annotated[
+        int,
+        typer.Option(
+            min=1, metavar="COUNT", help="Positions of the KV cache in the memory figure.", rich_help_panel=OUTPUT
+        ),
+    ] = 2048,
+    json: Json = False,
 ) -> None:
-    """Parts, exact sizes, memory that the model needs, what is missing; loads no weights."""
+    """Show parts, exact sizes, the memory a model needs, what is missing; loads no weights."""
     from vita.cli.info import run_info
-    from vita.cli.loading import memory_limit
-    from vita.options import EngineOptions
 
-    options = EngineOptions(
-        device=device, dtype=dtype, quantize=quantize, kv_cache=kv_cache, memory=memory_limit(memory, fit),
+    options = engine_options(
+        device=device, dtype=dtype, quantize=quantize, kv_cache=kv_cache, memory=memory, old_memory=old_memory,
         offline=offline,
     )  # fmt: skip
     raise typer.Exit(run_info(model, options, positions=context, as_json=json))
 
 
-@app.command()
+@app.command(epilog=examples("vita verify FOLDER", "vita verify FOLDER --quantize int4+encoders"))
 def verify(
-    folder: Annotated[Path, typer.Argument(help="A checkpoint with its reference numbers.")],
-    dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16: shows what the dtype costs.")] = "float32",
-    quantize: Annotated[str | None, typer.Option(help="int8 or int4: shows what quantising costs.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "cpu",
-    json: Annotated[bool, typer.Option("--json", help="One JSON object a row.")] = False,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A checkpoint with its reference numbers.")],
+    dtype: Annotated[
+        str,
+        typer.Option(
+            metavar="DTYPE", help="float32, float16 or bfloat16: shows what the dtype costs.", rich_help_panel=MODEL
+        ),
+    ] = "float32",
+    quantize: o.Quantize = None,
+    device: o.Device = "cpu",
+    json: Annotated[
+        bool, typer.Option("--json", metavar="", help="Print one JSON object a row.", rich_help_panel=OUTPUT)
+    ] = False,
 ) -> None:
-    """Compare a checkpoint with reference numbers, stage by stage."""
+    """Compare a checkpoint with reference numbers, stage by stage; with --quantize, show what quantising costs."""
     from vita.cli.verify import run_verify
-    from vita.options import EngineOptions
 
-    options = EngineOptions(device=device, dtype=dtype, quantize=quantize)
+    options = engine_options(device=device, dtype=dtype, quantize=quantize)
     raise typer.Exit(run_verify(folder, options, as_json=json))
 
 
-@app.command()
+@app.command(epilog=examples("vita bench --json > before.json", "vita bench --compare before.json"))
 def bench(
-    model: Annotated[str | None, typer.Argument(help="Checkpoint folder or hub id; default: the embedded model.")] = (
-        None
-    ),
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    quantize: Quantized = None,
-    tokens: Annotated[int, typer.Option(min=2, help="New tokens of the demo request.")] = 256,
-    cold: Annotated[bool, typer.Option("--cold", help="Also load with the files dropped from the page cache.")] = False,
-    compare: Annotated[Path | None, typer.Option(help="Output of an earlier run; prints ratios to it.")] = None,
-    offline: Offline = False,
+    model: o.ModelArgument = None,
+    device: o.Device = "auto",
+    dtype: o.Dtype = "auto",
+    quantize: o.Quantize = None,
+    offline: o.Offline = False,
+    tokens: Annotated[int, typer.Option(min=2, metavar="COUNT", help="New tokens of the demo request.")] = 256,
+    cold: Annotated[
+        bool,
+        typer.Option("--cold", metavar="", help="Also load with the files dropped from the page cache."),
+    ] = False,
+    compare: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Output of an earlier run with --json; adds ratios to it.", rich_help_panel=OUTPUT
+        ),
+    ] = None,
+    json: Json = False,
 ) -> None:
-    """Time and rate of every stage, compared with this machine's peak; the last line is JSON."""
+    """Measure time and rate of every stage against this machine's peak rates."""
     from vita.cli.bench import run_bench
-    from vita.options import EngineOptions
 
-    options = EngineOptions(device=device, dtype=dtype, quantize=quantize, offline=offline)
-    raise typer.Exit(run_bench(model, options, tokens=tokens, compare=compare, cold=cold))
+    options = engine_options(device=device, dtype=dtype, quantize=quantize, offline=offline)
+    raise typer.Exit(run_bench(model, options, tokens=tokens, compare=compare, cold=cold, as_json=json))
 
 
-@app.command("eval")
+@app.command("eval", epilog=examples("vita eval default", "vita eval default --quantize int4 --images 100"))
 def evaluate(
-    model: Annotated[str, typer.Argument(help="default, or an exported folder of the recipe.")] = "default",
-    pictures: Annotated[int, typer.Option(min=10, help="Held-out images; more make the intervals narrower.")] = 420,
-    out: Annotated[Path, typer.Option(help="Folder for eval.md and eval.json.")] = Path("runs/eval"),
-    quantize: Quantized = None,
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="default, or a folder that the recipe exported.")
+    ] = "default",
+    images: Annotated[
+        int, typer.Option(min=10, metavar="COUNT", help="Held-out images; more make the intervals narrower.")
+    ] = 420,
+    old_images: Annotated[int | None, typer.Option("--pictures", min=10, hidden=True)] = None,
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where eval.md and eval.json are written.")] = Path(
+        "runs/eval"
+    ),
+    quantize: o.Quantize = None,
 ) -> None:
     """Measure the embedded model's table again, on held-out images, audio and videos (needs the repository)."""
     from vita.cli.evaluate import run_eval
 
-    raise typer.Exit(run_eval(model, pictures, out, quantize))
+    raise typer.Exit(run_eval(model, images if old_images is None else old_images, out, quantize))
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "vita convert VITA-MLLM/VITA-1.5 vita-int4 --quantize int4", "vita convert MODEL OUT --quantize int8+encoders"
+    )
+)
 def convert(
-    model: Annotated[str, typer.Argument(help="Checkpoint folder or hub id.")],
-    out: Annotated[Path, typer.Argument(help="Folder to write; must not exist.")],
-    quantize: Annotated[
-        str, typer.Option(help="int8 or int4: the decoder; int4+encoders: those too, in 8 bits.")
-    ] = "int8",
-    offline: Offline = False,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Checkpoint folder or hub id.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; must not exist.")],
+    quantize: o.QuantizeTo = "int8",
+    offline: o.Offline = False,
 ) -> None:
     """Write a quantised copy of a checkpoint, which loads memory-mapped."""
     from vita.cli.convert import run_convert
@@ -249,9 +307,9 @@ def convert(
     raise typer.Exit(run_convert(model, out, quantize, offline=offline))
 
 
-@app.command()
+@app.command(epilog=examples("vita doctor", "VITA_KERNELS=off vita doctor"))
 def doctor() -> None:
-    """What this machine can do, and what to fix."""
+    """Show what this machine can do, and what to fix."""
     from vita.cli.doctor import run_doctor
 
     raise typer.Exit(run_doctor())

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vita.cli.loading import load_model
-from vita.cli.report import print_timings
+from vita.cli.report import images_per_second, print_timings
 from vita.errors import RequestError
 from vita.events import Done, Result, TextDelta
 from vita.types import Audio, MediaOptions, Message, SamplingParams, Video, system, user
@@ -51,8 +51,11 @@ def run_ask(flags: Ask) -> None:
     """Answer and print.
 
     Raises:
-        VitaError: anything a user can fix; nothing is printed to stdout before all media are read.
+        VitaError: anything a user can fix. Until the first token is known, and so all media are read, nothing is
+        printed to stdout.
     """
+    if flags.params.logprobs and not flags.json:
+        raise RequestError("is part of the JSON output", where="--logprobs", fix="add --json")
     messages = build_messages(flags)
     model = load_model(flags.model, flags.options, base=flags.base, verbose=flags.verbose)
     options = MediaOptions(reference=flags.reference, max_tiles=flags.max_tiles)
@@ -99,7 +102,12 @@ def build_messages(flags: Ask) -> list[Message]:
 
 
 def show_answer(events: Iterable[Event], *, stream: bool) -> Done:
-    """Print the text, piece by piece or at the end, and one newline."""
+    """Print the text and one newline.
+
+    Args:
+        events: of one answer.
+        stream: print piece by piece; else at the end.
+    """
     pieces: list[str] = []
     for event in events:
         if isinstance(event, Done):
@@ -131,7 +139,7 @@ def as_json(result: Result, model: str) -> dict[str, Any]:
     timings = dataclasses.asdict(result.timings)
     timings["tokens_per_second"] = result.timings.tokens_per_second
     timings["gigabytes_per_second"] = result.timings.gigabytes_per_second
-    timings["images_per_second"] = result.timings.images_per_second
+    timings["images_per_second"] = images_per_second(result.usage, result.timings)
     return {
         "text": result.text,
         "state": result.state,

@@ -1,4 +1,4 @@
-"""`vita bench`: a table with bars, and as its last line the same as JSON."""
+"""`vita bench`: a table with bars, or the same figures as JSON."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import json
 import sys
 from pathlib import Path
 
+from vita.errors import RequestError
 from vita.options import EngineOptions
 
 
-def run_bench(model: str | None, options: EngineOptions, *, tokens: int, compare: Path | None, cold: bool) -> int:
+def run_bench(
+    model: str | None, options: EngineOptions, *, tokens: int, compare: Path | None, cold: bool, as_json: bool
+) -> int:
     """Measure and print; the name of the current measurement goes to stderr.
 
     Raises:
@@ -19,6 +22,8 @@ def run_bench(model: str | None, options: EngineOptions, *, tokens: int, compare
     from vita.bench.run import bench
     from vita.checkpoint.open import DEFAULT, open_checkpoint
 
+    if compare is not None and as_json:
+        raise RequestError("adds ratios to the table", where="--compare", fix="leave out --json")
     earlier = read_earlier(compare) if compare else {}
     checkpoint = open_checkpoint(model or DEFAULT, offline=options.offline)
 
@@ -26,6 +31,5 @@ def run_bench(model: str | None, options: EngineOptions, *, tokens: int, compare
         print(f"measuring: {stage} …", file=sys.stderr, flush=True)
 
     report = bench(checkpoint, options, tokens=tokens, cold=cold, tell=tell)
-    print("\n".join(table(report, earlier)))
-    print(json.dumps(report.as_json()))
+    print(json.dumps(report.as_json()) if as_json else "\n".join(table(report, earlier)))
     return 0

@@ -1,4 +1,4 @@
-"""The flags people know from the reference's `video_audio_demo.py`, over the same engine."""
+"""`video_audio_demo.py`: the command line of the reference implementation's demo."""
 
 from __future__ import annotations
 
@@ -16,8 +16,14 @@ SUPPORTED = "qwen2p5_instruct"
 OTHERS = ("mixtral-8x7b", "mixtral_two", "nemo", "qwen2p5_fo_instruct", "plain")
 
 
+EPILOG = """\
+examples:
+  python video_audio_demo.py --image_path assets/vita_logo.png --question "What does the logo say?"
+  python video_audio_demo.py --audio_path assets/what_can_you_do.flac"""
+
+
 class _Parser(argparse.ArgumentParser):
-    """Words its complaints as our other errors are worded."""
+    """Reports a wrong flag as `RequestError`."""
 
     def error(self, message: str) -> NoReturn:
         raise RequestError(message, fix="see --help")
@@ -29,18 +35,27 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     Raises:
         RequestError: unknown, contradictory or missing.
     """
-    parser = _Parser(prog="video_audio_demo.py", description="Ask VITA about a picture, a video or a sound.")
-    parser.add_argument("--model_path", help="checkpoint folder or hub id; default: the embedded model")
-    parser.add_argument("--model_base", help="base checkpoint, when --model_path is a LoRA folder")
-    parser.add_argument("--image_path")
-    parser.add_argument("--video_path")
-    parser.add_argument("--audio_path")
-    parser.add_argument("--question", default="")
-    parser.add_argument("--model_type", default=SUPPORTED)
-    parser.add_argument("--conv_mode", default=SUPPORTED)
-    parser.add_argument("--frameCat", action="store_true")
-    # demo.sh passes it: whoever runs Python themselves has an environment and needs no hint.
-    parser.add_argument("--say_next", action="store_true", help=argparse.SUPPRESS)
+    parser = _Parser(
+        prog="video_audio_demo.py",
+        description="Ask VITA about an image, a video or audio.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--model_path", metavar="MODEL", help="checkpoint folder or hub id; default: the embedded model")
+    add("--model_base", metavar="MODEL", help="base checkpoint, when --model_path is a LoRA folder")
+    add("--image_path", metavar="FILE", help="image to ask about: a file or URL")
+    add("--video_path", metavar="FILE", help="video to ask about: a file or URL")
+    add("--audio_path", metavar="FILE", help="spoken question: a file or URL")
+    add("--question", metavar="TEXT", default="", help="typed question; not needed with --audio_path")
+    add("--max_tiles", "--max-tiles", metavar="COUNT", type=int,
+        help="most tiles to cut an image into, 1 to 12; default: the checkpoint's own")  # fmt: skip
+    add("--model_type", metavar="NAME", default=SUPPORTED, help=f"family of the decoder; only {SUPPORTED}")
+    add("--conv_mode", metavar="NAME", default=SUPPORTED, help=f"prompt template; only {SUPPORTED}")
+    add("--frameCat", action="store_true",
+        help="for checkpoints that join five tiles into one; none is released, so it is refused")  # fmt: skip
+    # demo.sh passes it. A user who runs Python directly has an environment and needs no hint.
+    add("--say_next", action="store_true", help=argparse.SUPPRESS)
     flags = parser.parse_args(arguments)
     for name in ("model_type", "conv_mode"):
         value = getattr(flags, name)
@@ -59,41 +74,43 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return flags
 
 
+def flag_names() -> dict[str, str]:
+    """The option's name in Python to its flag: `max_tiles` to `--max_tiles`."""
+    return {"max_tiles": "--max_tiles"}
+
+
 def run_demo(arguments: list[str]) -> int:
-    """Answer, printing the text as it is made, then the table and the time.
+    """Print the answer while it is generated, then the table of timings and the total time.
 
     Raises:
-        VitaError: anything a user can mend.
+        VitaError: anything a user can fix.
     """
     flags = parse(arguments)
     from vita.cli.ask import explain, show_answer
     from vita.cli.loading import load_model
     from vita.cli.report import print_timings
     from vita.options import EngineOptions
-    from vita.types import user
-
-    def some(value: str | None) -> list[str]:
-        return [value] if value else []
+    from vita.types import MediaOptions, user
 
     message = user(
-        flags.question, images=some(flags.image_path), videos=some(flags.video_path), audios=some(flags.audio_path)
+        flags.question, image=flags.image_path or None, video=flags.video_path or None, audio=flags.audio_path or None
     )
     model = load_model(flags.model_path, EngineOptions(), base=flags.model_base)
-    done = show_answer(model.stream(message), stream=True)
+    done = show_answer(model.stream(message, options=MediaOptions(max_tiles=flags.max_tiles)), stream=True)
     explain(done)
     sys.stderr.write("\n")
     print_timings(done)
     print(f"Time consume: {done.timings.total:.2f}")
     if flags.say_next:
-        sys.stdout.flush()  # the line to type comes last, where both streams go to one place
+        sys.stdout.flush()  # the line to type comes last, even if both streams go to one file
         sys.stderr.write(f"\nTo talk to the model, type:\n  {next_line(flags.model_path, flags.model_base)}\n")
     return 0
 
 
 def next_line(model: str | None, base: str | None) -> str:
-    """What a shell in the current folder needs to start `vita chat` with this model.
+    """The command line that starts `vita chat` with this model from the current folder.
 
-    `vita chat` alone where the shell finds this environment's `vita`; else the environment is activated first.
+    `vita chat` alone if the shell finds this environment's `vita`; otherwise it activates the environment first.
     """
     scripts = Path(sys.prefix) / "bin"
     command = ["vita", "chat"]
@@ -107,12 +124,12 @@ def next_line(model: str | None, base: str | None) -> str:
     activate = scripts / f"activate{suffix}"
     if not activate.exists():
         return shlex.join([_from_here(scripts / "vita"), *command[1:]])
-    # POSIX's own shells know the command only as a dot.
+    # POSIX shells have no `source`.
     source = "." if shell in ("sh", "dash", "ksh") else "source"
     return f"{source} {shlex.quote(_from_here(activate))} && {shlex.join(command)}"
 
 
 def _from_here(path: Path) -> str:
-    """The path relative to the current folder, with a slash in it, since a shell looks other names up in PATH."""
+    """The path relative to the current folder, with a slash in it: a shell looks up names without one in PATH."""
     relative = os.path.relpath(path)
     return relative if os.sep in relative else os.path.join(os.curdir, relative)  # noqa: PTH118

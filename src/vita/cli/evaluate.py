@@ -13,7 +13,7 @@ TILE = 224  # pixels: side of the images that the recipe draws
 REPOSITORY = Path(__file__).parents[3]
 
 
-def run_eval(model: str, pictures: int, out: Path, quantize: str | None = None) -> int:
+def run_eval(model: str, images: int, out: Path, quantize: str | None = None) -> int:
     """Run the recipe's evaluation in another process and show its table.
 
     Raises:
@@ -26,7 +26,7 @@ def run_eval(model: str, pictures: int, out: Path, quantize: str | None = None) 
     checkpoint = open_checkpoint(DEFAULT if model == "default" else model, offline=True)
     if checkpoint.config.vision.image_size != TILE:
         raise RequestError(
-            "the table is made of the embedded model's small world, and this checkpoint is another model",
+            "vita eval measures what the embedded model was trained on, and this checkpoint is another model",
             where=str(model), fix="use vita verify, or vita eval default",
         )  # fmt: skip
     if not (REPOSITORY / "recipes" / "evaluate.py").is_file():
@@ -42,7 +42,7 @@ def run_eval(model: str, pictures: int, out: Path, quantize: str | None = None) 
         "--out",
         str(out.absolute()),
     ]
-    command += ["--pictures", str(pictures), "--wide", str(max(1, pictures // 7))]
+    command += ["--pictures", str(images), "--wide", str(max(1, images // 7))]
     scheme = parse_quantize(quantize)
     command += ["--quantize", scheme] if scheme else []
     return subprocess.run(command, cwd=REPOSITORY, check=False).returncode

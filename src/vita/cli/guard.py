@@ -16,11 +16,11 @@ from vita.errors import RequestError, ResourceError, VitaError
 SHOW_CURSOR = "\x1b[?25h"
 
 
-Flags = Callable[[], Mapping[str, str]]  # an option's name in Python to its flag; called for an error only
+Flags = Callable[[], Mapping[str, str]]  # an option's name in Python to its flag; called only after an error
 
 
 def run_guarded(command: Callable[[], int], flags: Flags = dict) -> NoReturn:
-    """Run a command and leave the process with its exit code; no traceback is ever shown to a user.
+    """Run a command and raise SystemExit with its exit code; a user never sees a traceback.
 
     Args:
         command: returns an exit code.
@@ -37,7 +37,7 @@ def run_guarded(command: Callable[[], int], flags: Flags = dict) -> NoReturn:
     except BrokenPipeError:
         code = 0
     except SystemExit as stop:
-        code = 0 if isinstance(stop.__context__, BrokenPipeError) else _code(stop)  # typer makes an exit of both
+        code = 0 if isinstance(stop.__context__, BrokenPipeError) else _code(stop)  # typer turns it into an exit
     except BaseException as error:
         code = _explain(error, flags)
     _leave(code)
@@ -46,8 +46,8 @@ def run_guarded(command: Callable[[], int], flags: Flags = dict) -> NoReturn:
 def end_process(command: Callable[[], NoReturn]) -> NoReturn:
     """Run a command that raises SystemExit, and end the process at once.
 
-    Both streams are flushed and files are closed by then; Python would take a third of a second to free PyTorch's
-    modules one by one.
+    `os._exit` skips the interpreter's shutdown, which takes a third of a second with PyTorch loaded. The command has
+    flushed both streams and closed its files.
     """
     try:
         command()
@@ -73,7 +73,7 @@ def _explain(error: BaseException, flags: Flags) -> int:
         return int(error.exit_code)
     if isinstance(error, typer.Abort):
         return 130
-    if hasattr(error, "format_message"):  # a usage error of typer's; its class has moved between versions
+    if hasattr(error, "format_message"):  # a usage error of typer, whose class has moved between versions
         context = getattr(error, "ctx", None)
         hint = f" See '{context.command_path} --help'." if context is not None else ""
         return say(str(error.format_message()).rstrip(".") + "." + hint, 2)
@@ -101,7 +101,7 @@ def say(sentence: str, code: int) -> int:
 
 
 def _leave(code: int) -> NoReturn:
-    """Exit without a late complaint about a closed pipe or a full disk."""
+    """Raise SystemExit; a closed pipe or a full disk is no error any more."""
     try:
         sys.stdout.flush()
         sys.stderr.flush()

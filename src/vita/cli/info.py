@@ -1,4 +1,4 @@
-"""`vita info`: what a checkpoint holds and the memory it needs, from its headers alone."""
+"""`vita info`: the parts of a checkpoint and the memory it needs, from its headers."""
 
 from __future__ import annotations
 
@@ -110,12 +110,12 @@ def _plan(
 
 
 def cut_into(most: int, side: int) -> str:
-    """How many tiles of `side` pixels an image becomes, for people."""
+    """How many tiles of `side` pixels an image becomes, as text."""
     return f"1 to {most} tiles of {side} px and a thumbnail" if most > 1 else f"one tile of {side} px"
 
 
 def describe(facts: dict[str, Any]) -> list[str]:
-    """The facts as lines for people."""
+    """The facts as lines of text."""
     lines = [f"{facts['model']} ({facts['layout']} layout)", ""]
     for part, count in facts["parameters"].items():
         lines.append(f"  {part:12} {count / 1e6:12,.3f} M {count / 2**20:12,.3f} Mi")
@@ -136,7 +136,7 @@ def describe(facts: dict[str, Any]) -> list[str]:
         f"speech out  {'its files are present; this version answers in text' if facts['speech_output'] else 'no'}",
     ]
     if facts["untrained"]:
-        lines.append(f"untrained   {', '.join(facts['untrained'])}: the engine refuses requests that need it")
+        lines.append(f"untrained   {', '.join(facts['untrained'])}: requests that need it are refused")
     lines.append(f"missing     {facts['problem'] or 'nothing'}")
     return lines
 

@@ -8,8 +8,6 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
-from vita.errors import RequestError
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -17,19 +15,8 @@ if TYPE_CHECKING:
     from vita.options import EngineOptions
 
 
-def memory_limit(memory: str | None, fit: str | None) -> str | None:
-    """The value of `--memory`, or of its old name `--fit`.
-
-    Raises:
-        RequestError: both were given.
-    """
-    if memory is not None and fit is not None:
-        raise RequestError("is the old name of --memory", where="--fit", fix="leave it out")
-    return fit if memory is None else memory
-
-
 def load_model(model: str | None, options: EngineOptions, *, base: str | None = None, verbose: bool = False) -> Vita:
-    """`vita.load` for the command line: progress on a terminal, silence in a pipe.
+    """`vita.load` for the command line: a progress bar if stderr is a terminal.
 
     Raises:
         VitaError: as `vita.load`.
@@ -49,7 +36,7 @@ def load_model(model: str | None, options: EngineOptions, *, base: str | None = 
 
 
 def _load_with_bar(start: Callable[..., Vita]) -> Vita:
-    """With a progress bar for each part."""
+    """With a progress bar for each part. The engine thread calls `show`; rich's progress bars are thread-safe."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 

@@ -1,59 +1,65 @@
-"""The table of where time and memory went, on stderr."""
+"""Table of the time of each stage and the peak memory, on stderr."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vita.events import Done
+    from vita.events import Done, Timings, Usage
 
 
-IN_CACHE = 64 << 20  # bytes a token up to which weights stay in the CPU's cache: memory is no ceiling for them
+CACHED_BYTES = 64 << 20  # weights read per token that stay in the CPU's cache: memory bandwidth is no limit then
 
 
-def timing_rows(done: Done, ceiling: float | None) -> list[tuple[str, str, str]]:
+def timing_rows(done: Done, bandwidth: float | None) -> list[tuple[str, str, str]]:
     """Stage, time, and what was done in it; stages that did not happen are left out.
 
     Args:
         done: the end of an answer.
-        ceiling: the machine's memory bandwidth in GB/s, if known.
+        bandwidth: of the machine's memory in GB/s, if known.
     """
     t, u = done.timings, done.usage
-    reused = f", {u.reused_tokens} of them kept from before" if u.reused_tokens else ""
+    reused = f", {u.reused_tokens} of them from the prefix cache" if u.reused_tokens else ""
     rows = [
         ("decode media", t.media, ""),
         ("preprocess", t.preprocess, f"{u.prompt_tokens} tokens of prompt{reused}"),
         ("load encoders", t.load, ""),
+        ("queued", t.queued if t.queued >= 1e-3 else 0.0, ""),
         ("vision", t.vision, f"{u.tiles} tile{'s' * (u.tiles > 1)}, {u.image_tokens} tokens" if u.tiles else ""),
         ("audio", t.audio, f"{u.audio_seconds:.1f} s, {u.audio_tokens} tokens" if u.audio_tokens else ""),
         ("prefill", t.prefill, f"first token after {_seconds(t.first_token)}"),
     ]
     out = [(name, _seconds(value), what) for name, value, what in rows if value >= 1e-4 or what]
     if t.decode_tokens:
-        limit = f" of {ceiling:.1f}" if ceiling else ""
+        limit = f" of {bandwidth:.1f}" if bandwidth else ""
         speed = f"{t.tokens_per_second:.1f} tokens/s, {t.gigabytes_per_second:.2f}{limit} GB/s"
         out.append(("decode", _seconds(t.decode), f"{u.completion_tokens} tokens, {speed}"))
-    pictures = f"{u.images / t.total:.2f} pictures/s" if u.images and t.total else ""
-    out.append(("total", _seconds(t.total), pictures))
+    rate = images_per_second(u, t)
+    out.append(("total", _seconds(t.total), "" if rate is None else f"{rate:.2f} images/s"))
     busy = "" if t.gpu_utilisation is None else f"GPU {t.gpu_utilisation:.0f} % busy"
     out.append(("peak memory", f"{t.peak_memory / 1e6:,.0f} MB", busy or t.device))
     return out
 
 
+def images_per_second(usage: Usage, timings: Timings) -> float | None:
+    """Images and video frames of the request by its total time; None without any."""
+    return usage.images / timings.total if usage.images and timings.total > 0 else None
+
+
 def print_timings(done: Done) -> None:
-    """The table for people."""
+    """Print the table to stderr."""
     from rich.console import Console
     from rich.table import Table
 
     from vita.runtime.bandwidth import read_bandwidth
 
     timings = done.timings
-    bound = timings.device == "cpu" and timings.bytes_per_token > IN_CACHE
+    memory_bound = timings.device == "cpu" and timings.bytes_per_token > CACHED_BYTES
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     table.add_column(style="dim")
     table.add_column(justify="right")
     table.add_column(style="dim")
-    for row in timing_rows(done, read_bandwidth(timings.gigabytes_per_second) if bound else None):
+    for row in timing_rows(done, read_bandwidth(timings.gigabytes_per_second) if memory_bound else None):
         table.add_row(*row)
     Console(stderr=True).print(table)
 

@@ -11,7 +11,7 @@ from vita.options import EngineOptions
 
 
 def run_verify(folder: Path, options: EngineOptions, *, as_json: bool) -> int:
-    """Print rows as they come; 0 only if none failed.
+    """Print each row when it is known; returns 0 only if none failed.
 
     Raises:
         VitaError: the folder is not a reference set, or its checkpoint is unusable.

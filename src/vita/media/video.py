@@ -78,7 +78,7 @@ def load_video(
     guard.check(loaded.name)
     animation = open_animation(loaded, options, guard)
     if animation is not None:
-        return _from_animation(animation, loaded, video, options, min_frames)
+        return _from_animation(animation, loaded, video, options, min_frames, guard)
     try:
         return _from_container(loaded, video, options, min_frames, guard)
     except MemoryError as error:
@@ -146,11 +146,13 @@ def _from_container(loaded: Loaded, video: Video, options: MediaOptions, min_fra
     )
 
 
-def _from_animation(animation: Animation, loaded: Loaded, video: Video, options: MediaOptions, min_frames: int) -> Clip:
+def _from_animation(
+    animation: Animation, loaded: Loaded, video: Video, options: MediaOptions, min_frames: int, guard: ReadGuard
+) -> Clip:
     times = animation.times
     fps = len(times) / animation.seconds
     numbers = _pick_by_time(times, fps, video, options, min_frames, loaded.name)
-    frames = animation.decode(sorted(set(numbers)), options)
+    frames = animation.decode(sorted(set(numbers)), options, guard)
     return Clip(
         [frames[n] for n in numbers],
         [times[n] for n in numbers],
