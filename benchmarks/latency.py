@@ -14,10 +14,9 @@ the engine: run it with PYTHONPATH set to the `src` of each, in turns, on the sa
   A token that completes no text shows as a longer gap of its stream (`pieces_per_token` tells how many tokens are
   seen), so `stall_ms` and `stall_steps` are given too: the longest time in which no stream at all sent text. The
   columns that begin with `before_` hold the same of the time before the request: the noise of the machine.
-- Cancel. From the moment `cancelled=` returns true to the end of the stream, while another request reads an image of
-  twelve tiles: of a request that decodes, of one that waits, and of the one with the image. Each run cancels at another
-  moment of that reading. `Vita.stream` may poll the callable (every 50 ms in version 2); the interval is part of the
-  figure.
+- Cancel. From `Handle.cancel` to the end of the stream, while another request reads an image of twelve tiles: of a
+  request that decodes, of one that waits, and of the one with the image. Each run cancels at another moment of that
+  reading. An engine without `Vita.submit` is cancelled by `Vita.stream(cancelled=)`.
 - Throughput. Completion tokens of 1, 8 and 16 streams of `--answer` tokens each, over the time from the first call to
   the last end. Prompts are short and differ.
 - First token. From the call to the first piece of text of a request that is alone: typed, and with five tiles.
@@ -38,7 +37,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count, pairwise
 from pathlib import Path
 from statistics import median
@@ -77,13 +76,14 @@ class Stream:
         self.done: vita.Done | None = None
         self._error: BaseException | None = None
         self._cancelled, self._progress = threading.Event(), threading.Condition()
+        self._cancel: Callable[[], None] | None = None
         self._thread = threading.Thread(target=self._read, args=(model, asked, tokens), daemon=True)
         self._thread.start()
 
     def _read(self, model: vita.Vita, asked: Asked, tokens: int) -> None:
         message, options = asked
         try:
-            for event in model.stream(message, endless(tokens), options=options, cancelled=self._cancelled.is_set):
+            for event in self._events(model, message, endless(tokens), options):
                 now = time.perf_counter()
                 with self._progress:
                     if isinstance(event, vita.TextDelta):
@@ -95,6 +95,17 @@ class Stream:
             with self._progress:
                 self._error = error  # raised again by the thread that waits
                 self._progress.notify_all()
+
+    def _events(
+        self, model: vita.Vita, message: vita.Message, params: vita.SamplingParams, options: vita.MediaOptions
+    ) -> Iterable[vita.Event]:
+        if not hasattr(model, "submit"):
+            return model.stream(message, params, options=options, cancelled=self._cancelled.is_set)
+        handle = model.submit(message, params, options=options)
+        self._cancel = handle.cancel
+        if self._cancelled.is_set():
+            handle.cancel()
+        return handle
 
     def wait_for_pieces(self, pieces: int) -> None:
         """Block until so many pieces came. Raises RuntimeError if the stream ends before."""
@@ -110,6 +121,8 @@ class Stream:
         """Ask for the end; returns the time of asking."""
         now = time.perf_counter()
         self._cancelled.set()
+        if self._cancel is not None:
+            self._cancel()
         return now
 
     def join(self) -> vita.Done:

@@ -59,7 +59,7 @@ def load(
         offline: never use the network.
         threads: CPU threads that compute; None: automatic.
         kv_budget: bytes for the KV caches of all requests; None: automatic.
-        max_queue: requests that may wait.
+        max_queue: requests that may wait behind the 64 that may run; one more raises `QueueFull`.
         progress: called as `progress(part, done, total)` while tensors are read.
         fit: deprecated name of `memory`.
 

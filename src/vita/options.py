@@ -37,7 +37,7 @@ class EngineOptions:
         offline: never use the network.
         threads: CPU threads that compute; None: automatic.
         kv_budget: bytes for the KV caches of all requests; None: automatic.
-        max_queue: requests that may wait; one more is refused.
+        max_queue: requests that may wait behind the 64 that may run; one more is refused.
 
     Raises:
         RequestError: a value that does not exist or two that exclude each other; `where` is the option's name.

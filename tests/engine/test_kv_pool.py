@@ -234,5 +234,5 @@ def test_the_budget_is_never_exceeded_and_no_byte_is_lost(
 
 
 @pytest.mark.parametrize("positions", [10, 11])
-def test_what_fits_ever(positions: int) -> None:
-    assert pool(10).fits_ever(positions) == (positions == 10)
+def test_what_can_hold(positions: int) -> None:
+    assert pool(10).can_hold(positions) == (positions == 10)

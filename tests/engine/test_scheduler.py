@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from vita.engine.handle import EventQueue
 from vita.engine.request import Phase, Request, Sequence
-from vita.engine.scheduler import EncodeUnit, Limits, PrefillUnit, Scheduler, Unit, behind
+from vita.engine.scheduler import EncodeUnit, Limits, PrefillUnit, Scheduler, WorkUnit, behind
 from vita.errors import ResourceError
 from vita.events import TextDelta
 from vita.prompt.processor import ProcessedInputs
@@ -26,7 +26,7 @@ class Pool:
         self.budget, self.used = budget, 0
         self.reuse: dict[int, int] = {}
 
-    def fits_ever(self, positions: int) -> bool:
+    def can_hold(self, positions: int) -> bool:
         return positions <= self.budget
 
     def bytes_for(self, positions: int) -> int:
@@ -69,10 +69,10 @@ class Bench:
         self.scheduler.submit(request)
         return request
 
-    def next_unit(self) -> Unit | None:
+    def next_unit(self) -> WorkUnit | None:
         return self.scheduler.plan().unit
 
-    def finish(self, unit: Unit, seconds: float = 1.0) -> list[Request]:
+    def finish(self, unit: WorkUnit, seconds: float = 1.0) -> list[Request]:
         """A unit is computed."""
         self.now += seconds
         if isinstance(unit, EncodeUnit):

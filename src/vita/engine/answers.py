@@ -16,7 +16,8 @@ from vita.model.kv_cache import KVCache
 from vita.prompt.detokenizer import Detokenizer
 from vita.prompt.processor import count_tokens
 from vita.prompt.tokenizer import Tokenizer
-from vita.runtime.memory import gpu_utilisation, peak_memory
+from vita.runtime.device import gpu_utilisation
+from vita.runtime.memory import peak_memory
 
 CONTEXT_FULL = "The answer ends here because the model's context of {} tokens is full; start over or ask for less."
 

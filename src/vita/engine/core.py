@@ -23,7 +23,7 @@ from vita.engine.loaded import LoadedModel
 from vita.engine.metrics import Counters, Stats, percentiles
 from vita.engine.request import Phase, Request, Sequence, Token
 from vita.engine.runner import DeviceError, Launched, Runner
-from vita.engine.scheduler import FIRST_POSITIONS, Limits, Plan, Scheduler, Unit
+from vita.engine.scheduler import FIRST_POSITIONS, Limits, Plan, Scheduler, WorkUnit
 from vita.errors import Cancelled, ResourceError
 from vita.events import FinishReason, Started, TextDelta
 from vita.model.kv_cache import KVCache
@@ -82,7 +82,7 @@ class EngineCore:
             while not self.closed:
                 self._guarded_step()
             with self.lock:  # requests are posted under the lock, none after `closed` was set
-                messages = self.inbox.drain()
+                messages = list(self.inbox.drain())
             for message in messages:
                 message()
             self._end_all(Cancelled())
@@ -195,7 +195,7 @@ class EngineCore:
             request.watch.mark_first_token()
             self.counters.first_token.append(request.watch.first_token)
 
-    def _unit_failed(self, unit: Unit, error: Exception) -> None:
+    def _unit_failed(self, unit: WorkUnit, error: Exception) -> None:
         """The request of a unit fails; those of a shared unit are computed again, each alone."""
         self.scheduler.unit = None
         for request in unit.requests:

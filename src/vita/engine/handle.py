@@ -116,7 +116,7 @@ class Handle:
         self._first: Started | Done | None = None
         self._error: BaseException | None = None  # that the request failed with
         self._result: Result | None = None
-        self._ahead: deque[Event] = deque()  # taken by `started`, not yet handed out
+        self._taken: deque[Event] = deque()  # taken by `started`, not yet handed out
         self._finalizer = weakref.finalize(self, cancel)
         self._finalizer.atexit = False
 
@@ -139,9 +139,9 @@ class Handle:
         if self._error is not None:
             raise self._error
         try:
-            while self._open or self._ahead:
-                if self._ahead:
-                    yield self._ahead.popleft()
+            while self._open or self._taken:
+                if self._taken:
+                    yield self._taken.popleft()
                     continue
                 if cancelled is not None and cancelled():
                     self._cancel()
@@ -174,8 +174,8 @@ class Handle:
         if self._error is not None:
             raise self._error
         try:
-            while self._open or self._ahead:
-                yield self._ahead.popleft() if self._ahead else self._opened(await self._events.aget())
+            while self._open or self._taken:
+                yield self._taken.popleft() if self._taken else self._opened(await self._events.aget())
         finally:
             if self._open:
                 self._cancel()
@@ -193,7 +193,7 @@ class Handle:
         while self._first is None:
             if self._error is not None:
                 raise self._error
-            self._ahead.append(self._opened(await self._events.aget()))
+            self._taken.append(self._opened(await self._events.aget()))
         return self._first
 
     def result(self, cancelled: Callable[[], bool] | None = None) -> Result:

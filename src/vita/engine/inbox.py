@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 MAX_WAIT = 3600.0  # seconds; what a lock can wait for is bounded, a deadline is not
 
@@ -26,18 +26,17 @@ class Inbox:
             self._changed.notify()
 
     def wake(self) -> None:
-        """End a `wait`, or the next one if nobody waits."""
+        """End a `wait`, or the next one if the engine thread does not wait now."""
         with self._changed:
             self._woken = True
             self._changed.notify()
 
-    def drain(self) -> list[Message]:
-        """All messages, oldest first."""
+    def drain(self) -> Iterator[Message]:
+        """Messages, oldest first, until there is none. If one raises, the rest stay in the queue."""
         with self._changed:
-            messages = list(self._messages)
-            self._messages.clear()
             self._woken = False
-        return messages
+        while self._messages:
+            yield self._messages.popleft()  # atomic: only the engine thread takes messages
 
     def wait(self, timeout: float | None) -> None:
         """Until there is a message, a `wake`, or `timeout` seconds passed."""

@@ -38,7 +38,7 @@ class KVPool:
         """What a slab of so many positions takes."""
         return positions * self._position
 
-    def fits_ever(self, positions: int) -> bool:
+    def can_hold(self, positions: int) -> bool:
         """Whether so many positions fit into an empty pool."""
         return self.bytes_for(positions) <= self.budget
 
@@ -62,14 +62,14 @@ class KVPool:
         handed_over = (
             entry is not None and capacity <= entry.cache.capacity and self.prefixes.is_continued(entry, shared)
         )
-        if entry is not None and handed_over and self._make_room(reserved, keep=entry):
+        if entry is not None and handed_over and self._evict_for(reserved, keep=entry):
             self.prefixes.remove(entry)
             entry.cache.reset(rows)
             self.active += entry.cache.nbytes + reserved
             return entry.cache, shared
         need = self.bytes_for(capacity) + reserved
-        if not self._make_room(need, keep=entry):
-            if entry is None or not self._make_room(need):
+        if not self._evict_for(need, keep=entry):
+            if entry is None or not self._evict_for(need):
                 return None
             entry, shared = None, 0
         if entry is None:
@@ -83,7 +83,7 @@ class KVPool:
         self.active += cache.nbytes + reserved
         return cache, shared
 
-    def _make_room(self, need: int, keep: CachedPrefix | None = None) -> bool:
+    def _evict_for(self, need: int, keep: CachedPrefix | None = None) -> bool:
         """Evict idle slabs until so many bytes are free. If that cannot be reached, nothing is evicted."""
         kept = 0 if keep is None else keep.cache.nbytes
         if self.active + kept + need > self.budget:
@@ -103,7 +103,7 @@ class KVPool:
 
     def grow(self, cache: KVCache, capacity: int) -> KVCache | None:
         """The same positions in a larger slab, which replaces the smaller one; None if there is no room."""
-        if not self._make_room(self.bytes_for(capacity)):
+        if not self._evict_for(self.bytes_for(capacity)):
             return None
         grown = cache.copy_prefix(cache.length, capacity)
         self.active += grown.nbytes - cache.nbytes
@@ -126,7 +126,7 @@ class KVPool:
         cache.reset(rows)
         if rows < MAX_WASTE * cache.capacity:
             cache = cache.copy_prefix(rows, rows)
-        if self._make_room(cache.nbytes):
+        if self._evict_for(cache.nbytes):
             self.prefixes.put(CachedPrefix(kept, cache, salt, session))
 
     def drop(self, cache: KVCache) -> None:

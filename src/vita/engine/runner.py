@@ -22,7 +22,7 @@ from vita.engine.loaded import LoadedModel
 from vita.engine.request import Phase, Request, Token
 from vita.engine.request import Sequence as Answer
 from vita.engine.sampler import log_probabilities, sample
-from vita.engine.scheduler import EncodeUnit, Plan, PrefillUnit, Unit
+from vita.engine.scheduler import EncodeUnit, Plan, PrefillUnit, WorkUnit
 from vita.engine.work import LayeredWork
 from vita.media.filterbank import filterbank_pieces, token_count
 from vita.media.image import normalise
@@ -86,9 +86,9 @@ class Launched:
 
     sampled: list[Sampled] = field(default_factory=list)
     failed: list[tuple[Answer, Exception]] = field(default_factory=list)
-    finished: Unit | None = None
+    finished: WorkUnit | None = None
     logits: dict[int, Tensor] = field(default_factory=dict)
-    unit_error: tuple[Unit, Exception] | None = None
+    unit_error: tuple[WorkUnit, Exception] | None = None
     started: float = 0.0
     seconds: float = 0.0
 
@@ -112,7 +112,7 @@ class Runner:
         self.step_threads = ThreadChoice(threads, torch.set_num_threads)
         self._layer_threads = ThreadChoice(threads, torch.set_num_threads)
         self.is_async = model.device.type == "cuda"
-        self._work: tuple[Unit, LayeredWork] | None = None
+        self._work: tuple[WorkUnit, LayeredWork] | None = None
         self._results: dict[bytes, Tensor] = {}  # of the encoder's unit that runs
         self._wait_for_layers = False
         self.steps = self.rows = 0  # decode steps, and sequences in them
@@ -171,7 +171,7 @@ class Runner:
         if self.is_async and isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError):
             raise DeviceError(str(error)) from error
 
-    def _run_unit(self, unit: Unit, budget: float, launched: Launched) -> None:
+    def _run_unit(self, unit: WorkUnit, budget: float, launched: Launched) -> None:
         try:
             begun = self.clock()
             work = self._work_of(unit)
@@ -191,7 +191,7 @@ class Runner:
             self._work = None
             self._finish(unit, launched)
 
-    def _work_of(self, unit: Unit) -> LayeredWork:
+    def _work_of(self, unit: WorkUnit) -> LayeredWork:
         if self._work is not None and self._work[0] is unit:
             return self._work[1]
         if self._work is not None:
@@ -309,7 +309,7 @@ class Runner:
             wanted = hidden[:, -1:] if last == [hidden.shape[1] - 1] else hidden[:, last]
             self._last_logits = decoder.logits(wanted)[0]  # [prompts, vocab]
 
-    def _finish(self, unit: Unit, launched: Launched) -> None:
+    def _finish(self, unit: WorkUnit, launched: Launched) -> None:
         launched.finished = unit
         if isinstance(unit, PrefillUnit):
             complete = [request for request, count in unit.parts if request.remaining_rows == count]
@@ -336,7 +336,7 @@ class Runner:
         return rows is not None
 
 
-def _shares(unit: Unit) -> list[tuple[Request, float]]:
+def _shares(unit: WorkUnit) -> list[tuple[Request, float]]:
     """How much of a unit's time belongs to each of its requests."""
     if isinstance(unit, PrefillUnit):
         total = sum(rows for _, rows in unit.parts)

@@ -28,7 +28,7 @@ FIRST_POSITIONS = 1024  # reserved for the answer of a request without a limit; 
 class Pool(Protocol):
     """What the scheduler needs of `KVPool`."""
 
-    def fits_ever(self, positions: int) -> bool: ...
+    def can_hold(self, positions: int) -> bool: ...
     def bytes_for(self, positions: int) -> int: ...
 
 
@@ -81,7 +81,7 @@ class PrefillUnit:
         return [request for request, _ in self.parts]
 
 
-Unit = EncodeUnit | PrefillUnit
+WorkUnit = EncodeUnit | PrefillUnit
 
 
 @dataclass
@@ -96,7 +96,7 @@ class Plan:
     """
 
     decode: list[Sequence] = field(default_factory=list)
-    unit: Unit | None = None
+    unit: WorkUnit | None = None
     budget: float = 0.0
 
     @property
@@ -125,7 +125,7 @@ class Scheduler:
         self.working: deque[Request] = deque()  # encoding or prefilling, the next to be served first
         self.starting: list[Request] = []  # prefilled, the first token not sampled yet
         self.running: deque[Sequence] = deque()  # decoding, the next to be served first
-        self.unit: Unit | None = None  # began and is not finished
+        self.unit: WorkUnit | None = None  # began and is not finished
         self.step_seconds = 0.0  # median of the last decode steps
         self._steps: deque[float] = deque(maxlen=MEDIAN_STEPS)
 
@@ -154,7 +154,7 @@ class Scheduler:
         request.limit = room if asked is None else min(asked, room)
         request.capacity = inputs.length + min(request.limit, FIRST_POSITIONS if asked is None else request.limit)
         positions = request.capacity * request.params.n
-        if not self._pool.fits_ever(positions):
+        if not self._pool.can_hold(positions):
             need = self._pool.bytes_for(positions)
             raise ResourceError(
                 f"a request of {positions} positions needs {need / 1e9:.2f} GB, more than the whole KV cache budget",
@@ -195,7 +195,7 @@ class Scheduler:
             self.working.append(request)
             room -= 1
 
-    def _next_unit(self) -> Unit | None:
+    def _next_unit(self) -> WorkUnit | None:
         """A unit for the request that was served longest ago; others join it where the unit has room."""
         order = self._by_priority(self.working)
         for request in order:
@@ -267,7 +267,7 @@ class Scheduler:
         self._steps.append(seconds)
         self.step_seconds = median_low(self._steps)
 
-    def unit_finished(self, unit: Unit) -> list[Request]:
+    def unit_finished(self, unit: WorkUnit) -> list[Request]:
         """A unit is computed. Its requests go to the end of their queue; returns those whose prompt is prefilled."""
         self.unit = None
         prefilled: list[Request] = []

@@ -45,7 +45,7 @@ def pick_frames(
     """
     stride = max(1, round(min(fps / sample_fps, n_frames)))  # Python rounds halves to even, as the reference does
     positions = list(range(0, n_frames, stride))
-    return _fit_count(positions, max_frames, min_frames)
+    return _limit_count(positions, max_frames, min_frames)
 
 
 def load_video(
@@ -182,7 +182,7 @@ def _pick_by_time(
     else:
         # No frame twice only because it is shown long: it would crowd out the rest.
         shown = _on_screen(np.array(stretch), max(start, stretch[0]), video.fps)
-        picks = _fit_count(shown, video.max_frames, min_frames)
+        picks = _limit_count(shown, video.max_frames, min_frames)
     return [inside[p] for p in picks]
 
 
@@ -218,7 +218,7 @@ def _repeats(name: str, numbers: Sequence[int]) -> tuple[str, ...]:
     return (f"{name}: it is short, so some of its frames are shown to the model more than once.",)
 
 
-def _fit_count(items: Sequence[int], most: int, least: int) -> list[int]:
+def _limit_count(items: Sequence[int], most: int, least: int) -> list[int]:
     """Thinned to `most`, or repeated up to `least`."""
     if len(items) > most:
         return _spread(items, most)

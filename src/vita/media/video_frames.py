@@ -188,7 +188,7 @@ class _StampReader:
         for number in numbers:
             stamp = self._timeline.stamps[number]
             if hop:
-                self._skip_ahead(stamp)
+                self._skip_to(stamp)
             frame = self._find(stamp)
             if frame is not None and frame.pts == stamp and not frame.is_corrupt:
                 yield number, (frame, self._track.stream.sample_aspect_ratio)
@@ -206,7 +206,7 @@ class _StampReader:
             self._position = self._held.pts
         return self._held
 
-    def _skip_ahead(self, stamp: int) -> None:
+    def _skip_to(self, stamp: int) -> None:
         starts = self._timeline.starts
         at = bisect.bisect_right(starts, stamp, key=lambda packet: packet.pts or 0) - 1
         if at <= 0 or (self._position is not None and (starts[at].pts or 0) <= self._position):

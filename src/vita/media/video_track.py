@@ -15,7 +15,7 @@ from vita.media.video_display import check_size
 from vita.types import MediaOptions
 
 FORMATS = "use mp4, webm, mkv or mov"
-ATTACHED_PICTURE = 0x400  # FFmpeg's disposition of a cover in an audio file
+ATTACHED_IMAGE = 0x400  # FFmpeg's disposition of a cover in an audio file
 IMAGE_FORMATS = ("image2", "_pipe")  # FFmpeg's names for single images end so
 NO_TIME_STAMPS = 0x80  # FFmpeg's flag of formats that are a bare stream
 # AVI, OGM and Video for Windows in Matroska hold no times of display. FFmpeg guesses them, wrongly where a codec
@@ -96,7 +96,7 @@ def open_track(loaded: Loaded, options: MediaOptions, guard: ReadGuard) -> Itera
 
 
 def _candidates(container: Any, loaded: Loaded) -> list[Any]:
-    tracks = [t for t in container.streams.video if not int(t.disposition) & ATTACHED_PICTURE]
+    tracks = [t for t in container.streams.video if not int(t.disposition) & ATTACHED_IMAGE]
     if not tracks:
         if container.streams.audio:
             raise MediaError("has no video in it, only audio", where=loaded.name, fix="pass it as audio")

@@ -6,6 +6,8 @@ Names are checked by `options.EngineOptions`.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 
 from vita.config import VitaConfig
@@ -66,8 +68,16 @@ def gpu_utilisation(device: torch.device) -> float | None:
     except ImportError:
         return None
     try:
-        pynvml.nvmlInit()
+        _start_nvml()
         handle = pynvml.nvmlDeviceGetHandleByIndex(device.index or 0)
         return float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu)
     except pynvml.NVMLError:
         return None
+
+
+@functools.cache
+def _start_nvml() -> None:
+    """Once a process: it opens the driver, which takes milliseconds."""
+    import pynvml
+
+    pynvml.nvmlInit()

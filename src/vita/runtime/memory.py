@@ -66,19 +66,3 @@ def _cgroup_available() -> int:
         return max(0, int(text) - int(usage.read_text()) + cached)
     except (OSError, ValueError):
         return 1 << 62
-
-
-def gpu_utilisation(device: torch.device) -> float | None:
-    """Percent of the last moment a GPU was busy, where NVML is installed and answers."""
-    if device.type != "cuda":
-        return None
-    try:
-        import pynvml
-    except ImportError:
-        return None
-    try:
-        pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByIndex(device.index or 0)
-        return float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu)
-    except pynvml.NVMLError:
-        return None

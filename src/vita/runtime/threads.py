@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable
 from vita.runtime.clock import Clock
 
 TRIAL_STEPS = 2  # with the other number; the faster of them counts
-TRIAL_PATIENCE = 8  # steps of another kind that may come between; then the trial begins again with those
+MAX_SKIPPED_STEPS = 8  # steps of another kind that may come between; then the trial begins again with those
 SLOW_STEPS = 3  # in a row that must be slow before the other number is tried
 SLOW_FACTOR = 2.0  # times the usual duration: a slow step
 MIN_GAIN = 0.95  # of the present duration that the other number must stay under
@@ -57,7 +57,7 @@ class ThreadChoice:
             return
         if self._trial_left and what != self._trial_of:
             self._skipped += 1
-            if self._skipped > TRIAL_PATIENCE:  # a batch of that size may never come again
+            if self._skipped > MAX_SKIPPED_STEPS:  # a batch of that size may never come again
                 self._trial_left, self._tried = 0, False
         if not self._trial_left and (self.current, what) in self._usual and self._trial_is_due():
             self._trial, self._trial_left, self._trial_of, self._slow, self._skipped = [], TRIAL_STEPS, what, 0, 0

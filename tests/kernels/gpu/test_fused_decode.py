@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import threading
-from concurrent.futures import ThreadPoolExecutor
-
 import pytest
 import torch
 from torch import Tensor
-from vita.engine.batch import Batcher
 
 from vita.config import DecoderConfig
 from vita.engine.cuda_graphs import CudaGraphDecode
@@ -121,28 +117,24 @@ def test_fused_weights_are_held_once_and_prefill_as_before() -> None:
     assert len(storages) == 1
 
 
-def test_requests_that_join_and_leave_get_the_ids_they_get_alone() -> None:
+def test_sequences_that_join_and_leave_get_the_ids_they_get_alone() -> None:
     decoder = build(None)
     counts = (2, 4, 3)
+    steps = [[0], [0, 1], [1, 2], [2, 1], [1, 2]]  # who takes part; sequence 0 leaves, 2 joins, two change places
 
-    def answer(step: Batcher, k: int) -> list[int]:
-        cache = prompts(decoder, (5 + 9 * k,))[0]
-        token, out = torch.tensor(k), []
+    def answers(schedule: list[list[int]]) -> list[list[int]]:
+        decode = CudaGraphDecode(decoder, quantized_kv_cache=False, splits=SPLITS)
+        caches = [prompts(decoder, (5 + 9 * k,))[0] for k in range(len(counts))]
+        ids: list[list[int]] = [[] for _ in counts]
         with torch.inference_mode():
-            for _ in range(counts[k]):
-                token = step.step(token, cache).argmax()
-                out.append(int(token))
-        step.leave(cache)
-        return out
+            for present in schedule:
+                tokens = torch.tensor([ids[k][-1] if ids[k] else k for k in present])
+                for k, row in zip(present, decode(tokens, [caches[k] for k in present]), strict=True):
+                    ids[k].append(int(row.argmax()))
+        return ids
 
-    def new() -> Batcher:
-        return Batcher(CudaGraphDecode(decoder, quantized_kv_cache=False, splits=SPLITS), threading.Lock())
-
-    alone = [answer(new(), k) for k in range(len(counts))]
-    shared = new()
-    with ThreadPoolExecutor(len(counts)) as pool:
-        assert list(pool.map(lambda k: answer(shared, k), range(len(counts)))) == alone
-    assert shared.rows == sum(counts)
+    alone = [answers([[k]] * count)[k] for k, count in enumerate(counts)]
+    assert answers(steps) == alone
 
 
 def test_a_cache_that_was_reset_continues_from_its_new_length() -> None:

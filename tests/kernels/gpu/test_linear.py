@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vita.kernels.triton.linear import GROUP, linear
+from vita.kernels.cpu.bindings import GROUP_SIZE
+from vita.kernels.triton.linear import linear
 from vita.kernels.weight import Weight
 from vita.quant.int4 import quantize_groups, unpack
 from vita.quant.int8 import quantize_rows
@@ -24,7 +25,7 @@ def weight(kind: str, channels: int, width: int, bias: Tensor | None) -> tuple[W
     if kind == "int8":
         return Weight(values, scale, bias), values.double() * scale.double()[:, None]
     integers = unpack(values, torch.ones_like(scale)).double()  # exact
-    exact = integers * scale.double().repeat_interleave(GROUP, dim=1)
+    exact = integers * scale.double().repeat_interleave(GROUP_SIZE, dim=1)
     return Weight(values, scale, bias), exact
 
 
