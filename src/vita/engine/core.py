@@ -20,7 +20,7 @@ from vita.engine.encoder_cache import EncoderCache
 from vita.engine.inbox import Inbox
 from vita.engine.kv_pool import KVPool
 from vita.engine.loaded import LoadedModel
-from vita.engine.metrics import Counters, Stats, percentiles
+from vita.engine.metrics import Counters, Stats, collect_stats
 from vita.engine.request import Phase, Request, Sequence, Token
 from vita.engine.runner import DeviceError, Launched, Runner
 from vita.engine.scheduler import FIRST_POSITIONS, Limits, Plan, Scheduler, WorkUnit
@@ -228,15 +228,9 @@ class EngineCore:
 
     def stats(self) -> Stats:
         """Counts and latencies, as of now."""
-        c, s, runner = self.counters, self.scheduler, self.runner
-        return Stats(
-            c.submitted, c.finished, c.cancelled, c.failed, c.refused, len(s.reading), len(s.waiting),
-            len(s.working) + len(s.starting),
-            len({id(answer.request) for answer in s.running}), self.pool.budget, self.pool.active,
-            self.pool.prefixes.nbytes, len(self.pool.prefixes), c.prompt_tokens, c.reused_tokens, c.completion_tokens,
-            self.encoder_cache.hits, self.encoder_cache.misses, runner.steps, runner.rows, runner.step_threads.current,
-            *percentiles(c.first_token), *percentiles(c.inter_token), self.failure is None,
-        )  # fmt: skip
+        return collect_stats(
+            self.counters, self.scheduler, self.pool, self.encoder_cache, self.runner, healthy=self.failure is None
+        )
 
     # From admission to the end
 
@@ -366,7 +360,7 @@ class EngineCore:
                     self._end_answer(answer, reason)
             return
         if request.cache is not None:
-            if self._is_shared(request):
+            if self.scheduler.shares_unit(request):
                 self.pool.drop(request.cache)
             else:
                 self.pool.release(request.cache, request.atoms, request.salt, request.session)
@@ -376,11 +370,6 @@ class EngineCore:
         self._leave(request)
         for done in events:
             request.events.put(done)
-
-    def _is_shared(self, request: Request) -> bool:
-        """Whether a unit with others goes on writing into the request's slab, which nobody else may get then."""
-        unit = self.scheduler.unit
-        return unit is not None and len(unit.requests) > 1 and request in unit.requests
 
     def fail(self, request: Request, error: BaseException) -> None:
         """A request ends with an error, which its reader raises."""

@@ -5,6 +5,13 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import asdict, dataclass, field
 from statistics import median
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vita.engine.encoder_cache import EncoderCache
+    from vita.engine.kv_pool import KVPool
+    from vita.engine.runner import Runner
+    from vita.engine.scheduler import Scheduler
 
 WINDOW = 1000  # latencies that are remembered
 
@@ -71,3 +78,39 @@ def percentiles(values: deque[float]) -> tuple[float | None, float | None]:
         return None, None
     ordered = sorted(values)
     return median(ordered), ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
+
+
+def collect_stats(
+    counters: Counters, scheduler: Scheduler, pool: KVPool, encoder_cache: EncoderCache, runner: Runner, *,
+    healthy: bool,
+) -> Stats:  # fmt: skip
+    """Counts and latencies, as of now."""
+    first_token, inter_token = percentiles(counters.first_token), percentiles(counters.inter_token)
+    return Stats(
+        submitted=counters.submitted,
+        finished=counters.finished,
+        cancelled=counters.cancelled,
+        failed=counters.failed,
+        refused=counters.refused,
+        reading=len(scheduler.reading),
+        waiting=len(scheduler.waiting),
+        working=len(scheduler.working) + len(scheduler.starting),
+        running=len({id(sequence.request) for sequence in scheduler.running}),
+        kv_budget=pool.budget,
+        kv_active=pool.active,
+        kv_idle=pool.prefixes.nbytes,
+        idle_prefixes=len(pool.prefixes),
+        prompt_tokens=counters.prompt_tokens,
+        reused_tokens=counters.reused_tokens,
+        completion_tokens=counters.completion_tokens,
+        encoder_hits=encoder_cache.hits,
+        encoder_misses=encoder_cache.misses,
+        decode_steps=runner.steps,
+        decode_rows=runner.rows,
+        threads=runner.step_threads.current,
+        first_token_median=first_token[0],
+        first_token_p95=first_token[1],
+        inter_token_median=inter_token[0],
+        inter_token_p95=inter_token[1],
+        healthy=healthy,
+    )

@@ -302,6 +302,10 @@ class Scheduler:
         if self.unit is not None and all(r.phase is Phase.FINISHED for r in self.unit.requests):
             self.unit = None
 
+    def shares_unit(self, request: Request) -> bool:
+        """Whether a unit with others goes on writing into the request's KV cache, which nobody else may get then."""
+        return self.unit is not None and len(self.unit.requests) > 1 and request in self.unit.requests
+
     def stop(self, sequence: Sequence) -> None:
         """A sequence takes part in no further step."""
         if sequence in self.running:
