@@ -29,6 +29,7 @@ from vita.prompt.processor import ProcessedInputs, Processor, split_system
 from vita.runtime.clock import Stopwatch
 from vita.types import Audio, MediaOptions, Message, SamplingParams, Text
 
+SHORT_TEXT = 2000  # characters
 EXIT_SECONDS = 10.0  # that the end of the process waits for a step to end
 
 ReadPrompt = Callable[[Stopwatch, ReadGuard], ProcessedInputs]
@@ -109,7 +110,7 @@ class Engine:
 
         return self.submit_prompt(
             read, params, options, priority=priority, deadline=deadline, cache_salt=cache_salt,
-            has_media=any(has_media(turn) for turn in turns),
+            has_media=any(has_media(turn) for turn in turns), in_caller=is_short(turns),
         )  # fmt: skip
 
     def accept(self, messages: Sequence[Message], options: MediaOptions) -> tuple[str | None, list[Message]]:
@@ -136,6 +137,7 @@ class Engine:
         self, read: ReadPrompt, params: SamplingParams | None, options: MediaOptions, *, session: int | None = None,
         priority: int = 0, deadline: float | None = None, cache_salt: str = "",
         on_end: Callable[[Request], None] | None = None, after: Request | None = None, has_media: bool = True,
+        in_caller: bool = False,
     ) -> Handle:  # fmt: skip
         """Queue a request whose prompt a media worker makes. Arguments and errors as for `submit`, and:
 
@@ -145,6 +147,7 @@ class Engine:
             on_end: called in the engine thread when the request has ended, before its `Done` event.
             after: the prompt is made when this request has ended: the turn before.
             has_media: there is something to read; otherwise the prompt does not wait for the media of others.
+            in_caller: make the prompt in the calling thread, which is sooner than waking another for a few words.
         """
         params = params or SamplingParams()
         check_params(params)
@@ -162,7 +165,10 @@ class Engine:
         workers = self._workers  # not self: a request that waits must not keep the engine
 
         def start() -> None:
-            workers.submit(lambda: _read(core, request, read, options), has_media=has_media)
+            if in_caller:
+                _read(core, request, read, options)
+            else:
+                workers.submit(lambda: _read(core, request, read, options), has_media=has_media)
 
         with core.lock:
             self._check_open()
@@ -256,6 +262,12 @@ def _check_submission(priority: int, deadline: float | None, cache_salt: str) ->
         raise RequestError(f"must be a string, not {cache_salt!r}", where="cache_salt")
     if deadline is not None and not (isinstance(deadline, (int, float)) and deadline > 0):  # NaN, too
         raise RequestError(f"must be over 0 seconds, not {deadline!r}", where="deadline")
+
+
+def is_short(turns: Sequence[Message]) -> bool:
+    """Whether turns are nothing but a text that is tokenised in less time than a thread takes to wake."""
+    parts = [part for turn in turns for part in turn.parts]
+    return sum(len(part.text) if isinstance(part, Text) else SHORT_TEXT + 1 for part in parts) <= SHORT_TEXT
 
 
 def has_media(message: Message) -> bool:

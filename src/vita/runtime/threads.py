@@ -7,6 +7,7 @@ step with two threads then takes two to fifty times as long as with one (docs/be
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Hashable
 
 from vita.runtime.clock import Clock
@@ -15,7 +16,10 @@ TRIAL_STEPS = 2  # with the other number; the faster of them counts
 MAX_SKIPPED_STEPS = 8  # steps of another kind that may come between; then the trial begins again with those
 SLOW_STEPS = 3  # in a row that must be slow before the other number is tried
 SLOW_FACTOR = 2.0  # times the usual duration: a slow step
-MIN_GAIN = 0.95  # of the present duration that the other number must stay under
+MIN_STEPS = 3  # with the present number before the other is tried: the first ones are slow on any cores
+# Of the present duration that the other number must stay under. One thread must gain much: on busy cores it takes half
+# or less, on quiet ones it is as fast for a small batch and half as fast for a large one.
+MIN_GAIN_ALL, MIN_GAIN_ONE = 0.95, 0.7
 PROBE_SECONDS, PROBE_FACTOR = 0.008, 3.0  # of `cores_are_busy`
 FIRST_RETRY, MAX_RETRY = 2.0, 30.0  # seconds to the next trial; doubles while the present number is faster
 
@@ -23,7 +27,7 @@ FIRST_RETRY, MAX_RETRY = 2.0, 30.0  # seconds to the next trial; doubles while t
 class ThreadChoice:
     """Sets the number of threads before each step of one kind, such as decode steps or layers of prefill.
 
-    The other number is tried after the first step, when steps have become slow, and now and then: cores may be free
+    The other number is tried after the first steps, when steps have become slow, and now and then: cores may be free
     again, and what was first computed on busy cores has no usual duration to compare with.
 
     Args:
@@ -39,6 +43,7 @@ class ThreadChoice:
         self.available, self.current = available, available
         self._set, self._clock = set_threads, clock
         self._usual: dict[tuple[int, Hashable], float] = {}  # seconds by threads and what was computed
+        self._counts: Counter[tuple[int, Hashable]] = Counter()  # steps that `_usual` was measured with
         self._trial: list[float] = []
         self._trial_left = 0
         self._trial_of: Hashable = None
@@ -59,7 +64,7 @@ class ThreadChoice:
             self._skipped += 1
             if self._skipped > MAX_SKIPPED_STEPS:  # a batch of that size may never come again
                 self._trial_left, self._tried = 0, False
-        if not self._trial_left and (self.current, what) in self._usual and self._trial_is_due():
+        if not self._trial_left and self._counts[self.current, what] >= MIN_STEPS and self._trial_is_due():
             self._trial, self._trial_left, self._trial_of, self._slow, self._skipped = [], TRIAL_STEPS, what, 0, 0
         self._set(self._other() if self._trial_left and what == self._trial_of else self.current)
 
@@ -73,6 +78,7 @@ class ThreadChoice:
             if not self._trial_left:
                 self._decide(what, min(self._trial))
             return
+        self._counts[self.current, what] += 1
         usual = self._usual.get((self.current, what))
         self._slow = self._slow + 1 if usual is not None and seconds > SLOW_FACTOR * usual else 0
         if self._slow < SLOW_STEPS:
@@ -95,7 +101,8 @@ class ThreadChoice:
 
     def _decide(self, what: Hashable, tried: float) -> None:
         self._tried = True
-        if tried < MIN_GAIN * self._usual[self.current, what]:
+        gain = MIN_GAIN_ALL if self.current == 1 else MIN_GAIN_ONE
+        if tried < gain * self._usual[self.current, what]:
             self.current = self._other()
             self._usual[self.current, what] = tried
             self._retry = FIRST_RETRY
