@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Sets itself up and answers a question about a picture. Flags pass through to video_audio_demo.py; a picture or a
+# Sets itself up and answers a question about an image. Flags pass through to video_audio_demo.py; an image or a
 # video without a question is described. After the answer, stderr ends with the line to type next.
 set -eu
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$ROOT/scripts/env.sh"
 vita_env ""
 if [ $# -eq 0 ]; then
-    picture="$ROOT/assets/vita_logo.png"
+    image="$ROOT/assets/vita_logo.png"
     question="Describe this images."
-    printf 'picture:  %s\nquestion: %s\n\n' "assets/vita_logo.png" "$question" >&2
-    set -- --image_path "$picture" --question "$question"
+    printf 'image:    %s\nquestion: %s\n\n' "assets/vita_logo.png" "$question" >&2
+    set -- --image_path "$image" --question "$question"
 fi
 case " $* " in
 *" --question"* | *" --audio_path"* | *" --help"* | *" -h "*) ;;
