@@ -243,7 +243,8 @@ def test_a_jpeg_cut_anywhere_shows_what_is_there(kind: str) -> None:
 SIDE_SEGMENTS = st.tuples(
     st.sampled_from([0xE0, 0xE1, 0xE2, 0xE5, 0xED, 0xEE, 0xFE]),
     st.sampled_from([b"", b"JFIF\0", b"Exif\0\0", b"ICC_PROFILE\0", b"ICC_PROFILE\0\1\1",
-                     b"Photoshop 3.0\0" b"8BIM\4\4", b"MPF\0", b"MPF\0MM\0*\0\0\0\x08", b"http://ns.adobe.com/xap/1.0/\0", b"Adobe"]),
+                     b"Photoshop 3.0\0" b"8BIM\4\4", b"MPF\0", b"MPF\0MM\0*\0\0\0\x08",
+                     b"http://ns.adobe.com/xap/1.0/\0", b"Adobe"]),
     st.binary(max_size=30),
 )  # fmt: skip
 
