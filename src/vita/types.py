@@ -1,4 +1,4 @@
-"""Messages, media sources and request parameters: the plain data of the public API."""
+"""Messages, media sources and request parameters of the public API."""
 
 from __future__ import annotations
 

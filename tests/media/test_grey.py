@@ -83,6 +83,12 @@ def test_a_pgm_is_scaled_by_its_largest_value(largest: int) -> None:
     assert max(abs(a - v * 255 / largest) for a, v in zip(row(plain), values, strict=True)) <= 1
 
 
+def test_signed_integers_of_32_bits_that_are_small_are_shown_in_their_range() -> None:
+    for order, (values, wanted) in product("<>", (([0, 127, 255], [0, 127, 255]), ([0, 32768, 65535], [0, 127, 255]))):
+        assert row(make_tiff(values, 32, 2, 1, order)) == wanted
+        assert row(make_tiff(values, 32, 2, 0, order)) == [255, 128 if values[1] == 127 else 127, 0]
+
+
 def test_a_dark_pgm_of_sixteen_bits_is_dark() -> None:
     assert max(row(b"P5 4 1 65535\n" + struct.pack(">4H", 0, 50, 100, 200))) == 0
 

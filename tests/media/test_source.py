@@ -21,9 +21,11 @@ from PIL import Image as Pillow
 
 import vita
 from vita.errors import Cancelled, MediaError, RequestError, VitaError
+from vita.media.audio import load_audio
 from vita.media.image import load_image
 from vita.media.policy import ReadGuard
 from vita.media.source import DataUrl, Loaded, Stream, read_source, resolve_source, snapshot, snapshot_part
+from vita.media.video import load_video
 from vita.sources import Array, Bytes, FilePath, Url, describe_source
 from vita.types import Audio, Image, MediaOptions, MediaPolicy, Video, user
 
@@ -290,6 +292,18 @@ def test_a_snapshot_obeys_the_limits(tmp_path: Path) -> None:
     copy = snapshot_part(sound, MediaOptions())
     assert isinstance(copy, Audio) and copy.sample_rate == 16000 and copy.from_video
     assert isinstance(copy.source, Array) and copy.source.values is not sound.source
+
+
+def test_every_reader_takes_a_snapshot() -> None:
+    samples = np.linspace(-1, 1, 4000, dtype=np.float32)
+    audio = snapshot_part(Audio(samples, 16000), MediaOptions())
+    assert isinstance(audio, Audio) and isinstance(audio.source, Array)
+    assert np.array_equal(load_audio(audio).samples, load_audio(Audio(samples, 16000)).samples)
+    stack = np.stack([np.full((8, 8, 3), 60 * k, np.uint8) for k in range(4)])
+    for source in (stack, list(stack), [Pillow.fromarray(frame) for frame in stack]):
+        video = snapshot_part(Video(source), MediaOptions())
+        assert isinstance(video, Video)
+        assert [f.getpixel((0, 0)) for f in load_video(video).frames] == [(60 * k,) * 3 for k in range(4)]
 
 
 def test_a_conversation_keeps_what_was_shown(mini_model: vita.Vita, tmp_path: Path) -> None:

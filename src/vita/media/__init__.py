@@ -1,1 +1,1 @@
-"""Read files, URLs, bytes and arrays into pixels and PCM. Limits are checked before decoding."""
+"""Read files, URLs, bytes and arrays into pixels and PCM."""

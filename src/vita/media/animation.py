@@ -1,4 +1,4 @@
-"""Animated images (GIF, WebP, APNG) as videos: when each frame is shown, and decoding the wanted frames."""
+"""Animated images (GIF, WebP, APNG) as videos: frame times and decoding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The list of image formats that are opened, and sentences for files that are not images.
+"""The image formats that are opened, and sentences for files that are not images.
 
 Pillow's plug-in for PostScript starts Ghostscript: a file would be a program that runs here. Other plug-ins call
 handlers, or open a second file of any format inside the first. So only the formats on this list are tried.

@@ -1,4 +1,4 @@
-"""Grey images of more than 8 bits: what is black, what is white, and TIFF variants that Pillow does not know."""
+"""Grey images of more than 8 bits: black, white, and TIFFs unknown to Pillow."""
 
 from __future__ import annotations
 
@@ -95,8 +95,12 @@ def _first(value: Any, default: int) -> int:
 
 
 def _range(image: Pillow.Image, bits: int, form: int, *, white_is_zero: bool) -> GreyRange | None:
-    """By bits per sample and sample format, as ImageMagick reads them: 32-bit integers are taken as unsigned."""
-    if form == FLOAT:
+    """By bits per sample and sample format, as ImageMagick reads them: 32-bit integers are taken as unsigned.
+
+    Signed 32-bit files are mostly counts or labels written by programs that know no other integer. So where all values
+    fit into 16 bits, the range is guessed, as it is for floats.
+    """
+    if form == FLOAT or (form == SIGNED and bits == 32 and _within_16_bits(image)):
         return _guess(image, white_is_zero=white_is_zero)
     if form == SIGNED and bits == 16:
         low, high = -32768.0, 32767.0
@@ -104,6 +108,11 @@ def _range(image: Pillow.Image, bits: int, form: int, *, white_is_zero: bool) ->
         low, high = 0.0, float((1 << bits) - 1)
     shades = (high, low) if white_is_zero else (low, high)
     return GreyRange(*shades, unsigned=bits == 32)
+
+
+def _within_16_bits(image: Pillow.Image) -> bool:
+    values = np.asarray(image)
+    return bool(values.min() >= 0 and values.max() <= 65535)
 
 
 @dataclass(frozen=True)

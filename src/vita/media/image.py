@@ -1,4 +1,4 @@
-"""Images: reading, tiling, and the tensor that the vision encoder takes (spec section 3)."""
+"""Read images, cut tiles, and make the vision encoder's tensor (spec section 3)."""
 
 from __future__ import annotations
 

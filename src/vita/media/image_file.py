@@ -1,4 +1,4 @@
-"""Open and decode an image file to RGB: limits before the work, repairs of small damage, depth, transparency, EXIF."""
+"""Open an image file, check its limits, repair small damage, decode it to RGB."""
 
 from __future__ import annotations
 

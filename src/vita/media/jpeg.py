@@ -1,4 +1,4 @@
-"""JPEG: counting scans before decoding, closing a file whose end is missing, leaving out side segments."""
+"""JPEG: count scans before decoding, close a cut file, drop side segments."""
 
 from __future__ import annotations
 

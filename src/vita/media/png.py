@@ -1,4 +1,4 @@
-"""PNG: chunk checks, side chunks that spoil the pixels, and colour-key transparency (tRNS)."""
+"""PNG: chunk limits, damaged side chunks, colour-key transparency (tRNS)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Deadline and cancel of the media of one request, checked between blocks of work."""
+"""Deadline and cancel of the media of one request, checked between blocks."""
 
 from __future__ import annotations
 

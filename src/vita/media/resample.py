@@ -1,4 +1,4 @@
-"""The reference's resampler (spec section 5.2), for parity; the default is soxr."""
+"""The reference's resampler (spec section 5.2), for parity. Default: soxr."""
 
 from __future__ import annotations
 
