@@ -24,10 +24,6 @@ from vita.sources import Source
 from vita.types import Audio, MediaOptions, Message, SamplingParams, Video, system, user
 
 
-def _never() -> bool:
-    return False
-
-
 def load(
     model: str | Path | None = None,
     *,
@@ -145,7 +141,7 @@ class Vita:
         params: SamplingParams | None = None,
         *,
         options: MediaOptions | None = None,
-        cancelled: Callable[[], bool] = _never,
+        cancelled: Callable[[], bool] | None = None,
     ) -> Iterator[Event]:
         """Events of an answer: `Started`, `TextDelta`s, then `Done`. Leaving the loop early cancels.
 
@@ -153,7 +149,7 @@ class Vita:
             messages, params, options: as for `submit`, whose errors are raised at once.
             cancelled: asked every 50 ms; once true, the answer ends with `finish_reason` "cancelled".
         """
-        return self.submit(messages, params, options=options).iterate(None if cancelled is _never else cancelled)
+        return self.submit(messages, params, options=options).iterate(cancelled)
 
     def ask(
         self,
@@ -165,7 +161,7 @@ class Vita:
         system_text: str | None = None,
         params: SamplingParams | None = None,
         options: MediaOptions | None = None,
-        cancelled: Callable[[], bool] = _never,
+        cancelled: Callable[[], bool] | None = None,
     ) -> Result:
         """One question, one whole answer.
 
@@ -179,7 +175,7 @@ class Vita:
             RequestError: nothing was asked, or it does not fit. MediaError: a file that cannot be used.
         """
         messages = _conversation(question, images, videos, audios, system_text)
-        return Result.collect(self.stream(messages, params, options=options, cancelled=cancelled))
+        return self.submit(messages, params, options=options).result(cancelled)
 
     async def aask(
         self,
@@ -194,7 +190,7 @@ class Vita:
     ) -> Result:
         """`ask` for asyncio; cancelling the task cancels the request."""
         messages = _conversation(question, images, videos, audios, system_text)
-        return Result.collect([event async for event in self.astream(messages, params, options=options)])
+        return await self.submit(messages, params, options=options).aresult()
 
     async def astream(
         self,
@@ -254,11 +250,11 @@ class Chat:
         return self.session.turns
 
     def send(
-        self, message: Message, params: SamplingParams | None = None, cancelled: Callable[[], bool] = _never
+        self, message: Message, params: SamplingParams | None = None, cancelled: Callable[[], bool] | None = None
     ) -> Iterator[Event]:
         """Stream the answer to a user turn. A turn that fails leaves the conversation as it was; an answer that is
         cancelled stays as far as it was given out."""
-        return self.session.submit(message, params).iterate(None if cancelled is _never else cancelled)
+        return self.session.submit(message, params).iterate(cancelled)
 
     def ask(
         self,

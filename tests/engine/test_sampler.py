@@ -13,21 +13,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import vita
-from vita.engine.sampler import Sampler, SamplingState, batch_logprobs, check_params, log_probabilities, sample
+from vita.engine.sampler import SamplingState, batch_logprobs, check_params, log_probabilities, sample
 from vita.errors import RequestError
 from vita.types import SamplingParams
 
-CPU = torch.device("cpu")
 LOGITS = torch.log(torch.tensor([0.5, 0.25, 0.15, 0.08, 0.02]))
 
 
+class Sampler:
+    """The tokens of one sequence."""
+
+    def __init__(self, params: SamplingParams, default_penalty: float) -> None:
+        self.state = SamplingState(params, default_penalty)
+
+    def __call__(self, logits: torch.Tensor) -> int:
+        return int(sample(logits[None], [self.state])[0])
+
+
 def draws(count: int = 400, **params: float) -> Counter[int]:
-    sampler = Sampler(SamplingParams(temperature=params.pop("temperature", 1.0), seed=1, **params), 1.0, CPU)  # type: ignore[arg-type]
+    sampler = Sampler(SamplingParams(temperature=params.pop("temperature", 1.0), seed=1, **params), 1.0)  # type: ignore[arg-type]
     return Counter(sampler(LOGITS) for _ in range(count))
 
 
 def test_greedy_takes_the_likeliest() -> None:
-    assert Sampler(SamplingParams(), 1.0, CPU)(LOGITS) == 0
+    assert Sampler(SamplingParams(), 1.0)(LOGITS) == 0
 
 
 def test_top_k_top_p_and_min_p_cut_the_tail() -> None:
@@ -52,7 +61,7 @@ def test_draws_follow_the_probabilities() -> None:
 
 def test_a_seed_repeats_and_another_differs() -> None:
     def run(seed: int) -> list[int]:
-        sampler = Sampler(SamplingParams(temperature=1.0, seed=seed), 1.0, CPU)
+        sampler = Sampler(SamplingParams(temperature=1.0, seed=seed), 1.0)
         return [sampler(LOGITS) for _ in range(50)]
 
     assert run(7) == run(7) != run(8)
@@ -61,9 +70,9 @@ def test_a_seed_repeats_and_another_differs() -> None:
 def test_the_repetition_penalty_is_the_users_or_the_checkpoints() -> None:
     close = torch.tensor([2.0, 1.9, -1.0])
     for params, default in ((SamplingParams(repetition_penalty=1.2), 1.0), (SamplingParams(), 1.2)):
-        sampler = Sampler(params, default, CPU)
+        sampler = Sampler(params, default)
         assert [sampler(close), sampler(close)] == [0, 1]
-    assert [Sampler(SamplingParams(repetition_penalty=1.0), 1.2, CPU)(close) for _ in range(2)] == [0, 0]
+    assert [Sampler(SamplingParams(repetition_penalty=1.0), 1.2)(close) for _ in range(2)] == [0, 0]
 
 
 def test_log_probabilities_are_of_the_unscaled_distribution() -> None:
@@ -177,7 +186,7 @@ def test_numbers_below_float32_are_greedy(value: float) -> None:
     for params in ({"temperature": value}, {"temperature": 1.0, "top_p": value}):
         check_params(SamplingParams(**params))  # type: ignore[arg-type]
         assert set(draws(50, **params)) == {0}
-    sampler = Sampler(SamplingParams(temperature=1.0, top_p=value, min_p=value, seed=0), 1.0, CPU)
+    sampler = Sampler(SamplingParams(temperature=1.0, top_p=value, min_p=value, seed=0), 1.0)
     flat = torch.zeros(5)
     assert {sampler(flat) for _ in range(50)} == {0}, "of equals the first is kept"
 
@@ -185,7 +194,7 @@ def test_numbers_below_float32_are_greedy(value: float) -> None:
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e4, 1e30])
 def test_the_smallest_temperatures_that_are_not_greedy_are_no_nan(scale: float) -> None:
     for temperature in (1e-6, 1e-5, 1e-3):
-        sampler = Sampler(SamplingParams(temperature=temperature, seed=0), 1.0, CPU)
+        sampler = Sampler(SamplingParams(temperature=temperature, seed=0), 1.0)
         chosen = {sampler(LOGITS * scale) for _ in range(20)}
         assert chosen <= set(range(5)) and (scale < 1 or chosen == {0})
 
@@ -229,7 +238,7 @@ def test_a_row_gets_the_same_tokens_alone_and_in_a_batch(
     together = torch.stack([sample(logits, batch) for logits in steps])  # [steps, B]
     assert together.dtype == torch.int64
     for k, p in enumerate(params):
-        alone = Sampler(p, 1.1, CPU)
+        alone = Sampler(p, 1.1)
         assert [alone(logits[k]) for logits in steps] == together[:, k].tolist()
 
 
@@ -251,7 +260,7 @@ def test_top_p_keeps_the_smallest_set_in_any_vocabulary(
             break
         reached += probabilities[token]
         allowed.add(token)
-    sampler = Sampler(SamplingParams(temperature=1.0, top_p=top_p, seed=seed), 1.0, CPU)
+    sampler = Sampler(SamplingParams(temperature=1.0, top_p=top_p, seed=seed), 1.0)
     counts = Counter(sampler(logits) for _ in range(60))
     assert set(counts) <= allowed
     if len(allowed) > 1 and probabilities[order[0]] < 0.5 * top_p:

@@ -129,7 +129,7 @@ class Runner:
             self._decode(plan.decode, launched)
         if plan.unit is not None:
             self._wait_for_layers = self.model.device.type == "cuda" and bool(plan.decode)
-            self._run_unit(plan.unit, plan.budget if plan.decode else 0.0, launched)
+            self._run_unit(plan.unit, plan.budget, launched)
         return launched
 
     def _decode(self, answers: list[Answer], launched: Launched) -> None:

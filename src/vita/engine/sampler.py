@@ -132,22 +132,6 @@ def sample(logits: Tensor, rows: Sequence[SamplingState]) -> Tensor:
     return tokens
 
 
-class Sampler:
-    """The tokens of one sequence; `SamplingState` explains the arguments. `device` is that of the logits."""
-
-    def __init__(self, params: SamplingParams, default_penalty: float, device: torch.device) -> None:
-        self.params, self.device = params, device
-        self.state = SamplingState(params, default_penalty)
-
-    def __call__(self, logits: Tensor) -> int:
-        """The next id from logits `[vocab]`. Synchronises with the device."""
-        return int(self.choose(logits))
-
-    def choose(self, logits: Tensor) -> Tensor:
-        """The next id from logits `[vocab]`: int64 `[]` on the device, without synchronising."""
-        return sample(logits[None], [self.state])[0]
-
-
 def _penalise(scores: Tensor, rows: Sequence[SamplingState]) -> Tensor:
     """Logits of generated tokens: divided if positive, multiplied if negative (CTRL, arXiv 1909.05858)."""
     penalised = [k for k, row in enumerate(rows) if row.generated is not None]

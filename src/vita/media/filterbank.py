@@ -29,12 +29,20 @@ def token_count(frames: int) -> int:
     return -(-encoded // 2)
 
 
+def frame_sizes(config: FilterbankConfig) -> tuple[int, int]:
+    """Samples of a frame and of a shift."""
+    return int(config.sample_rate * config.frame_length * 0.001), int(config.sample_rate * config.frame_shift * 0.001)
+
+
+def min_samples(config: FilterbankConfig) -> int:
+    """Samples of the shortest audio that gives the encoder one frame."""
+    length, shift = frame_sizes(config)
+    return length + (MIN_FRAMES - 1) * shift
+
+
 def pad_to_minimum(samples: Tensor, config: FilterbankConfig | None = None) -> Tensor:
     """Pad with silence to the shortest audio that gives the encoder one frame (1,360 samples at 16 kHz)."""
-    config = config or FilterbankConfig()
-    length, shift = _sizes(config)
-    minimum = length + (MIN_FRAMES - 1) * shift
-    return functional.pad(samples, (0, max(0, minimum - samples.numel())))
+    return functional.pad(samples, (0, max(0, min_samples(config or FilterbankConfig()) - samples.numel())))
 
 
 def filterbank(samples: Tensor, config: FilterbankConfig, generator: torch.Generator | None = None) -> Tensor:
@@ -51,7 +59,7 @@ def filterbank(samples: Tensor, config: FilterbankConfig, generator: torch.Gener
     Raises:
         MediaError: shorter than one frame.
     """
-    length, shift = _sizes(config)
+    length, shift = frame_sizes(config)
     if samples.numel() < length:
         raise MediaError(f"audio of {samples.numel()} samples is shorter than one frame of {length}")
     frames = (samples * 32768.0).unfold(0, length, shift)  # [T, 400]
@@ -68,7 +76,7 @@ def filterbank(samples: Tensor, config: FilterbankConfig, generator: torch.Gener
 
 def filterbank_pieces(samples: Tensor, config: FilterbankConfig) -> Iterator[Tensor]:
     """`filterbank` in pieces of up to 512 frames, so that a caller may do other work between them."""
-    length, shift = _sizes(config)
+    length, shift = frame_sizes(config)
     count = max(1, 1 + (samples.numel() - length) // shift)
     for start in range(0, count, PIECE_FRAMES):
         end = min(start + PIECE_FRAMES, count)
@@ -85,11 +93,3 @@ def mel_triangles(config: FilterbankConfig, size: int) -> Tensor:
     mel = (1127.0 * (1.0 + frequencies / 700.0).log()).unsqueeze(0)
     up, down = (mel - left) / (centre - left), (right - mel) / (right - centre)
     return functional.pad(torch.minimum(up, down).clamp(min=0.0), (0, 1))
-
-
-def _sizes(config: FilterbankConfig) -> tuple[int, int]:
-    """Samples per frame and per shift."""
-    return (
-        int(config.sample_rate * config.frame_length * 0.001),
-        int(config.sample_rate * config.frame_shift * 0.001),
-    )

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from PIL.Image import Image as PILImage
 
-from vita.config import FilterbankConfig, Tiling, VitaConfig
+from vita.config import Tiling, VitaConfig
 from vita.errors import MediaError, RequestError
 from vita.media.audio import Waveform, load_audio
 from vita.media.digest import digest
-from vita.media.filterbank import MIN_FRAMES, token_count
+from vita.media.filterbank import frame_sizes, min_samples, token_count
 from vita.media.image import cut_tiles, limit_tiles, load_image_with_notes, resize_and_crop
 from vita.media.policy import UNGUARDED, ReadGuard
 from vita.media.video import load_video
@@ -161,10 +161,10 @@ class Processor:
 
     def windows(self, wave: Waveform, *, reference: bool) -> tuple[Samples, ...]:
         """An audio clip cut into equal windows that each fit the encoder's position table, on token borders."""
-        frame, shift = frame_sizes(self.config.filterbank)
+        _, shift = frame_sizes(self.config.filterbank)
         token = shift * FRAMES_PER_TOKEN
         longest = self.config.audio.max_frames * FRAMES_PER_ENCODER_FRAME * shift // token * token
-        least = frame + (MIN_FRAMES - 1) * shift
+        least = min_samples(self.config.filterbank)
         samples = wave.samples
         if not reference:
             samples = _padded(samples, least)
@@ -279,11 +279,6 @@ class Processor:
 
 def _modality(turns: Sequence[PreparedTurn]) -> Modality:
     return choose_modality([Turn(turn.role, turn.pieces) for turn in turns])
-
-
-def frame_sizes(config: FilterbankConfig) -> tuple[int, int]:
-    """Samples of a filterbank frame and of a shift."""
-    return int(config.sample_rate * config.frame_length * 0.001), int(config.sample_rate * config.frame_shift * 0.001)
 
 
 def _padded(samples: Samples, least: int) -> Samples:
