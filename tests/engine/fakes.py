@@ -122,7 +122,7 @@ class FakeModel:
     def subsample_pieces(self, x: Tensor) -> Iterator[Tensor]:
         yield x
 
-    def layer_states(self, subsampled: Tensor, mask: Tensor) -> Iterator[Any]:
+    def layer_states(self, subsampled: Tensor, mask: Tensor, *, padded: bool = True) -> Iterator[Any]:
         return self._layered(lambda: (subsampled, mask))
 
     def _layered(self, compute: Callable[[], Any]) -> Iterator[Any]:

@@ -98,6 +98,17 @@ def test_attention_in_half_precision_is_near_float32(dtype: torch.dtype) -> None
     torch.testing.assert_close(half.float(), attend(q, k, v, causal=True), atol=0.03, rtol=0.03)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_values_may_be_smaller_than_keys(masked: bool) -> None:
+    q, k, v = torch.randn(2, 4, 9, 16), torch.randn(2, 4, 9, 16), torch.randn(2, 4, 9, 8)
+    mask = torch.rand(2, 1, 9, 9) > 0.3 if masked else None
+    scores = q @ k.transpose(-1, -2) * 0.25
+    if mask is not None:
+        mask = mask | torch.eye(9, dtype=torch.bool)
+        scores = scores.masked_fill(~mask, float("-inf"))
+    torch.testing.assert_close(attend(q, k, v, mask=mask), scores.softmax(-1) @ v, atol=1e-5, rtol=1e-5)
+
+
 def test_attention_after_a_cached_prefix_as_on_cuda() -> None:
     torch.manual_seed(0)
     q, k, v = torch.randn(1, 6, 5, 16), torch.randn(1, 2, 12, 16), torch.randn(1, 2, 12, 16)

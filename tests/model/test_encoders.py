@@ -147,6 +147,15 @@ def test_a_query_without_keys_gives_no_nan() -> None:
     assert not mask[1].any() and torch.isfinite(out).all()
 
 
+@pytest.mark.parametrize("changes", [{}, {"chunk_size": 3, "left_chunks": 1}])
+def test_frames_without_padding_need_no_mask(changes: dict[str, object]) -> None:
+    encoder, subsampled = audio(**changes), torch.randn(1, 40, 32)
+    mask = torch.ones(1, 40, dtype=torch.bool)
+    masked = [x for x, _ in encoder.layer_states(subsampled, mask)]
+    plain = [x for x, _ in encoder.layer_states(subsampled, mask, padded=False)]
+    torch.testing.assert_close(plain, masked, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("norm", ["layer", "batch"])
 def test_prompt_rows_come_before_the_audio(norm: str) -> None:
     config = AudioConfig(dim=32, num_heads=4, linear_units=64, num_layers=1, prompt_tokens=3, adapter_norm=norm)

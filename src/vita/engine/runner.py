@@ -274,7 +274,7 @@ class Runner:
                     yield "subsample"
                 mask = frame_mask(frames, torch.tensor([frames], device=model.device))
                 state = None
-                for state in model.audio.layer_states(torch.cat(subsampled, dim=1), mask):
+                for state in model.audio.layer_states(torch.cat(subsampled, dim=1), mask, padded=False):
                     yield state
                 assert state is not None
                 rows, _ = model.adapter(*state)  # [1, rows, H]

@@ -84,8 +84,11 @@ def _pytorch(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool,
     dtype = q.dtype
     if q.device.type == "cpu" and dtype != torch.float32 and not cpu_features().has_gemm(dtype):
         q, k, v = q.float(), k.float(), v.float()
-    grouped = q.shape[1] != k.shape[1]
+    grouped, value_size = q.shape[1] != k.shape[1], v.shape[-1]
+    if q.device.type == "cpu" and value_size < q.shape[-1]:
+        # The CPU's fused kernel needs values of the size of the keys; without it all scores are held in memory.
+        v = functional.pad(v, (0, q.shape[-1] - value_size))
     out = functional.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=grouped
     )
-    return out.to(dtype)
+    return out[..., :value_size].to(dtype)

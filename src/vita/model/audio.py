@@ -58,8 +58,9 @@ class WhaleAttention(nn.Module):
         self.bias_u = nn.Parameter(torch.zeros(self.heads, dim // self.heads))
         self.bias_v = nn.Parameter(torch.zeros(self.heads, dim // self.heads))
 
-    def forward(self, x: Tensor, table: Tensor, mask: Tensor) -> Tensor:
-        """`x [batch, T', E]`, `table [1, T', E]`, `mask` bool `[batch, 1, T' or 1, T']` to `[batch, T', E]`."""
+    def forward(self, x: Tensor, table: Tensor, mask: Tensor | None) -> Tensor:
+        """`x [batch, T', E]`, `table [1, T', E]`, `mask` bool `[batch, 1, T' or 1, T']` (None: every query attends to
+        all keys) to `[batch, T', E]`."""
         batch, length, dim = x.shape
         q = self.q(x).view(batch, length, self.heads, -1)
         k, v, p = (
@@ -68,9 +69,10 @@ class WhaleAttention(nn.Module):
         # (q+u)·k + (q+v)·p is one dot product of twice the head size: [q+u ; q+v] · [k ; p].
         queries = torch.cat([q + self.bias_u, q + self.bias_v], dim=-1).transpose(1, 2)
         keys = torch.cat([k, p.expand(batch, -1, -1, -1)], dim=-1)
-        out = attend(queries, keys, v, mask=mask.expand(-1, -1, length, -1), scale=(dim // self.heads) ** -0.5)
-        # A query without any allowed key gets zeros, not NaN.
-        out = out.masked_fill(~mask.any(-1, keepdim=True), 0.0)
+        expanded = None if mask is None else mask.expand(-1, -1, length, -1)
+        out = attend(queries, keys, v, mask=expanded, scale=(dim // self.heads) ** -0.5)
+        if mask is not None:  # a query without any allowed key gets zeros, not NaN
+            out = out.masked_fill(~mask.any(-1, keepdim=True), 0.0)
         return self.out(out.transpose(1, 2).reshape(batch, length, dim))
 
 
@@ -88,7 +90,7 @@ class WhaleBlock(nn.Module):
         if config.concat_after:
             self.concat = Linear(2 * config.dim, config.dim)
 
-    def forward(self, x: Tensor, table: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, table: Tensor, mask: Tensor | None) -> Tensor:
         """`[batch, T', E]` to the same shape."""
         before = self.config.normalize_before
         normed = self.norm1(x) if before else x
@@ -154,12 +156,16 @@ class AudioEncoder(nn.Module):
             # Encoder frame j reads the filterbank frames 4 j to 4 j + 6.
             yield self.subsample(self.normalize(x[:, 4 * start : 4 * (end - 1) + MIN_FRAMES]))
 
-    def layer_states(self, subsampled: Tensor, mask: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """As `hidden_states`, from subsampled frames `[batch, T', E]` and their mask `[batch, T']`."""
+    def layer_states(self, subsampled: Tensor, mask: Tensor, *, padded: bool = True) -> Iterator[tuple[Tensor, Tensor]]:
+        """As `hidden_states`, from subsampled frames `[batch, T', E]` and their mask `[batch, T']`.
+
+        With `padded=False` the caller states that the mask is True everywhere. Attention then runs without a mask,
+        which is several times as fast on a CPU.
+        """
         x = self.embed(subsampled)
         table = position_table(x.shape[1], self.config.dim, x.device).to(x.dtype)
         x = self.add_positions(x, table)
-        allowed = self.attention_mask(mask)
+        allowed = self.attention_mask(mask) if padded or self.has_chunks else None
         for layer in self.layers:
             yield x, mask
             x = layer(x, table, allowed)
@@ -184,6 +190,11 @@ class AudioEncoder(nn.Module):
         """LayerNorm after the last block of a pre-norm encoder: `[batch, T', E]`."""
         return self.after_norm(x) if self.config.normalize_before else x
 
+    @property
+    def has_chunks(self) -> bool:
+        """Whether attention is limited to chunks of a fixed size."""
+        return self.config.chunk_size > 0 and not self.config.dynamic_chunks
+
     def attention_mask(self, mask: Tensor) -> Tensor:
         """Keys that each query attends to: bool `[batch, 1, T' or 1, T']` from the frame mask `[batch, T']`.
 
@@ -191,7 +202,7 @@ class AudioEncoder(nn.Module):
         keys, so that answers are reproducible.
         """
         keys = mask[:, None, None, :]
-        if self.config.dynamic_chunks or self.config.chunk_size <= 0:
+        if not self.has_chunks:
             return keys
         return keys & chunk_mask(mask.shape[1], self.config.chunk_size, self.config.left_chunks, mask.device)
 
