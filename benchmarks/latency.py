@@ -2,7 +2,7 @@
 
     python benchmarks/latency.py                                  # the embedded model, a quiet machine
     python benchmarks/latency.py --busy 0 1                       # quiet, then beside one process that spins
-    python benchmarks/latency.py --model OUT --quantize int4 --max-tokens 512
+    python benchmarks/latency.py --model OUT --max-tokens 512 --only gaps
 
 Only the public API is used (`vita.load`, `Vita.stream`, one thread per request), so one script compares two versions of
 the engine: run it with PYTHONPATH set to the `src` of each, in turns, on the same machine.
@@ -55,6 +55,8 @@ EXTRA_TOKENS = 8  # answer of the request that is sent while others decode
 WARM_UP_TOKENS = 4
 STALLED = 1800.0  # seconds without a piece of text after which the benchmark gives up
 THROUGHPUT_STREAMS = (1, 8, 16)
+EXTRAS = ("five-tiles", "audio", "twelve-tiles")
+MEASUREMENTS = ("first", "gaps", "cancel", "throughput")
 
 Asked = tuple[vita.Message, vita.MediaOptions]
 Row = dict[str, float]
@@ -298,37 +300,40 @@ def nan_median(values: Sequence[float]) -> float:
 
 
 def measure(model: vita.Vita, requests: Requests, args: argparse.Namespace, spinning: int) -> dict[str, object]:
-    """Every measurement beside so many busy processes; prints its tables."""
-    extras = {
-        "five-tile image": requests.five_tiles,
-        f"{AUDIO_SECONDS} s of audio": requests.audio,
-        "twelve-tile image": requests.twelve_tiles,
-    }
+    """The chosen measurements beside so many busy processes; prints their tables."""
+    makers = {"five-tiles": requests.five_tiles, "audio": requests.audio, "twelve-tiles": requests.twelve_tiles}
+    extras = {name: makers[name] for name in args.requests}
     beside = f"{spinning} busy" if spinning else "quiet"
-    first_requests = {"text": requests.text, **extras}
-    first = {
-        name: [measure_first_token(model, make()) for _ in range(args.repeats)] for name, make in first_requests.items()
-    }
-    show(f"first token, {beside}", {n: {"ms": 1e3 * median(v), "best_ms": 1e3 * min(v)} for n, v in first.items()})
-    gaps = {
-        name: [measure_gaps(model, requests, make, args) for _ in range(args.repeats)] for name, make in extras.items()
-    }
-    show(f"{args.streams} streams and, {beside}", {name: middle(runs) for name, runs in gaps.items()})
-    lone = median(first["twelve-tile image"])
-    delays = [lone * (k + 0.5) / args.repeats * 0.8 for k in range(args.repeats)]
-    cancels = [measure_cancel(model, requests, args, delay) for delay in delays]
-    by_target = {name: [run[name] for run in cancels] for name in cancels[0]}
-    show(
-        f"cancel, {beside}",
-        {n: {"ms": nan_median(v), "longest_ms": max([x for x in v if x == x], default=float("nan"))}
-         for n, v in by_target.items()},
-    )  # fmt: skip
-    speeds = {
-        f"{n} streams": [measure_throughput(model, requests, n, args.answer) for _ in range(args.repeats)]
-        for n in THROUGHPUT_STREAMS
-    }
-    show(f"throughput, {beside}", {n: {"tokens_s": median(v), "best": max(v)} for n, v in speeds.items()})
-    return {"busy": spinning, "first_token_s": first, "gaps": gaps, "cancel_ms": cancels, "tokens_per_second": speeds}
+    out: dict[str, object] = {"busy": spinning}
+    if "first" in args.only:
+        first_requests = {"text": requests.text, **extras}
+        first = {
+            n: [measure_first_token(model, make()) for _ in range(args.repeats)] for n, make in first_requests.items()
+        }
+        show(f"first token, {beside}", {n: {"ms": 1e3 * median(v), "best_ms": 1e3 * min(v)} for n, v in first.items()})
+        out["first_token_s"] = first
+    if "gaps" in args.only:
+        gaps = {
+            n: [measure_gaps(model, requests, make, args) for _ in range(args.repeats)] for n, make in extras.items()
+        }
+        show(f"{args.streams} streams and, {beside}", {name: middle(runs) for name, runs in gaps.items()})
+        out["gaps"] = gaps
+    if "cancel" in args.only:
+        lone = measure_first_token(model, requests.twelve_tiles())
+        delays = [lone * (k + 0.5) / args.repeats * 0.8 for k in range(args.repeats)]
+        cancels = [measure_cancel(model, requests, args, delay) for delay in delays]
+        targets = {name: [run[name] for run in cancels] for name in cancels[0]}
+        longest = {n: max([x for x in v if x == x], default=float("nan")) for n, v in targets.items()}
+        show(f"cancel, {beside}", {n: {"ms": nan_median(v), "longest_ms": longest[n]} for n, v in targets.items()})
+        out["cancel_ms"] = cancels
+    if "throughput" in args.only:
+        speeds = {
+            f"{n} streams": [measure_throughput(model, requests, n, args.answer) for _ in range(args.repeats)]
+            for n in THROUGHPUT_STREAMS
+        }
+        show(f"throughput, {beside}", {n: {"tokens_s": median(v), "best": max(v)} for n, v in speeds.items()})
+        out["tokens_per_second"] = speeds
+    return out
 
 
 def positive(text: str) -> int:
@@ -349,6 +354,8 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--max-tokens", type=positive, default=3000, help="longest answer of a stream that decodes")
     parser.add_argument("--answer", type=positive, default=128, help="tokens of each stream for throughput")
     parser.add_argument("--repeats", type=positive, default=3)
+    parser.add_argument("--only", nargs="+", choices=MEASUREMENTS, default=MEASUREMENTS)
+    parser.add_argument("--requests", nargs="+", choices=EXTRAS, default=EXTRAS, help="sent while others decode")
     parser.add_argument("--busy", type=int, nargs="+", default=[0], help="busy processes beside, one round for each")
     return parser
 
