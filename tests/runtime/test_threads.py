@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from itertools import pairwise
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vita.runtime.threads import MAX_RETRY, MIN_STEPS, SLOW_STEPS, TRIAL_STEPS, ThreadChoice
+from vita.runtime.threads import MAX_RETRY, MIN_STEPS, PROBE_INTERVAL, SLOW_STEPS, TRIAL_STEPS, ThreadChoice
 
 ALL = 4
 QUIET = {ALL: 0.01, 1: 0.013}  # seconds a step
@@ -17,10 +18,14 @@ BUSY = {ALL: 0.2, 1: 0.02}
 class Machine:
     """Runs steps of fake costs."""
 
-    def __init__(self, available: int = ALL) -> None:
+    def __init__(self, available: int = ALL, busy: Callable[[], bool] | None = None) -> None:
         self.now, self.threads = 0.0, 0
         self.used: list[int] = []
-        self.choice = ThreadChoice(available, self.set, lambda: self.now)
+        self.followed = 0
+        self.choice = ThreadChoice(available, self.set, lambda: self.now, busy=busy, on_one=self.follow)
+
+    def follow(self) -> None:
+        self.followed += 1
 
     def set(self, threads: int) -> None:
         self.threads = threads
@@ -127,3 +132,38 @@ def test_the_choice_is_right_after_every_change(phases: list[tuple[int, int, int
     assert machine.choice.current == 1
     machine.run(4000, QUIET)
     assert machine.choice.current == ALL
+
+
+def test_a_very_slow_step_on_busy_cores_changes_to_one_thread_at_once() -> None:
+    machine = Machine(busy=lambda: True)
+    machine.run(50, QUIET)
+    assert machine.run(3, BUSY) == [ALL, 1, 1] and machine.followed == 1
+
+
+def test_a_very_slow_step_on_quiet_cores_changes_nothing() -> None:
+    probes: list[float] = []
+    machine = Machine(busy=lambda: bool(probes.append(machine.now)))
+    machine.run(50, QUIET)
+    for _ in range(20):
+        assert machine.run(1, BUSY) == [ALL]
+        machine.run(3, QUIET)
+    assert machine.choice.current == ALL and machine.followed == 0
+    assert all(b - a >= PROBE_INTERVAL for a, b in pairwise(probes)), "a probe takes as long as some steps"
+
+
+def test_all_threads_are_not_tried_while_the_cores_are_busy() -> None:
+    busy = True
+    machine = Machine(busy=lambda: busy)
+    machine.run(MIN_STEPS + TRIAL_STEPS, BUSY)
+    assert machine.followed == 1
+    assert set(machine.run(3000, BUSY)) == {1}
+    busy = False
+    machine.run(round(MAX_RETRY / QUIET[1]), QUIET)
+    assert machine.choice.current == ALL
+
+
+def test_a_choice_that_follows_another_one_uses_one_thread() -> None:
+    machine = Machine()
+    machine.run(50, QUIET)
+    machine.choice.start_with_one()
+    assert set(machine.run(10, BUSY)) == {1} and machine.followed == 0

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from functools import partial
 
 import torch
 
@@ -30,7 +29,6 @@ from vita.model.kv_cache import KVCache
 from vita.options import EngineOptions
 from vita.planning.memory_plan import prefill_chunk, tile_batch
 from vita.prompt.processor import Processor
-from vita.runtime.threads import cores_are_busy
 
 log = logging.getLogger("vita")
 GPU_WORK_SECONDS = 0.015  # of encoders and prefill between two decode steps
@@ -103,7 +101,7 @@ class EngineCore:
         threads = torch.get_num_threads() if model.device.type == "cpu" else 1
         self.encoder_cache = EncoderCache()
         self.runner = Runner(model, decode, self.encoder_cache, threads)
-        if threads > 1 and cores_are_busy(threads, torch.set_num_threads, partial(torch.exp, torch.zeros(1 << 17))):
+        if self.runner.cores_are_busy():
             self.runner.start_with_one_thread()
         position = KVCache.bytes_per_position(model.config.decoder, model.dtype, quantized=model.quantized_kv_cache)
         self.pool = KVPool(model.memory_plan.kv_budget, self._allocate, position)

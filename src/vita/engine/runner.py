@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ from vita.media.image import normalise
 from vita.model.audio import frame_mask
 from vita.model.kv_cache import KVCacheRagged
 from vita.runtime.clock import Clock
-from vita.runtime.threads import ThreadChoice
+from vita.runtime.threads import ThreadChoice, cores_are_busy
 from vita.types import MediaSpan
 
 log = logging.getLogger("vita")
@@ -109,13 +110,21 @@ class Runner:
         clock: Clock = time.perf_counter,
     ) -> None:  # fmt: skip
         self.model, self.decode, self.encoded, self.clock = model, decode, encoded, clock
-        self.step_threads = ThreadChoice(threads, torch.set_num_threads)
-        self._layer_threads = ThreadChoice(threads, torch.set_num_threads)
+        self._threads = threads
+        one, busy = self.start_with_one_thread, self.cores_are_busy
+        self.step_threads = ThreadChoice(threads, torch.set_num_threads, busy=busy, on_one=one)
+        self._layer_threads = ThreadChoice(threads, torch.set_num_threads, busy=busy, on_one=one)
         self.is_async = model.device.type == "cuda"
         self._work: tuple[WorkUnit, LayeredWork] | None = None
         self._results: dict[bytes, Tensor] = {}  # of the encoder's unit that runs
         self._wait_for_layers = False
         self.steps = self.rows = 0  # decode steps, and sequences in them
+
+    def cores_are_busy(self) -> bool:
+        """Whether other processes use the cores; takes about 10 ms, and sets all threads."""
+        if self._threads == 1:
+            return False
+        return cores_are_busy(self._threads, torch.set_num_threads, partial(torch.exp, torch.zeros(1 << 17)))
 
     def start_with_one_thread(self) -> None:
         """Other processes use the cores: begin with one thread, and try all of them later."""

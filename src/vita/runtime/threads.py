@@ -16,6 +16,9 @@ TRIAL_STEPS = 2  # with the other number; the faster of them counts
 MAX_SKIPPED_STEPS = 8  # steps of another kind that may come between; then the trial begins again with those
 SLOW_STEPS = 3  # in a row that must be slow before the other number is tried
 SLOW_FACTOR = 2.0  # times the usual duration: a slow step
+# Times the usual duration: the cores are probed at once, at most this often in seconds. On busy cores a layer of
+# prefill takes ten times as long with all threads, so three slow ones would delay every running stream.
+VERY_SLOW_FACTOR, PROBE_INTERVAL = 4.0, 0.5
 MIN_STEPS = 3  # with the present number before the other is tried: the first ones are slow on any cores
 # Of the present duration that the other number must stay under. One thread must gain much: on busy cores it takes half
 # or less, on quiet ones it is as fast for a small batch and half as fast for a large one.
@@ -28,20 +31,27 @@ class ThreadChoice:
     """Sets the number of threads before each step of one kind, such as decode steps or layers of prefill.
 
     The other number is tried after the first steps, when steps have become slow, and now and then: cores may be free
-    again, and what was first computed on busy cores has no usual duration to compare with.
+    again, and what was first computed on busy cores has no usual duration to compare with. All threads are never tried
+    while `busy` says that the cores are busy: that trial alone would take as long as ten steps.
 
     Args:
         available: all threads.
         set_threads: makes the calling thread compute with so many.
         clock: seconds, monotonic.
+        busy: probes whether other processes use the cores, such as `cores_are_busy`; None: never.
+        on_one: called when one thread turns out to be faster, so that other choices of the same cores follow.
 
     Attributes:
         current: what steps use, unless there is a trial.
     """
 
-    def __init__(self, available: int, set_threads: Callable[[int], None], clock: Clock = time.monotonic) -> None:
+    def __init__(
+        self, available: int, set_threads: Callable[[int], None], clock: Clock = time.monotonic, *,
+        busy: Callable[[], bool] | None = None, on_one: Callable[[], None] | None = None,
+    ) -> None:  # fmt: skip
         self.available, self.current = available, available
-        self._set, self._clock = set_threads, clock
+        self._set, self._clock, self._busy, self._on_one = set_threads, clock, busy, on_one
+        self._probed_at = float("-inf")
         self._usual: dict[tuple[int, Hashable], float] = {}  # seconds by threads and what was computed
         self._counts: Counter[tuple[int, Hashable]] = Counter()  # steps that `_usual` was measured with
         self._trial: list[float] = []
@@ -64,7 +74,10 @@ class ThreadChoice:
             self._skipped += 1
             if self._skipped > MAX_SKIPPED_STEPS:  # a batch of that size may never come again
                 self._trial_left, self._tried = 0, False
-        if not self._trial_left and self._counts[self.current, what] >= MIN_STEPS and self._trial_is_due():
+        due = not self._trial_left and self._counts[self.current, what] >= MIN_STEPS and self._trial_is_due()
+        if due and self.current == 1 and self._busy is not None and self._busy():
+            self._postpone()
+        elif due:
             self._trial, self._trial_left, self._trial_of, self._slow, self._skipped = [], TRIAL_STEPS, what, 0, 0
         self._set(self._other() if self._trial_left and what == self._trial_of else self.current)
 
@@ -85,10 +98,32 @@ class ThreadChoice:
             self._usual[self.current, what] = seconds if usual is None else min(seconds, 0.98 * usual + 0.02 * seconds)
         else:
             self._usual[self.current, what] = seconds
+        if usual is not None and seconds > VERY_SLOW_FACTOR * usual and self.current != 1 and self._found_busy():
+            self._use_one()
 
     def start_with_one(self) -> None:
-        """Before the first step: use one thread until a trial finds all of them faster."""
-        self.current, self._tried = 1, True
+        """Other processes use the cores: one thread until a trial finds all of them faster."""
+        if self.current != 1:
+            self.current, self._tried, self._trial_left = 1, True, 0
+            self._slow, self._retry = 0, FIRST_RETRY
+            self._retry_at = self._clock() + self._retry
+
+    def _use_one(self) -> None:
+        self.start_with_one()
+        if self._on_one is not None:
+            self._on_one()
+
+    def _found_busy(self) -> bool:
+        """Probe the cores, unless that was done a moment ago."""
+        if self._busy is None or self._clock() - self._probed_at < PROBE_INTERVAL:
+            return False
+        busy = self._busy()
+        self._probed_at = self._clock()
+        return busy
+
+    def _postpone(self) -> None:
+        self._tried, self._slow = True, 0
+        self._retry = min(MAX_RETRY, 2 * self._retry)
         self._retry_at = self._clock() + self._retry
 
     def _trial_is_due(self) -> bool:
@@ -102,13 +137,16 @@ class ThreadChoice:
     def _decide(self, what: Hashable, tried: float) -> None:
         self._tried = True
         gain = MIN_GAIN_ALL if self.current == 1 else MIN_GAIN_ONE
-        if tried < gain * self._usual[self.current, what]:
-            self.current = self._other()
-            self._usual[self.current, what] = tried
-            self._retry = FIRST_RETRY
+        if tried >= gain * self._usual[self.current, what]:
+            self._postpone()
+            return
+        other = self._other()
+        self._usual[other, what] = tried
+        if other == 1:
+            self._use_one()
         else:
-            self._retry = min(MAX_RETRY, 2 * self._retry)
-        self._retry_at = self._clock() + self._retry
+            self.current, self._retry = other, FIRST_RETRY
+            self._retry_at = self._clock() + self._retry
 
 
 def cores_are_busy(
