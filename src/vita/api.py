@@ -214,8 +214,8 @@ class Vita:
             RequestError: nothing was asked, it does not fit, or an argument is of a wrong type. MediaError: a file that
             cannot be used.
         """
-        turn = user(question, image=image, images=images, video=video, videos=videos, audio=audio, audios=audios)
-        return self.submit(_with_system(turn, system_text), params, options=options).result(cancelled)
+        message = user(question, image=image, images=images, video=video, videos=videos, audio=audio, audios=audios)
+        return self.submit(_with_system(message, system_text), params, options=options).result(cancelled)
 
     async def aask(
         self,
@@ -232,8 +232,8 @@ class Vita:
         options: MediaOptions | None = None,
     ) -> Result:
         """`ask` for asyncio; cancelling the task cancels the request."""
-        turn = user(question, image=image, images=images, video=video, videos=videos, audio=audio, audios=audios)
-        return await self.submit(_with_system(turn, system_text), params, options=options).aresult()
+        message = user(question, image=image, images=images, video=video, videos=videos, audio=audio, audios=audios)
+        return await self.submit(_with_system(message, system_text), params, options=options).aresult()
 
     async def astream(
         self,
@@ -282,8 +282,8 @@ def _as_turns(messages: Sequence[Message] | Message) -> Sequence[Message]:
     return [messages] if isinstance(messages, Message) else list(messages)
 
 
-def _with_system(turn: Message, system_text: str | None) -> list[Message]:
-    return [turn] if system_text is None else [system(system_text), turn]
+def _with_system(message: Message, system_text: str | None) -> list[Message]:
+    return [message] if system_text is None else [system(system_text), message]
 
 
 class Chat:
@@ -320,8 +320,8 @@ class Chat:
         params: SamplingParams | None = None,
     ) -> Result:
         """The next turn and its whole answer; arguments and errors as for `Vita.ask`."""
-        turn = user(question, image=image, images=images, video=video, videos=videos, audio=audio, audios=audios)
-        return Result.collect(self.send(turn, params))
+        message = user(question, image=image, images=images, video=video, videos=videos, audio=audio, audios=audios)
+        return Result.collect(self.send(message, params))
 
     def reset(self) -> None:
         """Forget every turn."""
