@@ -242,7 +242,10 @@ MISTAKES: dict[str, tuple[Callable[[Path], list[str]], tuple[str, ...]]] = {
     "memory too little": (lambda f: ["ask", "x", "--memory", "1MB"], ("--memory: the smallest variant", "are allowed")),
     "kv cache": (lambda f: ["chat", "--model", MINI, "--kv-cache", "int2"], ("--kv-cache: unknown format 'int2'",)),
     "seed": (lambda f: ["ask", "x", "--seed", str(2**70)], ("seed",)),
-    "base alone": (lambda f: ["ask", "x", "--base", MINI], ("--base: needs a model, the LoRA folder; name that folder as --model",)),
+    "base alone": (
+        lambda f: ["ask", "x", "--base", MINI],
+        ("--base: needs a model, the LoRA folder; name that folder as --model",),
+    ),
     "flag": (lambda f: ["ask", "x", "--colour", "red"], ("--colour", "See 'vita ask --help'")),
     "hub offline": (lambda f: ["ask", "x", "--model", "nobody/nothing", "--offline"], ("nobody/nothing", "offline")),
     "model missing": (lambda f: ["ask", "x", "--model", str(f / "none")], ("no such folder",)),
