@@ -2,19 +2,19 @@
 
     import vita
     model = vita.load()
-    print(model.ask("What does the logo say?", images=["logo.png"]).text)
+    print(model.ask("What does the logo say?", image="logo.png").text)
 
 Names are imported when first used, so that `import vita` costs nothing.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vita.api import Chat, Vita, load
     from vita.engine.handle import Handle
+    from vita.engine.metrics import Stats
     from vita.engine.session import Session
     from vita.errors import (
         CheckpointError,
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
         ResourceError,
         VitaError,
     )
-    from vita.events import Done, Event, Result, Started, TextDelta, Timings, Usage
+    from vita.events import Done, Event, ReasoningDelta, Result, Started, TextDelta, Timings, TokenLogprob, Usage
+    from vita.sources import Array, Bytes, FilePath, Url
     from vita.types import (
         Audio,
         Image,
@@ -47,8 +48,11 @@ _MODULES = {
         "CheckpointError", "DownloadError", "MediaError", "QueueFull", "RequestError", "ResourceError", "VitaError",
     ),
     "vita.engine.handle": ("Handle",),
+    "vita.engine.metrics": ("Stats",),
     "vita.engine.session": ("Session",),
-    "vita.events": ("Done", "Event", "Result", "Started", "TextDelta", "Timings", "Usage"),
+    "vita.events": (
+        "Done", "Event", "ReasoningDelta", "Result", "Started", "TextDelta", "Timings", "TokenLogprob", "Usage",
+    ),
     "vita.sources": ("Array", "Bytes", "FilePath", "Url"),
     "vita.types": (
         "Audio", "Image", "MediaOptions", "MediaPolicy", "Message", "SamplingParams", "Text", "Video", "assistant",
@@ -73,15 +77,18 @@ __all__ = [
     "MediaPolicy",
     "Message",
     "QueueFull",
+    "ReasoningDelta",
     "RequestError",
     "ResourceError",
     "Result",
     "SamplingParams",
     "Session",
     "Started",
+    "Stats",
     "Text",
     "TextDelta",
     "Timings",
+    "TokenLogprob",
     "Url",
     "Usage",
     "Video",
@@ -93,15 +100,18 @@ __all__ = [
     "user",
 ]
 
+if not TYPE_CHECKING:  # with it, mypy would take every misspelt name for a name of this module
 
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module 'vita' has no attribute {name!r}")
-    from vita.runtime.process import gc_paused
+    def __getattr__(name: str) -> object:
+        if name not in _MODULE_OF:
+            raise AttributeError(f"module 'vita' has no attribute {name!r}")
+        from importlib import import_module
 
-    with gc_paused():
-        return getattr(import_module(_MODULE_OF[name]), name)
+        from vita.runtime.process import gc_paused
+
+        with gc_paused():
+            return getattr(import_module(_MODULE_OF[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])

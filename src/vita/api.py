@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from os import PathLike
 from pathlib import Path
+from typing import Literal
 
 from vita.checkpoint.load import Progress
 from vita.checkpoint.lora import merge_lora
@@ -18,10 +20,22 @@ from vita.engine.metrics import Stats
 from vita.engine.session import Session
 from vita.errors import RequestError
 from vita.events import Event, Result
-from vita.options import MAX_QUEUE, EngineOptions
+from vita.options import MAX_QUEUE, Dtype, EngineOptions, Quantize
 from vita.prompt.processor import PreparedTurn
-from vita.sources import Source
-from vita.types import Audio, MediaOptions, Message, SamplingParams, Video, system, user
+from vita.sources import Frames, Source
+from vita.types import (
+    Audio,
+    Audios,
+    Image,
+    Images,
+    MediaOptions,
+    Message,
+    SamplingParams,
+    Video,
+    Videos,
+    system,
+    user,
+)
 
 
 def load(
@@ -29,9 +43,9 @@ def load(
     *,
     base: str | Path | None = None,
     device: str = "auto",
-    dtype: str = "auto",
-    quantize: str | None = None,
-    kv_cache: str | None = None,
+    dtype: Dtype = "auto",
+    quantize: Quantize | Literal["none"] | None = None,
+    kv_cache: Literal["auto", "int8"] | None = None,
     memory: str | None = None,
     offline: bool = False,
     threads: int | None = None,
@@ -80,22 +94,43 @@ def load_with_options(
     progress: Progress | None = None,
 ) -> Vita:  # fmt: skip
     """Load a model; arguments and errors as in `load`."""
+    for name, value in (("model", model), ("base", base)):
+        if value is not None and not isinstance(value, (str, PathLike)):
+            raise RequestError(f"must be a folder or a hub id, not {type(value).__name__}", where=name)
+    if progress is not None and not callable(progress):
+        raise RequestError(f"must be a function, not {type(progress).__name__}", where="progress")
     if base is not None:
         if model is None:
-            raise RequestError(
-                "needs a model, the LoRA folder", where="base", fix="name the adapter's folder as the model"
-            )
+            raise RequestError("needs a model, the LoRA folder", where="base", fix="name that folder as `model`")
         checkpoint = merge_lora(open_checkpoint(base, offline=options.offline), Path(model))
     else:
         checkpoint = open_checkpoint(model, offline=options.offline)
-    return Vita(Engine(checkpoint, options, progress))
+    return Vita(Engine(checkpoint, options, progress), "default" if model is None else str(model))
 
 
 class Vita:
-    """A loaded model. Safe to use from several threads: requests share decode steps."""
+    """A loaded model. Safe to use from several threads: requests share decode steps.
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    Args:
+        engine: answers the requests.
+        name: of the model, as the caller gave it.
+    """
+
+    def __init__(self, engine: Engine, name: str) -> None:
+        self.engine, self.name = engine, name
+
+    def __repr__(self) -> str:
+        loaded = self.engine.model
+        parts = [
+            f"{sum(loaded.parameters.values()) / 1e6:,.1f} million parameters",
+            f"{str(loaded.dtype).removeprefix('torch.')} on {loaded.device}",
+            f"context of {loaded.config.context:,} tokens",
+        ]
+        if loaded.quantize is not None:
+            parts.insert(1, f"quantised to {loaded.quantize}")
+        if not self.engine.is_healthy:
+            parts.append("closed" if self.engine.core.failure is None else "failed")
+        return f"<vita.Vita {self.name!r}: {', '.join(parts)}>"
 
     def submit(
         self, messages: Sequence[Message] | Message, params: SamplingParams | None = None, *,
@@ -118,13 +153,12 @@ class Vita:
             length errors are raised by the handle.
         """
         if session is None:
-            turns = [messages] if isinstance(messages, Message) else messages
             return self.engine.submit(
-                turns, params, options, priority=priority, deadline=deadline, cache_salt=cache_salt
+                _as_turns(messages), params, options, priority=priority, deadline=deadline, cache_salt=cache_salt
             )
         if options is not None or cache_salt:
             raise RequestError("are the session's own", where="options and cache_salt", fix="pass them to session()")
-        turns = [messages] if isinstance(messages, Message) else messages
+        turns = _as_turns(messages)
         if len(turns) != 1:
             raise RequestError(f"a session takes one message at a time, not {len(turns)}", where="messages")
         return session.submit(turns[0], params, priority=priority, deadline=deadline)
@@ -155,9 +189,12 @@ class Vita:
         self,
         question: str | None = None,
         *,
-        images: Iterable[Source] = (),
-        videos: Iterable[Source | Video] = (),
-        audios: Iterable[Source | Audio] = (),
+        image: Source | Image | None = None,
+        images: Images = (),
+        video: Source | Frames | Video | None = None,
+        videos: Videos = (),
+        audio: Source | Audio | None = None,
+        audios: Audios = (),
         system_text: str | None = None,
         params: SamplingParams | None = None,
         options: MediaOptions | None = None,
@@ -167,30 +204,36 @@ class Vita:
 
         Args:
             question: typed text; may be left out if there is audio.
-            images, videos, audios: paths, URLs, bytes or arrays, shown before the question in this order.
+            image, video, audio: a path, URL, bytes, an open binary file, an array or PIL image; `vita.Video` and
+                `vita.Audio` say more about it. A list of images as `video` is taken as its frames.
+            images, videos, audios: several of them; a single one counts as a list of one.
             system_text: replaces the built-in system text.
             params, options, cancelled: as for `stream`.
 
         Raises:
-            RequestError: nothing was asked, or it does not fit. MediaError: a file that cannot be used.
+            RequestError: nothing was asked, it does not fit, or an argument is of a wrong type. MediaError: a file that
+            cannot be used.
         """
-        messages = _conversation(question, images, videos, audios, system_text)
-        return self.submit(messages, params, options=options).result(cancelled)
+        message = user(question, image=image, images=images, video=video, videos=videos, audio=audio, audios=audios)
+        return self.submit(_with_system(message, system_text), params, options=options).result(cancelled)
 
     async def aask(
         self,
         question: str | None = None,
         *,
-        images: Iterable[Source] = (),
-        videos: Iterable[Source | Video] = (),
-        audios: Iterable[Source | Audio] = (),
+        image: Source | Image | None = None,
+        images: Images = (),
+        video: Source | Frames | Video | None = None,
+        videos: Videos = (),
+        audio: Source | Audio | None = None,
+        audios: Audios = (),
         system_text: str | None = None,
         params: SamplingParams | None = None,
         options: MediaOptions | None = None,
     ) -> Result:
         """`ask` for asyncio; cancelling the task cancels the request."""
-        messages = _conversation(question, images, videos, audios, system_text)
-        return await self.submit(messages, params, options=options).aresult()
+        message = user(question, image=image, images=images, video=video, videos=videos, audio=audio, audios=audios)
+        return await self.submit(_with_system(message, system_text), params, options=options).aresult()
 
     async def astream(
         self,
@@ -230,12 +273,17 @@ class Vita:
         self.close()
 
 
-def _conversation(
-    question: str | None, images: Iterable[Source], videos: Iterable[Source | Video],
-    audios: Iterable[Source | Audio], system_text: str | None,
-) -> list[Message]:  # fmt: skip
-    turn = user(question, images=images, videos=videos, audios=audios)
-    return [turn] if system_text is None else [system(system_text), turn]
+def _as_turns(messages: Sequence[Message] | Message) -> Sequence[Message]:
+    if isinstance(messages, str) or not isinstance(messages, Iterable | Message):
+        raise RequestError(
+            f"must be a message or a list of them, not {type(messages).__name__}", where="messages",
+            fix="make one with vita.user(), or use ask()",
+        )  # fmt: skip
+    return [messages] if isinstance(messages, Message) else list(messages)
+
+
+def _with_system(message: Message, system_text: str | None) -> list[Message]:
+    return [message] if system_text is None else [system(system_text), message]
 
 
 class Chat:
@@ -243,6 +291,9 @@ class Chat:
 
     def __init__(self, session: Session) -> None:
         self.session = session
+
+    def __repr__(self) -> str:
+        return f"<vita.Chat of {len(self.turns)} turns>"
 
     @property
     def turns(self) -> tuple[PreparedTurn, ...]:
@@ -260,13 +311,17 @@ class Chat:
         self,
         question: str | None = None,
         *,
-        images: Iterable[Source] = (),
-        videos: Iterable[Source | Video] = (),
-        audios: Iterable[Source | Audio] = (),
+        image: Source | Image | None = None,
+        images: Images = (),
+        video: Source | Frames | Video | None = None,
+        videos: Videos = (),
+        audio: Source | Audio | None = None,
+        audios: Audios = (),
         params: SamplingParams | None = None,
     ) -> Result:
         """The next turn and its whole answer; arguments and errors as for `Vita.ask`."""
-        return Result.collect(self.send(user(question, images=images, videos=videos, audios=audios), params))
+        message = user(question, image=image, images=images, video=video, videos=videos, audio=audio, audios=audios)
+        return Result.collect(self.send(message, params))
 
     def reset(self) -> None:
         """Forget every turn."""

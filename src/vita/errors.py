@@ -5,15 +5,25 @@ The command line prints the sentence and exits with code 2; HTTP answers with a 
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+
+_OPTION = re.compile(r"`([a-z][a-z_]*)`")
+
 
 class VitaError(Exception):
     """Something a user can understand and fix.
 
+    Library code names options as Python does, in `where` alone or in `what` and `fix` between backticks. The surface
+    that shows the sentence may have other names for them, see `sentence`.
+
     Args:
         what: what is wrong, as a clause without a final full stop.
-        where: the file, URL, tensor or flag it is about.
+        where: the file, URL, tensor or option it is about.
         fix: what to do, as a clause without a final full stop.
     """
+
+    about_options = False  # whether `where` may be the name of an option
 
     def __init__(self, what: str, *, where: object = None, fix: str | None = None) -> None:
         self.what = what
@@ -21,14 +31,22 @@ class VitaError(Exception):
         self.fix = fix
         super().__init__(self.sentence())
 
-    def sentence(self) -> str:
-        """The whole message: `where: what; fix.`"""
-        text = f"{self.where}: {self.what}" if self.where else self.what
-        return f"{text}; {self.fix}." if self.fix else f"{text}."
+    def sentence(self, names: Mapping[str, str] | None = None) -> str:
+        """The whole message: `where: what; fix.`
+
+        Args:
+            names: what a surface calls the options, by their names in Python, such as `{"top_p": "--top-p"}`. Options
+                that it does not name keep their names in Python.
+        """
+        names = names or {}
+        where = names.get(self.where, self.where) if self.where and self.about_options else self.where
+        text = f"{self.what}; {self.fix}." if self.fix else f"{self.what}."
+        text = _OPTION.sub(lambda option: names.get(option[1], option[1]), text)
+        return f"{where}: {text}" if where else text
 
 
 class MediaError(VitaError):
-    """A picture, video or sound that cannot be used."""
+    """An image, video or audio clip that cannot be used."""
 
 
 class CheckpointError(VitaError):
@@ -36,11 +54,15 @@ class CheckpointError(VitaError):
 
 
 class RequestError(VitaError):
-    """A question, flag or parameter that cannot be used."""
+    """A question, option or parameter that cannot be used."""
+
+    about_options = True
 
 
 class ResourceError(VitaError):
     """The machine lacks something: memory, a device, disk space."""
+
+    about_options = True
 
 
 class QueueFull(ResourceError):

@@ -10,7 +10,8 @@ from vita.errors import RequestError
 
 Quantize = Literal["int8", "int4", "int8+encoders", "int4+encoders"]
 SCHEMES: tuple[Quantize, ...] = get_args(Quantize)
-DTYPE_NAMES = ("auto", "float32", "fp32", "float16", "fp16", "bfloat16", "bf16")
+Dtype = Literal["auto", "float32", "fp32", "float16", "fp16", "bfloat16", "bf16"]
+DTYPE_NAMES: tuple[Dtype, ...] = get_args(Dtype)
 MAX_QUEUE = 64  # waiting requests
 
 _DEVICE = re.compile(r"auto|(cpu|mps)(:0)?|cuda(:[0-9]{1,3})?")
@@ -54,7 +55,7 @@ class EngineOptions:
     max_queue: int = MAX_QUEUE
 
     def __post_init__(self) -> None:
-        if not _DEVICE.fullmatch(self.device):
+        if not isinstance(self.device, str) or not _DEVICE.fullmatch(self.device):
             raise RequestError(f"unknown device {self.device!r}", where="device", fix="use auto, cpu, cuda or mps")
         if self.dtype not in DTYPE_NAMES:
             raise RequestError(
@@ -66,9 +67,15 @@ class EngineOptions:
         if self.memory is not None:
             parse_size(self.memory)
             if self.quantize is not None:
-                raise RequestError("cannot be used with quantize", where="memory", fix="leave one of them out")
+                raise RequestError("cannot be used with `quantize`", where="memory", fix="leave one of them out")
+        if not isinstance(self.offline, bool):
+            raise RequestError(f"must be True or False, not {self.offline!r:.60}", where="offline")
         for name, value in (("threads", self.threads), ("kv_budget", self.kv_budget), ("max_queue", self.max_queue)):
-            if value is not None and value < 1:
+            if value is None and name != "max_queue":
+                continue
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise RequestError(f"must be an integer, not {value!r:.60}", where=name)
+            if value < 1:
                 raise RequestError(f"must be 1 or more, not {value}", where=name)
 
     @property
@@ -101,6 +108,8 @@ def parse_size(text: str) -> int | None:
     Raises:
         RequestError: the text is not a size, or a size of zero.
     """
+    if not isinstance(text, str):
+        raise RequestError(f"must be a size such as '4GB', or 'auto', not {text!r:.60}", where="memory")
     if text.strip().lower() == "auto":
         return None
     found = _SIZE.fullmatch(text.upper())

@@ -6,9 +6,10 @@ import os
 import re
 import sys
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeGuard, cast
 
 from vita.errors import RequestError
 
@@ -55,7 +56,13 @@ Source: TypeAlias = (
 )
 
 
-Frames: TypeAlias = "list[Source] | tuple[Source, ...]"  # images taken as the frames of a video
+Frames: TypeAlias = "Sequence[Source]"  # a list or tuple of images, taken as the frames of a video
+_ARGUMENTS = {"an image": "images", "a video": "videos", "an audio clip": "audios"}  # that take several
+
+
+def list_or_source(source: Source | Frames) -> Source | list[Source] | tuple[Source, ...]:
+    """The value itself, in a type that tells frames from a single source, although a `str` is a sequence, too."""
+    return cast("Source | list[Source] | tuple[Source, ...]", source)
 
 
 def describe_source(source: Source | Frames) -> str:
@@ -92,6 +99,12 @@ def is_pil_image(value: object) -> TypeGuard[Pillow.Image]:
     return pillow is not None and isinstance(value, pillow.Image)
 
 
+def is_tensor(value: object) -> bool:
+    """Whether this is a torch tensor. PyTorch is not imported."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
 def is_source(value: object) -> bool:
     """Whether this is one source (not a list of them), by its type alone."""
     known = (str, os.PathLike, bytes, bytearray, memoryview, FilePath, Url, Bytes, Array)
@@ -105,8 +118,13 @@ def wrong_source(value: object, kind: str) -> RequestError:
         value: what the caller passed.
         kind: with its article, such as "an image".
     """
-    if type(value).__module__.partition(".")[0] == "torch":
-        return RequestError(f"a torch tensor cannot be {kind}", fix="pass tensor.cpu().numpy()")
+    if is_tensor(value):
+        form = "Audio(tensor.cpu().numpy(), sample_rate)" if "audio" in kind else "tensor.cpu().numpy()"
+        colours = "" if "audio" in kind else ", uint8 with the colours last"
+        return RequestError(f"a torch tensor cannot be {kind}", fix=f"pass {form}{colours}")
+    if isinstance(value, (list, tuple)) and kind in _ARGUMENTS:
+        fix = f"pass several files as {_ARGUMENTS[kind]}, and numbers as a NumPy array"
+        return RequestError(f"a {type(value).__name__} cannot be {kind}", fix=fix)
     return RequestError(
         f"a value of type {type(value).__name__} cannot be {kind}",
         fix="pass a path, a URL, bytes, an open binary file, a NumPy array or a PIL image",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import numbers
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from vita.errors import RequestError
-from vita.sources import Frames, Source, check_source, is_ndarray, is_source, wrong_source
+from vita.sources import Frames, Source, check_source, is_ndarray, is_source, is_tensor, wrong_source
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +20,10 @@ class Text:
     """Text of the user or the model. It is literal: special tokens and placeholders in it are not parsed."""
 
     text: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.text, str):
+            raise RequestError(f"a text must be a str, not {type(self.text).__name__}", fix="decode or format it")
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class Video:
         start, end: of the part to look at, in seconds; None: the whole video.
 
     Raises:
-        RequestError: the source or a number is of another type.
+        RequestError: the source or a number is of another type, or a number is out of range.
     """
 
     source: Source | Frames
@@ -62,10 +67,19 @@ class Video:
         else:
             check_source(self.source, "a video")
         _check_number(self.fps, "fps")
+        if not (math.isfinite(self.fps) and self.fps > 0):
+            raise RequestError(f"must be more than 0, not {self.fps}", where="fps")
         _check_number(self.max_frames, "max_frames", integer=True)
+        if self.max_frames < 1:
+            raise RequestError(f"must be 1 or more, not {self.max_frames}", where="max_frames")
         for name in ("start", "end"):
-            if getattr(self, name) is not None:
-                _check_number(getattr(self, name), name)
+            seconds = getattr(self, name)
+            if seconds is not None:
+                _check_number(seconds, name)
+                if not seconds >= 0:
+                    raise RequestError(f"must be 0 seconds or more, not {seconds}", where=name)
+        if self.start is not None and self.end is not None and self.start > self.end:
+            raise RequestError(f"{self.start:g} s is after `end`, {self.end:g} s", where="start", fix="swap them")
 
 
 @dataclass(frozen=True)
@@ -92,15 +106,28 @@ class Audio:
 
 
 Part: TypeAlias = Text | Image | Video | Audio
+_PARTS = (Text, Image, Video, Audio)
 Role = Literal["system", "user", "assistant"]
 
 
 @dataclass(frozen=True)
 class Message:
-    """One turn of a conversation: its parts in reading order."""
+    """One turn of a conversation: its parts in reading order.
+
+    Raises:
+        RequestError: a part is of another type.
+    """
 
     role: Role
     parts: tuple[Part, ...]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.parts, (list, tuple)) or not all(isinstance(p, _PARTS) for p in self.parts):
+            raise RequestError(
+                "holds something else than Text, Image, Video and Audio", where="parts of a message",
+                fix="make the message with user(), assistant() or system()",
+            )  # fmt: skip
+        object.__setattr__(self, "parts", tuple(self.parts))
 
     @property
     def text(self) -> str:
@@ -108,15 +135,22 @@ class Message:
         return "\n".join(p.text for p in self.parts if isinstance(p, Text))
 
 
+# What `images`, `videos` and `audios` take: one source counts as a list of one. Not any iterable, so that mypy refuses
+# a mapping or a tensor.
+Images: TypeAlias = "Source | Image | Sequence[Source | Image] | Iterator[Source | Image]"
+Videos: TypeAlias = "Source | Video | Sequence[Source | Frames | Video] | Iterator[Source | Frames | Video]"
+Audios: TypeAlias = "Source | Audio | Sequence[Source | Audio] | Iterator[Source | Audio]"
+
+
 def user(
     text: str | None = None,
     *,
     image: Source | Image | None = None,
-    images: Iterable[Source | Image] | Source | Image = (),
+    images: Images = (),
     video: Source | Frames | Video | None = None,
-    videos: Iterable[Source | Frames | Video] | Source | Video = (),
+    videos: Videos = (),
     audio: Source | Audio | None = None,
-    audios: Iterable[Source | Audio] | Source | Audio = (),
+    audios: Audios = (),
 ) -> Message:
     """A user turn: images, then videos, then the text, then speech (the order the model was trained on).
 
@@ -126,7 +160,7 @@ def user(
         RequestError: an argument is of a type that cannot be used.
     """
     if text is not None and not isinstance(text, str):
-        raise RequestError(f"a {type(text).__name__} is not a question", where="text", fix="pass a str")
+        raise RequestError(f"the question must be a str, not {type(text).__name__}")
     parts: list[Part] = []
     for source in ([] if image is None else [image]) + _as_list(images, "images", array_dims=3):
         parts.append(source if isinstance(source, Image) else Image(source))
@@ -202,11 +236,22 @@ class MediaOptions:
             one tile without a thumbnail. None: the checkpoint's own (`max_dynamic_patch`). Video frames are never cut.
             A number outside raises `RequestError` when the request is made.
         policy: which sources are accepted, and their limits.
+
+    Raises:
+        RequestError: a value of another type.
     """
 
     reference: bool = False
     max_tiles: int | None = None
     policy: MediaPolicy = field(default_factory=MediaPolicy)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.reference, bool):
+            raise RequestError(f"must be True or False, not {self.reference!r:.60}", where="reference")
+        if self.max_tiles is not None:
+            _check_number(self.max_tiles, "max_tiles", integer=True)
+        if not isinstance(self.policy, MediaPolicy):
+            raise RequestError(f"must be a MediaPolicy, not {type(self.policy).__name__}", where="policy")
 
 
 @dataclass(frozen=True)
@@ -263,10 +308,7 @@ def _check_number(value: object, name: str, *, integer: bool = False) -> None:
         raise RequestError(f"must be {what}, not {value!r:.60}", where=name)
 
 
-_Item = TypeVar("_Item")
-
-
-def _as_list(value: Iterable[_Item] | _Item, name: str, *, array_dims: int) -> list[Any]:
+def _as_list(value: object, name: str, *, array_dims: int) -> list[Any]:
     """The items of an argument that takes several; a single source is a list of one.
 
     Args:
@@ -280,8 +322,7 @@ def _as_list(value: Iterable[_Item] | _Item, name: str, *, array_dims: int) -> l
         return [value]
     if is_ndarray(value) and value.ndim <= array_dims:
         return [value]
-    torch = type(value).__module__.partition(".")[0] == "torch"
-    if torch or isinstance(value, (Mapping, Text, Message)) or not isinstance(value, Iterable):
+    if is_tensor(value) or isinstance(value, (Mapping, Text, Message)) or not isinstance(value, Iterable):
         raise wrong_source(value, f"the {name} of a message")
     return list(value)
 

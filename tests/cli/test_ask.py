@@ -207,7 +207,15 @@ MISTAKES: dict[str, tuple[Callable[[Path], list[str]], tuple[str, ...]]] = {
     ),
     "audio of no video": (lambda f: ["ask", "x", "--audio-from-video"], ("--audio-from-video", "needs a --video")),
     "video times": (lambda f: ["ask", "x", "--video", str(f / "good.mp4"), "--start", "9"], ("good.mp4",)),
-    "frames": (lambda f: ["ask", "x", "--video", str(f / "good.mp4"), "--max-frames", "0"], ("max_frames",)),
+    "frames": (
+        lambda f: ["ask", "x", "--video", str(f / "good.mp4"), "--max-frames", "0"],
+        ("--max-frames: must be 1 or more, not 0",),
+    ),
+    "no rate": (lambda f: ["ask", "x", "--video", str(f / "good.mp4"), "--fps", "0"], ("--fps: must be more than 0",)),
+    "times crossed": (
+        lambda f: ["ask", "x", "--video", str(f / "good.mp4"), "--start", "3", "--end", "1"],
+        ("--start: 3 s is after --end, 1 s; swap them",),
+    ),
     "tiles": (lambda f: ["ask", "x", "--max-tiles", "0"], ("--max-tiles: must be 1 to 12, not 0",)),
     "tiles of a missing image": (
         lambda f: ["ask", "x", "--image", str(f / "no.png"), "--max-tiles", "13"], ("--max-tiles: must be 1 to 12",),
@@ -228,12 +236,16 @@ MISTAKES: dict[str, tuple[Callable[[Path], list[str]], tuple[str, ...]]] = {
     "memory by its old name": (lambda f: ["ask", "x", "--fit", "much"], ("--memory: 'much' is not a size",)),
     "memory twice": (lambda f: ["ask", "x", "--fit", "1GB", "--memory", "1GB"], ("--fit: is the old name",)),
     "memory and quantize": (
-        lambda f: ["info", MINI, "--memory", "1GB", "--quantize", "int8"], ("--memory: cannot be used with quantize",),
+        lambda f: ["info", MINI, "--memory", "1GB", "--quantize", "int8"],
+        ("--memory: cannot be used with --quantize",),
     ),
     "memory too little": (lambda f: ["ask", "x", "--memory", "1MB"], ("--memory: the smallest variant", "are allowed")),
     "kv cache": (lambda f: ["chat", "--model", MINI, "--kv-cache", "int2"], ("--kv-cache: unknown format 'int2'",)),
     "seed": (lambda f: ["ask", "x", "--seed", str(2**70)], ("seed",)),
-    "base alone": (lambda f: ["ask", "x", "--base", MINI], ("--base: needs a model, the LoRA folder",)),
+    "base alone": (
+        lambda f: ["ask", "x", "--base", MINI],
+        ("--base: needs a model, the LoRA folder; name that folder as --model",),
+    ),
     "flag": (lambda f: ["ask", "x", "--colour", "red"], ("--colour", "See 'vita ask --help'")),
     "hub offline": (lambda f: ["ask", "x", "--model", "nobody/nothing", "--offline"], ("nobody/nothing", "offline")),
     "model missing": (lambda f: ["ask", "x", "--model", str(f / "none")], ("no such folder",)),

@@ -62,7 +62,7 @@ def read_earlier(file: Path) -> dict[str, float]:
         raise RequestError(f"cannot be read ({error.strerror})", where=file, fix="name a file of vita bench") from error
     except (ValueError, KeyError, TypeError, IndexError, UnicodeDecodeError):
         raise RequestError(
-            "is not a report of vita bench", where=file, fix="save one with: vita bench MODEL --json > FILE"
+            "is not a report of vita bench", where=file, fix="save what vita bench prints as JSON"
         ) from None
 
 

@@ -60,7 +60,7 @@ def fetch(repo: str, *, weights: bool = True, offline: bool = False) -> Path:
     except OSError as error:
         if error.errno == 28:
             raise ResourceError(
-                "the disk is full", where=repo, fix="free some space and run the same command: it resumes"
+                "the disk is full", where=repo, fix="free some space and try again: it resumes"
             ) from error
         raise DownloadError(
             f"could not be downloaded ({type(error).__name__})", where=repo,

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import NoReturn
 
-from vita.errors import RequestError, ResourceError, VitaError
+from vita.errors import VitaError
 
 SHOW_CURSOR = "\x1b[?25h"
 
@@ -60,10 +60,8 @@ def _code(stop: SystemExit) -> int:
 
 
 def with_flag(error: VitaError, flags: Mapping[str, str]) -> str:
-    """The error's sentence, with an option named by its flag."""
-    about_option = isinstance(error, RequestError | ResourceError)  # of others `where` is a file, folder or URL
-    flag = flags.get(error.where or "") if about_option else None
-    return str(error) if flag is None else type(error)(error.what, where=flag, fix=error.fix).sentence()
+    """The error's sentence, with every option named by its flag."""
+    return error.sentence(flags)
 
 
 def _explain(error: BaseException, flags: Flags) -> int:

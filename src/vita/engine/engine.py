@@ -101,7 +101,7 @@ class Engine:
             RequestError: parameters, roles or types that cannot be used. QueueFull: too many requests wait.
             ResourceError: the engine has failed or is closed. Media and length errors are raised by the handle.
         """
-        options = options or MediaOptions()
+        options = MediaOptions() if options is None else options
         system, turns = self.accept(messages, options)
 
         def read(watch: Stopwatch, guard: ReadGuard) -> ProcessedInputs:
@@ -149,7 +149,7 @@ class Engine:
             has_media: there is something to read; otherwise the prompt does not wait for the media of others.
             in_caller: make the prompt in the calling thread, which is sooner than waking another for a few words.
         """
-        params = params or SamplingParams()
+        params = SamplingParams() if params is None else params
         check_params(params)
         _check_submission(priority, deadline, cache_salt)
         core, now = self.core, time.monotonic()

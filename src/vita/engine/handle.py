@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING
 
+from vita.errors import RequestError
 from vita.events import Done, Event, Result, Started
 from vita.runtime.clock import Clock
 
@@ -138,6 +139,8 @@ class Handle:
         """
         if self._error is not None:
             raise self._error
+        if cancelled is not None and not callable(cancelled):
+            raise RequestError(f"must be a function, not {type(cancelled).__name__}", where="cancelled")
         try:
             while self._open or self._taken:
                 if self._taken:

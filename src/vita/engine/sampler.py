@@ -29,6 +29,8 @@ def check_params(params: SamplingParams) -> None:
     Raises:
         RequestError: naming the parameter and what is allowed.
     """
+    if not isinstance(params, SamplingParams):
+        raise RequestError(f"must be SamplingParams, not {type(params).__name__}", where="params")
     if params.max_tokens is not None:
         _check_integer("max_tokens", params.max_tokens, 1, None, "1 or more")
     _check_number("temperature", params.temperature, 0.0, 10.0, "between 0 and 10")

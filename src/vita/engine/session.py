@@ -10,9 +10,11 @@ from dataclasses import dataclass, replace
 from vita.engine.engine import Engine, has_media
 from vita.engine.handle import Handle
 from vita.engine.request import Request
+from vita.engine.sampler import check_params
 from vita.errors import RequestError
 from vita.media.policy import ReadGuard
 from vita.prompt.processor import PreparedTurn, ProcessedInputs, without_oldest
+from vita.prompt.template import check_text
 from vita.runtime.clock import Stopwatch
 from vita.types import MediaOptions, Message, SamplingParams
 
@@ -48,12 +50,19 @@ class Session:
         system: replaces the built-in system text.
         options: how media are read.
         cache_salt: see `Engine.submit`.
+
+    Raises:
+        RequestError: an argument of another type, or options that the model does not have.
     """
 
     def __init__(
         self, engine: Engine, system: str | None = None, options: MediaOptions | None = None, cache_salt: str = ""
     ) -> None:
-        self.system, self.options, self.cache_salt = system, options or MediaOptions(), cache_salt
+        self.system, self.cache_salt = system, cache_salt
+        self.options = MediaOptions() if options is None else options
+        if system is not None:
+            check_text(system, "the system text")
+        engine.processor.check_options(self.options)
         self._engine = engine
         self._number = next(_numbers)
         self._lock = threading.Lock()
@@ -88,7 +97,9 @@ class Session:
         if not self._finalizer.alive:
             raise RequestError("the session is closed", fix="make another one")
         _, (message,) = self._engine.accept([message], self.options)
-        if params is not None and params.n != 1:
+        params = SamplingParams() if params is None else params
+        check_params(params)
+        if params.n != 1:
             raise RequestError("must be 1 in a session", where="n")
         before = None if self._last is None else self._last.request
         if before is not None and not before.ended and not before.cancelled:

@@ -147,7 +147,9 @@ def _from_array(array: np.ndarray[Any, Any], rate: int | None, options: MediaOpt
             fix="pass samples as [n, channels]",
         )
     if rate is None:
-        raise MediaError("an array of samples does not say how fast it plays", fix="pass sample_rate in Hz with it")
+        raise MediaError(
+            "an array of samples does not say how fast it plays", fix="pass vita.Audio(array, sample_rate=16000)"
+        )
     if rate <= 0 or rate != int(rate):
         raise MediaError(f"a sample rate of {rate} Hz is not possible", fix="pass a positive integer")
     _check_length(len(array) / rate, options, "<array>")

@@ -177,7 +177,7 @@ def check_address(address: Address, name: str, policy: MediaPolicy) -> None:
             return
         raise MediaError(
             f"leads to the private address {address}, which is not fetched from",
-            where=name, fix="download the file first, or set MediaPolicy(allow_private_hosts=True)",
+            where=name, fix="download the file first, or in Python set MediaPolicy(allow_private_hosts=True)",
         )  # fmt: skip
     if not address.is_global or address.is_multicast or any(address in network for network in SPECIAL):
         raise MediaError(f"leads to the special address {address}", where=name, fix="download the file first")

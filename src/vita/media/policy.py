@@ -10,6 +10,8 @@ from typing import BinaryIO, cast
 
 from vita.errors import Cancelled, MediaError
 
+SLOW = "pass a smaller file, or in Python raise MediaPolicy(deadline=...)"
+
 
 def _never() -> bool:
     return False
@@ -44,7 +46,7 @@ class ReadGuard:
         if self.cancelled():
             raise Cancelled
         if self.until is not None and time.monotonic() > self.until:
-            raise MediaError("took too long to read", where=name, fix="pass a smaller file, or raise the deadline")
+            raise MediaError("took too long to read", where=name, fix=SLOW)
 
     def watch(self, stream: BinaryIO, name: str) -> BinaryIO:
         """The stream with a `check` before each read, for libraries that read it block by block."""

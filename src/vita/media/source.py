@@ -31,12 +31,15 @@ from vita.sources import (
     describe_source,
     is_ndarray,
     is_pil_image,
+    list_or_source,
     wrong_source,
 )
 from vita.types import Audio, Image, MediaOptions, Message, Part, Text, Video
 
 BLOCK = 1 << 20  # bytes read at a time
 DATA_HEAD = 4096  # characters of a data: URL before its comma, at most
+BASE64 = re.compile(r"[A-Za-z0-9+/\s]{60,}={0,2}\s*")  # text that is more likely base64 than the name of a file
+BASE64_BYTES = re.compile(rb"[A-Za-z0-9+/]{60}")  # no media file begins with so many letters and digits
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
@@ -100,7 +103,7 @@ def resolve_source(source: Source, kind: str) -> ResolvedSource:
         return _resolve_url(source.url, name)
     if isinstance(source, str):
         if not source:
-            raise MediaError(f"the name of the {kind} is empty", fix="pass a path, a URL, bytes or an array")
+            raise MediaError(f"the name of the {kind} is empty", fix="name a file or a URL")
         if source == "-":
             return Stream(sys.stdin.buffer, "standard input", stdin=True)
         if SCHEME.match(source) or source[:5].lower() in ("data:", "file:"):
@@ -186,6 +189,7 @@ def snapshot(
     Raises:
         MediaError, RequestError, Cancelled: as `read_source`.
     """
+    source = list_or_source(source)
     if isinstance(source, (list, tuple)):
         return tuple(_snapshot_one(item, options, "image", guard) for item in source)
     return _snapshot_one(source, options, kind, guard)
@@ -224,16 +228,18 @@ def snapshot_memory(message: Message, options: MediaOptions) -> Message:
     for part in message.parts:
         if isinstance(part, Text):
             parts.append(part)
-        elif isinstance(part.source, (list, tuple)):
-            parts.append(replace(part, source=tuple(keep(frame, "image") for frame in part.source)))
+            continue
+        source = list_or_source(part.source)
+        if isinstance(part, Video) and isinstance(source, (list, tuple)):
+            parts.append(replace(part, source=tuple(keep(frame, "image") for frame in source)))
         else:
-            parts.append(replace(part, source=keep(part.source, type(part).__name__.lower())))
+            parts.append(replace(part, source=keep(cast(Source, source), type(part).__name__.lower())))
     return Message(message.role, tuple(parts))
 
 
-def array_values(source: Source | Frames) -> Source | Frames:
+def array_values(source: Source | Frames) -> Source | list[Source] | tuple[Source, ...]:
     """The NumPy array or PIL image inside an `Array`; any other source as it is."""
-    return source.values if isinstance(source, Array) else source
+    return source.values if isinstance(source, Array) else list_or_source(source)
 
 
 def _snapshot_one(source: Source, options: MediaOptions, kind: str, guard: ReadGuard) -> Source:
@@ -266,10 +272,14 @@ def _on_disk(path: Path, name: str, options: MediaOptions, guard: ReadGuard) -> 
         with path.open("rb"):
             pass
     except FileNotFoundError:
+        if BASE64.fullmatch(str(path)):
+            raise _is_base64("is base64 text, not a path", name) from None
         raise MediaError("no such file", where=name, fix="check the path") from None
     except PermissionError:
         raise MediaError("may not be read by this user", where=name, fix="change its permissions") from None
     except (OSError, ValueError, RuntimeError) as error:  # too long a name, a null byte, the home of an unknown user
+        if BASE64.fullmatch(str(path)):
+            raise _is_base64("is base64 text, not a path", name) from None
         raise MediaError(f"cannot be opened ({getattr(error, 'strerror', None) or error})", where=name) from error
     if size == 0:
         raise MediaError("is empty", where=name)
@@ -283,7 +293,13 @@ def _in_memory(data: bytes, name: str, options: MediaOptions) -> Loaded:
         raise MediaError("is empty", where=name)
     if len(data) > options.policy.max_bytes:
         raise too_many_bytes(name, options, len(data))
+    if BASE64_BYTES.match(data):
+        raise _is_base64("holds base64 text, not the bytes of a file", name)
     return Loaded(name, data=data)
+
+
+def _is_base64(what: str, name: str) -> MediaError:
+    return MediaError(what, where=name, fix='put "data:;base64," before the text, or decode it and pass the bytes')
 
 
 def too_many_bytes(name: str, options: MediaOptions, size: int | None = None) -> MediaError:

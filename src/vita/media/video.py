@@ -66,7 +66,6 @@ def load_video(
         Cancelled: the caller cancelled.
     """
     options = options or MediaOptions()
-    _check_request(video)
     source = array_values(video.source)
     if isinstance(source, np.ndarray) and source.ndim == 4:
         source = list(source)
@@ -83,20 +82,6 @@ def load_video(
         return _from_container(loaded, video, options, min_frames, guard)
     except MemoryError as error:
         raise MediaError("does not fit in memory", where=loaded.name, fix="make the video smaller") from error
-
-
-def _check_request(video: Video) -> None:
-    if not (math.isfinite(video.fps) and video.fps > 0):
-        raise MediaError(f"{video.fps} frames looked at per second is not possible", fix="pass a positive fps")
-    if video.max_frames < 1:
-        raise MediaError(
-            f"a video of at most {video.max_frames} frames shows nothing", fix="pass max_frames of 1 or more"
-        )
-    for name, second in (("start", video.start), ("end", video.end)):
-        if second is not None and not second >= 0:
-            raise MediaError(f"{name} of a video is {second} seconds", fix="pass 0 or more")
-    if video.start is not None and video.end is not None and video.start > video.end:
-        raise MediaError(f"start of a video ({video.start:g} s) is after its end ({video.end:g} s)", fix="swap them")
 
 
 def _from_images(

@@ -95,8 +95,10 @@ class Processor:
         """Refuse what needs no file to be refused.
 
         Raises:
-            RequestError: `max_tiles` is out of range.
+            RequestError: `max_tiles` is out of range, or the options are of another type.
         """
+        if not isinstance(options, MediaOptions):
+            raise RequestError(f"must be MediaOptions, not {type(options).__name__}", where="options")
         limit_tiles(self.config.tiling, options.max_tiles)
 
     def read_turn(
@@ -319,7 +321,12 @@ def split_system(messages: Sequence[Message]) -> tuple[str | None, list[Message]
             begin and end with the user, or a text that is not a `str`.
     """
     rest = list(messages)
-    for message in rest:
+    for number, message in enumerate(rest, start=1):
+        if not isinstance(message, Message):
+            raise RequestError(
+                f"item {number} is a {type(message).__name__}, not a Message", where="messages",
+                fix="make it with user(), assistant() or system()",
+            )  # fmt: skip
         for part in message.parts:
             if isinstance(part, Text):
                 check_text(part.text, "the system text" if message.role == "system" else f"the {message.role}'s text")
