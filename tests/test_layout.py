@@ -26,7 +26,7 @@ ORDER = (
     ("prompt",),
     ("engine",),
     ("api",),
-    ("verify", "bench"),
+    ("verify", "bench", "serve"),
     ("cli",),
     ("__main__",),
 )

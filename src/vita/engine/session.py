@@ -108,7 +108,7 @@ class Session:
         running = _Running(self._turns)
 
         def read(watch: Stopwatch, guard: ReadGuard) -> ProcessedInputs:
-            turn = self._engine.processor.read_turn(message, self.options, watch, guard)
+            turn = self._engine.read_turn(message, self.options, watch, guard)
             with self._lock:
                 running.turn = turn
                 turns, dropped = [*running.history, turn], self._dropped
