@@ -67,13 +67,18 @@ def _check_bias(bias: object) -> None:
         _check_number("logit_bias", value, -100.0, 100.0, "between -100 and 100 for each token")
 
 
+def bias_pairs(params: SamplingParams) -> tuple[tuple[int, float], ...]:
+    """`logit_bias` of checked parameters: ids and what is added."""
+    return params.logit_bias if isinstance(params.logit_bias, tuple) else tuple(params.logit_bias.items())
+
+
 def check_tokens(params: SamplingParams, vocab_size: int) -> None:
     """Check that the ids of `logit_bias` are in the vocabulary.
 
     Raises:
         RequestError: naming one that is not.
     """
-    for token, _ in params.logit_bias if isinstance(params.logit_bias, tuple) else ():
+    for token, _ in bias_pairs(params):
         if token >= vocab_size:
             raise RequestError(f"token {token} is not in the vocabulary of {vocab_size}", where="logit_bias")
 
@@ -147,10 +152,12 @@ class SamplingState:
     def add_bias(self, scores: Tensor) -> Tensor:
         """Scores `[vocab]` plus `logit_bias`."""
         if self.bias is None:
-            pairs = [(token, value) for token, value in self.params.logit_bias if isinstance(value, (int, float))]
+            pairs = bias_pairs(self.params)
             cuda = scores.device.type == "cuda"
             host = torch.zeros(scores.shape, pin_memory=cuda)
-            host[torch.tensor([token for token, _ in pairs])] = torch.tensor([float(value) for _, value in pairs])
+            host[torch.tensor([token for token, _ in pairs])] = torch.tensor(
+                [value for _, value in pairs], dtype=host.dtype
+            )
             self.bias = host.to(scores.device, non_blocking=cuda)
         return scores + self.bias
 

@@ -92,6 +92,4 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
         error.status_code, str(error.detail)
     )
     code = "unknown_url" if error.status_code == 404 else None
-    return ApiError(
-        error.status_code, message, INVALID, None, code, dict(error.headers or {})
-    ).response()
+    return ApiError(error.status_code, message, INVALID, None, code, dict(error.headers or {})).response()

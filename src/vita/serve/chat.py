@@ -45,7 +45,7 @@ async def chat_completions(request: Request, body: ChatRequest) -> Response:
     answer = Answer(server, handle, new_id("chatcmpl-"), params.n, body.top_logprobs or 0)
     if not body.stream:
         return JSONResponse(await answer.whole(request))
-    async with cancelled_when_gone(request, handle.cancel):
+    async with cancelled_when_gone(request.receive, handle.cancel):
         await handle.started()  # errors of media and length are answered with a status
     usage = body.stream_options is not None and bool(body.stream_options.include_usage)
     return EventStream(answer.stream(include_usage=usage), handle.cancel)
@@ -99,7 +99,7 @@ class Answer:
         Raises:
             ApiError, VitaError: the request failed, took too long, or was cancelled.
         """
-        async with cancelled_when_gone(request, self.handle.cancel):
+        async with cancelled_when_gone(request.receive, self.handle.cancel):
             events = [event async for event in self.handle]
         results = [Result.collect(events, index) for index in range(self.count)]
         for event in events:
@@ -168,7 +168,9 @@ class Answer:
             return {"token": text, "logprob": max(logprob, -9999.0), "bytes": list(data)}
 
         # The response state token and the stop token are not part of the text.
-        shown = [t for n, t in enumerate(tokens) if not (n == 0 and t.text in STATE_TOKENS) and t.id not in model.stop_ids]
+        shown = [
+            t for n, t in enumerate(tokens) if not (n == 0 and t.text in STATE_TOKENS) and t.id not in model.stop_ids
+        ]
         content: list[JSON] = [
             named(t.id, t.text, t.logprob) | {"top_logprobs": [named(*top) for top in t.top[: self.top_logprobs]]}
             for t in shown

@@ -23,7 +23,7 @@ INVALID = "invalid_request_error"
 SERVER = "server_error"
 RETRY_SECONDS = 1
 
-JSON: TypeAlias = "None | bool | int | float | str | Sequence[JSON] | Mapping[str, JSON]"
+JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
 
 
 @dataclass

@@ -21,7 +21,7 @@ from vita.serve.server import Server, new_id
 
 log = logging.getLogger("vita.serve")
 SECURITY_HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
-HAS_BODY = ("POST", "PUT", "PATCH", "DELETE")
+DISCARD_SECONDS = 5.0
 
 
 class ClientSlow(Exception):
@@ -61,6 +61,11 @@ class Front:
         await self._app(scope, receive, send)
 
 
+def method_has_body(method: str) -> bool:
+    """Whether requests of this method are read and counted."""
+    return method in ("POST", "PUT", "PATCH", "DELETE")
+
+
 def server_of_scope(scope: Scope) -> Server:
     """The server of an ASGI scope."""
     server = scope["app"].state.server
@@ -88,7 +93,9 @@ async def _deny(scope: Scope, receive: Receive, send: Send, error: ApiError) -> 
         await send({"type": "websocket.close", "code": 1008, "reason": error.code or ""})
         return
     response = error.response()
-    await send({"type": "websocket.http.response.start", "status": response.status_code, "headers": response.raw_headers})
+    await send(
+        {"type": "websocket.http.response.start", "status": response.status_code, "headers": response.raw_headers}
+    )
     await send({"type": "websocket.http.response.body", "body": response.body})
 
 
@@ -101,6 +108,7 @@ class _Request:
         self._limits = self._server.options.limits
         self._method: str = scope["method"]
         self._status = 0
+        self._unread = method_has_body(self._method)
         self._began = time.monotonic()
 
     async def run(self) -> None:
@@ -110,6 +118,7 @@ class _Request:
         except ApiError as error:
             if self._status:
                 raise
+            await self._discard_body()
             await error.response()(self._scope, self._receive, self._reply)
         except ClientSlow:
             log.info("a client did not read its answer; its connection is closed")
@@ -118,16 +127,14 @@ class _Request:
             seconds = time.monotonic() - self._began
             route = getattr(self._scope.get("route"), "path", "other")
             self._server.metrics.request(route, self._status, seconds)
-            log.info(
-                "%s %s %d %.3f s %s", self._method, route, self._status, seconds, self._scope["vita.request_id"]
-            )
+            log.info("%s %s %d %.3f s %s", self._method, route, self._status, seconds, self._scope["vita.request_id"])
 
     async def _checked(self) -> None:
         scope = self._scope
         scope["vita.tenant"] = check_caller(scope)
         if self._method == "HEAD":  # routes know GET only; the body is left out below
             scope["method"] = "GET"
-        if self._method not in HAS_BODY:
+        if not method_has_body(self._method):
             await self._app(scope, self._receive, self._reply)
             return
         async with AsyncExitStack() as stack:
@@ -176,6 +183,7 @@ class _Request:
                 raise ApiError(408, "The body of the request arrived too slowly.", headers={"Connection": "close"})
             if message["type"] == "http.disconnect":
                 raise ApiError(400, "The client closed the connection.")
+            self._unread = message.get("more_body", False)
             chunk, more = message.get("body", b""), message.get("more_body", False)
             size += len(chunk)
             if size > self._limits.body_bytes:
@@ -186,6 +194,16 @@ class _Request:
         if b"multipart/form-data" not in headers.get(b"content-type", b"").lower():
             check_json(body, self._limits)
         return body
+
+    async def _discard_body(self) -> None:
+        """Read what is left of a refused request's body, up to a limit: a client that is still sending when the
+        connection closes would not see the answer."""
+        size = 0
+        with anyio.move_on_after(DISCARD_SECONDS):
+            while self._unread and size < 2 * self._limits.body_bytes:
+                message = await self._receive()
+                self._unread = message.get("more_body", False)
+                size += len(message.get("body", b""))
 
     def _is_too_slow(self, size: int) -> bool:
         seconds = time.monotonic() - self._began - self._limits.idle_seconds

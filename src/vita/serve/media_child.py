@@ -128,5 +128,3 @@ def _exactly(connection: socket.socket, size: int) -> bytes | None:
             return None
         view = view[count:]
     return bytes(data)
-
-

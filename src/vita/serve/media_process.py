@@ -1,8 +1,8 @@
 """Decode media in two child processes with a memory limit and a deadline.
 
 A decoder that hangs, takes too much memory or crashes ends its process and one request, not the server. The child is
-another program (`media_child`): it shares no memory with the server and has no API key in its environment. What it sends
-back is data only (JSON and raw arrays), and is checked.
+another program (`media_child`): it shares no memory with the server and has no API key in its environment. What it
+sends back is data only (JSON and raw arrays), and is checked.
 """
 
 from __future__ import annotations
@@ -101,7 +101,10 @@ class MediaProcesses:
             ) from None  # fmt: skip
         finally:
             self._give_back(child, usable=answer is not None)
-        return self._turn(answer, message, watch)
+        try:
+            return self._turn(answer, message, watch)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:  # not from our own child code
+            raise MediaError("was decoded to something else than media", where="the media of the request") from error
 
     def _take(self, guard: ReadGuard) -> _Child:
         while True:

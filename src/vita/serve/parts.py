@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias, cast
+from typing import TypeAlias
 
 from vita.serve.errors import JSON, invalid, unsupported
 from vita.serve.options import Limits
@@ -107,7 +107,8 @@ class Reader:
         """The source of an image or video part, and its `detail`."""
         value, detail = item.get(key), item.get("detail")
         if isinstance(value, Mapping):
-            value, detail = value.get("url"), value.get("detail", detail)
+            inner: Object = value
+            value, detail = inner.get("url"), inner.get("detail", detail)
         if not isinstance(value, str) or not value:
             raise invalid(f"{where}.{key}: must name a URL.", f"{where}.{key}")
         return self.source(value, f"{where}.{key}"), detail
@@ -200,7 +201,7 @@ def conversation(turns: Sequence[tuple[str, list[Part]]]) -> tuple[Message, ...]
 def _string(item: Object, key: str, where: str) -> str:
     value = item.get(key)
     if isinstance(value, Mapping):  # the beta Assistants form {"value": "…"}
-        value = cast(JSON, value.get("value"))
+        value = value.get("value")
     if not isinstance(value, str):
         raise invalid(f"{where}.{key}: must be a string.", f"{where}.{key}")
     return value

@@ -27,7 +27,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         self._requests = Counter("vita_http_requests", "HTTP requests.", ("route", "status"), registry=registry)
-        self._refused = Counter("vita_refusals", "Requests that were refused, by reason.", ("reason",), registry=registry)
+        self._refused = Counter("vita_refusals", "Requests that were refused.", ("reason",), registry=registry)
         self._media_killed = Counter("vita_media_killed", "Decode processes that were ended.", registry=registry)
         self._seconds = Histogram(
             "vita_http_seconds", "Duration of a request.", ("route",), buckets=SECONDS, registry=registry

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 
-import anyio
-from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -44,52 +43,67 @@ class EventStream(Response):
         self._events, self._cancel = events, cancel
         self._pings = media_type == "text/event-stream"
         self._quiet = True  # nothing was sent since the last ping
+        self._gone = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            async with anyio.create_task_group() as group:
-                group.start_soon(_cancel_when_gone, receive, group.cancel_scope.cancel)
-                if self._pings:
-                    group.start_soon(self._ping, send)
+            async with cancelled_when_gone(receive, self._client_gone), _beside(self._ping(send)):
                 await self._send_all(send)
-                group.cancel_scope.cancel()
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             self._cancel()
-            with anyio.CancelScope(shield=True):
-                await self._events.aclose()
+            await self._events.aclose()
+
+    def _client_gone(self) -> None:
+        self._gone = True
+        self._cancel()
 
     async def _send_all(self, send: Send) -> None:
         try:
             async for event in self._events:
                 self._quiet = False
                 await send({"type": "http.response.body", "body": event, "more_body": True})
+                if self._gone:
+                    return
         except Exception as error:
             if not self._pings:  # bytes of a file: its client sees that it breaks off
                 raise
-            await send({"type": "http.response.body", "body": data_event(as_api_error(error).body()), "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+            body = data_event(as_api_error(error).body())
+            await send({"type": "http.response.body", "body": body, "more_body": True})
 
     async def _ping(self, send: Send) -> None:
-        while True:
-            await anyio.sleep(PING_SECONDS)
+        while self._pings:
+            await asyncio.sleep(PING_SECONDS)
             if self._quiet:
                 await send({"type": "http.response.body", "body": PING, "more_body": True})
             self._quiet = True
 
 
-async def _cancel_when_gone(receive: Receive, gone: Callable[[], None]) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    gone()
+@asynccontextmanager
+async def cancelled_when_gone(receive: Receive, cancel: Callable[[], None]) -> AsyncIterator[None]:
+    """Cancel a request whose client closes the connection inside the block.
+
+    Args:
+        receive: of a request whose body was read.
+        cancel: of the request.
+    """
+
+    async def watch() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        cancel()
+
+    async with _beside(watch()):
+        yield
 
 
 @asynccontextmanager
-async def cancelled_when_gone(request: Request, cancel: Callable[[], None]) -> AsyncIterator[None]:
-    """Cancel a request whose client closes the connection while the answer is computed."""
-    async with anyio.create_task_group() as group:
-        group.start_soon(_cancel_when_gone, request.receive, cancel)
-        try:
-            yield
-        finally:
-            group.cancel_scope.cancel()
+async def _beside(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """Run something in a task of its own as long as the block lasts."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
