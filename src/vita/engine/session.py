@@ -104,10 +104,9 @@ class Session:
         if not self._finalizer.alive:
             raise RequestError("the session is closed", fix="make another one")
         if isinstance(message, PreparedTurn):
-            prepared, with_media = check_prepared(message), False
+            asked: Message | PreparedTurn = check_prepared(message)
         else:
-            _, (message,) = self._engine.accept([message], self.options)
-            prepared, with_media = None, has_media(message)
+            (asked,) = self._engine.accept([message], self.options)[1]
         if params is not None and params.n != 1:
             raise RequestError("must be 1 in a session", where="n")
         before = None if self._last is None else self._last.request
@@ -117,7 +116,8 @@ class Session:
         running = _Running(self._turns)
 
         def read(watch: Stopwatch, guard: ReadGuard) -> ProcessedInputs:
-            turn = prepared or self._engine.processor.read_turn(message, self.options, watch, guard)
+            read_turn = self._engine.processor.read_turn
+            turn = asked if isinstance(asked, PreparedTurn) else read_turn(asked, self.options, watch, guard)
             with self._lock:
                 running.turn = turn
                 turns, dropped = [*running.history, turn], self._dropped
@@ -131,7 +131,7 @@ class Session:
         handle = self._engine.submit_prompt(
             read, params, self.options, session=self._number, priority=priority, deadline=deadline,
             cache_salt=self.cache_salt, on_end=lambda request: self._ended(running, request), after=before,
-            has_media=with_media,
+            has_media=isinstance(asked, Message) and has_media(asked),
         )  # fmt: skip
         self._last, self._running = handle, running
         return handle

@@ -42,7 +42,7 @@ def run_chat(flags: ChatFlags) -> int:
     read_lines(reader, conversation)
     if reader.on_terminal:
         return 0
-    if conversation.pending and conversation.failures == 0:
+    if conversation.pending:
         note(f"vita: {count_kinds(conversation.pending)}: attached, but no question followed; add one.")
         return 2
     return 2 if conversation.failures else 0

@@ -15,11 +15,12 @@ from urllib.parse import unquote, urlsplit
 Kind = Literal["image", "video", "audio"]
 Exists = Callable[[str], bool]
 
-IMAGE_SUFFIXES = "png apng jpg jpeg jpe jfif mpo gif bmp ppm pgm pbm pnm webp tif tiff avif heic heif jp2 j2k jpx psd qoi dds ico tga"
+IMAGE_SUFFIXES = "png jpg jpeg jpe jfif mpo gif webp apng avif heic heif bmp tif tiff ppm pgm pbm pnm"
+RARE_SUFFIXES = "jp2 j2k jpx psd qoi dds ico tga"
 VIDEO_SUFFIXES = "mp4 m4v mov mkv webm avi mpg mpeg ts mts m2ts wmv flv 3gp ogv"
 AUDIO_SUFFIXES = "wav flac mp3 ogg oga opus m4a aac aif aiff wma amr au caf w64"
 SUFFIXES: dict[Kind, frozenset[str]] = {
-    "image": frozenset(IMAGE_SUFFIXES.split()),
+    "image": frozenset(f"{IMAGE_SUFFIXES} {RARE_SUFFIXES}".split()),
     "video": frozenset(VIDEO_SUFFIXES.split()),
     "audio": frozenset(AUDIO_SUFFIXES.split()),
 }
@@ -152,8 +153,8 @@ def find_dropped(line: str, exists: Exists = is_file) -> Dropped:
     if alone is not None and (looks_like_path(alone) or kind_of(alone) is not None):
         return Dropped(((kind_of(alone), alone),), "")
     leading: list[tuple[Kind | None, str]] = []
-    while (found := _media_path(line, exists)) is not None:
-        kind, path, line = found
+    while (media := _media_path(line, exists)) is not None:
+        kind, path, line = media
         leading.append((kind, path))
     text, trailing = _take_trailing(line, exists)
     return Dropped((*leading, *trailing), text)
