@@ -9,7 +9,7 @@ from pathlib import Path
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 
-from vita.cli.chat.commands import COMMANDS
+from vita.cli.chat.commands import COMMANDS, HIDDEN
 from vita.cli.chat.paths import kind_of
 
 COMMAND_NAME = re.compile(r"/[A-Za-z]*$")
@@ -42,7 +42,7 @@ class ChatCompleter(Completer):
 def complete_command(text: str) -> Iterator[Completion]:
     """The commands that begin with a text such as "/im"."""
     for name, command in COMMANDS.items():
-        if name.startswith(text[1:].lower()):
+        if name.startswith(text[1:].lower()) and name not in HIDDEN:
             yield Completion(f"/{name} " if command.arguments else f"/{name}", -len(text), f"/{name}", command.help)
 
 

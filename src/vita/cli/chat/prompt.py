@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from prompt_toolkit import PromptSession
+from prompt_toolkit.completion import CompleteEvent, get_common_complete_suffix
 from prompt_toolkit.formatted_text import FormattedText
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
@@ -52,6 +53,20 @@ def make_bindings() -> KeyBindings:
             buffer.newline(copy_margin=False)
         else:
             buffer.validate_and_handle()
+
+    @bindings.add("tab")
+    def _(event: KeyPressEvent) -> None:
+        """Complete at once: prompt_toolkit's own key completes later, after an Enter that follows quickly."""
+        buffer = event.current_buffer
+        if buffer.complete_state is not None:
+            buffer.complete_next()
+            return
+        found = list(buffer.completer.get_completions(buffer.document, CompleteEvent(completion_requested=True)))
+        if len(found) == 1:
+            buffer.apply_completion(found[0])
+            return
+        buffer.insert_text(get_common_complete_suffix(buffer.document, found))
+        buffer.start_completion()  # shows the menu
 
     @bindings.add("escape", "enter")
     def _(event: KeyPressEvent) -> None:
