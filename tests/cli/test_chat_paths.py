@@ -16,7 +16,7 @@ from vita.cli.chat.completion import ChatCompleter
 from vita.cli.chat.paths import Dropped, find_dropped, first_word, kind_of, split_path
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["C"], exclude_characters="/"), min_size=1, max_size=20)
-WORDS = st.lists(st.sampled_from(["What", "is", "it?", "it's", "a", "\"cat\"", "it/is", "file:", "\\"]), max_size=5)
+WORDS = st.lists(st.sampled_from(["What", "is", "it?", "it's", "a", '"cat"', "it/is", "file:", "\\"]), max_size=5)
 
 
 def escaped(path: str) -> str:
