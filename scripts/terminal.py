@@ -34,6 +34,7 @@ class Terminal:
     Args:
         command: the program and its arguments.
         columns, rows: size of the screen.
+        env: should hold TERM=xterm-256color.
         changed: called with the screen after every piece of output.
     """
 
@@ -49,7 +50,7 @@ class Terminal:
         self.screen.answer = lambda data: os.write(self._ours, data)
         self.process = subprocess.Popen(
             command, stdin=theirs, stdout=theirs, stderr=theirs, cwd=cwd, start_new_session=True,
-            env=dict(os.environ if env is None else env) | {"TERM": "xterm-256color"},
+            env=os.environ if env is None else env,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C is a signal
         )  # fmt: skip
         os.close(theirs)

@@ -33,7 +33,7 @@ def chat_flags(params: vita.SamplingParams, system: str | None = None) -> ChatFl
 class TestChat:
     def talk(self, *lines: str, code: int = 0) -> tuple[str, str]:
         """What is printed and what is noted, for these lines of input."""
-        done = run("chat", "--model", MINI, "--max-tokens", "4", stdin="\n".join(lines).encode())
+        done = run("chat", "--model", MINI, "--max-tokens", "4", stdin="".join(line + "\n" for line in lines).encode())
         assert done.returncode == code, done.stderr.decode()
         return done.stdout.decode(), done.stderr.decode()
 
@@ -101,7 +101,8 @@ class TestChat:
         (tmp_path / "strange").write_bytes(b"?")
         _, noted = self.talk(*(str(tmp_path / name) for name in ("still.gif", "moving.gif", "moving.webp", "strange")),
                              "/detach", code=2)  # fmt: skip
-        assert [line.rpartition("/")[2].split(",")[0] for line in noted.splitlines()[:3]] == [
+        lines = [line for line in noted.splitlines() if not line.startswith("vita: ")]
+        assert [line.rpartition("/")[2].split(",")[0] for line in lines[:3]] == [
             "still.gif: image", "moving.gif: video", "moving.webp: video",
         ]  # fmt: skip
         assert "strange: the name does not say what it is; write /image, /video or /audio before it.\n" in noted

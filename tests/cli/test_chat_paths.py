@@ -112,6 +112,13 @@ def test_what_follows_a_command(text: str, path: str, question: str) -> None:
     assert split_path(text, lambda p: False) == (path, question)
 
 
+def test_a_long_text_does_not_ask_the_disk_at_every_word() -> None:
+    asked = []
+    text = "and/or /tmp is too long " * 10_000
+    assert find_dropped(text, lambda p: bool(asked.append(p))) == Dropped((), text.strip())
+    assert len(asked) < 10_000
+
+
 def test_kinds_by_suffix() -> None:
     assert [kind_of(name) for name in ("a.JPEG", "b.webm", "c.Opus", "d.txt", ".png", "https://x.y/a.gif#1")] == [
         "image", "video", "audio", None, None, "image",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Literal
 from urllib.parse import unquote, urlsplit
@@ -26,6 +27,10 @@ SUFFIXES: dict[Kind, frozenset[str]] = {
 }
 URL = re.compile(r"(https?|file)://", re.IGNORECASE)
 WORD = re.compile(r"\S+")
+# How a path with a folder in it, or a URL, begins; a quote may stand before it.
+PATH = re.compile(r"[\"']?(~?/|\.\.?/|(https?|file)://)", re.IGNORECASE)
+LONGEST = 4096  # characters of a path, or of all paths at one end of a line
+MOST_WORDS = 32  # of a path with bare spaces
 
 
 @dataclass(frozen=True)
@@ -115,7 +120,8 @@ def existing_path(text: str, exists: Exists = is_file) -> tuple[str, str] | None
 
     The longest one: a path with bare spaces is taken before a shorter file of its first words.
     """
-    for end in sorted((found.end() for found in WORD.finditer(text[:4096])), reverse=True):
+    words = islice(WORD.finditer(text[:LONGEST]), MOST_WORDS)
+    for end in sorted((found.end() for found in words), reverse=True):
         if exists(text[:end]):
             return text[:end], text[end:].lstrip()
     word, rest = first_word(text)
@@ -148,8 +154,7 @@ def find_dropped(line: str, exists: Exists = is_file) -> Dropped:
     question only files that exist and have a suffix of media are taken.
     """
     line = line.strip()
-    found = existing_path(line, exists)
-    alone = found[0] if found is not None and not found[1] else _lone_path(line)
+    alone = _lone_path(line, exists)
     if alone is not None and (looks_like_path(alone) or kind_of(alone) is not None):
         return Dropped(((kind_of(alone), alone),), "")
     leading: list[tuple[Kind | None, str]] = []
@@ -161,13 +166,18 @@ def find_dropped(line: str, exists: Exists = is_file) -> Dropped:
 
 
 def looks_like_path(text: str) -> bool:
-    """Whether a text is written as a path with a folder in it, or as a URL."""
-    return bool(re.match(r"~?/|\.\.?/", text) or URL.match(text))
+    """Whether a text is written as a path with a folder in it, or as a URL; a quote may stand before it."""
+    return PATH.match(text) is not None
 
 
-def _lone_path(line: str) -> str | None:
-    """The path or URL that is the whole line, though there is no such file; None if the line is something else."""
+def _lone_path(line: str, exists: Exists) -> str | None:
+    """The path or URL that is the whole line, whether or not there is such a file; None if it is something else."""
+    if len(line) > LONGEST:
+        return None
     word, rest = first_word(line)
+    for path in (line, *([word] if not rest else [])):
+        if exists(path):
+            return path
     if not rest and looks_like_path(word) and (kind_of(word) is not None or is_folder(word)):
         return word
     bare = looks_like_path(line) and "\n" not in line and kind_of(line) is not None
@@ -176,6 +186,8 @@ def _lone_path(line: str) -> str | None:
 
 def _media_path(text: str, exists: Exists) -> tuple[Kind, str, str] | None:
     """The media file that a text begins with, if it is written as a path: its kind, its path and the rest."""
+    if not looks_like_path(text):
+        return None
     found = existing_path(text, exists)
     if found is None:
         return None
@@ -186,7 +198,9 @@ def _media_path(text: str, exists: Exists) -> tuple[Kind, str, str] | None:
 
 def _take_trailing(line: str, exists: Exists) -> tuple[str, list[tuple[Kind | None, str]]]:
     """The line without the media files at its end, and those files."""
-    for start in (found.start() for found in WORD.finditer(line)):
+    for start in (found.start() for found in WORD.finditer(line, max(0, len(line) - LONGEST))):
+        if start and not line[start - 1].isspace():
+            continue  # a word that is cut by the limit
         rest, files = line[start:], []
         while rest and (found := _media_path(rest, exists)) is not None:
             kind, path, rest = found
