@@ -130,7 +130,7 @@ def test_the_plain_fallback(why: str, folder: Path) -> None:
         chat.wait("to leave)\n[image] >")
         chat.type(CTRL_D)
         assert chat.end() == 0
-        assert chat.lines[-1] == "[image] >" and chat.screen.cursor.x == 0
+        assert (chat.lines[-1], chat.screen.cursor.x, chat.screen.cursor.y) == ("[image] >", 0, len(chat.lines))
     messages = json.loads((folder / "a.json").read_text(encoding="utf-8"))["messages"]
     assert messages[0]["content"] == "one\ntwo"
     assert not (folder / "state").exists()

@@ -60,8 +60,6 @@ def read_lines(reader: Reader, conversation: Conversation) -> None:
         try:
             line = reader.read(f"[{attached}] > " if attached else "> ")
         except EOFError:
-            if reader.on_terminal:
-                print()
             return
         except KeyboardInterrupt:
             if warned or not reader.on_terminal:

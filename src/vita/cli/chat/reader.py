@@ -42,13 +42,18 @@ class PlainReader:
 
     def read(self, prompt: str) -> str | None:
         """See `Reader`."""
-        lines = [input(prompt if self.on_terminal else "")]
-        while lines[-1].endswith(CONTINUED):
-            lines[-1] = lines[-1].removesuffix(CONTINUED)
-            try:
-                lines.append(input(INDENT if self.on_terminal else ""))
-            except EOFError:
-                break
+        try:
+            lines = [input(prompt if self.on_terminal else "")]
+            while lines[-1].endswith(CONTINUED):
+                lines[-1] = lines[-1].removesuffix(CONTINUED)
+                try:
+                    lines.append(input(INDENT if self.on_terminal else ""))
+                except EOFError:
+                    break
+        except (EOFError, KeyboardInterrupt):
+            if self.on_terminal:
+                print()  # the cursor stands behind the prompt
+            raise
         return "\n".join(lines)
 
 
