@@ -67,7 +67,7 @@ def test_tab_history_and_the_end(folder: Path) -> None:
     history = folder / "state" / "history"
     assert stat.S_IMODE(history.stat().st_mode) == 0o600
     kept = list(FileHistory(str(history)).load_history_strings())
-    assert kept == ["/regenerate", "What is it?", "/image my\\ pics/good\\ one.png"]
+    assert kept == ["/regenerate ", "What is it?", "/image my\\ pics/good\\ one.png"]
     with start(folder) as chat:
         chat.type(UP * 2)
         chat.wait("> What is it?")
