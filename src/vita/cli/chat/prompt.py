@@ -11,6 +11,8 @@ from vita.cli.chat.completion import ChatCompleter
 from vita.cli.chat.history import open_history
 from vita.cli.chat.reader import CONTINUED, INDENT
 
+STYLE = "bold ansicyan"  # of the prompt
+
 
 class PromptReader:
     """See `Reader`. Enter ends the input; Alt-Enter, or Enter after a backslash, starts a new line."""
@@ -31,7 +33,7 @@ class PromptReader:
     def read(self, prompt: str) -> str | None:
         """See `Reader`."""
         try:
-            return self._session.prompt(FormattedText([("bold", prompt)]))
+            return self._session.prompt(FormattedText([(STYLE, prompt)]))
         except KeyboardInterrupt:
             if self._session.default_buffer.text:
                 return None
