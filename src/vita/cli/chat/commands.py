@@ -144,8 +144,9 @@ COMMANDS: dict[str, Command] = {
 HIDDEN = ("exit",)
 KEYS = """\
 A file that is dropped into the terminal is attached; media go with the next question. Audio alone is the question:
-press Enter. Tab completes commands and paths, the up arrow brings back earlier input. Alt-Enter, or \\ at the end of a
-line, starts a new line. Ctrl-C stops the answer, not the program."""
+press Enter. Tab completes commands and paths. Alt-Enter, or \\ at the end of a line, starts a new line. The up arrow
+brings back earlier input, which is kept between chats (VITA_HISTORY=off: not). Ctrl-C stops the answer, not the
+program."""
 
 
 def help_text() -> str:
