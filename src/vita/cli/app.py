@@ -173,7 +173,8 @@ def chat(
     verbose: o.Verbose = False,
 ) -> None:
     """Talk turn by turn; media given here go with the first question, and /help lists the commands."""
-    from vita.cli.chat import ChatFlags, run_chat
+    from vita.cli.chat.conversation import ChatFlags
+    from vita.cli.chat.loop import run_chat
     from vita.types import MediaOptions, SamplingParams
 
     params = SamplingParams(
@@ -184,13 +185,14 @@ def chat(
         device=device, dtype=dtype, quantize=quantize, kv_cache=kv_cache, memory=memory, old_memory=old_memory,
         offline=offline,
     )  # fmt: skip
-    run_chat(
+    code = run_chat(
         ChatFlags(
             model=model, base=base, options=options, params=params, system=system, images=tuple(image or ()),
             videos=tuple(video or ()), audios=tuple(audio or ()), fps=fps, max_frames=max_frames,
             media=MediaOptions(reference=reference, max_tiles=max_tiles), verbose=verbose,
         )
     )  # fmt: skip
+    raise typer.Exit(code)
 
 
 @app.command(epilog=examples("vita info", "vita info VITA-MLLM/VITA-1.5 --memory 6GB"))
