@@ -14,8 +14,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
-
 from tests.speech.recordings import noise_bursts, questions, recording, silence
+
 from vita.errors import CheckpointError, RequestError, ResourceError
 from vita.speech.resample import StreamResampler
 from vita.speech.vad import FRAME, SHAPES, SileroVad, VadStream, find_weights, load_vad
