@@ -102,7 +102,7 @@ def test_an_unsure_model_is_asked_again_as_the_silence_grows() -> None:
         _, events = replay([*spoken(), *frames(0.01, 9_600)], TurnOptions.semantic(eagerness))
         pauses = [ms_of(e.end - e.speech_end) for e in events if isinstance(e, TurnPaused)]
         assert pauses == [256, 640, 1280]
-        assert isinstance(events[-1], SpeechStopped) and ms_of(events[-1].end - events[-1].speech_end) == ms
+        assert isinstance(events[-1], SpeechStopped) and 0 <= ms_of(events[-1].end - events[-1].speech_end) - ms < 32
 
 
 def test_noise_makes_no_answer() -> None:

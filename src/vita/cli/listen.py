@@ -168,7 +168,7 @@ def open_microphone(device: DuplexDevice | None = None, options: TurnOptions = L
 
 
 def run_listen(flags: ChatFlags, speak: Speak | None = None) -> None:
-    """Talk until Ctrl-C. The device is opened before the model is loaded, so that a machine without one says so at once.
+    """Talk until Ctrl-C. The device is opened before the model is loaded: a machine without one says so at once.
 
     Args:
         flags: of the command line; media go with the first turn.
