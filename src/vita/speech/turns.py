@@ -21,6 +21,7 @@ Phase = Literal["quiet", "starting", "speaking"]
 Eagerness = Literal["low", "medium", "high", "auto"]
 
 HYSTERESIS = 0.15  # speech goes on until the probability is so far below the threshold
+CERTAIN = 0.9  # a frame of this probability counts in full for a start, less certain ones in proportion
 # Silence that ends a start, so that clicks a while apart do not add up to a turn. A gap within a word is shorter.
 MAX_START_GAP = 2 * FRAME
 SEMANTIC_SILENCE_MS: dict[str, int] = {"low": 8_000, "medium": 4_000, "auto": 4_000, "high": 2_000}
@@ -45,7 +46,8 @@ class TurnOptions:
         threshold: probability from which a frame is speech, 0 to 1.
         prefix_padding_ms: audio before the first speech that belongs to the turn.
         silence_ms: silence that ends a turn.
-        min_speech_ms: speech that starts a turn; less is a click or a cough.
+        min_speech_ms: speech that starts a turn, if its probability is 0.9 or above, longer otherwise; less is a click
+            or a cough.
         interrupt_ms: the same while an answer is played; None: `min_speech_ms`.
         max_turn_ms: a turn ends after so long even if the speech goes on.
         ask_after_ms: silences after which `TurnPaused` asks the caller whether the turn is complete.
@@ -111,7 +113,7 @@ class TurnState:
         phase: whether somebody speaks.
         turn_id: of the turn that goes on, or of the last one; 0: there was none.
         onset: where the speech of the turn, or of the start, began.
-        speech: speech of the start so far.
+        speech: speech of the start so far; frames below `CERTAIN` count in proportion.
         speech_end: end of the last speech.
         silent: whether the probability has fallen since, and not risen again.
         asked: how many values of `ask_after_ms` the silence has reached.
@@ -124,7 +126,7 @@ class TurnState:
     phase: Phase = "quiet"
     turn_id: int = 0
     onset: int = 0
-    speech: int = 0
+    speech: float = 0.0
     speech_end: int = 0
     silent: bool = False
     asked: int = 0
@@ -300,9 +302,9 @@ def _frame(state: TurnState, options: TurnOptions, probability: float) -> Step:
     if state.phase == "quiet":
         if not speech:
             return _idle(state, options)
-        state = replace(state, phase="starting", onset=begin, speech=0)
+        state = replace(state, phase="starting", onset=begin, speech=0.0)
     if state.phase == "starting":
-        return _starting(state, options, speech, silence)
+        return _starting(state, options, probability)
     return _speaking(state, options, speech, silence)
 
 
@@ -313,10 +315,11 @@ def _idle(state: TurnState, options: TurnOptions) -> Step:
     return replace(state, idle_since=None), (IdleTimeout(since, state.position),)
 
 
-def _starting(state: TurnState, options: TurnOptions, speech: bool, silence: bool) -> Step:
-    if speech:
-        state = replace(state, speech=state.speech + FRAME, speech_end=state.position)
-    elif silence and state.position - state.speech_end >= MAX_START_GAP:
+def _starting(state: TurnState, options: TurnOptions, probability: float) -> Step:
+    if probability >= options.threshold:
+        speech = state.speech + FRAME * min(1.0, probability / CERTAIN)
+        state = replace(state, speech=speech, speech_end=state.position)
+    elif probability < options.threshold - HYSTERESIS and state.position - state.speech_end >= MAX_START_GAP:
         return _idle(replace(state, phase="quiet"), options)
     interrupts = state.answering and options.interrupt_response
     needed = options.interrupt_ms if interrupts and options.interrupt_ms is not None else options.min_speech_ms
