@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -46,18 +47,20 @@ class Room:
 
     Attributes:
         vad: of the microphone under test.
-        script: what the user does: waits until the answer has played for so many seconds (0: at once), then says this.
+        script: what the user does: waits until the answer has played for so many seconds (0: at once) or something
+            is so, then says this.
         echo: response of the room; None: headphones.
         tail: seconds of silence after the script.
-        repeat: the last part of the script is followed by silence until `close`.
+        played, recorded: blocks of 10 ms so far.
     """
 
     vad: CountingVad
-    script: list[tuple[float, Samples]]
+    script: list[tuple[float | Callable[[], bool], Samples]]
     echo: Samples | None = None
     sample_rate: int = 48_000
     tail: float = 1.5
     played: list[Samples] = field(default_factory=list)
+    recorded: list[Samples] = field(default_factory=list)
     error: BaseException | None = None
     unplugged: bool = False
 
@@ -79,10 +82,8 @@ class Room:
 
     def _run(self) -> None:
         try:
-            for seconds, said in self.script:
-                heard = 0
-                while heard < seconds * self.sample_rate and not self._closed.is_set():
-                    heard += int(np.count_nonzero(self._block(None)) > 0) * (self.sample_rate // 100)
+            for condition, said in self.script:
+                self._wait_for(condition)
                 for at in range(0, len(said), self.sample_rate // 100):
                     self._block(said[at : at + self.sample_rate // 100])
             for _ in range(int(self.tail * 100)):
@@ -98,6 +99,20 @@ class Room:
             self.error = error
             self._finished.set()
 
+    def _wait_for(self, condition: float | Callable[[], bool]) -> None:
+        heard, deadline = 0, time.monotonic() + WAIT
+        while not self._closed.is_set():
+            assert time.monotonic() < deadline, "the user waits for something that does not happen"
+            if condition() if callable(condition) else heard >= condition * self.sample_rate:
+                return
+            heard += int(np.count_nonzero(self._block(None)) > 0) * (self.sample_rate // 100)
+            if callable(condition):
+                self._closed.wait(0.002)
+
+    def finished(self) -> bool:
+        """Whether the script and the tail are over."""
+        return self._finished.is_set()
+
     def _block(self, said: Samples | None) -> Samples:
         """One block of 10 ms: returns what was played."""
         size = self.sample_rate // 100
@@ -107,6 +122,7 @@ class Room:
         if self.echo is not None:
             past = np.concatenate([np.zeros(len(self.echo), np.float32), *self.played[-(len(self.echo) // size + 2) :]])
             recorded += np.convolve(past[-len(self.echo) - size :], self.echo)[len(self.echo) : len(self.echo) + size]
+        self.recorded.append(recorded)
         played = self._exchange(recorded)
         self.played.append(played)
         done = len(self.played) * size * SAMPLE_RATE // self.sample_rate - LAG

@@ -50,7 +50,7 @@ class _Reader(pickle.Unpickler):
         super().__init__(file)  # type: ignore[arg-type]
         self._storage = storage
 
-    def find_class(self, module: str, name: str) -> object:  # type: ignore[override]
+    def find_class(self, module: str, name: str) -> object:
         known = {
             ("torch._utils", "_rebuild_tensor_v2"): _tensor,
             ("collections", "OrderedDict"): dict,
