@@ -18,7 +18,7 @@ from vita.cli.listen import ListenLoop
 from vita.engine.handle import Handle
 from vita.errors import ResourceError
 from vita.events import Done, Event, TextDelta
-from vita.speech.device import SoundDevice
+from vita.speech.device import DefaultDevice
 from vita.speech.echo import EchoCanceller
 from vita.speech.listener import Listener
 from vita.speech.microphone import Microphone
@@ -142,7 +142,7 @@ def test_a_device_that_stops_ends_the_loop(mini_model: vita.Vita) -> None:
 
 def test_a_machine_without_a_microphone_gets_one_sentence() -> None:
     try:
-        SoundDevice()
+        DefaultDevice()
     except ResourceError as error:
         done = run("chat", "--listen")
         assert done.returncode == 2 and done.stdout == b""

@@ -13,7 +13,7 @@ from tests.speech.devices import CountingVad, Room, echo_of
 from tests.speech.recordings import RATE, recording, silence
 
 from vita.errors import ResourceError
-from vita.speech.device import SoundDevice
+from vita.speech.device import DefaultDevice
 from vita.speech.echo import EchoCanceller
 from vita.speech.listener import Listener
 from vita.speech.microphone import Microphone, MicrophoneEvent
@@ -139,7 +139,7 @@ def test_a_device_that_stops_is_an_error_and_a_blocked_answer_is_freed() -> None
 
 def test_a_machine_without_a_device_gets_one_sentence() -> None:
     try:
-        SoundDevice()
+        DefaultDevice()
     except ResourceError as error:
         text = str(error)
     else:

@@ -159,12 +159,12 @@ def open_microphone(device: DuplexDevice | None = None, options: TurnOptions = L
     Raises:
         ResourceError: there is no device, or a package of the extra `listen` is missing.
     """
-    from vita.speech.device import SoundDevice
+    from vita.speech.device import DefaultDevice
     from vita.speech.echo import EchoCanceller
     from vita.speech.microphone import Microphone
     from vita.speech.vad import load_vad
 
-    return Microphone(device or SoundDevice(), load_vad(), EchoCanceller(), options)
+    return Microphone(device or DefaultDevice(), load_vad(), EchoCanceller(), options)
 
 
 def run_listen(flags: ChatFlags, speak: Speak | None = None) -> None:

@@ -40,7 +40,7 @@ class DuplexDevice(Protocol):
         """End; `exchange` is not called any more."""
 
 
-class SoundDevice:
+class DefaultDevice:
     """The system's default microphone and loudspeaker, by the optional package sounddevice.
 
     Raises:
