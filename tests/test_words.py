@@ -80,7 +80,7 @@ SENTENCES = {
 }  # fmt: skip
 # Where a word is right: a pattern for "file:name" or "file:sentence", and why.
 ALLOWED: dict[str, str] = {
-    r"(prompt/.*|engine/session\.py):turn": "a turn of a conversation",
+    r"(prompt/.*|engine/session\.py|cli/chat/.*):turn": "a turn of a conversation",
     r"api\.py:fit": "the old name of `memory`, deprecated",
     r"cli/evaluate\.py:--(wide|pictures)": "a flag of recipes/evaluate.py, which keeps its names",
     r"cli/options\.py:--fit": "the old name of --memory, hidden",

@@ -17,7 +17,7 @@ import vita
 from vita.engine.handle import Handle
 from vita.engine.request import Request
 from vita.engine.session import Session
-from vita.errors import MediaError, QueueFull, RequestError
+from vita.errors import Cancelled, MediaError, QueueFull, RequestError
 from vita.events import Result, TextDelta
 from vita.prompt import processor
 from vita.types import SamplingParams
@@ -277,6 +277,65 @@ def test_a_refused_turn_does_not_block_the_next_one(model: vita.Vita, monkeypatc
     said = session.submit(vita.user("Hello"), SHORT).result()
     session.truncate(2)
     assert history(session) == [("user", "Hello"), ("assistant", said.text[:2])]
+
+
+def test_a_prepared_turn_is_read_once_and_answered_as_its_message(
+    model: vita.Vita, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, message = model.session(), vita.user("What?", image=IMAGE)
+    turn = session.prepare(message)
+    (media,) = [piece for piece in turn.pieces if not isinstance(piece, str)]
+    assert (media.width, media.height, turn.images) == (112, 112, 1) and session.turns == ()
+
+    def refuse(*_: Any) -> Any:
+        raise AssertionError("it was read again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(processor, "load_image_with_notes", refuse)
+        said = session.submit(turn, SHORT).result()
+    assert session.turns[0] is turn
+    assert said.token_ids == fresh(model, message)
+
+
+def test_what_cannot_be_prepared_or_asked_is_refused(model: vita.Vita) -> None:
+    session = model.session()
+    with pytest.raises(MediaError, match="no such file"):
+        session.prepare(vita.user(image="no-such-file.png"))
+    with pytest.raises(RequestError, match="the user's"):
+        session.submit(processor.PreparedTurn("assistant", ("Hi",)))
+    for pieces in ((), (" ",)):
+        with pytest.raises(RequestError, match="no question"):
+            session.submit(processor.PreparedTurn("user", pieces))
+    with pytest.raises(Cancelled):
+        session.prepare(vita.user(image=IMAGE.tobytes()), cancelled=lambda: True)
+
+
+def test_undo_forgets_the_newest_question_which_can_be_asked_again(model: vita.Vita) -> None:
+    session = model.session()
+    assert session.undo() == ()
+    first = session.submit(vita.user("Hello"), SHORT).result()
+    second = session.submit(vita.user("What?", image=IMAGE), SHORT).result()
+    turn, answer = session.undo()
+    assert (turn.role, turn.images, answer.pieces) == ("user", 1, (second.text,))
+    assert history(session) == [("user", "Hello"), ("assistant", first.text)]
+    assert session.submit(turn, SHORT).result().token_ids == second.token_ids
+    assert len(session.undo()) == len(session.undo()) == 2 and session.turns == ()
+
+
+def test_undo_of_a_question_without_an_answer_and_of_one_that_runs(model: vita.Vita) -> None:
+    ended = Ended(model)
+    ended.turn("Hello", "Hi", state="typed")
+    ended.turn("And?")
+    assert [turn.pieces for turn in ended.session.undo()] == [("And?",)]
+    assert history(ended.session) == [("user", "Hello"), ("assistant", "Hi")]
+    session = model.session()
+    handle = session.submit(vita.user("Hello"), ENDLESS)
+    events = iter(handle)
+    next(events)
+    with pytest.raises(RequestError, match="still being answered"):
+        session.undo()
+    handle.cancel()
+    assert list(events) and session.undo()[0].pieces == ("Hello",) and session.turns == ()
 
 
 def test_one_message_a_turn(model: vita.Vita) -> None:

@@ -171,10 +171,12 @@ def chat(
     repetition_penalty: o.RepetitionPenalty = None,
     seed: o.Seed = None,
     stop: o.Stop = None,
+    listen: o.Listen = False,
     verbose: o.Verbose = False,
 ) -> None:
     """Talk turn by turn; media given here go with the first question, and /help lists the commands."""
-    from vita.cli.chat import ChatFlags, run_chat
+    from vita.cli.chat.conversation import ChatFlags
+    from vita.cli.chat.loop import run_chat
     from vita.types import MediaOptions, SamplingParams
 
     params = SamplingParams(
@@ -185,13 +187,17 @@ def chat(
         device=device, dtype=dtype, quantize=quantize, kv_cache=kv_cache, memory=memory, old_memory=old_memory,
         offline=offline,
     )  # fmt: skip
-    run_chat(
-        ChatFlags(
-            model=model, base=base, options=options, params=params, system=system, images=tuple(image or ()),
-            videos=tuple(video or ()), audios=tuple(audio or ()), fps=fps, max_frames=max_frames,
-            media=MediaOptions(reference=reference, max_tiles=max_tiles), verbose=verbose,
-        )
+    flags = ChatFlags(
+        model=model, base=base, options=options, params=params, system=system, images=tuple(image or ()),
+        videos=tuple(video or ()), audios=tuple(audio or ()), fps=fps, max_frames=max_frames,
+        media=MediaOptions(reference=reference, max_tiles=max_tiles), verbose=verbose,
     )  # fmt: skip
+    if listen:
+        from vita.cli.listen import run_listen
+
+        run_listen(flags)
+    else:
+        raise typer.Exit(run_chat(flags))
 
 
 @app.command(epilog=examples("vita serve", "VITA_API_KEY=choose-one vita serve --host 0.0.0.0 --self-signed"))

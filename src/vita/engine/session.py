@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from vita.engine.engine import Engine, has_media
@@ -79,14 +80,29 @@ class Session:
         with self._lock:
             return tuple(self._turns)
 
+    def prepare(self, message: Message, cancelled: Callable[[], bool] | None = None) -> PreparedTurn:
+        """Read and decode the media of a user's turn in the calling thread; `submit` takes the result.
+
+        Args:
+            message: the user's turn.
+            cancelled: asked between blocks; once true, reading ends.
+
+        Raises:
+            RequestError: as `submit`. MediaError: a file that cannot be used. Cancelled: by `cancelled`.
+        """
+        _, (message,) = self._engine.accept([message], self.options)
+        seconds = self.options.policy.deadline
+        guard = ReadGuard.start(seconds) if cancelled is None else ReadGuard.start(seconds, cancelled)
+        return self._engine.processor.read_turn(message, self.options, Stopwatch(), guard)
+
     def submit(
-        self, message: Message, params: SamplingParams | None = None, *, priority: int = 0,
+        self, message: Message | PreparedTurn, params: SamplingParams | None = None, *, priority: int = 0,
         deadline: float | None = None,
     ) -> Handle:  # fmt: skip
         """Ask the next turn. It waits for the end of the one before, if that was cancelled.
 
         Args:
-            message: the user's turn.
+            message: the user's turn, or what `prepare` or `undo` returned.
             params: how tokens are chosen; one answer only.
             priority, deadline: see `Engine.submit`.
 
@@ -96,7 +112,10 @@ class Session:
         """
         if not self._finalizer.alive:
             raise RequestError("the session is closed", fix="make another one")
-        _, (message,) = self._engine.accept([message], self.options)
+        if isinstance(message, PreparedTurn):
+            asked: Message | PreparedTurn = check_prepared(message)
+        else:
+            (asked,) = self._engine.accept([message], self.options)[1]
         params = SamplingParams() if params is None else params
         check_params(params)
         if params.n != 1:
@@ -108,7 +127,8 @@ class Session:
         running = _Running(self._turns)
 
         def read(watch: Stopwatch, guard: ReadGuard) -> ProcessedInputs:
-            turn = self._engine.read_turn(message, self.options, watch, guard)
+            read_turn = self._engine.read_turn
+            turn = asked if isinstance(asked, PreparedTurn) else read_turn(asked, self.options, watch, guard)
             with self._lock:
                 running.turn = turn
                 turns, dropped = [*running.history, turn], self._dropped
@@ -122,7 +142,7 @@ class Session:
         handle = self._engine.submit_prompt(
             read, params, self.options, session=self._number, priority=priority, deadline=deadline,
             cache_salt=self.cache_salt, on_end=lambda request: self._ended(running, request), after=before,
-            has_media=has_media(message),
+            has_media=isinstance(asked, Message) and has_media(asked),
         )  # fmt: skip
         self._last, self._running = handle, running
         return handle
@@ -164,6 +184,25 @@ class Session:
             else:
                 self._turns.pop()
 
+    def undo(self) -> tuple[PreparedTurn, ...]:
+        """Forget the newest answer and the user's turn before it; `submit` takes that turn to ask it again.
+
+        Returns:
+            What was forgotten: the user's turn and its answer, if it has one. Empty if there was no turn.
+
+        Raises:
+            RequestError: the newest turn is still being answered.
+        """
+        with self._lock:
+            if self._running is not None and not self._running.ended:
+                raise RequestError("the turn is still being answered", fix="read it to its end, or cancel it")
+            start = len(self._turns) - 1
+            while start > 0 and self._turns[start].role != "user":
+                start -= 1
+            removed = tuple(self._turns[max(0, start) :])
+            del self._turns[max(0, start) :]
+            return removed
+
     def add(self, turn: PreparedTurn) -> None:
         """Add a turn of a conversation that was held elsewhere."""
         with self._lock:
@@ -185,3 +224,16 @@ class Session:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def check_prepared(turn: PreparedTurn) -> PreparedTurn:
+    """The turn itself.
+
+    Raises:
+        RequestError: it is not the user's, or is empty.
+    """
+    if turn.role != "user":
+        raise RequestError("the last message must be the user's")
+    if not any(not isinstance(piece, str) or piece.strip() for piece in turn.pieces):
+        raise RequestError("there is no question", fix="give a text, an image, a video or audio")
+    return turn

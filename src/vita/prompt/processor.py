@@ -107,7 +107,7 @@ class TurnReader:
         with watch.stage("media"):
             loaded = load_image_with_notes(image.source, options, guard)
         with watch.stage("preprocess"):
-            media = Media("image", self._tiles(cut_tiles(loaded.image, tiling)))
+            media = Media("image", self._tiles(cut_tiles(loaded.image, tiling)), *loaded.image.size)
         return replace(turn, pieces=(*turn.pieces, media), images=turn.images + 1, notes=(*turn.notes, *loaded.notes))
 
     def _add_video(
@@ -116,7 +116,7 @@ class TurnReader:
         with watch.stage("media"):
             clip = load_video(video, options, guard=guard)
         with watch.stage("preprocess"):
-            media = Media("video", self._tiles(clip.frames))
+            media = Media("video", self._tiles(clip.frames), *clip.frames[0].size, seconds=clip.n_frames / clip.fps)
         return replace(
             turn, pieces=(*turn.pieces, media), images=turn.images + len(clip.frames), notes=(*turn.notes, *clip.notes)
         )
@@ -135,7 +135,8 @@ class TurnReader:
             wave = load_audio(audio, options, self.config.filterbank.sample_rate, guard=guard)
         with watch.stage("preprocess"):
             windows = self.windows(wave, reference=options.reference)
-            media = Media("audio", (MediaSpan("audio", digest(*windows), self.audio_rows(windows), windows),))
+            span = MediaSpan("audio", digest(*windows), self.audio_rows(windows), windows)
+            media = Media("audio", (span,), seconds=wave.seconds)
         return replace(
             turn,
             pieces=(*turn.pieces, media),

@@ -43,10 +43,20 @@ SYSTEM: dict[Modality, str] = {
 
 @dataclass(frozen=True)
 class Media:
-    """An image, a video or an audio clip inside a turn: the spans of its tiles, its frames, or of the clip."""
+    """An image, a video or an audio clip inside a turn.
+
+    Attributes:
+        kind: image, video or audio.
+        spans: of its tiles, its frames, or of the clip.
+        width, height: of the image or video in pixels, before it is cut into tiles; 0 for audio.
+        seconds: length of the video or audio; 0 for an image.
+    """
 
     kind: Literal["image", "video", "audio"]
     spans: tuple[MediaSpan, ...]
+    width: int = 0
+    height: int = 0
+    seconds: float = 0.0
 
 
 Piece = str | Media

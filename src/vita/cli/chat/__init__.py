@@ -1,0 +1,1 @@
+"""`vita chat`: a conversation in the terminal."""

@@ -1,0 +1,35 @@
+"""Print answers to stdout, and everything else that a chat says to stderr."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from vita.events import Done, TextDelta
+
+if TYPE_CHECKING:
+    from vita.engine.handle import Handle
+
+
+def note(text: str) -> None:
+    """Print a line that is no answer."""
+    sys.stdout.flush()
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def print_answer(handle: Handle, pieces: list[str]) -> Done:
+    """Print the text piece by piece, without the last newline.
+
+    Args:
+        handle: of the request.
+        pieces: the text is added to it.
+    """
+    for event in handle:
+        if isinstance(event, TextDelta):
+            pieces.append(event.text)
+            sys.stdout.write(event.text)
+            sys.stdout.flush()
+        elif isinstance(event, Done):
+            return event
+    raise RuntimeError("the event stream ended without Done")

@@ -1,0 +1,77 @@
+"""The conversation as text, for /save."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vita.errors import RequestError
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A question and its answer.
+
+    Attributes:
+        question: typed text; empty if audio was the question.
+        media: kind and path of each file that was attached.
+        answer: its text, as far as it was given out.
+        tries: how often the question was answered.
+    """
+
+    question: str
+    media: tuple[tuple[str, str], ...] = ()
+    answer: str = ""
+    tries: int = 1
+
+
+def save_transcript(path: Path, exchanges: Sequence[Exchange], model: str, system: str | None) -> None:
+    """Write a conversation to a new file: JSON if its name ends in .json, else Markdown.
+
+    Args:
+        path: must not exist.
+        exchanges: oldest first.
+        model: its name.
+        system: the system text; None: the built-in one.
+
+    Raises:
+        RequestError: there is nothing to save, the file exists, or it cannot be written.
+    """
+    if not exchanges:
+        raise RequestError("there is nothing to save yet", where="/save", fix="ask a question first")
+    write = as_json if path.suffix.lower() == ".json" else as_markdown
+    text = write(exchanges, model, system)
+    try:
+        file = path.expanduser()
+        with file.open("x", encoding="utf-8") as out:
+            out.write(text)
+    except FileExistsError:
+        raise RequestError("exists already", where=path, fix="choose another name") from None
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RequestError(f"cannot be written ({reason})", where=path, fix="choose another file") from error
+
+
+def as_markdown(exchanges: Sequence[Exchange], model: str, system: str | None) -> str:
+    """Questions and answers under their speakers' names."""
+    parts = [f"# Conversation with {model}"]
+    if system is not None:
+        parts.append(f"System text: {system}")
+    for exchange in exchanges:
+        media = [f"[{kind}: {path}]" for kind, path in exchange.media]
+        parts.append("\n".join(["**You:**", *media, *([exchange.question] if exchange.question else [])]))
+        parts.append(f"**VITA:**\n{exchange.answer}")
+    return "\n\n".join(parts) + "\n"
+
+
+def as_json(exchanges: Sequence[Exchange], model: str, system: str | None) -> str:
+    """An object with the model, the system text and the messages."""
+    messages: list[dict[str, object]] = []
+    for exchange in exchanges:
+        media = [{"kind": kind, "path": path} for kind, path in exchange.media]
+        messages.append({"role": "user", "content": exchange.question, "media": media})
+        messages.append({"role": "assistant", "content": exchange.answer})
+    value = {"model": model, "system": system, "messages": messages}
+    return json.dumps(value, ensure_ascii=False, indent=2) + "\n"
