@@ -1,0 +1,323 @@
+"""The codec's generator: speech tokens in, 24-kHz audio out (spec section 9.3).
+
+Activations are rows, `[frames, channels]`: a convolution over them is one in the channels-last layout. A stream feeds
+every layer the rows that are new and keeps those that its next output needs, so nothing is computed twice and pieces
+joined equal the audio computed at once. T tokens give exactly 600 * T samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vita.speech.config import CODE_SIZE, GLOBAL_SIZE, CodecConfig
+
+SLOPE = 0.1  # of every leaky ReLU
+OUTER_KERNEL = 7  # of the first and the last convolution
+
+Steps = Generator[None, None, Tensor]  # pauses after every convolution, and returns rows
+
+
+class Conv(nn.Module):
+    """A dilated convolution along the rows, without padding.
+
+    Attributes:
+        weight: `[out, in, 1, kernel]`, channels last.
+        bias: `[out]`.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, dilation: int = 1) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, 1, kernel))
+        self.bias = nn.Parameter(torch.empty(out_channels))
+        self.dilation = dilation
+
+    @property
+    def span(self) -> int:
+        """Rows that an output needs beside one."""
+        return (self.weight.shape[3] - 1) * self.dilation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[n, in]` to `[n - span, out]`, all in the dtype of the weight."""
+        image = x.t()[None, :, None, :]  # [1, in, 1, n], channels last without a copy
+        if x.is_cuda:  # float32 is exact on every device
+            with torch.backends.cudnn.flags(allow_tf32=False):
+                out = functional.conv2d(image, self.weight, self.bias, dilation=(1, self.dilation))
+        else:
+            out = functional.conv2d(image, self.weight, self.bias, dilation=(1, self.dilation))
+        return out[0, :, 0, :].t()  # [n - span, out]
+
+    @staticmethod
+    def stored(weight: Tensor) -> Tensor:
+        """`[out, in, kernel]` of a checkpoint as `weight`."""
+        return weight[:, :, None, :].contiguous(memory_format=torch.channels_last)
+
+
+class Upsample(nn.Module):
+    """A transposed convolution along the rows, as a matrix multiplication; without its bias and cropping.
+
+    Attributes:
+        weight: `[taps * rate * out, in]`: row `(tap * rate + phase) * out + channel`, zeros behind the kernel.
+        bias: `[out]`.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, rate: int) -> None:
+        super().__init__()
+        self.rate, self.out_channels, self.kernel = rate, out_channels, kernel
+        self.taps = -(-kernel // rate)
+        self.weight = nn.Parameter(torch.empty(self.taps * rate * out_channels, in_channels))
+        self.bias = nn.Parameter(torch.empty(out_channels))
+
+    @property
+    def crop(self) -> int:
+        """Rows that are cut off at both ends of the result."""
+        return (self.kernel - self.rate) // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[n, in]` to float32 sums `[n + taps - 1, rate, out]`, of which the last `taps - 1` are not complete."""
+        n = len(x)
+        terms = functional.linear(x, self.weight).view(n, self.taps, self.rate, self.out_channels)
+        sums = terms.new_zeros(n + self.taps - 1, self.rate, self.out_channels, dtype=torch.float32)
+        for tap in range(self.taps):
+            sums[tap : tap + n] += terms[:, tap]
+        return sums
+
+    @staticmethod
+    def stored(weight: Tensor, rate: int) -> Tensor:
+        """`[in, out, kernel]` of a checkpoint as `weight`."""
+        padded = functional.pad(weight, (0, -weight.shape[2] % rate))  # [in, out, taps * rate]
+        return padded.permute(2, 1, 0).reshape(-1, weight.shape[0]).contiguous()
+
+
+class ResidualBlock(nn.Module):
+    """Dilated convolutions, each or each pair with a residual connection.
+
+    Args:
+        channels: of the rows.
+        kernel: of every convolution.
+        dilations: of the residual connections, in their order.
+        paired: a second convolution, without dilation, follows each ("1" in the configuration).
+    """
+
+    def __init__(self, channels: int, kernel: int, dilations: Sequence[int], paired: bool) -> None:
+        super().__init__()
+        first = nn.ModuleList(Conv(channels, channels, kernel, dilation) for dilation in dilations)
+        if paired:
+            self.convs1 = first
+            self.convs2 = nn.ModuleList(Conv(channels, channels, kernel) for _ in dilations)
+            self.chains = [list(pair) for pair in zip(self.convs1, self.convs2, strict=True)]
+        else:
+            self.convs = first
+            self.chains = [[conv] for conv in first]
+
+
+class Codec(nn.Module):
+    """Tables of codes, and the generator.
+
+    Args:
+        config: sizes.
+    """
+
+    def __init__(self, config: CodecConfig) -> None:
+        super().__init__()
+        self.config = config
+        count = len(config.global_tokens)
+        self.codes = _table(config.codes, CODE_SIZE)
+        self.global_codes = nn.ModuleList(_table(config.codes, GLOBAL_SIZE // count) for _ in range(count))
+        channels = config.channels
+        self.conv_pre = Conv(CODE_SIZE, channels, OUTER_KERNEL)
+        self.ups, self.blocks = nn.ModuleList(), nn.ModuleList()
+        for rate, kernel in zip(config.rates, config.kernels, strict=True):
+            self.ups.append(Upsample(channels, channels // 2, kernel, rate))
+            channels //= 2
+            for size, dilations in zip(config.block_kernels, config.block_dilations, strict=True):
+                self.blocks.append(ResidualBlock(channels, size, dilations, config.resblock == "1"))
+        self.conv_post = Conv(channels, 1, OUTER_KERNEL)
+
+    @property
+    def device(self) -> torch.device:
+        return self.conv_post.weight.device
+
+    def global_vector(self) -> Tensor:
+        """The voice: `[128]`."""
+        rows = [table.weight[t] for table, t in zip(self.global_codes, self.config.global_tokens, strict=True)]
+        return torch.cat(rows)
+
+    def samples_after(self, tokens: int) -> int:
+        """Samples that a stream has given after so many tokens, if there may be more: 600 a token, without those that
+        depend on tokens to come."""
+        rows = tokens - self.conv_pre.span // 2
+        stages = len(self.config.rates)
+        blocks = len(self.config.block_kernels)
+        for stage in range(stages):
+            up, chains = self.ups[stage], self.blocks[stage * blocks : (stage + 1) * blocks]
+            spans = [sum(conv.span // 2 for chain in block.chains for conv in chain) for block in chains]
+            rows = max(0, rows) * up.rate - up.crop - max(spans)
+        return max(0, rows - self.conv_post.span // 2)
+
+    def tokens_for(self, samples: int) -> int:
+        """The fewest tokens after which a stream has given so many samples."""
+        tokens = samples // (SAMPLES := self.samples_after(1_000_001) - self.samples_after(1_000_000))
+        while self.samples_after(tokens) < samples:
+            tokens += 1
+        return tokens if SAMPLES else 0
+
+    @torch.inference_mode()
+    def forward(self, tokens: Sequence[int]) -> Tensor:
+        """Audio of all tokens: float32 `[600 * T]`, between -1 and 1."""
+        return finish(CodecStream(self).push(tokens, last=True))
+
+
+def finish(steps: Steps) -> Tensor:
+    """Run steps to their end, and return what they return."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+class CodecStream:
+    """Explicit state of one run of the codec.
+
+    Args:
+        codec: the weights.
+    """
+
+    def __init__(self, codec: Codec) -> None:
+        self._codec = codec
+        self.reset()
+
+    def reset(self) -> None:
+        """Before the first token of another run."""
+        codec, config = self._codec, self._codec.config
+        self._pre, self._post = _ConvStream(codec.conv_pre), _ConvStream(codec.conv_post)
+        count = len(config.block_kernels)
+        self._stages = [
+            _StageStream(up, codec.blocks[stage * count : (stage + 1) * count], codec)
+            for stage, up in enumerate(codec.ups)
+        ]
+
+    def push(self, tokens: Sequence[int], *, last: bool) -> Steps:
+        """Feed tokens. Iterate to compute; it pauses after every convolution.
+
+        Args:
+            tokens: all ids under `n_codes`.
+            last: no more will come; without it the samples that depend on later tokens are kept back.
+
+        Returns:
+            float32 `[n]`: the samples that are complete now. All pushes of a run return 600 for each token.
+        """
+        codec = self._codec
+        ids = torch.tensor(list(tokens), dtype=torch.int64, device=codec.device)
+        x = self._pre.push(codec.codes.weight[ids], last)  # [n, C0]
+        yield
+        for stage in self._stages:
+            x = yield from stage.push(functional.leaky_relu(x, SLOPE), last)
+        x = self._post.push(functional.leaky_relu(x, SLOPE), last)  # [n, 1]
+        return torch.tanh(x[:, 0].float())
+
+
+class _ConvStream:
+    """A convolution with zero padding of half its span at both ends, and the rows that its next output needs."""
+
+    def __init__(self, conv: nn.Module) -> None:
+        assert isinstance(conv, Conv)
+        self._conv, self._padding = conv, conv.span // 2
+        self._tail = conv.weight.new_zeros(self._padding, conv.weight.shape[1])
+
+    def push(self, x: Tensor, last: bool) -> Tensor:
+        """`[n, in]` to as many rows `[m, out]` as are complete."""
+        weight, span = self._conv.weight, self._conv.span
+        x = x.to(weight.dtype)
+        rows = [self._tail, x]
+        if last:
+            rows.append(x.new_zeros(self._padding, x.shape[1]))
+        x = torch.cat(rows) if span else x
+        self._tail = x[max(0, len(x) - span) :].clone() if span else x[:0]
+        return self._conv(x) if len(x) > span else x.new_zeros(0, weight.shape[0])
+
+
+class _UpsampleStream:
+    """A transposed convolution, and the sums that later rows will be added to."""
+
+    def __init__(self, up: Upsample) -> None:
+        self._up = up
+        self._carry = up.weight.new_zeros(up.taps - 1, up.rate, up.out_channels, dtype=torch.float32)
+        self._to_crop = up.crop
+
+    def push(self, x: Tensor, last: bool) -> Tensor:
+        """`[n, in]` to float32 `[m, out]`."""
+        up = self._up
+        sums = up(x.to(up.weight.dtype))
+        sums[: up.taps - 1] += self._carry
+        self._carry = sums[len(x) :].clone()
+        out = (sums if last else sums[: len(x)]).reshape(-1, up.out_channels)
+        if last:  # of the whole: (N - 1) * rate + kernel rows, then `crop` less
+            out = out[: len(x) * up.rate + up.kernel - up.rate - up.crop]
+        out, self._to_crop = out[self._to_crop :], max(0, self._to_crop - len(out))
+        return out + up.bias
+
+
+class _Queue:
+    """Rows that wait for rows of another branch."""
+
+    def __init__(self) -> None:
+        self._rows: Tensor | None = None
+
+    def append(self, x: Tensor) -> None:
+        self._rows = x if self._rows is None else torch.cat([self._rows, x])
+
+    def __len__(self) -> int:
+        return 0 if self._rows is None else len(self._rows)
+
+    def take(self, n: int) -> Tensor:
+        """The first `n` rows."""
+        assert self._rows is not None
+        taken, self._rows = self._rows[:n], self._rows[n:].clone()
+        return taken
+
+
+class _BlockStream:
+    """A residual block: each connection waits for the rows of its convolutions."""
+
+    def __init__(self, block: ResidualBlock) -> None:
+        self._chains = [([_ConvStream(conv) for conv in chain], _Queue()) for chain in block.chains]
+
+    def push(self, x: Tensor, last: bool) -> Steps:
+        """float32 `[n, C]` to `[m, C]`. What is added up stays in float32, whatever the dtype of the weights."""
+        for convs, waiting in self._chains:
+            waiting.append(x)
+            for conv in convs:
+                x = conv.push(functional.leaky_relu(x, SLOPE), last)
+                yield
+            x = waiting.take(len(x)) + x
+        return x
+
+
+class _StageStream:
+    """One stage of the generator: upsampling, then the mean of its residual blocks."""
+
+    def __init__(self, up: nn.Module, blocks: nn.ModuleList, codec: Codec) -> None:
+        assert isinstance(up, Upsample)
+        self._up = _UpsampleStream(up)
+        self._blocks = [(_BlockStream(b), _Queue()) for b in blocks if isinstance(b, ResidualBlock)]
+        self._global = codec.global_vector() if up.out_channels == GLOBAL_SIZE else None
+
+    def push(self, x: Tensor, last: bool) -> Steps:
+        """`[n, 2 C]` to float32 `[m, C]`."""
+        x = self._up.push(x, last)
+        yield
+        for block, done in self._blocks:
+            done.append((yield from block.push(x, last)))
+        n = min(len(done) for _, done in self._blocks)
+        mean = torch.stack([done.take(n) for _, done in self._blocks]).sum(0) / len(self._blocks)
+        return mean if self._global is None else mean + self._global
+
+
+def _table(rows: int, size: int) -> nn.Embedding:
+    # Not nn.Embedding's normal initialisation, which imports PyTorch's compiler on the meta device.
+    return nn.Embedding.from_pretrained(torch.empty(rows, size), freeze=True)
