@@ -51,7 +51,8 @@ def load_speech(
     Args:
         folder: holds `decoder/` and `codec/`, each with model.json and final.pt.
         device: to compute on.
-        dtype: float32, bfloat16 or float16. Weights are upcast to float32 before weight norm is folded.
+        dtype: float32, bfloat16 or float16. Weights are upcast to float32 before weight norm is folded. On a CPU the
+            codec stays in float32, in which it is faster there.
         quantize: quantise the decoder's linear layers.
         text_size: size of the embedding rows of the text, which must be a multiple of the decoder's.
 
@@ -78,7 +79,8 @@ def load_speech(
     if codec_config is not None:
         with torch.device("meta"):
             codec = Codec(codec_config)
-        _assign(codec, tensors[CODEC], "codec", device, dtype, problems)
+        codec_dtype = torch.float32 if device.type == "cpu" else dtype
+        _assign(codec, tensors[CODEC], "codec", device, codec_dtype, problems)
     if problems.found or decoder is None or codec is None:
         raise CheckpointError(
             "the speech checkpoint cannot be used: " + "; ".join(problems.found), where=folder,
@@ -176,7 +178,7 @@ def _fold(layer: Conv | Upsample, name: str, take: Take) -> Tensor | None:
     """The weight of a convolution: `g * v / ||v||`, the norm over every axis but the first."""
     stem = name.removesuffix("weight")
     if isinstance(layer, Conv):
-        channels, inputs, _, kernel = layer.weight.shape
+        kernel, inputs, channels = layer.weight.shape
         shape = (channels, inputs, kernel)
     else:
         shape = (layer.weight.shape[1], layer.out_channels, layer.kernel)
