@@ -7,6 +7,7 @@ next output needs, so nothing is computed twice and pieces joined equal the audi
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Generator, Sequence
 
 import torch
@@ -206,7 +207,7 @@ class CodecStream:
     def reset(self) -> None:
         """Before the first token of another run."""
         codec, config = self._codec, self._codec.config
-        self._pre, self._post = _ConvStream(codec.conv_pre), _ConvStream(codec.conv_post)
+        self._pre, self._post = _ConvStream(codec.conv_pre, activate=False), _ConvStream(codec.conv_post)
         count = len(config.block_kernels)
         self._stages = [
             _StageStream(up, codec.blocks[stage * count : (stage + 1) * count], codec)
@@ -228,29 +229,37 @@ class CodecStream:
         x = self._pre.push(codec.codes.weight[ids], last)  # [n, C0]
         yield
         for stage in self._stages:
-            x = yield from stage.push(functional.leaky_relu(x, SLOPE), last)
-        x = self._post.push(functional.leaky_relu(x, SLOPE), last)  # [n, 1]
+            x = yield from stage.push(x, last)
+        x = self._post.push(x, last)  # [n, 1]
         return torch.tanh(x[:, 0].float())
 
 
 class _ConvStream:
-    """A convolution with zero padding of half its span at both ends, and the rows that its next output needs."""
+    """A convolution with zero padding of half its span at both ends, and the rows that its next output needs.
 
-    def __init__(self, conv: nn.Module) -> None:
+    Args:
+        conv: a `Conv`.
+        activate: a leaky ReLU comes before it.
+    """
+
+    def __init__(self, conv: nn.Module, *, activate: bool = True) -> None:
         assert isinstance(conv, Conv)
-        self._conv, self._padding = conv, conv.span // 2
+        self._conv, self._activate, self._padding = conv, activate, conv.span // 2
         self._tail = conv.weight.new_zeros(self._padding, conv.weight.shape[1])  # [rows, in]
 
     def push(self, x: Tensor, last: bool) -> Tensor:
-        """`[n, in]` to as many rows `[m, out]` as are complete."""
-        weight, span = self._conv.weight, self._conv.span
-        x = x.to(weight.dtype)
-        rows = [self._tail, x]
-        if last:
-            rows.append(x.new_zeros(self._padding, x.shape[1]))
-        x = torch.cat(rows) if span else x
-        self._tail = x[max(0, len(x) - span) :].clone() if span else x[:0]
-        return self._conv(x) if len(x) > span else x.new_zeros(0, weight.shape[2])
+        """`[n, in]` to as many rows `[m, out]` as are complete, in the dtype of the weight."""
+        weight, span, kept = self._conv.weight, self._conv.span, len(self._tail)
+        n = kept + len(x)
+        rows = weight.new_empty(n + (self._padding if last else 0), weight.shape[1])
+        rows[:kept] = self._tail
+        new = rows[kept:n]
+        new.copy_(x)
+        if self._activate:
+            functional.leaky_relu_(new, SLOPE)
+        rows[n:] = 0
+        self._tail = rows[max(0, n - span) if span else n :].clone()
+        return self._conv(rows) if len(rows) > span else weight.new_zeros(0, weight.shape[2])
 
 
 class _UpsampleStream:
@@ -271,26 +280,34 @@ class _UpsampleStream:
         if last:  # of the whole: (N - 1) * rate + kernel rows, then `crop` less
             out = out[: len(x) * up.rate + up.kernel - up.rate - up.crop]
         out, self._to_crop = out[self._to_crop :], max(0, self._to_crop - len(out))
-        return out + up.bias
+        return out.add_(up.bias)
 
 
 class _Queue:
-    """Rows that wait for rows of another branch."""
+    """Rows that wait for rows of another branch, to be added to them."""
 
     def __init__(self) -> None:
-        self._rows: Tensor | None = None
+        self._chunks: deque[Tensor] = deque()
 
     def append(self, x: Tensor) -> None:
-        self._rows = x if self._rows is None else torch.cat([self._rows, x])
+        """More rows; they are not changed."""
+        if len(x):
+            self._chunks.append(x)
 
     def __len__(self) -> int:
-        return 0 if self._rows is None else len(self._rows)
+        return sum(map(len, self._chunks))
 
-    def take(self, n: int) -> Tensor:
-        """The first `n` rows."""
-        assert self._rows is not None
-        taken, self._rows = self._rows[:n], self._rows[n:].clone()
-        return taken
+    def add_to(self, out: Tensor) -> Tensor:
+        """Add the first rows to all rows of `out`, in place."""
+        start = 0
+        while start < len(out):
+            chunk = self._chunks.popleft()
+            n = min(len(chunk), len(out) - start)
+            out[start : start + n] += chunk[:n]
+            start += n
+            if n < len(chunk):
+                self._chunks.appendleft(chunk[n:].clone())  # does not hold the memory of the rest
+        return out
 
 
 class _BlockStream:
@@ -304,9 +321,9 @@ class _BlockStream:
         for convs, waiting in self._chains:
             waiting.append(x)
             for conv in convs:
-                x = conv.push(functional.leaky_relu(x, SLOPE), last)
+                x = conv.push(x, last)
                 yield
-            x = waiting.take(len(x)) + x
+            x = waiting.add_to(x.float())
         return x
 
 
@@ -321,13 +338,15 @@ class _StageStream:
 
     def push(self, x: Tensor, last: bool) -> Steps:
         """`[n, 2 C]` to float32 `[m, C]`."""
-        x = self._up.push(x, last)
+        x = self._up.push(functional.leaky_relu(x, SLOPE), last)
         yield
         for block, done in self._blocks:
             done.append((yield from block.push(x, last)))
-        n = min(len(done) for _, done in self._blocks)
-        mean = torch.stack([done.take(n) for _, done in self._blocks]).sum(0) / len(self._blocks)
-        return mean if self._global is None else mean + self._global
+        total = x.new_zeros(min(len(done) for _, done in self._blocks), x.shape[1])
+        for _, done in self._blocks:
+            done.add_to(total)
+        total /= len(self._blocks)
+        return total if self._global is None else total.add_(self._global)
 
 
 def _table(rows: int, size: int) -> nn.Embedding:
