@@ -46,7 +46,11 @@ class SpeechSampling:
     max_tokens: int = MAX_TOKENS
 
     def __post_init__(self) -> None:
-        for name, value, low in (("top_k", self.top_k, 1), ("window", self.window, 0), ("max_tokens", self.max_tokens, 1)):
+        for name, value, low in (
+            ("top_k", self.top_k, 1),
+            ("window", self.window, 0),
+            ("max_tokens", self.max_tokens, 1),
+        ):
             if value < low:
                 raise RequestError(f"must be {low} or more, not {value!r}", where=name)
         if not 0.01 <= self.penalty <= 100:
