@@ -1,14 +1,15 @@
 """The codec's generator: speech tokens in, 24-kHz audio out (spec section 9.3).
 
 Activations are rows, `[frames, channels]`. A stream feeds every layer the rows that are new and keeps those that its
-next output needs, so nothing is computed twice and pieces joined equal the audio computed at once. T tokens give exactly
-600 * T samples.
+next output needs, so nothing is computed twice and pieces joined equal the audio computed at once. T tokens give
+exactly 600 * T samples.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -126,6 +127,11 @@ class ResidualBlock(nn.Module):
             self.convs = first
             self.chains = [[conv] for conv in first]
 
+    @property
+    def kept(self) -> int:
+        """Rows at the end whose output depends on rows to come."""
+        return sum(cast(Conv, conv).span // 2 for chain in self.chains for conv in chain)
+
 
 class Codec(nn.Module):
     """Tables of codes, and the generator.
@@ -143,11 +149,17 @@ class Codec(nn.Module):
         channels = config.channels
         self.conv_pre = Conv(CODE_SIZE, channels, OUTER_KERNEL)
         self.ups, self.blocks = nn.ModuleList(), nn.ModuleList()
+        self._kept: list[tuple[int, int, int]] = []  # rate, crop and half the longest span of each stage
         for rate, kernel in zip(config.rates, config.kernels, strict=True):
-            self.ups.append(Upsample(channels, channels // 2, kernel, rate))
+            up = Upsample(channels, channels // 2, kernel, rate)
             channels //= 2
-            for size, dilations in zip(config.block_kernels, config.block_dilations, strict=True):
-                self.blocks.append(ResidualBlock(channels, size, dilations, config.resblock == "1"))
+            blocks = [
+                ResidualBlock(channels, size, dilations, config.resblock == "1")
+                for size, dilations in zip(config.block_kernels, config.block_dilations, strict=True)
+            ]
+            self.ups.append(up)
+            self.blocks.extend(blocks)
+            self._kept.append((rate, up.crop, max(block.kept for block in blocks)))
         self.conv_post = Conv(channels, 1, OUTER_KERNEL)
 
     @property
@@ -156,19 +168,15 @@ class Codec(nn.Module):
 
     def global_vector(self) -> Tensor:
         """The voice: `[128]`."""
-        rows = [table.weight[t] for table, t in zip(self.global_codes, self.config.global_tokens, strict=True)]
-        return torch.cat(rows)
+        pairs = zip(self.global_codes, self.config.global_tokens, strict=True)
+        return torch.cat([cast(nn.Embedding, table).weight[token] for table, token in pairs])
 
     def samples_after(self, tokens: int) -> int:
         """Samples that a stream has given after so many tokens, if there may be more: 600 a token, without those that
         depend on tokens to come."""
         rows = tokens - self.conv_pre.span // 2
-        stages = len(self.config.rates)
-        blocks = len(self.config.block_kernels)
-        for stage in range(stages):
-            up, chains = self.ups[stage], self.blocks[stage * blocks : (stage + 1) * blocks]
-            spans = [sum(conv.span // 2 for chain in block.chains for conv in chain) for block in chains]
-            rows = max(0, rows) * up.rate - up.crop - max(spans)
+        for rate, crop, kept in self._kept:
+            rows = max(0, rows) * rate - crop - kept
         return max(0, rows - self.conv_post.span // 2)
 
     def tokens_for(self, samples: int) -> int:
