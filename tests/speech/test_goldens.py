@@ -102,9 +102,7 @@ def test_streamed_and_whole_audio_are_the_references(goldens: Goldens) -> None:
 def test_the_references_streaming(goldens: Goldens) -> None:
     tokens = goldens.tokens("greedy_tokens")
     for run in goldens.json["runs"]:
-        options = ReferenceStreaming(
-            run["codec_chunk_size"], run["codec_padding_size"], run["N"], run["seg_threshold"]
-        )
+        options = ReferenceStreaming(run["codec_chunk_size"], run["codec_padding_size"], run["N"], run["seg_threshold"])
         pieces, segments = ReferencePieces(goldens.model.codec, options), []
         for token in tokens:
             segments.append(finish(pieces.push([token], last=False)))

@@ -6,7 +6,6 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -39,7 +38,7 @@ class CheckpointVoice:
     languages = LANGUAGES
 
     def __init__(
-        self, model: SpeechModel, encode: Callable[[str], list[int]], embed: Callable[[Tensor], Tensor],
+        self, model: SpeechModel, encode: Callable[[str], list[int]], embed: Callable[[list[int]], Tensor],
         run: SpeechRunner, *, options: SpeechSampling | None = None, reference: bool = False,
     ) -> None:  # fmt: skip
         self.model, self.run = model, run
@@ -62,7 +61,7 @@ class CheckpointVoice:
         """Pieces of one text, as large as they are made."""
         ids = self._encode(text)
         if ids:
-            yield from self.run.speak(session, lambda: self._embed(torch.tensor(ids, dtype=torch.int64)), first=first)
+            yield from self.run.speak(session, lambda: self._embed(ids), first=first)
 
 
 class CheckpointUtterances:

@@ -87,7 +87,7 @@ class SpeechSession:
         self.dry_at: float | None = None  # when all audio that was made has been heard, if it is heard at once
 
 
-class _AudioQueue:
+class AudioQueue:
     """Pieces from the engine thread to one reader."""
 
     def __init__(self, wake: Callable[[], None]) -> None:
@@ -96,7 +96,13 @@ class _AudioQueue:
         self._changed = threading.Condition()
         self.unread = 0  # samples
 
+    @property
+    def waiting(self) -> int:
+        """Pieces that can be read at once."""
+        return len(self._pieces)
+
     def put(self, piece: Samples | BaseException | None) -> None:
+        """A piece, what ends the stream, or None at its end."""
         with self._changed:
             self._pieces.append(piece)
             if isinstance(piece, np.ndarray):
@@ -119,7 +125,7 @@ class _AudioQueue:
 
 
 @dataclass(eq=False)
-class _Text:
+class SpokenText:
     """One text that is spoken.
 
     Attributes:
@@ -131,7 +137,7 @@ class _Text:
 
     session: SpeechSession
     embed: Callable[[], Tensor]
-    audio: _AudioQueue
+    audio: AudioQueue
     arrived: float
     first: bool
     cancelled: bool = False
@@ -176,7 +182,7 @@ class SpeechRunner:
         self.model, self.clock = model, clock
         self._decode = decode or choose_decode_runner(model.decoder.decoder, quantized_kv_cache=False)
         self._threads = ThreadChoice(threads, torch.set_num_threads, clock)
-        self._texts: list[_Text] = []  # the engine thread and readers change it, under the lock
+        self._texts: list[SpokenText] = []  # the engine thread and readers change it, under the lock
         self._lock = threading.Lock()
         self._wake: Callable[[], None] = lambda: None
         self._ended: BaseException | None = None
@@ -210,18 +216,23 @@ class SpeechRunner:
         Raises:
             ResourceError: the engine has failed or is closed. Otherwise what went wrong with this text.
         """
-        text = _Text(session, embed, _AudioQueue(self._wake), self.clock(), first)
-        with self._lock:
-            if self._ended is not None:
-                raise _as_error(self._ended)
-            self._texts.append(text)
-        self._wake()
+        text = self.begin(session, embed, first=first)
         try:
             while (piece := text.audio.get()) is not None:
                 yield piece
         finally:
             text.cancelled = True
             self._wake()
+
+    def begin(self, session: SpeechSession, embed: Callable[[], Tensor], *, first: bool = True) -> SpokenText:
+        """Compute a text from now on; arguments and errors as for `speak`, which reads its audio."""
+        text = SpokenText(session, embed, AudioQueue(self._wake), self.clock(), first)
+        with self._lock:
+            if self._ended is not None:
+                raise _as_error(self._ended)
+            self._texts.append(text)
+        self._wake()
+        return text
 
     # Called by the engine thread
 
@@ -242,7 +253,7 @@ class SpeechRunner:
         """See `WorkSource.run_some`. A piece is a decode step, a layer of a prefix or a convolution of the codec."""
         begun = start = self.clock()
         while texts := self._runnable():
-            self._advance(min(texts, key=_Text.due), texts)
+            self._advance(min(texts, key=SpokenText.due), texts)
             now = self.clock()
             if 2 * now - start > begun + budget:  # the next piece, if it takes as long as this one, would end too late
                 break
@@ -252,12 +263,12 @@ class SpeechRunner:
             stats, compute_seconds=stats.compute_seconds + seconds, budget_seconds=stats.budget_seconds + budget
         )
 
-    def _runnable(self) -> list[_Text]:
+    def _runnable(self) -> list[SpokenText]:
         with self._lock:
             self._texts = [text for text in self._texts if not text.cancelled]
             return [text for text in self._texts if text.runnable]
 
-    def _advance(self, text: _Text, texts: list[_Text]) -> None:
+    def _advance(self, text: SpokenText, texts: list[SpokenText]) -> None:
         """Compute one piece for a text; its error is its own."""
         failing = [text]
         try:
@@ -268,7 +279,7 @@ class SpeechRunner:
             elif text.sequence.ended or (text.pieces and len(text.sequence.tokens) >= text.pieces.wanted):
                 self._start_piece(text, text.sequence)
             else:
-                others = sorted((t for t in texts if t is not text and t.may_decode()), key=_Text.due)
+                others = sorted((t for t in texts if t is not text and t.may_decode()), key=SpokenText.due)
                 failing = [text, *others][:MAX_BATCH]
                 self._step(failing)
         except Exception as error:
@@ -288,7 +299,7 @@ class SpeechRunner:
         compute()
         self._threads.after(kind, (self.clock() - start) / max(1, size))
 
-    def _start_prefix(self, text: _Text) -> None:
+    def _start_prefix(self, text: SpokenText) -> None:
         decoder, session = self.model.decoder, text.session
         rows, size = text.embed(), decoder.config.decoder.hidden_size  # [n, H]
         if rows.shape[-1] % size:
@@ -300,7 +311,7 @@ class SpeechRunner:
         session.cache.reset()
         text.steps, text.size, text.number = decoder.fill_prefix(hidden, session.cache), hidden.shape[1], 0
 
-    def _start_piece(self, text: _Text, row: SpeechSequence) -> None:
+    def _start_piece(self, text: SpokenText, row: SpeechSequence) -> None:
         """The next tokens for the codec. The last ones are fed alone if they come after a piece that is due."""
         assert text.pieces is not None
         end = min(text.pieces.wanted, len(row.tokens))
@@ -310,11 +321,11 @@ class SpeechRunner:
         text.steps = self._collect(text, steps)
 
     @staticmethod
-    def _collect(text: _Text, steps: Steps) -> Iterator[None]:
+    def _collect(text: SpokenText, steps: Steps) -> Iterator[None]:
         audio = yield from steps
         text.found = [audio]
 
-    def _run_step(self, text: _Text) -> None:
+    def _run_step(self, text: SpokenText) -> None:
         """One layer of the prefix, or one convolution of the codec."""
         steps, ended = text.steps, False
         assert steps is not None
@@ -340,13 +351,13 @@ class SpeechRunner:
             else ReferencePieces(self.model.codec, session.reference)
         )
 
-    def _step(self, texts: list[_Text]) -> None:
+    def _step(self, texts: list[SpokenText]) -> None:
         rows = [text.sequence for text in texts if text.sequence is not None]
         self._timed(("step", len(rows)), 1, lambda: self.model.decoder.step(self._decode, rows))
         stats = self._stats
         self._stats = replace(stats, steps=stats.steps + 1, tokens=stats.tokens + len(rows))
 
-    def _deliver(self, text: _Text) -> None:
+    def _deliver(self, text: SpokenText) -> None:
         """Give the reader what the codec made."""
         (audio,), text.found = text.found, []
         samples = audio.cpu().numpy()
@@ -363,7 +374,7 @@ class SpeechRunner:
             self._stats = replace(self._stats, texts=stats.texts + 1)
             self._finish(text, None)
 
-    def _finish(self, text: _Text, error: BaseException | None) -> None:
+    def _finish(self, text: SpokenText, error: BaseException | None) -> None:
         with self._lock:
             if text in self._texts:
                 self._texts.remove(text)
