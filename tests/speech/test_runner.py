@@ -21,7 +21,8 @@ from vita.errors import Cancelled, CheckpointError, RequestError, ResourceError
 from vita.speech.checkpoint import SpeechModel
 from vita.speech.checkpoint_voice import CheckpointVoice
 from vita.speech.join import ReferenceStreaming
-from vita.speech.runner import MAX_UNREAD, SpeechRunner, SpeechSession
+from vita.speech.runner import SpeechRunner
+from vita.speech.session import MAX_UNREAD, START_SECONDS, SpeechSession
 from vita.speech.tts import SpeechSampling
 from vita.types import Message, SamplingParams, Text
 
@@ -115,7 +116,7 @@ def same(got: Samples, wanted: Samples) -> None:
 
 def test_a_text_is_spoken_whole_and_its_first_piece_is_short(setup: Setup) -> None:
     spoken = Spoken(setup, 3)
-    assert setup.runner.slack() is not None and setup.runner.slack() <= 0  # type: ignore[operator]
+    assert setup.runner.slack() == START_SECONDS
     setup.run(spoken)
     assert len(spoken.audio) == 600 * 45
     same(spoken.audio, setup.expected(spoken))
@@ -148,9 +149,9 @@ def test_whose_audio_runs_dry_first_is_computed_first(setup: Setup) -> None:
     early = Spoken(setup, 3)
     while sum(map(len, early.read().pieces)) < 9600:  # 0.4 s are made in much less
         setup.step()
-    assert 0.1 < setup.runner.slack() <= 0.4  # type: ignore[operator]
+    assert 0.3 < setup.runner.slack() < 0.5  # type: ignore[operator]
     late = Spoken(setup, 4)
-    assert setup.runner.slack() <= 0  # type: ignore[operator]
+    assert setup.runner.slack() == pytest.approx(START_SECONDS)
     begun = len(early.pieces)
     while not late.read().pieces:
         setup.step()
@@ -165,12 +166,12 @@ def test_the_next_text_of_a_session_is_due_when_the_first_has_been_heard(setup: 
     spent = setup.clock.now
     second = Spoken(setup, 5, session=first.session, first=False)
     slack = setup.runner.slack()
-    assert slack is not None and 45 / 40 - spent - 0.01 <= slack <= 45 / 40
+    assert slack is not None and 0.3 < 45 / 40 - spent - 0.01 <= slack <= 45 / 40
     setup.run(second)
     same(second.audio, setup.expected(second))
     setup.clock.now += 100
     third = Spoken(setup, 5, session=first.session, first=False)
-    assert setup.runner.slack() == 0, "silence since then is not made up for"
+    assert setup.runner.slack() == pytest.approx(START_SECONDS), "silence since then is not made up for"
     third.text.cancelled = True
 
 
@@ -260,7 +261,7 @@ def test_a_session_that_is_reset_speaks_the_same_again(setup: Setup) -> None:
 
 def test_speech_of_one_session_does_not_stall_the_text_of_another(mini: Path, model: SpeechModel) -> None:
     """Between two text steps at most the budget is spoken, and what is heard in time leaves all time to text."""
-    engine = FakeEngine(mini / "mini_ckpt")
+    engine = FakeEngine(mini / "mini_ckpt", max_events=5000)
     engine.model.step_seconds = 0.1
     stream = engine.submit(text(1, 2, 3), params=SamplingParams(max_tokens=400, ignore_eos=True))
     engine.start(stream)
@@ -283,7 +284,7 @@ def test_speech_of_one_session_does_not_stall_the_text_of_another(mini: Path, mo
     shares = [kind for kind, _ in groupby(kind for kind, _ in marks)]
     assert len(shares) > 3, "speech pauses while its audio is heard"
     heard = sum(map(len, spoken.pieces)) / 24_000
-    assert heard >= engine.clock.now - spoken.text.arrived - 0.6, "and never runs dry after the first audio"
+    assert heard >= min(7.5, engine.clock.now - spoken.text.arrived - 0.6), "and never runs dry after the first audio"
     engine.run()
     assert read(stream)[-1].token_ids == engine.expected(stream).ids  # type: ignore[union-attr]
     assert spoken.read().ended and len(spoken.audio) == 300 * 600
@@ -346,7 +347,8 @@ def test_threads_speak_while_text_is_written_and_one_stops_early(voice: tuple[vi
     cancelled.close()  # type: ignore[attr-defined]
     for thread in threads:
         thread.join(60)
-    assert all(np.allclose(heard[n], alone[n - 1], atol=2e-6) for n in (1, 2))
+    for seed in (1, 2):
+        same(heard[seed], alone[seed - 1])
     assert handle.result().finish_reason in ("stop", "length")
 
 

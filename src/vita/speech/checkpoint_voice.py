@@ -12,7 +12,8 @@ from torch import Tensor
 from vita.errors import RequestError
 from vita.speech.checkpoint import SpeechModel
 from vita.speech.join import ReferenceStreaming
-from vita.speech.runner import SpeechRunner, SpeechSession
+from vita.speech.runner import SpeechRunner
+from vita.speech.session import SpeechSession
 from vita.speech.stretch import Stretch
 from vita.speech.tts import SpeechSampling
 

@@ -115,7 +115,7 @@ def read_decoder_config(file: Path, name: str, problems: Problems) -> SpeechDeco
     """
     before = len(problems.found)
     data = problems.checked(name, lambda: _read_json(file), None)
-    if data is None:
+    if len(problems.found) > before:
         return None
     if not isinstance(data, list) or len(data) != 3 or not isinstance(data[2], dict):
         problems.add(name, "is not a list of two sizes and a mapping")
@@ -145,7 +145,7 @@ def read_codec_config(file: Path, name: str, problems: Problems) -> CodecConfig 
     """The codec's sizes; arguments and result as for `read_decoder_config`."""
     before = len(problems.found)
     data = problems.checked(name, lambda: _read_json(file), None)
-    if data is None:
+    if len(problems.found) > before:
         return None
     if not isinstance(data, dict):
         problems.add(name, "is not a JSON object")

@@ -11,34 +11,28 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from vita.engine.decode import MAX_BATCH, DecodeRunner, choose_decode_runner
 from vita.engine.engine import Engine
-from vita.engine.sampler import SamplingState
 from vita.errors import Cancelled, CheckpointError, ResourceError
-from vita.model.kv_cache import KVCache
 from vita.runtime.clock import Clock
 from vita.runtime.threads import ThreadChoice
 from vita.speech.checkpoint import SpeechModel
 from vita.speech.codec import Steps
 from vita.speech.config import SAMPLES_PER_TOKEN, TOKENS_PER_SECOND
-from vita.speech.join import ReferencePieces, ReferenceStreaming
-from vita.speech.pieces import ExactPieces, Pieces
-from vita.speech.tts import SpeechSampling, SpeechSequence
+from vita.speech.join import ReferencePieces
+from vita.speech.pieces import ExactPieces
+from vita.speech.session import AudioQueue, Samples, SpeechSession, SpokenText
+from vita.speech.tts import SpeechSequence
 
 log = logging.getLogger("vita")
-MAX_UNREAD = 4 * TOKENS_PER_SECOND * SAMPLES_PER_TOKEN  # samples that wait for a reader; then its session pauses
-MAX_EARLY = 40  # tokens that a sequence may be decoded early, to share the steps of others
+JOIN_SECONDS = 0.2  # texts that begin within this time of each other are prepared first, then decoded together
 CACHE_STEP = 256  # KV caches are so many positions, or a multiple
 RECENT = 1000  # latencies that are remembered
-
-Samples = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -66,104 +60,6 @@ class SpeechStats:
     def real_time_factor(self) -> float | None:
         """Seconds of computing for a second of audio."""
         return self.compute_seconds / self.audio_seconds if self.audio_seconds else None
-
-
-class SpeechSession:
-    """Explicit state of one stream of speech: randomness, KV cache, and when its audio runs dry.
-
-    Args:
-        options: how tokens are chosen.
-        reference: stream as the reference does; None: exactly.
-    """
-
-    def __init__(self, options: SpeechSampling, reference: ReferenceStreaming | None = None) -> None:
-        self.options, self.reference = options, reference
-        self.cache: KVCache | None = None
-        self.reset()
-
-    def reset(self) -> None:
-        """As if nothing had been spoken."""
-        self.sampling: SamplingState = self.options.state()
-        self.dry_at: float | None = None  # when all audio that was made has been heard, if it is heard at once
-
-
-class AudioQueue:
-    """Pieces from the engine thread to one reader."""
-
-    def __init__(self, wake: Callable[[], None]) -> None:
-        self._wake = wake
-        self._pieces: deque[Samples | BaseException | None] = deque()  # None: the end
-        self._changed = threading.Condition()
-        self.unread = 0  # samples
-
-    @property
-    def waiting(self) -> int:
-        """Pieces that can be read at once."""
-        return len(self._pieces)
-
-    def put(self, piece: Samples | BaseException | None) -> None:
-        """A piece, what ends the stream, or None at its end."""
-        with self._changed:
-            self._pieces.append(piece)
-            if isinstance(piece, np.ndarray):
-                self.unread += len(piece)
-            self._changed.notify()
-
-    def get(self) -> Samples | None:
-        """The next piece, or None at the end; waits for it, and raises what ended the stream."""
-        with self._changed:
-            self._changed.wait_for(lambda: bool(self._pieces))
-            piece = self._pieces.popleft()
-            was_full = self.unread >= MAX_UNREAD
-            if isinstance(piece, np.ndarray):
-                self.unread -= len(piece)
-        if isinstance(piece, BaseException):
-            raise piece
-        if was_full:
-            self._wake()
-        return piece
-
-
-@dataclass(eq=False)
-class SpokenText:
-    """One text that is spoken.
-
-    Attributes:
-        embed: makes its rows, in the engine thread.
-        steps: layers of the prefix, or of a piece of the codec, that began.
-        pushed: tokens that the codec has.
-        last: the piece that began is the last one.
-    """
-
-    session: SpeechSession
-    embed: Callable[[], Tensor]
-    audio: AudioQueue
-    arrived: float
-    first: bool
-    cancelled: bool = False
-    steps: Iterator[object] | None = None
-    sequence: SpeechSequence | None = None
-    pieces: Pieces | None = None
-    pushed: int = 0
-    last: bool = False
-    size: int = 0  # rows or tokens of the steps, for the choice of threads
-    number: int = 0  # of the step
-    found: list[Tensor] = field(default_factory=list)  # what the steps returned
-
-    @property
-    def runnable(self) -> bool:
-        return not self.cancelled and self.audio.unread < MAX_UNREAD
-
-    def due(self) -> float:
-        """When its next piece is late, by the runner's clock."""
-        dry_at = self.session.dry_at
-        return self.arrived if dry_at is None else max(dry_at, self.arrived)
-
-    def may_decode(self) -> bool:
-        row = self.sequence
-        if row is None or self.pieces is None or row.ended or not self.runnable:
-            return False
-        return len(row.tokens) < self.pieces.wanted + MAX_EARLY
 
 
 class SpeechRunner:
@@ -278,18 +174,31 @@ class SpeechRunner:
                 self._start_prefix(text)
             elif text.sequence.ended or (text.pieces and len(text.sequence.tokens) >= text.pieces.wanted):
                 self._start_piece(text, text.sequence)
+            elif (other := self._to_join(text, texts)) is not None:
+                failing = [other]
+                if other.steps is None:
+                    self._start_prefix(other)
+                else:
+                    self._run_step(other)
             else:
                 others = sorted((t for t in texts if t is not text and t.may_decode()), key=SpokenText.due)
                 failing = [text, *others][:MAX_BATCH]
                 self._step(failing)
         except Exception as error:
-            if self.model.decoder.device.type == "cuda" and not isinstance(
-                error, torch.OutOfMemoryError | CheckpointError
-            ):
+            on_gpu = self.model.decoder.device.type == "cuda"
+            if on_gpu and isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError):
                 raise  # the device is in an unknown state
             log.exception("a text could not be spoken")
             for broken in failing:
                 self._finish(broken, error)
+
+    @staticmethod
+    def _to_join(text: SpokenText, texts: list[SpokenText]) -> SpokenText | None:
+        """A text that has no sequence yet and began at nearly the time of this one, of which nothing is heard."""
+        if not text.first or text.session.dry_at is not None:
+            return None
+        waiting = [t for t in texts if t.sequence is None and t.due() <= text.due() + JOIN_SECONDS]
+        return min(waiting, key=SpokenText.due, default=None)
 
     def _timed(self, what: tuple[object, ...], size: int, compute: Callable[[], None]) -> None:
         """Compute with the number of threads that suits steps of this kind."""

@@ -77,7 +77,8 @@ class Stretch:
     def _take(self) -> Samples | None:
         """The next window, `[WINDOW]`; None if it is not complete."""
         middle = round(self._count * HOP * self.speed)
-        end = middle + SEARCH + WINDOW
+        share = round((self._count + 1) * HOP * self.speed)  # input whose output is given out with this window
+        end = max(middle + SEARCH + WINDOW, share)
         if self._start + len(self._audio) < max(end, self._next + HOP):
             return None
         at = 0 if self._count == 0 else self._best(middle)
