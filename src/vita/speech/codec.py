@@ -20,7 +20,7 @@ from vita.speech.config import CODE_SIZE, GLOBAL_SIZE, SAMPLES_PER_TOKEN, CodecC
 SLOPE = 0.1  # of every leaky ReLU
 OUTER_KERNEL = 7  # of the first and the last convolution
 
-Steps = Generator[None, None, Tensor]  # pauses after every convolution, and returns rows
+CodecSteps = Generator[None, None, Tensor]  # pauses after every convolution, and returns rows
 
 
 class Conv(nn.Module):
@@ -192,7 +192,7 @@ class Codec(nn.Module):
         return finish(CodecStream(self).push(tokens, last=True))
 
 
-def finish(steps: Steps) -> Tensor:
+def finish(steps: CodecSteps) -> Tensor:
     """Run steps to their end, and return what they return."""
     while True:
         try:
@@ -222,7 +222,7 @@ class CodecStream:
             for stage, up in enumerate(codec.ups)
         ]
 
-    def push(self, tokens: Sequence[int], *, last: bool) -> Steps:
+    def push(self, tokens: Sequence[int], *, last: bool) -> CodecSteps:
         """Feed tokens. Iterate to compute; it pauses after every convolution.
 
         Args:
@@ -324,7 +324,7 @@ class _BlockStream:
     def __init__(self, block: ResidualBlock) -> None:
         self._chains = [([_ConvStream(conv) for conv in chain], _Queue()) for chain in block.chains]
 
-    def push(self, x: Tensor, last: bool) -> Steps:
+    def push(self, x: Tensor, last: bool) -> CodecSteps:
         """float32 `[n, C]` to `[m, C]`. What is added up stays in float32, whatever the dtype of the weights."""
         for convs, waiting in self._chains:
             waiting.append(x)
@@ -344,7 +344,7 @@ class _StageStream:
         self._blocks = [(_BlockStream(b), _Queue()) for b in blocks if isinstance(b, ResidualBlock)]
         self._global = codec.global_vector() if up.out_channels == GLOBAL_SIZE else None
 
-    def push(self, x: Tensor, last: bool) -> Steps:
+    def push(self, x: Tensor, last: bool) -> CodecSteps:
         """`[n, 2 C]` to float32 `[m, C]`."""
         x = self._up.push(functional.leaky_relu(x, SLOPE), last)
         yield

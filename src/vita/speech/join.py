@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vita.errors import RequestError
-from vita.speech.codec import Codec, CodecStream, Steps
+from vita.speech.codec import Codec, CodecSteps, CodecStream
 from vita.speech.config import SAMPLES_PER_TOKEN
 
 
@@ -94,7 +94,7 @@ class ReferencePieces:
         self._left = 0
         self.wanted = options.chunk + options.pad
 
-    def push(self, tokens: Sequence[int], *, last: bool) -> Steps:
+    def push(self, tokens: Sequence[int], *, last: bool) -> CodecSteps:
         """See `pieces.Pieces.push`. A piece is one segment."""
         options, samples = self._options, SAMPLES_PER_TOKEN
         self._held += tokens

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from vita.speech.codec import Codec, CodecStream, Steps
+from vita.speech.codec import Codec, CodecSteps, CodecStream
 from vita.speech.config import SAMPLES_PER_TOKEN
 
 FIRST_SAMPLES = 2 * SAMPLES_PER_TOKEN  # of the first piece, at least; at most 75 ms, since tokens count whole
@@ -22,7 +22,7 @@ class Pieces(Protocol):
 
     wanted: int
 
-    def push(self, tokens: Sequence[int], *, last: bool) -> Steps:
+    def push(self, tokens: Sequence[int], *, last: bool) -> CodecSteps:
         """Feed the tokens up to `wanted`, or the last ones. Iterate to compute; it pauses between layers.
 
         Returns:
@@ -43,7 +43,7 @@ class ExactPieces:
         self._size = float(FIRST_TOKENS if first else LATER_TOKENS)
         self.wanted = codec.tokens_for(FIRST_SAMPLES if first else LATER_TOKENS * SAMPLES_PER_TOKEN)
 
-    def push(self, tokens: Sequence[int], *, last: bool) -> Steps:
+    def push(self, tokens: Sequence[int], *, last: bool) -> CodecSteps:
         """See `Pieces.push`."""
         audio = yield from self._stream.push(tokens, last=last)
         self.wanted += int(self._size)

@@ -22,7 +22,7 @@ from vita.errors import Cancelled, CheckpointError, ResourceError
 from vita.runtime.clock import Clock
 from vita.runtime.threads import ThreadChoice
 from vita.speech.checkpoint import SpeechModel
-from vita.speech.codec import Steps
+from vita.speech.codec import CodecSteps
 from vita.speech.config import SAMPLES_PER_TOKEN, TOKENS_PER_SECOND
 from vita.speech.join import ReferencePieces
 from vita.speech.pieces import ExactPieces
@@ -230,7 +230,7 @@ class SpeechRunner:
         text.steps = self._collect(text, steps)
 
     @staticmethod
-    def _collect(text: SpokenText, steps: Steps) -> Iterator[None]:
+    def _collect(text: SpokenText, steps: CodecSteps) -> Iterator[None]:
         audio = yield from steps
         text.found = [audio]
 
