@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from itertools import groupby
@@ -12,14 +13,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from tests.engine.fakes import FakeClock, FakeEngine, read, text
-from tests.speech.checkpoints import tiny_speech
+from tests.speech.checkpoints import tiny_speech, write_speech
 from torch import Tensor
 
 import vita
 from vita.engine.decode import EagerDecode
 from vita.errors import Cancelled, CheckpointError, RequestError, ResourceError
 from vita.speech.checkpoint import SpeechModel
-from vita.speech.checkpoint_voice import CheckpointVoice
+from vita.speech.checkpoint_voice import CheckpointVoice, open_checkpoint_voice
 from vita.speech.join import ReferenceStreaming
 from vita.speech.runner import SpeechRunner
 from vita.speech.session import MAX_UNREAD, START_SECONDS, SpeechSession
@@ -350,6 +351,28 @@ def test_threads_speak_while_text_is_written_and_one_stops_early(voice: tuple[vi
     for seed in (1, 2):
         same(heard[seed], alone[seed - 1])
     assert handle.result().finish_reason in ("stop", "length")
+
+
+def test_a_model_with_a_speech_checkpoint_has_a_voice(mini: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(mini, tmp_path / "mini", ignore=shutil.ignore_patterns("inputs", "model")))
+    with_none = vita.load(folder / "mini_ckpt", dtype="float32", device="cpu")
+    assert open_checkpoint_voice(with_none.engine) is None
+    with_none.close()
+    write_speech(folder / "mini_ckpt" / "vita_tts_ckpt")
+    loaded = vita.load(folder / "mini_ckpt", dtype="float32", device="cpu")
+    own = open_checkpoint_voice(loaded.engine)
+    assert own is not None and own.name == "vita"
+    stream = own.open(language="en", speed=1, seed=1)
+    audio = np.concatenate([np.zeros(0, np.float32), *stream.speak("Hello.", first=True)])
+    assert len(audio) % 600 == 0
+    write_speech(
+        folder / "mini_ckpt" / "vita_tts_ckpt",
+        decoder={"idim": 30, **{"transformer_attention_dim": 30, "encoder_output_dim": 30}},
+    )
+    with pytest.raises(CheckpointError, match="idim 30 does not divide the text's embedding size 48"):
+        open_checkpoint_voice(loaded.engine)
+    assert loaded.engine.is_healthy, "a checkpoint that is refused ends nothing else"
+    loaded.close()
 
 
 def test_a_closed_engine_ends_speech_with_a_sentence(mini: Path, tmp_path: Path) -> None:

@@ -110,12 +110,18 @@ def test_a_text_ends_at_the_limit(decoder: SpeechDecoder) -> None:
     assert len(tokens) <= 4
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("top_k", 0), ("window", -1), ("max_tokens", 0), ("penalty", 0.0), ("penalty", float("nan")), ("penalty", 1e9)],
-)
+WRONG = {
+    "top_k": (0, 1.5),
+    "window": (-1,),
+    "max_tokens": (0,),
+    "seed": (2**64, "x"),
+    "penalty": (0.0, float("nan"), 1e9),
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
 def test_values_out_of_range_are_refused(name: str, value: float) -> None:
-    with pytest.raises(RequestError, match=name):
+    with pytest.raises(RequestError, match="repetition_penalty" if name == "penalty" else name):
         SpeechSampling(**{name: value})  # type: ignore[arg-type]
 
 

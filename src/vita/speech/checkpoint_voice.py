@@ -6,11 +6,13 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vita.engine.engine import Engine
 from vita.errors import RequestError
-from vita.speech.checkpoint import SpeechModel
+from vita.speech.checkpoint import SpeechModel, find_speech, load_speech
 from vita.speech.join import ReferenceStreaming
 from vita.speech.runner import SpeechRunner
 from vita.speech.session import SpeechSession
@@ -97,3 +99,40 @@ class CheckpointUtterances:
     def close(self) -> None:
         """Free the KV cache."""
         self._session.cache = None
+
+
+def open_checkpoint_voice(engine: Engine, *, reference: bool = False) -> CheckpointVoice | None:
+    """The voice of the checkpoint that an engine has loaded; None if it has none.
+
+    Loads the speech decoder and the codec on the engine's device, in its dtype, with int8 weights if the text decoder
+    is quantised; no request is computed meanwhile. Speech is computed in the engine's thread from then on.
+
+    Args:
+        engine: of the model.
+        reference: see `CheckpointVoice`.
+
+    Raises:
+        CheckpointError: the speech checkpoint cannot be used. ResourceError: the engine is closed.
+    """
+    model = engine.model
+    folder = find_speech(model.checkpoint.folder)
+    if folder is None:
+        return None
+    loaded: list[SpeechRunner] = []
+
+    def load() -> None:
+        speech = load_speech(
+            folder, device=model.device, dtype=model.dtype, quantize="int8" if model.quantize else None,
+            text_size=model.config.decoder.hidden_size,
+        )  # fmt: skip
+        loaded.append(SpeechRunner(speech, threads=engine.core.runner.step_threads.available))
+
+    engine.call(load)
+    (run,) = loaded
+    run.attach(engine)
+    decoder = model.decoder
+
+    def embed(ids: list[int]) -> Tensor:
+        return decoder.embed_tokens(torch.tensor(ids, dtype=torch.int64))
+
+    return CheckpointVoice(run.model, model.tokenizer.encode, embed, run, reference=reference)

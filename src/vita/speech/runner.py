@@ -31,6 +31,7 @@ from vita.speech.tts import SpeechSequence
 
 log = logging.getLogger("vita")
 JOIN_SECONDS = 0.2  # texts that begin within this time of each other are prepared first, then decoded together
+IDLE_SECONDS = 0.005  # that speech computes before the inbox is looked at, if nobody decodes
 CACHE_STEP = 256  # KV caches are so many positions, or a multiple
 RECENT = 1000  # latencies that are remembered
 
@@ -146,12 +147,15 @@ class SpeechRunner:
             text.audio.put(_as_error(error))
 
     def run_some(self, budget: float) -> None:
-        """See `WorkSource.run_some`. A piece is a decode step, a layer of a prefix or a convolution of the codec."""
+        """See `WorkSource.run_some`. A piece is a decode step, a layer of a prefix or a convolution of the codec. Where
+        nobody decodes, `budget` is 0; it goes on for a few milliseconds, since many pieces are shorter than a turn of
+        the engine's loop."""
         begun = start = self.clock()
+        until = begun + (budget or IDLE_SECONDS)
         while texts := self._runnable():
             self._advance(min(texts, key=SpokenText.due), texts)
             now = self.clock()
-            if 2 * now - start > begun + budget:  # the next piece, if it takes as long as this one, would end too late
+            if 2 * now - start > until:  # the next piece, if it takes as long as this one, would end too late
                 break
             start = now
         stats, seconds = self._stats, self.clock() - begun

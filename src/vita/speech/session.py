@@ -28,6 +28,8 @@ Samples = NDArray[np.float32]
 class SpeechSession:
     """Explicit state of one stream of speech: randomness, KV cache, and when its audio runs dry.
 
+    The KV cache is allocated with the first text and kept for the next ones. It is no part of the engine's KV budget.
+
     Args:
         options: how tokens are chosen.
         reference: stream as the reference does; None: exactly.

@@ -7,13 +7,13 @@ text decoder. It attends both ways over the text, and causally over speech token
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from vita.engine.decode import DecodeRunner
-from vita.engine.sampler import SamplingState, sample
+from vita.engine.sampler import SamplingState, check_params, sample
 from vita.errors import RequestError
 from vita.layers.rope import rope_tables
 from vita.model.decoder import Decoder, DecoderBlock
@@ -36,7 +36,7 @@ class SpeechSampling:
         max_tokens: after which a piece of text ends in any case.
 
     Raises:
-        RequestError: a value is out of range.
+        RequestError: a value is of another type or out of range.
     """
 
     top_k: int = 2
@@ -46,20 +46,21 @@ class SpeechSampling:
     max_tokens: int = MAX_TOKENS
 
     def __post_init__(self) -> None:
-        for name, value, low in (
-            ("top_k", self.top_k, 1),
-            ("window", self.window, 0),
-            ("max_tokens", self.max_tokens, 1),
-        ):
-            if value < low:
-                raise RequestError(f"must be {low} or more, not {value!r}", where=name)
-        if not 0.01 <= self.penalty <= 100:
-            raise RequestError(f"must be between 0.01 and 100, not {self.penalty!r}", where="penalty")
+        check_params(self._params())
+        if not isinstance(self.window, int) or self.window < 0:
+            raise RequestError(f"must be 0 or more, not {self.window!r}", where="window")
+        if self.top_k < 1:
+            raise RequestError(f"must be 1 or more, not {self.top_k!r}", where="top_k")
+
+    def _params(self) -> SamplingParams:
+        return SamplingParams(
+            max_tokens=self.max_tokens, temperature=0.0 if self.top_k == 1 else 1.0, top_k=self.top_k, seed=self.seed,
+            repetition_penalty=self.penalty,
+        )  # fmt: skip
 
     def state(self) -> SamplingState:
         """The source of randomness of one stream of speech."""
-        temperature = 0.0 if self.top_k == 1 else 1.0
-        return SamplingState(SamplingParams(temperature=temperature, top_k=self.top_k, seed=self.seed), 1.0)
+        return SamplingState(replace(self._params(), repetition_penalty=1.0), 1.0)  # the penalty here is another one
 
 
 @dataclass(eq=False)
