@@ -53,16 +53,12 @@ class Joiner:
         Audio shorter than the window is kept.
         """
         size = len(audio)
-        sums = (
-            torch.nn.functional.conv1d(audio.abs()[None, None], audio.new_ones(1, 1, self.window))[0, 0]
-            if (size >= self.window)
-            else audio.new_zeros(0)
-        )  # [size - window + 1]
-        first = size // 2 - self.window // 2
-        sums = sums[max(0, first) :]
-        if not len(sums):
+        if size < self.window:
             self.buffer = torch.cat([self.buffer, audio])
             return None
+        first = size // 2 - self.window // 2
+        sums = torch.nn.functional.conv1d(audio.abs()[None, None], audio.new_ones(1, 1, self.window))[0, 0]
+        sums = sums[first:]  # of the windows that begin in the second half
         offset = int(sums.argmin())  # the first of equal ones
         if float(sums[offset]) / self.window >= self.threshold:
             self.buffer = torch.cat([self.buffer, audio])
@@ -102,7 +98,7 @@ class ReferencePieces:
             if len(self._held) < self._left + options.chunk + options.pad:
                 return torch.zeros(0)
             audio = yield from CodecStream(self._codec).push(self._held, last=True)
-            self._held = self._held[-(self._left + options.pad) :] if self._left else self._held[-2 * options.pad :]
+            self._held = self._held[-2 * options.pad :]
             segment = self._joiner.push(audio[samples * self._left : -samples * options.pad].cpu())
             self._left = options.pad
             self.wanted += options.chunk
