@@ -1,6 +1,6 @@
 """Draw docs/demo.svg: the image, and below it what `./demo.sh` really prints.
 
-    python scripts/picture.py
+python scripts/picture.py
 """
 
 from __future__ import annotations
@@ -81,7 +81,9 @@ def main() -> None:
     said = final_lines(record(["./demo.sh"]))
     console.print(Text.from_ansi(said))
     answer = next(line for line in Text.from_ansi(said).plain.splitlines() if line.startswith("The image"))
-    drawing = draw(ROOT / SHOWN, console.export_svg(title="VITA engine"), f"The image {SHOWN}, and the answer: {answer}")
+    drawing = draw(
+        ROOT / SHOWN, console.export_svg(title="VITA engine"), f"The image {SHOWN}, and the answer: {answer}"
+    )
     (ROOT / "docs" / "demo.svg").write_text(drawing, encoding="utf-8")
 
 
