@@ -156,9 +156,11 @@ def run_llama(args: argparse.Namespace, form: Format) -> Figures:
     """
     from llama_cpp import Llama
 
+    from vita.checkpoint.open import open_checkpoint
+
     file = args.checkpoint.with_suffix(f".{form}.gguf")
     if not file.exists():
-        write_gguf(args.checkpoint, file, form)
+        write_gguf(open_checkpoint(str(args.checkpoint), offline=True).config.decoder, file, form)
     threads = len(os.sched_getaffinity(0))
     context = args.positions + args.tokens + 1
     load, model = timed(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from vita.checkpoint.open import open_checkpoint
+from vita.config import DecoderConfig
 
 if TYPE_CHECKING:
     import gguf
@@ -15,11 +15,10 @@ if TYPE_CHECKING:
 Format = Literal["q4_0", "q4_k_m"]
 
 
-def write_gguf(checkpoint: Path, file: Path, form: Format) -> None:
+def write_gguf(d: DecoderConfig, file: Path, form: Format) -> None:
     """Write the decoder's shape with random weights; types of tensors as llama.cpp's own quantiser chooses them."""
     import gguf
 
-    d = open_checkpoint(str(checkpoint), offline=True).config.decoder
     rng = np.random.default_rng(0)
     writer = gguf.GGUFWriter(file, "qwen2")
     writer.add_context_length(32768)
@@ -84,7 +83,7 @@ def random_blocks(
 
     values, size = gguf.GGML_QUANT_SIZES[kind]
     raw = rng.integers(0, 256, (rows * width // values, size), np.uint8)
-    scale = np.array([0.0005 if kind == gguf.GGMLQuantizationType.Q4_K else 0.005], np.float16).view(np.uint8)
+    scale = np.array([{"Q4_0": 0.005, "Q4_K": 0.0005, "Q6_K": 0.0001}[kind.name]], np.float16).view(np.uint8)
     # float16 scales of a block: at its start, of Q6_K at its end; Q4_K has a second one for the minimum.
     for at in {"Q4_0": (0,), "Q4_K": (0, 2), "Q6_K": (size - 2,)}[kind.name]:
         raw[:, at : at + 2] = scale

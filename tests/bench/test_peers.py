@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks.random_gguf import has_more_bits, random_blocks, write_gguf
+from benchmarks.random_gguf import Format, has_more_bits, random_blocks, write_gguf
 from benchmarks.rounds import Figures, mark_disturbed, table
+
+from vita.config import DecoderConfig
 
 ROOT = Path(__file__).parents[2]
 PICTURE = str(ROOT / "assets" / "vita_logo.png")
@@ -76,8 +78,11 @@ def test_random_blocks_are_small_finite_weights(kind: str) -> None:
     assert weights.shape == (4, 512) and np.isfinite(weights).all() and 0 < np.abs(weights).max() < 1
 
 
-def test_a_gguf_has_the_decoders_tensors(tmp_path: Path, mini: Path) -> None:
+@pytest.mark.parametrize(("form", "kind"), [("q4_0", "Q4_0"), ("q4_k_m", "Q6_K")])
+def test_a_gguf_has_the_decoders_tensors(tmp_path: Path, form: Format, kind: str) -> None:
     gguf = pytest.importorskip("gguf", reason="SKIPPED LOUDLY: gguf is not installed")
-    write_gguf(mini / "mini_ckpt", tmp_path / "a.gguf", "q4_0")
-    names = {tensor.name for tensor in gguf.GGUFReader(tmp_path / "a.gguf").tensors}
-    assert {"token_embd.weight", "output.weight", "blk.0.attn_v.bias", "blk.0.ffn_down.weight"} <= names
+    write_gguf(DecoderConfig(512, 768, 8, 4, 2, 600), tmp_path / "a.gguf", form)
+    tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(tmp_path / "a.gguf").tensors}
+    assert list(tensors["blk.7.attn_v.weight"].shape) == [512, 256]  # GGUF names the width first
+    assert tensors["blk.7.ffn_down.weight"].tensor_type.name == kind
+    assert {"token_embd.weight", "output.weight", "blk.0.attn_v.bias"} <= set(tensors)

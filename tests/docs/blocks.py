@@ -29,11 +29,12 @@ class Block:
 
 @dataclass(frozen=True)
 class Command:
-    """A command line, and what it prints if the page shows that."""
+    """A command line of one of the page's blocks, and what it prints if the page shows that."""
 
     line: str
     output: str | None = None
     condition: str = ""
+    block: int = 0
 
 
 def blocks(page: Path) -> list[Block]:
@@ -42,12 +43,12 @@ def blocks(page: Path) -> list[Block]:
 
 def commands(page: Path) -> Iterator[Command]:
     """Every command of the page, in order."""
-    for block in blocks(page):
+    for number, block in enumerate(blocks(page)):
         if block.language == "console":
             for part in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
                 line, _, output = part.partition("\n")
-                yield Command(line, output, block.condition)
+                yield Command(line, output, block.condition, number)
         elif not block.language:
             for line in block.text.replace("\\\n", "").splitlines():
                 if line.startswith(("./", "scripts/")) or line.split(" ")[0].split("=")[0] in _PROGRAMS:
-                    yield Command(line)
+                    yield Command(line, block=number)
