@@ -115,7 +115,8 @@ class Vita:
             cache_salt: requests with another salt neither use nor see what this one leaves in the caches.
 
         Raises:
-            RequestError: parameters, roles or types that cannot be used. Media and length errors are raised by the handle.
+            RequestError: parameters, roles or types that cannot be used. Media and length errors are raised by the
+                handle.
             QueueFull: too many requests wait.
         """
         if session is None:
