@@ -41,8 +41,6 @@ if __package__ is None and str(Path(__file__).parents[1]) not in sys.path:
 from benchmarks.random_gguf import Format, write_gguf
 from benchmarks.rounds import Figures, mark_disturbed, table
 
-from vita.runtime.bandwidth import measure_bandwidth
-
 TILES, PROMPT = 5, 1435  # the thumbnail is one of the tiles
 QUESTION = "Describe this images."
 PEERS = ("vita", "reference", "transformers-sdpa", "vita-int4", "llama-q4_0", "llama-q4_k_m")
@@ -200,6 +198,8 @@ def measure(args: argparse.Namespace) -> None:
 
 def run_once(name: str) -> Figures | str:
     """A contender in its own process, with `read` (GB/s before it) and `others` (cores taken meanwhile); or why not."""
+    from vita.runtime.bandwidth import measure_bandwidth
+
     read = measure_bandwidth()
     busy, mine, start = busy_seconds(), child_seconds(), time.perf_counter()
     command = [sys.executable, __file__, *sys.argv[1:], "--one", name]

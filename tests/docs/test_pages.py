@@ -88,10 +88,8 @@ def run(command: Command, root: Path) -> None:
         assert done.stdout.strip() == command.output.strip(), command.line
 
 
-@pytest.mark.parametrize(
-    "page",
-    [pytest.param(p, id=p.name, marks=() if p.name == "README.md" else pytest.mark.slow) for p in PAGES],
-)  # fmt: skip
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_without_a_download_runs(page: Path, checkout: Path) -> None:
     for command, why_not in planned(page):
         if why_not is None:
