@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vita.cli import options as o
-from vita.cli.options import ANSWER, MEDIA, MODEL, OUTPUT, engine_options, examples
+from vita.cli.options import MODEL, OUTPUT, engine_options, examples
 
 app = typer.Typer(
     name="vita",
@@ -20,8 +20,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Json = Annotated[bool, typer.Option("--json", metavar="", help="Print one JSON object.", rich_help_panel=OUTPUT)]
 
 
 def flag_names() -> dict[str, str]:
@@ -67,19 +65,9 @@ def ask(
     audio: o.AudioFiles = None,
     fps: o.Fps = 1.0,
     max_frames: o.MaxFrames = 16,
-    start: Annotated[
-        float | None,
-        typer.Option(metavar="SECONDS", help="Where the used part of a video starts.", rich_help_panel=MEDIA),
-    ] = None,
-    end: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Where that part ends.", rich_help_panel=MEDIA)
-    ] = None,
-    audio_from_video: Annotated[
-        bool,
-        typer.Option(
-            "--audio-from-video", metavar="", help="The audio of the video is the question.", rich_help_panel=MEDIA
-        ),
-    ] = False,
+    start: o.Start = None,
+    end: o.End = None,
+    audio_from_video: o.AudioFromVideo = False,
     max_tiles: o.MaxTiles = None,
     reference: o.Reference = False,
     model: o.Model = None,
@@ -100,25 +88,10 @@ def ask(
     repetition_penalty: o.RepetitionPenalty = None,
     seed: o.Seed = None,
     stop: o.Stop = None,
-    logprobs: Annotated[
-        int,
-        typer.Option(
-            metavar="COUNT", help="Alternatives to report for each token; needs --json.", rich_help_panel=ANSWER
-        ),
-    ] = 0,
-    json: Annotated[
-        bool,
-        typer.Option(
-            "--json", metavar="", help="Print one JSON object with text, usage and timings.", rich_help_panel=OUTPUT
-        ),
-    ] = False,
-    stream: Annotated[
-        bool, typer.Option(metavar="", help="Print the answer while it is generated.", rich_help_panel=OUTPUT)
-    ] = True,
-    timings: Annotated[
-        bool | None,
-        typer.Option(metavar="", help="Show where the time went; default: on a terminal.", rich_help_panel=OUTPUT),
-    ] = None,
+    logprobs: o.Logprobs = 0,
+    json: o.JsonAnswer = False,
+    stream: o.Stream = True,
+    timings: o.Timings = None,
     verbose: o.Verbose = False,
 ) -> None:
     """Ask one question about images, videos or audio, or without any."""
@@ -209,7 +182,7 @@ def info(
             min=1, metavar="COUNT", help="Positions of the KV cache in the memory figure.", rich_help_panel=OUTPUT
         ),
     ] = 2048,
-    json: Json = False,
+    json: o.Json = False,
 ) -> None:
     """Show parts, exact sizes, the memory a model needs, what is missing; loads no weights."""
     from vita.cli.info import run_info
@@ -232,9 +205,7 @@ def verify(
     ] = "float32",
     quantize: o.Quantize = None,
     device: o.Device = "cpu",
-    json: Annotated[
-        bool, typer.Option("--json", metavar="", help="Print one JSON object a row.", rich_help_panel=OUTPUT)
-    ] = False,
+    json: o.JsonRows = False,
 ) -> None:
     """Compare a checkpoint with reference numbers, stage by stage; with --quantize, show what quantising costs."""
     from vita.cli.verify import run_verify
@@ -261,7 +232,7 @@ def bench(
             metavar="FILE", help="Output of an earlier run with --json; adds ratios to it.", rich_help_panel=OUTPUT
         ),
     ] = None,
-    json: Json = False,
+    json: o.Json = False,
 ) -> None:
     """Measure time and rate of every stage against this machine's peak rates."""
     from vita.cli.bench import run_bench

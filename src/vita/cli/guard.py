@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import NoReturn
 
+from vita.cli.output import replace_unencodable
 from vita.errors import RequestError, ResourceError, VitaError
 
 SHOW_CURSOR = "\x1b[?25h"
@@ -26,6 +27,7 @@ def run_guarded(command: Callable[[], int], flags: Flags = dict) -> NoReturn:
         command: returns an exit code.
         flags: of this command line. Errors about an option show its flag, `--max-tokens` for `max_tokens`.
     """
+    replace_unencodable()
     code = 1
     try:
         code = command()

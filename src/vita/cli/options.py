@@ -24,7 +24,9 @@ _SCHEMES = (
 ImageFiles = Annotated[
     list[str] | None, typer.Option("--image", "-i", metavar="FILE", help=_FILE, rich_help_panel=MEDIA)
 ]
-VideoFiles = Annotated[list[str] | None, typer.Option("--video", metavar="FILE", help=_FILE, rich_help_panel=MEDIA)]
+VideoFiles = Annotated[
+    list[str] | None, typer.Option("--video", "-v", metavar="FILE", help=_FILE, rich_help_panel=MEDIA)
+]
 AudioFiles = Annotated[
     list[str] | None, typer.Option("--audio", "-a", metavar="FILE", help=_FILE, rich_help_panel=MEDIA)
 ]
@@ -33,6 +35,17 @@ Fps = Annotated[
 ]
 MaxFrames = Annotated[
     int, typer.Option(metavar="COUNT", help="Most frames to take from a video.", rich_help_panel=MEDIA)
+]
+Start = Annotated[
+    float | None,
+    typer.Option(metavar="SECONDS", help="Where the used part of a video starts.", rich_help_panel=MEDIA),
+]
+End = Annotated[float | None, typer.Option(metavar="SECONDS", help="Where that part ends.", rich_help_panel=MEDIA)]
+AudioFromVideo = Annotated[
+    bool,
+    typer.Option(
+        "--audio-from-video", metavar="", help="The audio of the video is the question.", rich_help_panel=MEDIA
+    ),
 ]
 MaxTiles = Annotated[
     int | None,
@@ -117,15 +130,35 @@ Stop = Annotated[
     list[str] | None,
     typer.Option(metavar="TEXT", help="Text that ends the answer; repeatable.", rich_help_panel=ANSWER),
 ]
+Logprobs = Annotated[
+    int,
+    typer.Option(metavar="COUNT", help="Alternatives to report for each token; needs --json.", rich_help_panel=ANSWER),
+]
 
 # Output
+Json = Annotated[bool, typer.Option("--json", metavar="", help="Print one JSON object.", rich_help_panel=OUTPUT)]
+JsonAnswer = Annotated[
+    bool,
+    typer.Option(
+        "--json", metavar="", help="Print one JSON object with text, usage and timings.", rich_help_panel=OUTPUT
+    ),
+]
+JsonRows = Annotated[
+    bool, typer.Option("--json", metavar="", help="Print one JSON object a row.", rich_help_panel=OUTPUT)
+]
+Stream = Annotated[
+    bool, typer.Option(metavar="", help="Print the answer while it is generated.", rich_help_panel=OUTPUT)
+]
+Timings = Annotated[
+    bool | None,
+    typer.Option(metavar="", help="Show where the time went; default: on a terminal.", rich_help_panel=OUTPUT),
+]
 Verbose = Annotated[
     bool,
     typer.Option(
-        "--verbose", "-v", metavar="", rich_help_panel=OUTPUT,
-        help="Show which device, dtype and kernels were chosen.",
+        "--verbose", metavar="", help="Show which device, dtype and kernels were chosen.", rich_help_panel=OUTPUT
     ),
-]  # fmt: skip
+]
 
 
 def engine_options(
