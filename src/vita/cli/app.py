@@ -278,6 +278,30 @@ def convert(
     raise typer.Exit(run_convert(model, out, quantize, offline=offline))
 
 
+@app.command(epilog=examples("vita pull VITA-MLLM/VITA-1.5", "HF_HOME=/mnt/large vita pull VITA-MLLM/VITA-1.5"))
+def pull(model: o.HubId) -> None:
+    """Download a checkpoint from the hub: says its size and the free space first, and resumes."""
+    from vita.cli.hub import run_pull
+
+    raise typer.Exit(run_pull(model))
+
+
+@app.command("list", epilog=examples("vita list", "vita list --json"))
+def list_models(json: o.Json = False) -> None:
+    """List the checkpoints that are on this machine: the embedded one and those of the hub's cache."""
+    from vita.cli.hub import run_list
+
+    raise typer.Exit(run_list(as_json=json))
+
+
+@app.command(epilog=examples("vita rm VITA-MLLM/VITA-1.5", "vita rm OWNER/NAME"))
+def rm(model: o.HubId) -> None:
+    """Remove a checkpoint from the hub's cache."""
+    from vita.cli.hub import run_rm
+
+    raise typer.Exit(run_rm(model))
+
+
 @app.command(epilog=examples("vita doctor", "VITA_KERNELS=off vita doctor"))
 def doctor() -> None:
     """Show what this machine can do, and what to fix."""

@@ -65,6 +65,7 @@ Reference = Annotated[
 # Model
 Model = Annotated[str | None, typer.Option(metavar="MODEL", help=_MODEL, rich_help_panel=MODEL)]
 ModelArgument = Annotated[str | None, typer.Argument(metavar="MODEL", help=_MODEL)]
+HubId = Annotated[str, typer.Argument(metavar="MODEL", help="Hub id, such as VITA-MLLM/VITA-1.5.")]
 Base = Annotated[
     str | None,
     typer.Option(metavar="MODEL", help="Base checkpoint, when --model is a LoRA folder.", rich_help_panel=MODEL),
