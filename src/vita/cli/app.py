@@ -179,7 +179,10 @@ def info(
     context: Annotated[
         int,
         typer.Option(
-            min=1, metavar="COUNT", help="Positions of the KV cache in the memory figure.", rich_help_panel=OUTPUT
+            callback=o.at_least(1),
+            metavar="COUNT",
+            help="Positions of the KV cache in the memory figure.",
+            rich_help_panel=OUTPUT,
         ),
     ] = 2048,
     json: o.Json = False,
@@ -221,7 +224,9 @@ def bench(
     dtype: o.Dtype = "auto",
     quantize: o.Quantize = None,
     offline: o.Offline = False,
-    tokens: Annotated[int, typer.Option(min=2, metavar="COUNT", help="New tokens of the demo request.")] = 256,
+    tokens: Annotated[
+        int, typer.Option(callback=o.at_least(2), metavar="COUNT", help="New tokens of the demo request, 2 or more.")
+    ] = 256,
     cold: Annotated[
         bool,
         typer.Option("--cold", metavar="", help="Also load with the files dropped from the page cache."),
@@ -247,15 +252,20 @@ def evaluate(
         str, typer.Argument(metavar="MODEL", help="default, or a folder that the recipe exported.")
     ] = "default",
     images: Annotated[
-        int, typer.Option(min=10, metavar="COUNT", help="Held-out images; more make the intervals narrower.")
+        int,
+        typer.Option(
+            callback=o.at_least(10),
+            metavar="COUNT",
+            help="Held-out images, 10 or more; audio and videos in proportion. More make the intervals narrower.",
+        ),
     ] = 420,
-    old_images: Annotated[int | None, typer.Option("--pictures", min=10, hidden=True)] = None,
+    old_images: Annotated[int | None, typer.Option("--pictures", callback=o.at_least(10), hidden=True)] = None,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where eval.md and eval.json are written.")] = Path(
         "runs/eval"
     ),
     quantize: o.Quantize = None,
 ) -> None:
-    """Measure the embedded model's table again, on held-out images, audio and videos (needs the repository)."""
+    """Measure the embedded model's table again, on held-out images, audio and videos: five minutes on a quiet core."""
     from vita.cli.evaluate import run_eval
 
     raise typer.Exit(run_eval(model, images if old_images is None else old_images, out, quantize))
@@ -278,7 +288,7 @@ def convert(
     raise typer.Exit(run_convert(model, out, quantize, offline=offline))
 
 
-@app.command(epilog=examples("vita pull VITA-MLLM/VITA-1.5", "HF_HOME=/mnt/large vita pull VITA-MLLM/VITA-1.5"))
+@app.command(epilog=examples("vita pull VITA-MLLM/VITA-1.5", "vita pull OWNER/NAME"))
 def pull(model: o.HubId) -> None:
     """Download a checkpoint from the hub: says its size and the free space first, and resumes."""
     from vita.cli.hub import run_pull

@@ -9,6 +9,8 @@ import typer
 from vita.errors import RequestError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vita.options import EngineOptions
 
 # Panels of the help text.
@@ -19,6 +21,18 @@ _MODEL = "Checkpoint folder or hub id; default: the embedded model."
 _SCHEMES = (
     "int8 or int4: quantise the decoder to 8 or 4 bits. int8+encoders or int4+encoders: the encoders too, to 8 bits."
 )
+
+
+def at_least(low: int) -> Callable[[int | None], int | None]:
+    """A check of an option's value; `min=` would show as `[x>=2]` in the help."""
+
+    def check(value: int | None) -> int | None:
+        if value is not None and value < low:
+            raise typer.BadParameter(f"{value} is less than {low}")
+        return value
+
+    return check
+
 
 # Media
 ImageFiles = Annotated[
