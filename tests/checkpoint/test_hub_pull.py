@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from huggingface_hub import constants
+from tests.checkpoint.hub_server import Hub, serve
+from tests.checkpoints import VISION, copy_mini
 
 from vita.checkpoint.hub_cache import cached_models, remove
 from vita.checkpoint.hub_pull import plan_pull, pull
@@ -60,8 +66,36 @@ def test_a_disk_too_small_is_said_before_anything_is_downloaded(cache: Path, mon
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 3_000_000_000))
     plan = plan_pull("owner/name", Client())
     with pytest.raises(ResourceError, match=r"owner/name: needs 5\.00 GB more in .*, and 3\.00 GB are free; free some"):
-        pull(plan, lambda file, number, count: pytest.fail("nothing is downloaded"), Client())
+        pull(plan, lambda file, number, count: pytest.fail("nothing is downloaded"), client=Client())
     assert not cache.exists()
+
+
+SCRIPT = """
+import json
+from huggingface_hub import constants
+from vita.checkpoint.hub_pull import plan_pull, pull
+constants.DOWNLOAD_CHUNK_SIZE = 20_000
+seen = []
+plan = plan_pull("a/b")
+print(pull(plan, lambda *_: None, seen.append))
+print(json.dumps([plan.total_bytes, seen]))
+"""
+
+
+def test_bytes_are_reported_and_lost_connections_are_resumed(mini: Path, tmp_path: Path) -> None:
+    """The hub closes the connection after 250 kB; the client, in a process of its own, writes pieces of 20 kB."""
+    place = copy_mini(mini, tmp_path / "offered")
+    shutil.move(place.parent / VISION, place / VISION)
+    with serve(Hub("a/b", place, cut_after=250_000)) as served:
+        env = os.environ | {"HF_ENDPOINT": served.endpoint, "HF_HUB_CACHE": str(tmp_path / "c"), "HF_HUB_OFFLINE": "0"}
+        done = subprocess.run([sys.executable, "-c", SCRIPT], env=env, capture_output=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    folder, (total, seen) = Path(done.stdout.decode().splitlines()[0]), json.loads(done.stdout.splitlines()[1])
+    for name in served.names():
+        if name.endswith(".safetensors"):
+            assert (folder / name).read_bytes() == (place / name).read_bytes()
+    assert seen == sorted(seen) and seen[-1] == total and len(seen) > 40
+    assert len([asked for asked in served.ranges if asked is not None]) == 3, "340 kB take two parts and 552 kB three"
 
 
 def test_a_cache_without_checkpoints_and_with_odd_folders(cache: Path) -> None:

@@ -7,6 +7,7 @@ gigabytes, so they are downloaded here, to `blobs/HASH.partial`, and moved to wh
 from __future__ import annotations
 
 import hashlib
+import io
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from vita.errors import CheckpointError, DownloadError, ResourceError
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelInfo
+    from typing_extensions import Buffer  # of the standard library from Python 3.12 on
 
 SPARE_BYTES = 64 << 20  # left free on the disk
 HASH_BLOCK = 8 << 20
@@ -113,7 +115,12 @@ def plan_pull(repo: str, client: HubClient | None = None) -> PullPlan:
     return PullPlan(repo, info.sha or "main", tuple(files), shutil.disk_usage(existing).free)
 
 
-def pull(plan: PullPlan, tell: Callable[[PullFile, int, int], None], client: HubClient | None = None) -> Path:
+def pull(
+    plan: PullPlan,
+    tell: Callable[[PullFile, int, int], None],
+    progress: Callable[[int], None] | None = None,
+    client: HubClient | None = None,
+) -> Path:
     """Download what is missing and return the snapshot's folder; may be interrupted and called again.
 
     The HTTP client writes pieces of 10 MB, so that much of a file is lost at most.
@@ -121,6 +128,7 @@ def pull(plan: PullPlan, tell: Callable[[PullFile, int, int], None], client: Hub
     Args:
         plan: of `plan_pull`.
         tell: called before a large file is downloaded, with the file, its number from 1, and their count.
+        progress: called during the download with the bytes of all files that are here.
         client: as in `plan_pull`.
 
     Raises:
@@ -139,7 +147,7 @@ def pull(plan: PullPlan, tell: Callable[[PullFile, int, int], None], client: Hub
     missing = [f for f in plan.files if f.sha256 is not None and not f.blob.exists()]
     for number, file in enumerate(missing, start=1):
         tell(file, number, len(missing))
-        _download(plan, file, (client or _default_client()).endpoint)
+        _download(plan, file, (client or _default_client()).endpoint, progress)
     hub.fetch(plan.repo)
     return open_checkpoint(plan.repo).folder  # also fetches the vision encoder's configuration
 
@@ -162,7 +170,25 @@ def _check_config(folder: Path) -> None:
     read_config.check_model_type(Settings(read_json(file), file))
 
 
-def _download(plan: PullPlan, file: PullFile, endpoint: str) -> None:
+class _CountingWriter(io.BufferedWriter):
+    """Appends to a file and reports its size.
+
+    Args:
+        path: of the file.
+        report: called with the size after each write.
+    """
+
+    def __init__(self, path: Path, report: Callable[[int], None]) -> None:
+        super().__init__(io.FileIO(path, "ab"))
+        self._report = report
+
+    def write(self, data: Buffer, /) -> int:
+        count = super().write(data)
+        self._report(self.tell())
+        return count
+
+
+def _download(plan: PullPlan, file: PullFile, endpoint: str, progress: Callable[[int], None] | None) -> None:
     """Append to the partial file from where it ends, check the hash, and move it to its place."""
     from filelock import FileLock
     from huggingface_hub import get_token, hf_hub_url
@@ -176,7 +202,13 @@ def _download(plan: PullPlan, file: PullFile, endpoint: str) -> None:
     with FileLock(lock), hub.hub_errors(plan.repo):
         if file.blob.exists():  # another process was faster
             return
-        with file.partial.open("ab") as out:
+        others = plan.total_bytes - plan.missing_bytes - file.present_bytes
+
+        def report(size: int) -> None:
+            if progress is not None:
+                progress(others + size)
+
+        with _CountingWriter(file.partial, report) as out:
             if out.tell() > file.size:
                 out.truncate(0)
             headers = {"authorization": f"Bearer {token}"} if token else {}

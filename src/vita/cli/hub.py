@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING
 from vita.cli.output import print_json
 
 if TYPE_CHECKING:
-    from vita.checkpoint.hub_pull import PullFile
+    from pathlib import Path
+
+    from vita.checkpoint.hub_pull import PullFile, PullPlan
 
 
 def run_pull(model: str) -> int:
-    """Print the size, then download what is missing; on a terminal with a progress bar a file.
+    """Print the size, then download what is missing; on a terminal with a progress bar, else with a line a file.
 
     Raises:
         VitaError: not enough space, no network, or no VITA checkpoint.
     """
-    if not sys.stderr.isatty():
-        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # before the client is imported
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # before the client is imported: it shows several at once
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it warns of every retry
     from vita.checkpoint.hub_cache import cache_folder
     from vita.checkpoint.hub_pull import plan_pull, pull
@@ -33,12 +34,29 @@ def run_pull(model: str) -> int:
         f"{size(plan.free_bytes)} free in {cache_folder()}"
     )
     try:
-        folder = pull(plan, _tell)
+        folder = _pull_with_bar(plan) if sys.stderr.isatty() else pull(plan, _tell)
     except KeyboardInterrupt:
         _say("interrupted; the same command resumes")
         raise
     print(folder)
     return 0
+
+
+def _pull_with_bar(plan: PullPlan) -> Path:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+    from vita.checkpoint.hub_pull import pull
+
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress("{task.description}", *columns, console=Console(stderr=True), transient=True) as bars:
+        here = plan.total_bytes - plan.missing_bytes
+        task = bars.add_task("configuration", total=plan.total_bytes, completed=here)
+
+        def tell(file: PullFile, number: int, count: int) -> None:
+            bars.update(task, description=f"file {number} of {count}")
+
+        return pull(plan, tell, lambda done: bars.update(task, completed=done))
 
 
 def run_list(*, as_json: bool) -> int:
