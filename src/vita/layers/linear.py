@@ -12,6 +12,7 @@ which runs at memory bandwidth.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Literal, Protocol, runtime_checkable
 
@@ -40,6 +41,7 @@ NATIVE_ROWS = 4
 PROBE_SHAPE, PROBE_RUNS = (256, 2048, 1024), 4
 MIN_UPCAST_SPEEDUP = 1.4  # of the float32 GEMM: the cast costs time, and the choice must not depend on noise
 UPCAST_BLOCK = 8 << 20  # weights cast at a time; smaller blocks make narrow, slow GEMMs where rows are long
+BLOCK_CHANNELS = 64  # blocks are a multiple of it: GEMM libraries are several times slower at unaligned widths
 
 
 class Linear(nn.Linear):
@@ -93,14 +95,24 @@ def upcast_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """
     rows = x.reshape(-1, x.shape[-1]).float()  # [rows, in]
     out = torch.empty(rows.shape[0], weight.shape[0], dtype=x.dtype)
-    step = max(1, UPCAST_BLOCK // weight.shape[1])
-    for start in range(0, weight.shape[0], step):
-        block = weight[start : start + step].float()  # [step, in]
-        sums = rows @ block.t()  # [rows, step]
+    for part in channel_blocks(weight.shape[0], weight.shape[1], UPCAST_BLOCK):
+        block = weight[part].float()  # [channels, in]
+        sums = rows @ block.t()  # [rows, channels]
         if bias is not None:
-            sums += bias[start : start + step].float()
-        out[:, start : start + step] = sums
+            sums += bias[part].float()
+        out[:, part] = sums
     return out.reshape(*x.shape[:-1], weight.shape[0])
+
+
+def channel_blocks(channels: int, in_features: int, limit: int) -> Iterator[slice]:
+    """Slices of the output channels of a weight `[channels, in_features]`, in order.
+
+    Each has at most `limit` weights (or `BLOCK_CHANNELS` channels, if that is more), and starts and ends at a multiple
+    of `BLOCK_CHANNELS`; the last one ends at `channels`.
+    """
+    step = max(1, limit // in_features // BLOCK_CHANNELS) * BLOCK_CHANNELS
+    for start in range(0, channels, step):
+        yield slice(start, min(start + step, channels))
 
 
 def choose_route(device: torch.device, dtype: torch.dtype, features: CpuFeatures | None = None) -> tuple[Route, str]:

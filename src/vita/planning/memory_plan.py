@@ -13,7 +13,7 @@ from vita.kernels.cpu.bindings import GROUP_SIZE
 from vita.model.kv_cache import KVCache
 from vita.model.vita import VitaModel
 from vita.options import EngineOptions, Quantize, parse_size
-from vita.quant.linear import DEQUANTIZE_BLOCK
+from vita.quant.linear import dequantize_block_size
 from vita.quant.scheme import STORED, is_four_bit, scheme_of
 from vita.runtime.memory import available_memory
 
@@ -239,7 +239,7 @@ def _prefill_bytes(model: VitaModel, placement: Placement, positions: int, *, qu
     return (
         rows * (3 * d.intermediate_size + 8 * d.hidden_size) * itemsize
         + model.vocab_size * (itemsize + 4)
-        + (min(DEQUANTIZE_BLOCK, d.intermediate_size * d.hidden_size) * itemsize if quantized else 0)
+        + (min(dequantize_block_size(placement.device), d.intermediate_size * d.hidden_size) * itemsize if quantized else 0)
     )
 
 

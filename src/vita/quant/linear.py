@@ -11,10 +11,12 @@ from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from vita.layers.linear import Activation, Route, apply_activation
+from vita.layers.linear import Activation, Route, apply_activation, channel_blocks
 
 DEQUANTIZE_BLOCK = 16 << 20  # weights dequantised at a time; smaller blocks make narrow, slow GEMMs
+GPU_DEQUANTIZE_BLOCK = 128 << 20  # so that all of a layer's weight is one block, but not the head
 QUANTIZE_BLOCK = 4 << 20  # weights quantised at a time
 
 
@@ -36,7 +38,6 @@ class QuantizedLinear(nn.Module, ABC):
         out = self.native_matmul(rows.contiguous()) if x.device.type == "cpu" else None
         if out is None:
             out = self._dequantized_matmul(rows)
-            out = out if self.bias is None else out + self.bias
         return out.reshape(*x.shape[:-1], self.out_features)
 
     def with_activation(self, x: Tensor, activation: Activation) -> Tensor:
@@ -55,12 +56,18 @@ class QuantizedLinear(nn.Module, ABC):
         """Dequantise the weights of some output channels: `[channels, in]` in `dtype`."""
 
     def _dequantized_matmul(self, rows: Tensor) -> Tensor:
-        """`[n, in]` to `[n, out]`, a block of output channels at a time, without the bias."""
+        """`[n, in]` to `[n, out]`, a block of output channels at a time, bias added."""
         dtype = torch.float32 if self.route == "upcast" else rows.dtype
         x = rows.to(dtype)
+        blocks = list(channel_blocks(self.out_features, self.in_features, dequantize_block_size(rows.device)))
+        if len(blocks) == 1 and dtype == rows.dtype and rows.device.type != "cpu":
+            return functional.linear(x, self.dequantize_block(blocks[0], dtype), self.bias)  # adds the bias inside
         out = torch.empty(rows.shape[0], self.out_features, dtype=rows.dtype, device=rows.device)
-        step = max(1, DEQUANTIZE_BLOCK // self.in_features)
-        for start in range(0, self.out_features, step):
-            part = slice(start, min(start + step, self.out_features))
+        for part in blocks:
             out[:, part] = x @ self.dequantize_block(part, dtype).t()
-        return out
+        return out if self.bias is None else out + self.bias
+
+
+def dequantize_block_size(device: torch.device) -> int:
+    """Weights that are dequantised at a time on a device."""
+    return DEQUANTIZE_BLOCK if device.type == "cpu" else GPU_DEQUANTIZE_BLOCK
