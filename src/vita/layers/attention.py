@@ -6,15 +6,21 @@ Runs the native CPU kernel, FlashAttention on CUDA, or PyTorch's `scaled_dot_pro
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vita.kernels.cpu.bindings import bf16_kernels
 from vita.kernels.torch_ops import torch_ops
 from vita.runtime.cpu_features import cpu_features
+
+# Of `scaled_dot_product_attention` on CUDA, without cuDNN, which takes 40 ms to plan for every new prompt length. MATH
+# takes what the others refuse.
+CUDA_BACKENDS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 Attend: TypeAlias = Callable[..., Tensor]  # the signature of `attend`
 
@@ -85,7 +91,13 @@ def _pytorch(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool,
     if q.device.type == "cpu" and dtype != torch.float32 and not cpu_features().has_gemm(dtype):
         q, k, v = q.float(), k.float(), v.float()
     grouped = q.shape[1] != k.shape[1]
-    out = functional.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=grouped
-    )
+    with choose_backends(q.device):
+        out = functional.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=grouped
+        )
     return out.to(dtype)
+
+
+def choose_backends(device: torch.device) -> AbstractContextManager[object]:
+    """Which of PyTorch's attention kernels may run: on CUDA `CUDA_BACKENDS`, elsewhere PyTorch's own choice."""
+    return sdpa_kernel(CUDA_BACKENDS) if device.type == "cuda" else nullcontext()
