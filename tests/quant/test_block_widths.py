@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vita.layers.linear import BLOCK_CHANNELS, Linear, channel_blocks, upcast_linear
+from vita.kernels.weight import BLOCK_CHANNELS, channel_blocks
+from vita.layers.linear import Linear, upcast_linear
 from vita.quant import int4, int8
 from vita.quant.int4 import Int4Linear
 from vita.quant.int8 import Int8Linear

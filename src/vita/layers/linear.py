@@ -12,7 +12,6 @@ which runs at memory bandwidth.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import Literal, Protocol, runtime_checkable
 
@@ -22,6 +21,7 @@ from torch.nn import functional
 
 from vita.kernels.cpu.bindings import bf16_kernels
 from vita.kernels.torch_ops import torch_ops
+from vita.kernels.weight import channel_blocks
 from vita.runtime.cpu_features import CpuFeatures, cpu_features
 
 Route = Literal["native", "upcast"]
@@ -41,7 +41,6 @@ NATIVE_ROWS = 4
 PROBE_SHAPE, PROBE_RUNS = (256, 2048, 1024), 4
 MIN_UPCAST_SPEEDUP = 1.4  # of the float32 GEMM: the cast costs time, and the choice must not depend on noise
 UPCAST_BLOCK = 8 << 20  # weights cast at a time; smaller blocks make narrow, slow GEMMs where rows are long
-BLOCK_CHANNELS = 64  # blocks are a multiple of it: GEMM libraries are several times slower at unaligned widths
 
 
 class Linear(nn.Linear):
@@ -102,17 +101,6 @@ def upcast_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
             sums += bias[part].float()
         out[:, part] = sums
     return out.reshape(*x.shape[:-1], weight.shape[0])
-
-
-def channel_blocks(channels: int, in_features: int, limit: int) -> Iterator[slice]:
-    """Slices of the output channels of a weight `[channels, in_features]`, in order.
-
-    Each has at most `limit` weights (or `BLOCK_CHANNELS` channels, if that is more), and starts and ends at a multiple
-    of `BLOCK_CHANNELS`; the last one ends at `channels`.
-    """
-    step = max(1, limit // in_features // BLOCK_CHANNELS) * BLOCK_CHANNELS
-    for start in range(0, channels, step):
-        yield slice(start, min(start + step, channels))
 
 
 def choose_route(device: torch.device, dtype: torch.dtype, features: CpuFeatures | None = None) -> tuple[Route, str]:

@@ -8,24 +8,33 @@ floating-point GEMM. The formats and their kernels are in `quant.int8` and `quan
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vita.layers.linear import Activation, Route, apply_activation, channel_blocks
+from vita.kernels.weight import GPU_DEQUANTIZE_BLOCK, channel_blocks
+from vita.layers.linear import Activation, Route, apply_activation
 
 DEQUANTIZE_BLOCK = 16 << 20  # weights dequantised at a time; smaller blocks make narrow, slow GEMMs
-GPU_DEQUANTIZE_BLOCK = 128 << 20  # so that all of a layer's weight is one block, but not the head
 QUANTIZE_BLOCK = 4 << 20  # weights quantised at a time
+# On a GPU: less would be bound by launches (18 s for the released model in int4), more takes gigabytes of float32.
+GPU_QUANTIZE_BLOCK = 16 << 20
 
 
 class QuantizedLinear(nn.Module, ABC):
-    """`x · Wᵀ + b` with buffers `weight` and `scale` instead of W."""
+    """`x · Wᵀ + b` with buffers `weight` and `scale` instead of W.
+
+    Attributes:
+        converted: multiplies rows `[n, in]`, bias added, by a converted copy of the weight (`kernels.matmul`). Then
+            `weight` and `scale` have no values: they are on the meta device.
+    """
 
     weight: Tensor
     scale: Tensor
     route: Route = "native"
+    converted: Callable[[Tensor], Tensor] | None = None
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
         super().__init__()
@@ -35,6 +44,8 @@ class QuantizedLinear(nn.Module, ABC):
     def forward(self, x: Tensor) -> Tensor:
         """`[..., in_features]` to `[..., out_features]`, in the dtype of x."""
         rows = x.reshape(-1, self.in_features)
+        if self.converted is not None:
+            return self.converted(rows.contiguous()).reshape(*x.shape[:-1], self.out_features)
         out = self.native_matmul(rows.contiguous()) if x.device.type == "cpu" else None
         if out is None:
             out = self._dequantized_matmul(rows)
@@ -66,6 +77,11 @@ class QuantizedLinear(nn.Module, ABC):
         for part in blocks:
             out[:, part] = x @ self.dequantize_block(part, dtype).t()
         return out if self.bias is None else out + self.bias
+
+
+def quantize_block_size(device: torch.device) -> int:
+    """Weights that are quantised at a time on a device."""
+    return QUANTIZE_BLOCK if device.type == "cpu" else GPU_QUANTIZE_BLOCK
 
 
 def dequantize_block_size(device: torch.device) -> int:
