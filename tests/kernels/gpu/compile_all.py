@@ -23,7 +23,15 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from vita.kernels.triton import (
-    MAX_BATCH, activations, decode_attention, elementwise, epilogue, int_gemm, int_gemv, linear, prefill_attention,
+    MAX_BATCH,
+    activations,
+    decode_attention,
+    elementwise,
+    epilogue,
+    int_gemm,
+    int_gemv,
+    linear,
+    prefill_attention,
 )  # fmt: skip
 
 SCALES = "*bf16"  # of quantised weights, for every dtype of the model
