@@ -1,7 +1,8 @@
-"""int8 and int4 weights by the library humming-kernels (vLLM project), where it is installed (`pip install vita[humming]`).
+"""Matmuls with int8 and int4 weights by the library humming-kernels (vLLM project).
 
-It multiplies 1 to 16 rows at memory bandwidth and prefill without dequantising. It compiles a kernel for each shape when
-it is first used, seconds each, and keeps them on disk. Weights are converted from the stored format.
+It is used where it is installed (`pip install vita-engine[humming]`). It multiplies 1 to 16 rows at memory bandwidth,
+and prefill without dequantising. It compiles a kernel for each shape when that is first used, which takes seconds, and
+keeps it on disk. Weights are converted from the stored format.
 """
 
 from __future__ import annotations

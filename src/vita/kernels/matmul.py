@@ -8,7 +8,7 @@ is taken. The last one is `kernels.reference` itself, which runs everywhere.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, TypeAlias
 
@@ -20,6 +20,7 @@ from vita.kernels.weight import Weight
 
 log = logging.getLogger("vita")
 Rows: TypeAlias = Literal["one", "batch", "many"]  # a decode step of one sequence, of 2 to 16, and prefill
+KINDS: tuple[Rows, ...] = ("one", "batch", "many")
 TRIAL_ROWS: dict[Rows, int] = {"one": 1, "batch": 16, "many": 64}
 TRIAL_CHANNELS = 256  # compared
 TOLERANCE = 0.03  # relative: some backends quantise x to int8
@@ -104,13 +105,14 @@ class MatmulChooser:
         dtype: of x.
 
     Attributes:
+        backends, converting: as above.
         chosen: names of the backends that serve some weight, for the log and for tests.
     """
 
     def __init__(
-        self, backends: dict[Rows, Sequence[Backend]], converting: Sequence[Backend], dtype: torch.dtype
+        self, backends: Mapping[Rows, Sequence[Backend]], converting: Sequence[Backend], dtype: torch.dtype
     ) -> None:
-        self._backends, self._converting, self._dtype = backends, converting, dtype
+        self.backends, self.converting, self._dtype = backends, converting, dtype
         self._trials: dict[tuple[object, ...], bool] = {}
         self.chosen: set[str] = set()
 
@@ -122,15 +124,16 @@ class MatmulChooser:
             swiglu: its channels are gate and up.
             convert: a backend may convert the weight.
         """
-        for backend in self._converting if convert else ():
+        for backend in self.converting if convert else ():
             matmul = self._converted(backend, weight, swiglu)
             if matmul is not None:
                 self.chosen.add(backend.name)
                 return Matmuls(matmul, matmul, matmul, converted=True)
-        return Matmuls(*(self._choose(kind, weight, swiglu) for kind in ("one", "batch", "many")))
+        one, batch, many = (self._choose(kind, weight, swiglu) for kind in KINDS)
+        return Matmuls(one, batch, many)
 
     def _choose(self, kind: Rows, weight: Weight, swiglu: bool) -> Matmul:
-        for backend in self._backends[kind]:
+        for backend in self.backends[kind]:
             if backend.supports(weight, self._dtype):
                 matmul = backend.bind(weight)
                 if self._passes(backend, matmul, kind, weight, swiglu):
@@ -140,8 +143,7 @@ class MatmulChooser:
         return REFERENCE.bind(weight)
 
     def _converted(self, backend: Backend, weight: Weight, swiglu: bool) -> Matmul | None:
-        kinds: tuple[Rows, ...] = ("one", "batch", "many")
-        failed = any(self._trials.get(self._key(backend, kind, weight)) is False for kind in kinds)
+        failed = any(self._trials.get(self._key(backend, kind, weight)) is False for kind in KINDS)
         if failed or not backend.supports(weight, self._dtype):
             return None
         try:
@@ -149,7 +151,7 @@ class MatmulChooser:
         except Exception as error:  # of the library, its compiler or the driver
             self._failed(backend, "one", weight, f"{type(error).__name__}: {error}")
             return None
-        return matmul if all(self._passes(backend, matmul, kind, weight, swiglu) for kind in kinds) else None
+        return matmul if all(self._passes(backend, matmul, kind, weight, swiglu) for kind in KINDS) else None
 
     def _key(self, backend: Backend, kind: Rows, weight: Weight) -> tuple[object, ...]:
         return backend.name, kind, weight.values.dtype, tuple(weight.values.shape), weight.bias is None

@@ -1,4 +1,4 @@
-"""The stored weight of a linear layer, in any format, as the kernels take it; and how a large one is cut into blocks."""
+"""The stored weight of a linear layer, in any format, and how a large one is cut into blocks."""
 
 from __future__ import annotations
 

@@ -26,7 +26,8 @@ MAX_ASPECT = 64  # pixels further out lie outside the centre crop
 MAX_CANVAS_SIDE = 16_384  # of a padded image: 805 MB
 
 Values: TypeAlias = np.ndarray[Any, Any]  # uint8 [height, width, 3]
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class Map(Protocol):

@@ -138,13 +138,8 @@ class Decoder(nn.Module):
             positions: int64 `[batch or 1, n]`; default: from the cache's length on.
             mask: bool `[batch or 1, 1, n, keys]`, True where a query attends; default: causal.
         """
-        if (
-            self.fast_prefill is not None
-            and cache is not None
-            and len(embeds) == 1
-            and positions is None
-            and mask is None
-        ):
+        usual = len(embeds) == 1 and positions is None and mask is None
+        if self.fast_prefill is not None and cache is not None and usual:
             yield from self.fast_prefill.hidden_states(embeds, cache)
             return
         n = embeds.shape[1]

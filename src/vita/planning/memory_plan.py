@@ -241,16 +241,12 @@ def _prefill_bytes(model: VitaModel, placement: Placement, positions: int, *, qu
     d, itemsize = model.config.decoder, placement.dtype.itemsize
     rows = min(positions, prefill_chunk(placement.device))
     recorded = GRAPH_POSITIONS if placement.device.type == "cuda" else 0
-    blocks = 2 if recorded else 1
+    block = min(dequantize_block_size(placement.device), d.intermediate_size * d.hidden_size) * itemsize
+    blocks = 0 if not quantized else 2 if recorded else 1
     return (
         (rows + recorded) * (3 * d.intermediate_size + 8 * d.hidden_size) * itemsize
         + model.vocab_size * (itemsize + 4)
-        + blocks
-        * (
-            min(dequantize_block_size(placement.device), d.intermediate_size * d.hidden_size) * itemsize
-            if quantized
-            else 0
-        )
+        + blocks * block
     )
 
 

@@ -80,8 +80,11 @@ def test_the_kernels_append_and_attend_to_real_rows_alone(quantized: bool, past:
     assert (twin.values[:, :, :, past + count :] == 7).all()
 
 
-@pytest.mark.parametrize("quantized", [False, True])
-@pytest.mark.parametrize(("past", "n"), [(0, 5), (0, 16), (9, 3), (4, 21)], ids=["padded", "full", "behind", "long"])
+@pytest.mark.parametrize(
+    ("past", "n", "quantized"),
+    [(0, 5, False), (0, 16, True), (9, 3, False), (9, 3, True), (4, 21, False), (0, 17, True)],
+    ids=["padded", "full, int8 cache", "behind", "behind, int8 cache", "long", "long, int8 cache"],
+)
 def test_prefill_equals_the_decoders(past: int, n: int, quantized: bool) -> None:
     decoder = build(None)
     cache, twin = new_cache(past + n + 2, quantized), new_cache(past + n + 2, quantized)
