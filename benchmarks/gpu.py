@@ -1,6 +1,6 @@
 """Check, tune and measure everything on a GPU in one call of less than six minutes.
 
-    PYTHONPATH=src python benchmarks/gpu.py CHECKPOINT --image assets/vita_logo.png [--only check,request] [--json FILE]
+    PYTHONPATH=src python benchmarks/gpu.py CHECKPOINT --image assets/vita_logo.png [--only check,int4] [--json FILE]
 
 `CHECKPOINT` is the folder of `make_checkpoint.py`; it is made if it does not exist. Stages run in the order of
 `STAGES`, each within the time that is left; one that fails or has no time is reported, and the next one runs. Prints a
@@ -15,7 +15,9 @@ from __future__ import annotations
 import argparse
 import json
 import signal
+import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from pathlib import Path
@@ -36,7 +38,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--image", "--picture", type=Path, required=True, help="of the demo request")
     parser.add_argument("--only", default=",".join(STAGES), help=f"stages, of: {', '.join(STAGES)}")
-    parser.add_argument("--schemes", default="none,int4,int8", help="formats of the decoder, in this order")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="for all stages")
     parser.add_argument("--tokens", type=int, default=300, help="of the demo request's answer")
@@ -69,6 +70,26 @@ def run_stage(name: str, context: Context, results: dict[str, dict[str, object]]
     print(f"{name:8} {entry['status']}, {entry['seconds']:.1f} s", flush=True)
 
 
+def works() -> bool:
+    """Whether the GPU still computes: an error of CUDA ends all work of its process."""
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError as error:
+        print(f"the GPU is unusable in this process: {error}", flush=True)
+        return False
+    return True
+
+
+def in_another_process(args: argparse.Namespace, stages: list[str], seconds: float) -> dict[str, dict[str, object]]:
+    """The results of the stages that are left, from a process of their own."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "results.json"
+        options = [f"--{name}={getattr(args, name)}" for name in ("image", "device", "tokens", "images")]
+        options += [f"--only={','.join(stages)}", f"--seconds={seconds}", f"--json={file}"]
+        subprocess.run([sys.executable, __file__, str(args.checkpoint), *options], check=False)
+        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+
+
 def interrupt(number: int, frame: FrameType | None) -> None:
     raise TimeoutError("the time is over")
 
@@ -86,15 +107,18 @@ def main() -> int:
     print(*results["machine"].values(), flush=True)
     if hasattr(signal, "SIGALRM"):
         signal.signal(signal.SIGALRM, interrupt)
-    for name in STAGES:
-        if name in args.only.split(","):
-            if hasattr(signal, "alarm"):
-                signal.alarm(max(1, int(context.left()) + GRACE))
-            run_stage(name, context, results)
-            if hasattr(signal, "alarm"):
-                signal.alarm(0)
-            if args.json is not None:
-                args.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    wanted = [name for name in STAGES if name in args.only.split(",")]
+    while wanted:
+        if hasattr(signal, "alarm"):
+            signal.alarm(max(1, int(context.left()) + GRACE))
+        run_stage(wanted.pop(0), context, results)
+        if hasattr(signal, "alarm"):
+            signal.alarm(0)
+        if wanted and cuda and not works():
+            results |= in_another_process(args, wanted, context.left())
+            wanted = []
+        if args.json is not None:
+            args.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(results))
     return int(any(str(entry.get("status", "")).startswith("failed") for entry in results.values()))
 

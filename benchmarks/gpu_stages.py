@@ -28,6 +28,7 @@ from vita.quant.int8 import quantize_rows
 ROOT = Path(__file__).parents[1]
 HIDDEN, INTERMEDIATE, QKV = 3584, 18944, 4608  # of the released decoder
 FORMATS = ("float", "int8", "int4")
+SCHEMES = ("plain", "int4", "int8")  # of the model, in the order of the stages
 IMAGE_TOKENS, AT_A_TIME, PEER_TOKENS = 64, 16, 100
 Figures = Iterator[tuple[str, float]]
 
@@ -115,7 +116,9 @@ def check(context: Context) -> Figures:
 
     chooser, worst = cuda_chooser(torch.bfloat16), 0.0
     failures: list[str] = []
-    for kind, (channels, width, swiglu) in itertools.product(FORMATS, ((2048, HIDDEN, True), (1024, INTERMEDIATE, False))):
+    for kind, (channels, width, swiglu) in itertools.product(
+        FORMATS, ((2048, HIDDEN, True), (1024, INTERMEDIATE, False))
+    ):
         weight = made_weight(kind, channels, width, context.device)
         for rows, count in TRIAL_ROWS.items():
             for backend in (*chooser.backends[rows], *chooser.converting):
@@ -137,8 +140,8 @@ def check(context: Context) -> Figures:
 
 
 def load(context: Context, scheme: str) -> vita.Vita:
-    """A model in a format; `none`: as stored."""
-    return vita.load(context.checkpoint(), device=context.args.device, quantize=None if scheme == "none" else scheme)
+    """A model in a format; `plain`: as stored."""
+    return vita.load(context.checkpoint(), device=context.args.device, quantize=None if scheme == "plain" else scheme)
 
 
 def free(context: Context) -> None:
@@ -149,24 +152,22 @@ def free(context: Context) -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-def request(context: Context) -> Figures:
-    """Every format: load, steps against the decoder's own operations, the demo request, many images."""
-    for scheme in context.args.schemes.split(","):
-        if context.left() < 25 and context.device.type == "cuda":
-            print(f"{scheme}: {context.left():.0f} s are left", flush=True)
-            continue
-        free(context)
-        start = time.perf_counter()
-        model = load(context, scheme)
+def request(scheme: str, context: Context) -> Figures:
+    """One format: load, the demo request, steps against the decoder's own operations, many images."""
+    free(context)
+    start = time.perf_counter()
+    model = load(context, scheme)
+    try:
         model.warm_up()
-        yield f"{scheme}, load s", time.perf_counter() - start
-        parts = (demo, steps, images) if context.device.type == "cuda" else (demo, images)
-        for part in parts:
-            for label, value in part(context, model):
-                yield f"{scheme}, {label}", value
+        yield "load s", time.perf_counter() - start
+        yield from demo(context, model)
+        if context.device.type == "cuda":
+            yield from steps(context, model)
+        yield from images(context, model)
+    finally:
         model.close()
         del model
-    free(context)
+        free(context)
 
 
 def demo(context: Context, model: vita.Vita) -> Figures:
@@ -182,10 +183,9 @@ def demo(context: Context, model: vita.Vita) -> Figures:
     yield "tokens/s", t.tokens_per_second
     yield "GB/s", t.gigabytes_per_second
     yield "peak GB", t.peak_memory / 1e9
-    session = model.session()
-    for question in ("Describe this images.", "What is in the corner?"):
-        part = {"images": [context.args.image]} if question.startswith("Describe") else {}
-        result = session.ask(question, params=vita.SamplingParams(max_tokens=4, ignore_eos=True), options=four, **part)
+    chat, few = model.chat(options=four), vita.SamplingParams(max_tokens=4, ignore_eos=True)
+    chat.ask("Describe this images.", images=[context.args.image], params=few)
+    result = chat.ask("What is in the corner?", params=few)
     yield "second question, first_token s", result.timings.first_token
 
 
@@ -272,12 +272,12 @@ def images(context: Context, model: vita.Vita) -> Figures:
 
 
 def memory(context: Context) -> Figures:
-    """What `vita info` predicts, in GB, to be compared with the peaks of the request stage."""
+    """What `vita info` predicts, in GB, to be compared with the peaks of the formats' stages."""
     from vita.cli.info import collect
     from vita.options import EngineOptions
 
-    for scheme in context.args.schemes.split(","):
-        options = EngineOptions(device=context.args.device, quantize=None if scheme == "none" else scheme)
+    for scheme in SCHEMES:
+        options = EngineOptions(device=context.args.device, quantize=None if scheme == "plain" else scheme)
         parts = collect(str(context.checkpoint()), options, 1735)["memory"]
         yield f"{scheme}, predicted GB", (sum(parts.values()) - parts.get("audio encoder", 0)) / 1e9
 
@@ -345,7 +345,9 @@ def tune(context: Context) -> Figures:
                 h = torch.randn(rows, INTERMEDIATE, device=context.device).bfloat16()
                 ones = torch.ones(HIDDEN, device=context.device).bfloat16()
                 runs = {
-                    "gate": partial(linear, x, gate_up, h.clone(), norm_weight=ones, eps=1e-6, swiglu=True, blocks=shape),
+                    "gate": partial(
+                        linear, x, gate_up, h.clone(), norm_weight=ones, eps=1e-6, swiglu=True, blocks=shape
+                    ),
                     "down": partial(linear, h, down, x.clone(), residual=x, blocks=shape),
                 }
                 for name, run in runs.items():
@@ -370,5 +372,5 @@ def rate_of(run: Callable[[], object], weight: Weight, label: str) -> float | No
 
 STAGES = {
     "peaks": Stage(peaks, 5), "verify": Stage(verify, 10), "check": Stage(check, 20), "memory": Stage(memory, 2),
-    "request": Stage(request, 30), "peer": Stage(peer, 60), "tune": Stage(tune, 20),
+    **{scheme: Stage(partial(request, scheme), 30) for scheme in SCHEMES}, "peer": Stage(peer, 60), "tune": Stage(tune, 20),
 }  # fmt: skip

@@ -102,9 +102,7 @@ def _sums(
 ):  # fmt: skip
     """Dot products of some output channels, bias added: float32 `[N_BLOCK]`."""
     if FORMAT == 2:
-        ys = _sums_int4(
-            x, x_scales, x_sums, weight, scale, channel, n_mask, IN_FEATURES, N_BLOCK, GROUPS, STAGES, DP4A
-        )
+        ys = _sums_int4(x, x_scales, x_sums, weight, scale, channel, n_mask, IN_FEATURES, N_BLOCK, GROUPS, STAGES, DP4A)
     else:
         ys = _sums_int8(x, x_scales, weight, scale, channel, n_mask, IN_FEATURES, N_BLOCK, GROUPS, STAGES, DP4A)
     if BIAS:
