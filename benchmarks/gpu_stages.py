@@ -372,5 +372,6 @@ def rate_of(run: Callable[[], object], weight: Weight, label: str) -> float | No
 
 STAGES = {
     "peaks": Stage(peaks, 5), "verify": Stage(verify, 10), "check": Stage(check, 20), "memory": Stage(memory, 2),
-    **{scheme: Stage(partial(request, scheme), 30) for scheme in SCHEMES}, "peer": Stage(peer, 60), "tune": Stage(tune, 20),
+    **{scheme: Stage(partial(request, scheme), 30) for scheme in SCHEMES},
+    "peer": Stage(peer, 60), "tune": Stage(tune, 20),
 }  # fmt: skip

@@ -97,3 +97,15 @@ def test_blocks_on_another_device_give_the_same_sums(monkeypatch: pytest.MonkeyP
     for limit in (128 * 64, 128 * 1000):
         monkeypatch.setattr("vita.quant.linear.DEQUANTIZE_BLOCK", limit)
         torch.testing.assert_close(layer(x), wanted)
+
+
+@pytest.mark.parametrize("quantize", [int8.quantize_rows, int4.quantize_groups])
+def test_weights_quantised_in_larger_blocks_are_the_same(quantize: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU quantises more at a time than a CPU."""
+    weight = torch.randn(37, 192)
+    wanted = quantize(weight)
+    monkeypatch.setattr("vita.quant.linear.QUANTIZE_BLOCK", 4096)
+    assert all(torch.equal(a, b) for a, b in zip(quantize(weight), wanted, strict=True))
+    with META:
+        values, scale = quantize(torch.empty(18944, 3584))
+    assert values.shape[0] == scale.shape[0] == 18944

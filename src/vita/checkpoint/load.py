@@ -123,7 +123,7 @@ def load_part(
         target = HOST if part == "decoder" and ours == "embed.weight" and not tied else device
         kept = _dtype_of(ours, tensor.dtype, dtype)
         padded = device.type == "cuda" and ours == "head.weight" and tensor.is_floating_point()
-        state[ours] = _with_padding(tensor, device, kept) if padded else tensor.to(device=target, dtype=kept)
+        state[ours] = with_padding(tensor, device, kept) if padded else tensor.to(device=target, dtype=kept)
         if progress is not None:
             progress(part, done, len(wanted))
     module.load_state_dict(state, strict=True, assign=True)
@@ -133,7 +133,7 @@ def load_part(
     return module.eval().requires_grad_(False)
 
 
-def _with_padding(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+def with_padding(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
     """A copy of `[rows, in]` whose memory ends with zeros, up to a multiple of 64 rows: GEMM libraries are slow at odd
     widths, and the head has as many channels as the vocabulary has tokens (`model.fused_weights`)."""
     rows = -(-len(tensor) // BLOCK_CHANNELS) * BLOCK_CHANNELS

@@ -7,17 +7,23 @@ import torch
 from tests.kernels.gpu.test_fused_decode import CONFIG, CPU, build, decoder_step, dequantized
 from torch import Tensor
 
+from vita.checkpoint.load import with_padding
 from vita.config import DecoderConfig
 from vita.engine.cuda_graphs import CudaGraphDecode
 from vita.engine.prefill_graphs import CudaGraphPrefill
+from vita.kernels import reference
+from vita.kernels.matmul import KINDS, REFERENCE, Backend, Bound, MatmulChooser
 from vita.kernels.triton.decode_attention import AttentionSizes
 from vita.kernels.triton.prefill_attention import append_kv, prefill_attention, rope_qkv
+from vita.kernels.weight import Weight
 from vita.layers.attention import attend
 from vita.layers.rope import apply_rope, rope_tables
 from vita.model.decoder import Decoder
 from vita.model.fused_prefill import prefill_table
-from vita.model.fused_weights import FusedWeights
+from vita.model.fused_weights import FusedWeights, padded_rows
 from vita.model.kv_cache import KVCache, KVCacheRagged
+from vita.planning.flops import weight_bytes
+from vita.quant.linear import QuantizedLinear
 
 LENGTHS = (8, 16)  # few, since the interpreter takes milliseconds a program
 
@@ -145,3 +151,35 @@ def test_a_full_cache_is_refused_before_anything_is_written() -> None:
     with pytest.raises(ValueError, match="full"):
         last(graphs(build(None)), rows(7), cache)
     assert cache.length == 0 and (cache.keys == 7).all()
+
+
+def test_a_converting_backend_frees_the_stored_weights_and_every_path_computes_by_its_copy() -> None:
+    decoder, plain = build("int8"), build("int8")
+    size = weight_bytes(decoder)
+
+    def bind(weight: Weight) -> Bound:
+        return Bound(reference.linear, Weight(weight.values.clone(), weight.scale, weight.bias))
+
+    library = Backend("library", lambda weight, dtype: weight.scale is not None, bind)
+    usual = dict.fromkeys(KINDS, [REFERENCE])
+    weights = FusedWeights(decoder, splits=2, chooser=MatmulChooser(usual, [library], torch.float32))
+    converted = [m for n, m in decoder.named_modules() if isinstance(m, QuantizedLinear) and n != "head"]
+    assert len(converted) == 14 and all(m.weight.is_meta and m.scale.is_meta for m in converted)
+    assert not decoder.head.weight.is_meta and weight_bytes(decoder) == size
+    with torch.inference_mode():
+        wanted = plain(rows(9), new_cache(12))
+        torch.testing.assert_close(decoder(rows(9), new_cache(12)), wanted, atol=1e-3, rtol=1e-3)
+        prefill = CudaGraphPrefill(weights, quantized_kv_cache=False, lengths=LENGTHS)
+        torch.testing.assert_close(last(prefill, rows(9), new_cache(12)), wanted, atol=1e-3, rtol=1e-3)
+
+
+def test_the_heads_padding_is_used_where_it_was_reserved() -> None:
+    decoder, hidden = build(None), torch.randn(1, 3, CONFIG.hidden_size)
+    with torch.inference_mode():
+        wanted = decoder.logits(hidden)
+        assert FusedWeights(decoder, splits=2).head_channels == 50, "nothing was reserved"
+        decoder.head.weight = torch.nn.Parameter(with_padding(decoder.head.weight, CPU, torch.float32), False)
+        assert torch.equal(decoder.logits(hidden), wanted)
+        prefill = graphs(decoder)
+        assert prefill._weights.head_channels == 64 and (padded_rows(decoder.head.weight)[50:] == 0).all()
+        torch.testing.assert_close(prefill.logits(hidden), wanted, atol=1e-5, rtol=1e-4)
