@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vita.engine.cuda_graphs import capture
+from vita.kernels.cuda_graph import capture
 from vita.model.fused_prefill import FusedPrefill, ShortPrefill, prefill_table
 from vita.model.fused_weights import FusedWeights
 from vita.model.kv_cache import KVCache, KVCacheBatch, KVCacheRagged
@@ -39,8 +39,8 @@ class CudaGraphPrefill:
 
     def __init__(self, weights: FusedWeights, *, quantized_kv_cache: bool, lengths: Sequence[int] = LENGTHS) -> None:
         self._fused, self._weights, self._quantized = FusedPrefill(weights), weights, quantized_kv_cache
-        self._cuda = weights.decoder.device.type == "cuda"
-        with torch.cuda.device_of(weights.decoder.norm.weight), torch.inference_mode():
+        self._cuda = weights.device.type == "cuda"
+        with torch.cuda.device_of(weights.norm), torch.inference_mode():
             self._pool = torch.cuda.graph_pool_handle() if self._cuda else None
             longest_first = [self._record(length) for length in sorted(lengths, reverse=True)]  # they share memory
             self._recorded = longest_first[::-1]

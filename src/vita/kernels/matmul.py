@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from vita.kernels import reference
+from vita.kernels.cuda_graph import capture
 from vita.kernels.weight import Weight
 
 log = logging.getLogger("vita")
@@ -146,6 +147,8 @@ class MatmulChooser:
         failed = any(self._trials.get(self._key(backend, kind, weight)) is False for kind in KINDS)
         if failed or not backend.supports(weight, self._dtype):
             return None
+        if self._key(backend, "one", weight) not in self._trials:
+            log.info("%s: compiling for a weight of %s", backend.name, list(weight.values.shape))  # takes seconds
         try:
             matmul = backend.bind(weight)
         except Exception as error:  # of the library, its compiler or the driver
@@ -189,7 +192,16 @@ def trial(matmul: Matmul, rows: int, weight: Weight, dtype: torch.dtype, *, swig
     x, norm_weight = random(rows, in_features), random(in_features).abs() + 0.5
     residual = random(rows, channels)
     got = torch.full_like(residual, torch.nan)
-    matmul(x, got, norm_weight=norm_weight, eps=1e-6, residual=residual, swiglu=swiglu)
+
+    def run() -> None:
+        matmul(x, got, norm_weight=norm_weight, eps=1e-6, residual=residual, swiglu=swiglu)
+
+    if device.type == "cuda":
+        graph = capture(run)  # as it is used: not every library can be recorded
+        got.fill_(torch.nan)
+        graph.replay()
+    else:
+        run()
     first = min(TRIAL_CHANNELS, channels)
     picked = [slice(0, first), slice(channels, channels + first)] if swiglu else [slice(0, first)]
     part = replace(

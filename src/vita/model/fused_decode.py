@@ -47,8 +47,7 @@ class FusedDecode:
         if not 1 <= rows <= MAX_BATCH:
             raise ValueError(f"{rows} rows, not 1 to {MAX_BATCH}")
         self.weights, self.quantized_kv_cache = weights, quantized_kv_cache
-        config, sizes, device = weights.decoder.config, weights.sizes, weights.decoder.device
-        dtype = weights.decoder.norm.weight.dtype
+        config, sizes, device, dtype = weights.config, weights.sizes, weights.device, weights.dtype
 
         self.rows, gemm_rows = rows, 1 if rows == 1 else MAX_BATCH
 
@@ -67,20 +66,20 @@ class FusedDecode:
     def __call__(self) -> None:
         """Compute one step into `logits`, and advance the lengths in `block_table`."""
         weights, x, rows = self.weights, self._x, self.rows
-        decoder, eps = weights.decoder, weights.eps
+        layers, eps = weights.config.num_layers, weights.eps
         embedding(weights.embedding, self.tokens, x)  # [gemm rows, H]
         positions = self.block_table[:, 4:5]  # [rows, 1]
         cos, sin = (t.flatten(1) for t in cos_sin(positions, weights.rope_frequencies, x.dtype))  # [rows, head_dim]
         for layer, block in enumerate(weights.blocks):
             self._pick(block.qkv)(x, self._qkv, norm_weight=block.attn_norm, eps=eps)
             decode_attention(
-                self._qkv[:rows], self.block_table, decoder.config.num_layers, layer, cos, sin, weights.sizes,
+                self._qkv[:rows], self.block_table, layers, layer, cos, sin, weights.sizes,
                 self._workspace, self._attended[:rows], quantized=self.quantized_kv_cache,
             )  # fmt: skip
             self._pick(block.o)(self._attended, x, residual=x)
             self._pick(block.gate_up)(x, self._intermediate, norm_weight=block.mlp_norm, eps=eps, swiglu=True)
             self._pick(block.down)(self._intermediate, x, residual=x)
-        self._pick(weights.head)(x, self.logits, norm_weight=decoder.norm.weight, eps=eps)
+        self._pick(weights.head)(x, self.logits, norm_weight=weights.norm, eps=eps)
         self.block_table[:, 4] += self.block_table[:, 5]
 
     def _pick(self, matmuls: Matmuls) -> Matmul:

@@ -76,17 +76,16 @@ class ShortPrefill:
     """
 
     def __init__(self, weights: FusedWeights, rows: int, *, quantized_kv_cache: bool) -> None:
-        decoder = weights.decoder
-        dtype, device = decoder.norm.weight.dtype, decoder.device
+        dtype, device = weights.dtype, weights.device
         self._weights, self._quantized, self.rows = weights, quantized_kv_cache, rows
-        self.embeds = torch.zeros(rows, decoder.config.hidden_size, dtype=dtype, device=device)
+        self.embeds = torch.zeros(rows, weights.config.hidden_size, dtype=dtype, device=device)
         self.block_table = torch.zeros(TABLE_COLUMNS, dtype=torch.int64, device=device)
         self.hidden = torch.empty_like(self.embeds)
 
     def __call__(self) -> None:
         """Compute into `hidden`, and write the new positions into the cache."""
         weights, table = self._weights, self.block_table
-        layers = weights.decoder.config.num_layers
+        layers = weights.config.num_layers
         positions = (table[4] + torch.arange(self.rows, device=table.device))[None]  # [1, rows]
         cos, sin = (t.flatten(0, 2) for t in cos_sin(positions, weights.rope_frequencies, self.embeds.dtype))
         x = self.embeds.clone()
@@ -106,7 +105,7 @@ def prefill_table(cache: KVCache, count: int) -> list[int]:
 
 def final_norm(x: Tensor, weights: FusedWeights) -> Tensor:
     """The decoder's last norm, of `[n, H]`."""
-    return TritonElementwise().rms_norm(x, weights.decoder.norm.weight, weights.eps)
+    return TritonElementwise().rms_norm(x, weights.norm, weights.eps)
 
 
 def _qkv(x: Tensor, block: FusedBlock, weights: FusedWeights) -> Tensor:
@@ -119,6 +118,6 @@ def _qkv(x: Tensor, block: FusedBlock, weights: FusedWeights) -> Tensor:
 def _rest(x: Tensor, attended: Tensor, block: FusedBlock, weights: FusedWeights) -> None:
     """What follows attention in a block; `x` `[n, H]` is updated in place."""
     block.o.many(attended, x, residual=x)
-    intermediate = x.new_empty(len(x), weights.decoder.config.intermediate_size)
+    intermediate = x.new_empty(len(x), weights.config.intermediate_size)
     block.gate_up.many(x, intermediate, norm_weight=block.mlp_norm, eps=weights.eps, swiglu=True)
     block.down.many(intermediate, x, residual=x)

@@ -58,14 +58,19 @@ class FusedWeights:
         chooser: of the matmuls' backends; default: those of CUDA.
 
     Attributes:
+        config, device, dtype: of the decoder.
+        norm: weight of the final RMSNorm.
+        vocab: tokens.
         head: of `head_channels` channels: a multiple of 64 where the memory behind the weight allows it, since GEMM
             libraries are slow at other widths. Only the first `vocab` are logits.
     """
 
     def __init__(self, decoder: Decoder, splits: int = SPLITS, chooser: MatmulChooser | None = None) -> None:
-        self.decoder = decoder
-        chooser = chooser or cuda_chooser(decoder.norm.weight.dtype)
-        with torch.inference_mode():
+        # Not the decoder itself, which may refer to the weights: a cycle would keep GPU memory until Python's next GC.
+        self.config, self.device, self.norm = decoder.config, decoder.device, decoder.norm.weight
+        self.dtype = self.norm.dtype
+        chooser = chooser or cuda_chooser(self.dtype)
+        with torch.no_grad():
             self.blocks = [_fuse_block(cast(DecoderBlock, layer), chooser) for layer in decoder.layers]
             head = weight_view(decoder.head)
             if head.scale is None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 from tests.kernels.gpu.test_fused_decode import CONFIG, CPU, build, decoder_step, dequantized
@@ -161,7 +164,7 @@ def test_a_converting_backend_frees_the_stored_weights_and_every_path_computes_b
         return Bound(reference.linear, Weight(weight.values.clone(), weight.scale, weight.bias))
 
     library = Backend("library", lambda weight, dtype: weight.scale is not None, bind)
-    usual = dict.fromkeys(KINDS, [REFERENCE])
+    usual = {kind: [REFERENCE] for kind in KINDS}
     weights = FusedWeights(decoder, splits=2, chooser=MatmulChooser(usual, [library], torch.float32))
     converted = [m for n, m in decoder.named_modules() if isinstance(m, QuantizedLinear) and n != "head"]
     assert len(converted) == 14 and all(m.weight.is_meta and m.scale.is_meta for m in converted)
@@ -183,3 +186,18 @@ def test_the_heads_padding_is_used_where_it_was_reserved() -> None:
         prefill = graphs(decoder)
         assert prefill._weights.head_channels == 64 and (padded_rows(decoder.head.weight)[50:] == 0).all()
         torch.testing.assert_close(prefill.logits(hidden), wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_a_decoder_that_is_dropped_is_freed_at_once() -> None:
+    """A reference cycle would keep its GPU memory until Python's garbage collector runs."""
+    decoder = build(None)
+    steps = CudaGraphDecode(decoder, quantized_kv_cache=False, splits=2)
+    decoder.fast_prefill = CudaGraphPrefill(steps.weights, quantized_kv_cache=False, lengths=LENGTHS[:1])
+    alive = weakref.ref(decoder)
+    gc.collect()
+    gc.disable()
+    try:
+        del decoder, steps
+        assert alive() is None
+    finally:
+        gc.enable()
