@@ -131,13 +131,15 @@ def describe(facts: dict[str, Any]) -> list[str]:
         lines.append(f"  {part:12} {count / 1e6:12,.3f} M {count / 2**20:12,.3f} Mi")
     total = facts["total"]
     lines.append(f"  {'total':12} {total / 1e6:12,.3f} M {total / 2**20:12,.3f} Mi")
-    need = sum(facts["memory"].values())
+    audio = facts["memory"].get("audio encoder", 0)
+    need = sum(facts["memory"].values()) - audio
+    more = f", {audio / 1e9:.2f} GB more with audio" if audio else ""
     lines += [
         "",
         f"stored      {facts['stored_bytes'] / 1e9:.3f} GB as {', '.join(facts['stored_dtypes'])}",
         f"runs        in {facts['dtype']} on {facts['device']} ({facts['dtype_reason']})",
         f"linears     {facts['linears']}" + (f"; weights in {facts['quantized']}" if facts["quantized"] else ""),
-        f"memory      about {need / 1e9:.2f} GB at a context of {facts['memory_context']:,}; "
+        f"memory      about {need / 1e9:.2f} GB at a context of {facts['memory_context']:,}{more}; "
         f"{facts['available'] / 1e9:.2f} GB are available",
         *_memory_lines(facts),
         f"context     {facts['context']:,} tokens",
