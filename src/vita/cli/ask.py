@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vita.cli.loading import load_model
+from vita.cli.output import print_json
 from vita.cli.report import images_per_second, print_timings
 from vita.errors import RequestError
 from vita.events import Done, Result, TextDelta
@@ -62,7 +62,7 @@ def run_ask(flags: Ask) -> None:
     events = model.stream(messages, flags.params, options=options)
     if flags.json:
         result = Result.collect(events)
-        print(json.dumps(as_json(result, flags.model or "default"), ensure_ascii=False))
+        print_json(as_json(result, flags.model or "default"))
         return
     done = show_answer(events, stream=flags.stream)
     explain(done)

@@ -14,8 +14,9 @@ from vita.engine.request import Request
 from vita.engine.sampler import check_params
 from vita.errors import RequestError
 from vita.media.policy import ReadGuard
-from vita.prompt.processor import PreparedTurn, ProcessedInputs, without_oldest
+from vita.prompt.processor import ProcessedInputs, without_oldest
 from vita.prompt.template import check_text
+from vita.prompt.turn_reader import PreparedTurn
 from vita.runtime.clock import Stopwatch
 from vita.types import MediaOptions, Message, SamplingParams
 
@@ -108,7 +109,7 @@ class Session:
 
         Raises:
             RequestError: the turn is not the user's or is empty, the turn before is still being answered, or the
-            session is closed. Otherwise as `Engine.submit`.
+                session is closed. Otherwise as `Engine.submit`.
         """
         if not self._finalizer.alive:
             raise RequestError("the session is closed", fix="make another one")

@@ -17,8 +17,8 @@ from typing import Any
 
 from vita.errors import Cancelled, VitaError
 from vita.media.policy import ReadGuard
-from vita.prompt.processor import PreparedTurn, TurnReader
 from vita.prompt.template import Media
+from vita.prompt.turn_reader import PreparedTurn, TurnReader
 from vita.runtime.clock import Stopwatch
 
 SPARE_CPU_SECONDS = 5
@@ -86,7 +86,8 @@ def _described(turn: PreparedTurn, watch: Stopwatch) -> tuple[dict[str, Any], li
         for span in piece.spans:
             spans.append([{"dtype": str(array.dtype), "shape": list(array.shape)} for array in span.data])
             buffers += [memoryview(array.tobytes()) for array in span.data]
-        pieces.append({"kind": piece.kind, "spans": spans})
+        size = {"width": piece.width, "height": piece.height, "seconds": piece.seconds}
+        pieces.append({"kind": piece.kind, "spans": spans, **size})
     head = {
         "pieces": pieces, "images": turn.images, "audio_seconds": turn.audio_seconds, "notes": list(turn.notes),
         "seconds": watch.seconds,
