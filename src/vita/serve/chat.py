@@ -40,7 +40,7 @@ async def chat_completions(request: Request, body: ChatRequest) -> Response:
     handle = server.submit(messages, params, tenant_of(request))
     answer = Answer(server, handle, new_id("chatcmpl-"), params.n, body.top_logprobs or 0)
     if not body.stream:
-        return JSONResponse(await answer.whole(request))
+        return JSONResponse(await answer.complete(request))
     async with cancelled_when_gone(request.receive, handle.cancel):
         await handle.started()  # errors of media and length are answered with a status
     usage = body.stream_options is not None and bool(body.stream_options.include_usage)
@@ -89,7 +89,7 @@ class Answer:
         self._created = int(time.time())
         self._wants_logprobs = self.handle.request is not None and self.handle.request.params.logprobs > 0
 
-    async def whole(self, request: Request) -> dict[str, JSON]:
+    async def complete(self, request: Request) -> dict[str, JSON]:
         """All answers in one object.
 
         Raises:

@@ -102,7 +102,7 @@ class MediaProcesses:
         finally:
             self._give_back(child, usable=answer is not None)
         try:
-            return self._turn(answer, message, watch)
+            return self._read_answer(answer, message, watch)
         except (KeyError, TypeError, ValueError, AttributeError) as error:  # not from our own child code
             raise MediaError("was decoded to something else than media", where="the media of the request") from error
 
@@ -137,7 +137,7 @@ class MediaProcesses:
                 return
         child.kill()
 
-    def _turn(self, answer: _Answer, message: Message, watch: Stopwatch) -> PreparedTurn:
+    def _read_answer(self, answer: _Answer, message: Message, watch: Stopwatch) -> PreparedTurn:
         """The turn of an answer; lengths, types and digests are not taken from the child."""
         head = answer.head
         if "error" in head:
