@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         ResourceError,
         VitaError,
     )
-    from vita.events import Done, Event, Result, Started, TextDelta, Timings, Usage
+    from vita.events import Done, Event, Result, SpeechChunk, Started, TextDelta, Timings, Usage
     from vita.types import (
         Audio,
         Image,
@@ -48,7 +48,7 @@ _MODULES = {
     ),
     "vita.engine.handle": ("Handle",),
     "vita.engine.session": ("Session",),
-    "vita.events": ("Done", "Event", "Result", "Started", "TextDelta", "Timings", "Usage"),
+    "vita.events": ("Done", "Event", "Result", "SpeechChunk", "Started", "TextDelta", "Timings", "Usage"),
     "vita.sources": ("Array", "Bytes", "FilePath", "Url"),
     "vita.types": (
         "Audio", "Image", "MediaOptions", "MediaPolicy", "Message", "SamplingParams", "Text", "Video", "assistant",
@@ -78,6 +78,7 @@ __all__ = [
     "Result",
     "SamplingParams",
     "Session",
+    "SpeechChunk",
     "Started",
     "Text",
     "TextDelta",

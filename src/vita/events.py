@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 State = Literal["typed", "spoken", "noise"]
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -47,6 +51,23 @@ class ReasoningDelta:
     """The next piece of what the model writes before its answer. Reserved: no checkpoint makes it yet."""
 
     text: str
+    index: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SpeechChunk:
+    """The next piece of the spoken answer.
+
+    Attributes:
+        samples: mono audio, [n] float32 in -1..1, 24,000 per second.
+        text_start, text_end: the characters of the answer's text that it speaks. Within a clause they are estimated
+            from the duration; the chunks of an answer follow one another without overlap.
+        index: which of the request's `n` answers.
+    """
+
+    samples: NDArray[np.float32]
+    text_start: int
+    text_end: int
     index: int = 0
 
 
@@ -116,7 +137,7 @@ class Done:
     index: int = 0
 
 
-Event: TypeAlias = Started | TextDelta | ReasoningDelta | Done
+Event: TypeAlias = Started | TextDelta | ReasoningDelta | SpeechChunk | Done
 
 
 @dataclass(frozen=True)
