@@ -161,3 +161,24 @@ def check_speed(speed: float) -> None:
     """
     if not (isinstance(speed, (int, float)) and MIN_SPEED <= speed <= MAX_SPEED):  # NaN, too
         raise RequestError(f"must be {MIN_SPEED} to {MAX_SPEED:.0f}, not {speed!r}", where="speed")
+
+
+def to_pieces(samples: NDArray[np.float32], rate: int) -> Iterator[NDArray[np.float32]]:
+    """Cut a clause that was made at once into pieces of `PIECE` samples.
+
+    Args:
+        samples: mono, [n] float32.
+        rate: samples per second; resampled to `SAMPLE_RATE`.
+    """
+    if rate != SAMPLE_RATE:
+        import soxr
+
+        samples = soxr.resample(samples, rate, SAMPLE_RATE).astype("float32", copy=False)
+    for start in range(0, len(samples), PIECE):
+        yield samples[start : start + PIECE]
+
+
+def pause_after(text: str) -> float:
+    """Seconds of silence after a clause, by its last punctuation, at speed 1."""
+    last = text.rstrip(" \"')]}»”’」』）").rstrip()[-1:]
+    return 0.3 if last in ".!?。！？…" else 0.15 if last in ",;:，；：、—–" else 0.05
