@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         MediaPolicy,
         Message,
         SamplingParams,
+        SpeechOptions,
         Text,
         Video,
         assistant,
@@ -51,7 +52,7 @@ _MODULES = {
     "vita.events": ("Done", "Event", "Result", "SpeechChunk", "Started", "TextDelta", "Timings", "Usage"),
     "vita.sources": ("Array", "Bytes", "FilePath", "Url"),
     "vita.types": (
-        "Audio", "Image", "MediaOptions", "MediaPolicy", "Message", "SamplingParams", "Text", "Video", "assistant",
+        "Audio", "Image", "MediaOptions", "MediaPolicy", "Message", "SamplingParams", "SpeechOptions", "Text", "Video", "assistant",
         "system", "user",
     ),
 }  # fmt: skip
@@ -79,6 +80,7 @@ __all__ = [
     "SamplingParams",
     "Session",
     "SpeechChunk",
+    "SpeechOptions",
     "Started",
     "Text",
     "TextDelta",

@@ -100,6 +100,9 @@ class Timings:
     prefill: float = 0.0
     decode: float = 0.0
     first_token: float = 0.0  # from the request to the first token
+    speech: float = 0.0  # making audio of the answer, beside the other stages
+    first_audio: float = 0.0  # from the request to the first `SpeechChunk`
+    speech_seconds: float = 0.0  # of audio that was made
     total: float = 0.0
     decode_tokens: int = 0  # steps timed by `decode` (all tokens but the first)
     bytes_per_token: int = 0  # weights and KV cache read for one decode step

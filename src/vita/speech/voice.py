@@ -8,6 +8,7 @@ without arguments that returns a `Voice`, or raises `ResourceError` where someth
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Protocol
 
@@ -146,6 +147,26 @@ def choose_voice(name: str | None, checkpoint_voice: Voice | None = None, *, lan
         known = ", ".join([*([CHECKPOINT_VOICE] if checkpoint_voice else []), *entries])
         raise RequestError(f"there is no voice {name!r}", where="voice", fix=f"use one of: {known or 'none installed'}")
     return make_voice(entries[name])
+
+
+VoiceOf = Callable[[str], Voice]  # from a language to the voice that speaks it
+
+
+def voices_by_language(name: str | None, checkpoint_voice: Voice | None = None) -> VoiceOf:
+    """A function from a language to its voice: the one of this name, or the best that speaks the language.
+
+    Raises:
+        RequestError, ResourceError: as `choose_voice`; at once, not when it is called.
+    """
+    first = choose_voice(name, checkpoint_voice)
+    if name is not None and name not in ALIASES:
+        return lambda language: first
+
+    @cache
+    def best(language: str) -> Voice:
+        return first if speaks(first, language) else choose_voice(None, checkpoint_voice, language=language)
+
+    return best
 
 
 def speaks(voice: Voice, language: str) -> bool:

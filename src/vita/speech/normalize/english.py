@@ -55,7 +55,7 @@ def _date(found: re.Match[str]) -> str:
     if not 1 <= month <= 12 or day > 31 or (parts.get("day") and day == 0):
         return found[0]
     words = MONTHS[month - 1] + (f" {ordinal(day)}" if day else "")
-    return f"{words}, {year(int(parts['year']))}" if parts.get("year") else words
+    return f"{words}{',' if day else ''} {year(int(parts['year']))}" if parts.get("year") else words
 
 
 def _time(found: re.Match[str]) -> str:
