@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vita.checkpoint.load import Progress
 from vita.checkpoint.lora import merge_lora
@@ -21,7 +22,11 @@ from vita.events import Event, Result
 from vita.options import MAX_QUEUE, EngineOptions
 from vita.prompt.processor import PreparedTurn
 from vita.sources import Source
-from vita.types import Audio, MediaOptions, Message, SamplingParams, Video, system, user
+from vita.types import Audio, MediaOptions, Message, SamplingParams, SpeechOptions, Video, system, user
+
+if TYPE_CHECKING:
+    from vita.speech.stream import SpeechStream
+    from vita.speech.voice import Voice
 
 
 def load(
@@ -100,7 +105,7 @@ class Vita:
     def submit(
         self, messages: Sequence[Message] | Message, params: SamplingParams | None = None, *,
         options: MediaOptions | None = None, session: Session | None = None, priority: int = 0,
-        deadline: float | None = None, cache_salt: str = "",
+        deadline: float | None = None, cache_salt: str = "", speech: SpeechOptions | bool = False,
     ) -> Handle:  # fmt: skip
         """Queue a request and return at once.
 
@@ -112,11 +117,24 @@ class Vita:
             priority: requests with a lower value are served first.
             deadline: seconds from now after which the request is cancelled.
             cache_salt: requests with another salt neither use nor see what this one leaves in the caches.
+            speech: also speak the answer: `SpeechChunk` events follow the text they speak, from the first clause on.
+                True: with the best voice.
 
         Raises:
-            RequestError: parameters, roles or types that cannot be used. QueueFull: too many requests wait. Media and
-            length errors are raised by the handle.
+            RequestError: parameters, roles or types that cannot be used, or no such voice. QueueFull: too many requests
+            wait. ResourceError: no voice is installed. Media and length errors are raised by the handle.
         """
+        if speech:
+            from vita.speech.answer import speak_answers
+            from vita.speech.stream import stream_for
+
+            wanted = speech if isinstance(speech, SpeechOptions) else SpeechOptions()
+            streams = [stream_for(wanted, self.own_voice, index=index) for index in range(params.n if params else 1)]
+            inner = self.submit(
+                messages, params, options=options, session=session, priority=priority, deadline=deadline,
+                cache_salt=cache_salt,
+            )  # fmt: skip
+            return speak_answers(inner, streams)
         if session is None:
             turns = [messages] if isinstance(messages, Message) else messages
             return self.engine.submit(
@@ -128,6 +146,29 @@ class Vita:
         if len(turns) != 1:
             raise RequestError(f"a session takes one message at a time, not {len(turns)}", where="messages")
         return session.submit(turns[0], params, priority=priority, deadline=deadline)
+
+    @property
+    def own_voice(self) -> Voice | None:
+        """The checkpoint's own voice; None if it has no speech decoder."""
+        return None
+
+    def speak(
+        self, text: str, *, voice: str | None = None, language: str | None = None, speed: float = 1.0,
+        seed: int | None = None,
+    ) -> SpeechStream:  # fmt: skip
+        """Speak a text: iterate for `SpeechChunk`s, or `read()` all of it as one array at 24 kHz.
+
+        Args:
+            text: plain text, or Markdown.
+            voice, language, speed, seed: see `SpeechOptions`.
+
+        Raises:
+            RequestError: the text is empty, the speed is not 0.25 to 4, or there is no such voice. ResourceError: no
+            voice is installed. Iterating raises RequestError where nothing in the text can be spoken.
+        """
+        from vita.speech.stream import speak_text
+
+        return speak_text(text, SpeechOptions(voice=voice, language=language, speed=speed, seed=seed), self.own_voice)
 
     def session(
         self, system: str | None = None, *, options: MediaOptions | None = None, cache_salt: str = ""

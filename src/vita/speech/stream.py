@@ -19,7 +19,17 @@ from vita.events import SpeechChunk
 from vita.speech.clauses import Clause, ClauseSplitter
 from vita.speech.language import WIDE_FROM, language_of
 from vita.speech.normalize import announce_code, spoken_text
-from vita.speech.voice import PIECE, SAMPLE_RATE, Utterances, VoiceOf, check_speed, speaks
+from vita.speech.voice import (
+    PIECE,
+    SAMPLE_RATE,
+    Utterances,
+    Voice,
+    VoiceOf,
+    check_speed,
+    speaks,
+    voices_by_language,
+)
+from vita.types import SpeechOptions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -62,7 +72,7 @@ class SpeechStream:
         speed: 0.25 to 4.
         seed: for voices that sample.
         index: of the answer, in its chunks.
-        strict: raise if there was nothing to say.
+        strict: raise if nothing could be spoken; otherwise `unspoken` tells why.
 
     Raises:
         RequestError: the speed is out of range.
@@ -103,6 +113,11 @@ class SpeechStream:
             self._finished = True
             self._changed.notify_all()
 
+    def wait_finished(self) -> None:
+        """Block until `finish` was called."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._finished)
+
     def cancel(self) -> None:
         """Stop: the iterator ends within one chunk. May be called from any thread."""
         with self._changed:
@@ -137,12 +152,12 @@ class SpeechStream:
         """Chunks as soon as they are made; ends when the text is complete and spoken, or after a cancel.
 
         Raises:
-            RequestError: nothing could be spoken, since the voice does not speak the language or, if `strict`, since
-            there are no words. ResourceError: a voice cannot be loaded.
+            RequestError: nothing could be spoken, if `strict`: there are no words, or the voice does not speak their
+            language. ResourceError: a voice cannot be loaded.
         """
         while (clause := self._wait()) is not None:
             yield from self._speak(clause)
-        if self._cancelled or self.metrics.audio:
+        if self._cancelled or self.metrics.audio or not self._strict:
             return
         if self.unspoken:
             voice = self._voices(self.unspoken[0]).name
@@ -150,8 +165,7 @@ class SpeechStream:
                 f"{voice} does not speak the language {self.unspoken[0]!r}", where="voice",
                 fix="use another one; espeak speaks a hundred languages",
             )  # fmt: skip
-        if self._strict:
-            raise RequestError("there is nothing to say", where="text", fix="give a text with at least one word")
+        raise RequestError("there is nothing to say", where="text", fix="give a text with at least one word")
 
     def _wait(self) -> Clause | None:
         """The next clause; None at the end."""
@@ -255,3 +269,33 @@ def _word_before(clause: Clause, share: float) -> int:
     if offset and not any(ord(character) >= WIDE_FROM for character in clause.text[max(0, offset - 1) : offset + 1]):
         offset = clause.text.rfind(" ", 0, offset + 1) + 1
     return clause.start + offset
+
+
+def speak_text(text: str, options: SpeechOptions, checkpoint_voice: Voice | None = None) -> SpeechStream:
+    """A stream that speaks one text.
+
+    Args:
+        text: plain text, or Markdown.
+        options: the voice, its speed and the language.
+        checkpoint_voice: the loaded model's own, if it has one.
+
+    Raises:
+        RequestError: the text is empty, the speed is out of range, or there is no such voice. ResourceError: no voice
+        is installed. Iterating raises what `SpeechStream` says.
+    """
+    if not isinstance(text, str) or not text.strip():
+        raise RequestError("there is nothing to say", where="text", fix="give a text with at least one word")
+    stream = stream_for(options, checkpoint_voice, strict=True)
+    stream.feed(text)
+    stream.finish()
+    return stream
+
+
+def stream_for(
+    options: SpeechOptions, checkpoint_voice: Voice | None = None, *, index: int = 0, strict: bool = False
+) -> SpeechStream:
+    """A stream with these options; errors as `speak_text`."""
+    return SpeechStream(
+        voices_by_language(options.voice, checkpoint_voice), language=options.language, speed=options.speed,
+        seed=options.seed, index=index, strict=strict,
+    )  # fmt: skip

@@ -36,9 +36,18 @@ _ZH = {
     "lim": "极限", "ldots": "等等", "cdots": "等等", "dots": "等等", "circ": "度", "degree": "度",
     "+": "加", "-": "减", "−": "减", "=": "等于", "<": "小于", ">": "大于", "/": "除以", "*": "乘",
 }  # fmt: skip
-_STYLES = frozenset(("text", "mathrm", "mathbf", "mathit", "left", "right", "quad", "qquad", "displaystyle", "begin", "end"))
+_STYLES = frozenset(
+    ("text", "mathrm", "mathbf", "mathit", "left", "right", "quad", "qquad", "displaystyle", "begin", "end")
+)
 _PATTERNS = {
-    "en": ("the fraction {} over {}, ", "the square root of {}", " squared", " cubed", " to the power of {}", " sub {}"),
+    "en": (
+        "the fraction {} over {}, ",
+        "the square root of {}",
+        " squared",
+        " cubed",
+        " to the power of {}",
+        " sub {}",
+    ),
     "zh": ("{1}分之{0}", "根号{}", "的平方", "的立方", "的{}次方", "{}"),
 }
 
@@ -93,5 +102,7 @@ def read_formula(formula: str, language: str) -> str:
         return f" {words.get(name, name.lower() if name.lower() in GREEK else name)} "
 
     formula = _COMMAND.sub(command, formula)
-    formula = re.sub(r"(?<![A-Za-z])-(?![A-Za-z])|[+=<>/*−]|(?<=\w)-(?=\w)", lambda found: f" {words[found[0]]} ", formula)
+    formula = re.sub(
+        r"(?<![A-Za-z])-(?![A-Za-z])|[+=<>/*−]|(?<=\w)-(?=\w)", lambda found: f" {words[found[0]]} ", formula
+    )
     return re.sub(r"[{}&\\^_]", " ", formula).replace("\u2215", "/")

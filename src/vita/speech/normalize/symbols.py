@@ -78,7 +78,9 @@ def tidy(text: str) -> str:
     text = _CLOSING.sub(comma, text)
     text = _DASHES.sub(comma, text)
     text = _SILENT.sub(" ", text).replace("/", " ").replace("&", " ")
-    text = "".join(c if c.isalnum() or c.isspace() or ord(c) < 0x300 or c in "，。；：！？、" or _is_mark(c) else " " for c in text)
+    text = "".join(
+        c if c.isalnum() or c.isspace() or ord(c) < 0x300 or c in "，。；：！？、" or _is_mark(c) else " " for c in text
+    )
     text = _SPACE_BEFORE.sub("", _SPACES.sub(" ", text))
     text = _REPEATED.sub(r"\1", _DOUBLED.sub(r"\1", text))
     text = _SPACES.sub(" ", _AFTER_STOP.sub("", text))

@@ -40,7 +40,9 @@ def make() -> Voice:
     """
     if importlib.util.find_spec("espeakng_loader") is None:
         raise ResourceError(
-            "the package espeakng-loader is not installed", where="voice espeak", fix='pip install "vita-engine[espeak]"'
+            "the package espeakng-loader is not installed",
+            where="voice espeak",
+            fix='pip install "vita-engine[espeak]"',
         )
     return EspeakVoice()
 
@@ -154,6 +156,8 @@ def _languages() -> tuple[str, ...]:
     found = importlib.util.find_spec("espeakng_loader")
     folder = Path(found.origin).parent if found is not None and found.origin else Path()
     codes = {file.name for file in (folder / "espeak-ng-data" / "lang").rglob("*") if file.is_file()}
-    return ("en", "zh", *sorted(code for code in codes if code.isalpha() and code.islower() and code not in ("en", "cmn")))
-
-
+    return (
+        "en",
+        "zh",
+        *sorted(code for code in codes if code.isalpha() and code.islower() and code not in ("en", "cmn")),
+    )
