@@ -52,8 +52,8 @@ _MODULES = {
     "vita.events": ("Done", "Event", "Result", "SpeechChunk", "Started", "TextDelta", "Timings", "Usage"),
     "vita.sources": ("Array", "Bytes", "FilePath", "Url"),
     "vita.types": (
-        "Audio", "Image", "MediaOptions", "MediaPolicy", "Message", "SamplingParams", "SpeechOptions", "Text", "Video", "assistant",
-        "system", "user",
+        "Audio", "Image", "MediaOptions", "MediaPolicy", "Message", "SamplingParams", "SpeechOptions", "Text", "Video",
+        "assistant", "system", "user",
     ),
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

@@ -92,9 +92,8 @@ class ClauseSplitter:
     def _skip(self, *, final: bool) -> bool:
         """Drop code and white space before the next clause; False if there is nothing else yet."""
         if self._fence:
-            closed = re.search(
-                rf"(?:^|\n)[ \t]*{self._fence}{self._fence[0]}*[ \t]*(?:\n|{'$' if final else '(?!)'})", self._text
-            )
+            end = "\\Z" if final else "(?!)"
+            closed = re.search(rf"(?:^|\n)[ \t]*{self._fence}{self._fence[0]}*[ \t]*(?:\n|{end})", self._text)
             if closed is None:
                 self._drop(len(self._text) if final else self._text.rfind("\n") + 1 if "\n" in self._text else 0)
                 return False
@@ -125,12 +124,8 @@ class ClauseSplitter:
         if self._at_line_start:
             if not final and not _line_start_known(text):
                 return None
-            if (
-                not final
-                and text.startswith(("```", "~~~"))
-                and "\n" not in text[:FENCE_LINE]
-                and len(text) < FENCE_LINE
-            ):
+            fence = text.startswith(("```", "~~~")) and "\n" not in text and len(text) < FENCE_LINE
+            if fence and not final:
                 return None  # perhaps the first line of a block of code
             hard_line = _HARD_LINE.match(text) is not None
             marker = _MARKER.match(text)
@@ -204,10 +199,9 @@ def _ends_sentence(text: str, found: re.Match[str], *, final: bool) -> bool | No
         return True
     import sentencex
 
-    window = text[:following] + (text[following] if text[following].isalnum() else "A")  # a quote: judge the word in it
-    return any(
-        end <= boundary["end_index"] <= following for boundary in sentencex.get_sentence_boundaries("en", window)
-    )
+    first = text[following] if text[following].isalnum() else "A"  # a quote or bracket: a sentence may begin in it
+    boundaries = sentencex.get_sentence_boundaries("en", text[:following] + first)
+    return any(end <= boundary["end_index"] <= following for boundary in boundaries)
 
 
 def _ends_clause(text: str, found: re.Match[str], *, final: bool) -> bool | None:
@@ -230,9 +224,7 @@ def _balanced(text: str) -> bool:
 
 def _last_break(text: str, start: int, longest: int) -> int:
     """The last white space before `longest` that no digit touches; `longest` if there is none."""
-    for position in range(longest, max(start, longest // 2), -1):
-        if text[position].isspace() and not (
-            text[position - 1].isdigit() or text[position + 1 : position + 2].isdigit()
-        ):
+    for position in range(longest - 1, max(start, longest // 2), -1):
+        if text[position].isspace() and not (text[position - 1].isdigit() or text[position + 1].isdigit()):
             return position
     return longest

@@ -132,8 +132,13 @@ def _range_start(start: str) -> str:
     return f"{year(int(start)) if re.fullmatch(_YEAR_DIGITS, start) else start} to "
 
 
-def _by(found: str) -> str:
-    return " times " if "×" in found and " " in found else " by "
+def _dimensions(found: re.Match[str]) -> str:
+    between = "times" if "×" in found[0] and " " in found[0] else "by"
+    return f"{number(found[1])} {between} {number(found[2])}"
+
+
+def _exponent(found: re.Match[str]) -> str:
+    return " times ten to the power of " + ("minus " if found[1] == "-" else "")
 
 
 Replace = str | Callable[[re.Match[str]], str]
@@ -151,19 +156,22 @@ RULES: tuple[tuple[re.Pattern[str], Replace], ...] = (
     (_rule(rf"\b{_MONTH},?\s+{_YEAR}\b"), _date),
     (_rule(rf"{_EDGE}(?P<hour>[0-2]?[0-9]):(?P<minute>[0-5][0-9])(?::(?P<second>[0-5][0-9]))?"
            r"(?:\s?(?P<half>[ap]\.?m\.?)(?!\w))?(?![\w:]|\.[0-9])", re.IGNORECASE), _time),
-    (_rule(rf"{_EDGE}(?P<hour>1[0-2]|0?[1-9])(?P<minute>)(?P<second>)\s?(?P<half>[ap]\.?m\.?)(?!\w)", re.IGNORECASE), _time),
-    (_rule(r"(?<![\w.-])(?:\+[0-9]{1,3}[-\s.]?)?(?:\([0-9]{2,4}\)\s?|[0-9]{2,4}[-\s.])[0-9]{3,4}[-\s.][0-9]{3,4}(?![\w-])"), _phone),
+    (_rule(rf"{_EDGE}(?P<hour>1[0-2]|0?[1-9])(?P<minute>)(?P<second>)\s?(?P<half>[ap]\.?m\.?)(?!\w)", re.IGNORECASE),
+     _time),
+    (_rule(r"(?<![\w.-])(?:\+[0-9]{1,3}[-\s.]?)?(?:\([0-9]{2,4}\)\s?|[0-9]{2,4}[-\s.])"
+           r"[0-9]{3,4}[-\s.][0-9]{3,4}(?![\w-])"), _phone),
     (_rule(r"(?<![\w.-])[0-9]{3}-[0-9]{4}(?![\w-])|(?<!\w)\+[0-9]{7,15}(?!\w)"), _phone),
     (_rule(rf"(?P<currency>US\$|C\$|A\$|HK\$|[$€£¥₹₩₽])\s?(?P<amount>{ONE_NUMBER}){_MAGNITUDE}"), _money),
     (_rule(rf"\b(?P<currency>{'|'.join(CURRENCY_CODES)})\s?(?P<amount>{ONE_NUMBER}){_MAGNITUDE}"), _money),
-    (_rule(rf"(?<![\w.,])(?P<amount>{ONE_NUMBER}){_MAGNITUDE}\s?(?P<currency>[€£¥₹₩₽]|(?:{'|'.join(CURRENCY_CODES)})\b)"), _money),
+    (_rule(rf"(?<![\w.,])(?P<amount>{ONE_NUMBER}){_MAGNITUDE}\s?(?P<currency>[€£¥₹₩₽]|(?:{'|'.join(CURRENCY_CODES)})\b)"),
+     _money),
     (_rule(r"(?<![\w.])24/7(?![\w/])"), "twenty-four seven"),
     (_rule(r"\b(?P<year>1[0-9][0-9]0|20[0-9]0)s\b"), _decade),
     (_rule(r"(?<!\w)['’]([2-9]0)s\b|(?<=\bthe )([2-9]0)s\b"), _short_decade),
     (_rule(r"(?<![\w.])\.(?=[0-9])"), "0."),
     (_rule(rf"(?<![\w.,-])({ONE_NUMBER})[–—-](?={ONE_NUMBER}(?![-\d]))"), lambda found: _range_start(found[1])),
     (_rule(r"(?<=[0-9])\s[-–—−]\s(?=[0-9])"), " minus "),
-    (_rule(rf"(?<![\w.,])({ONE_NUMBER})\s?[x×]\s?({ONE_NUMBER})(?!\w)"), lambda found: f"{number(found[1])}{_by(found[0])}{number(found[2])}"),
+    (_rule(rf"(?<![\w.,])({ONE_NUMBER})\s?[x×]\s?({ONE_NUMBER})(?!\w)"), _dimensions),
     (_rule(rf"{_SIGN}(?<![\w.,])(?P<amount>{ONE_NUMBER})[\s-]?(?P<unit>{_UNITS})(?![\w²³/])"), _measure),
     (_rule(r"(?<![\w.])(v?)([0-9]+(?:\.[0-9]+){2,})(?!\w)"),
      lambda found: ("version " if found[1] else "") + " point ".join(cardinal(part) for part in found[2].split("."))),
@@ -171,10 +179,11 @@ RULES: tuple[tuple[re.Pattern[str], Replace], ...] = (
     (_rule(r"(?<![\w./])(?P<integer>[0-9]+) (?P<top>[0-9])/(?P<bottom>[0-9]{1,2})(?![\w/])"),
      lambda found: f"{cardinal(found['integer'])} and {_fraction(found)}"),
     (_rule(r"(?<![\w./])(?P<top>[0-9]{1,3})/(?P<bottom>[0-9]{1,3})(?![\w/])"), _fraction),
-    (_rule(r"(?<![\w.,])([0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,9})(?:st|nd|rd|th)\b"), lambda found: ordinal(int(found[1].replace(",", "")))),
+    (_rule(r"(?<![\w.,])([0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,9})(?:st|nd|rd|th)\b"),
+     lambda found: ordinal(int(found[1].replace(",", "")))),
     (_rule(r"#(?=[0-9])"), "number "),
     (_rule(r"(?<!\w)#(?=[A-Za-z])"), "hashtag "),
-    (_rule(r"(?<=[0-9])[eE]([-+]?)(?=[0-9]+\b)"), lambda found: " times ten to the power of " + ("minus " if found[1] == "-" else "")),
+    (_rule(r"(?<=[0-9])[eE]([-+]?)(?=[0-9]+\b)"), _exponent),
     (_rule(r"(?<=[A-Za-z])-?(?=[0-9])|(?<=[0-9])(?=[A-Za-z])"), " "),
     (_rule(rf"{_SIGN}(?P<amount>{ONE_NUMBER})"), _plain),
     (_rule(r"\s&\s"), " and "),
@@ -183,9 +192,11 @@ RULES: tuple[tuple[re.Pattern[str], Replace], ...] = (
 )  # fmt: skip
 _OPERATORS = {
     "=": "equals", "+": "plus", "<": "is less than", ">": "is greater than", "≤": "is at most", "≥": "is at least",
-    "≠": "is not equal to", "≈": "is about", "×": "times", "÷": "divided by", "±": "plus or minus", "√": "the square root of",
+    "≠": "is not equal to", "≈": "is about", "×": "times", "÷": "divided by", "±": "plus or minus",
+    "√": "the square root of",
     "%": "percent", "°": "degrees", "∞": "infinity", "π": "pi", "µ": "micro", "&": "and", "@": "at", "€": "euros",
-    "£": "pounds", "¥": "yen", "$": "dollars", "§": "section", "½": "one half", "¼": "one quarter", "¾": "three quarters",
+    "£": "pounds", "¥": "yen", "$": "dollars", "§": "section", "½": "one half", "¼": "one quarter",
+    "¾": "three quarters",
     "~": "about", "→": "to", "−": "minus",
 }  # fmt: skip
 _OPERATOR = re.compile("|".join(re.escape(sign) for sign in _OPERATORS))

@@ -20,9 +20,11 @@ GREEK = (
     "pi", "rho", "sigma", "tau", "upsilon", "phi", "chi", "psi", "omega",
 )  # fmt: skip
 _EN = {
-    "times": "times", "cdot": "times", "div": "divided by", "pm": "plus or minus", "leq": "is at most", "le": "is at most",
+    "times": "times", "cdot": "times", "div": "divided by", "pm": "plus or minus", "leq": "is at most",
+    "le": "is at most",
     "geq": "is at least", "ge": "is at least", "neq": "is not equal to", "ne": "is not equal to",
-    "approx": "is about", "equiv": "is equivalent to", "infty": "infinity", "sum": "the sum of", "int": "the integral of",
+    "approx": "is about", "equiv": "is equivalent to", "infty": "infinity", "sum": "the sum of",
+    "int": "the integral of",
     "prod": "the product of", "partial": "partial", "to": "to", "rightarrow": "to", "in": "in", "lim": "the limit of",
     "ldots": "and so on", "cdots": "and so on", "dots": "and so on", "log": "log", "ln": "natural log", "sin": "sine",
     "cos": "cosine", "tan": "tangent", "circ": "degrees", "degree": "degrees",

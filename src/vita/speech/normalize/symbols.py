@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 _URL = re.compile(
     r"\b(?:https?|ftp)://[!#-;=?-~]{1,2000}|\bwww\.[!#-;=?-~]{1,2000}"
@@ -78,17 +79,15 @@ def tidy(text: str) -> str:
     text = _CLOSING.sub(comma, text)
     text = _DASHES.sub(comma, text)
     text = _SILENT.sub(" ", text).replace("/", " ").replace("&", " ")
-    text = "".join(
-        c if c.isalnum() or c.isspace() or ord(c) < 0x300 or c in "，。；：！？、" or _is_mark(c) else " " for c in text
-    )
+    text = "".join(character if _is_kept(character) else " " for character in text)
     text = _SPACE_BEFORE.sub("", _SPACES.sub(" ", text))
     text = _REPEATED.sub(r"\1", _DOUBLED.sub(r"\1", text))
     text = _SPACES.sub(" ", _AFTER_STOP.sub("", text))
     return text.strip().lstrip(",;:.!?，。；：！？、 ")
 
 
-def _is_mark(character: str) -> bool:
-    """Combining marks, which many scripts need."""
-    import unicodedata
-
+def _is_kept(character: str) -> bool:
+    """Letters, digits, Latin and Chinese punctuation, and combining marks, which many scripts need."""
+    if character.isalnum() or character.isspace() or ord(character) < 0x300 or character in "，。；：！？、":
+        return True
     return unicodedata.category(character) in ("Mn", "Mc", "Lm")

@@ -42,7 +42,7 @@ def make() -> Voice:
         raise ResourceError(
             "the package espeakng-loader is not installed",
             where="voice espeak",
-            fix='pip install "vita-engine[espeak]"',
+            fix='run pip install "vita-engine[espeak]"',
         )
     return EspeakVoice()
 

@@ -37,7 +37,9 @@ def make() -> Voice:
     for module, package in PACKAGES.items():
         if importlib.util.find_spec(module) is None:
             raise ResourceError(
-                f"the package {package} is not installed", where="voice piper", fix='pip install "vita-engine[piper]"'
+                f"the package {package} is not installed",
+                where="voice piper",
+                fix='run pip install "vita-engine[piper]"',
             )
     return PiperVoice()
 
@@ -53,8 +55,11 @@ class PiperVoice:
         from piper.config import SynthesisConfig
 
         model = _model()
-        noise = {} if seed is None else {"noise_scale": 0.0, "noise_w_scale": 0.0}
-        config = SynthesisConfig(length_scale=model.config.length_scale / speed, normalize_audio=False, **noise)
+        noise = None if seed is None else 0.0  # None: the voice's own
+        config = SynthesisConfig(
+            length_scale=model.config.length_scale / speed, noise_scale=noise, noise_w_scale=noise,
+            normalize_audio=False,
+        )  # fmt: skip
         return PiperUtterances(model, config, speed)
 
 
