@@ -7,7 +7,7 @@ import re
 # A formula needs delimiters; a single dollar sign is one only if no white space or digit follows the closing one.
 _DELIMITED = re.compile(
     r"\$\$(?P<a>[^$]{1,500})\$\$|\\\((?P<b>.{1,500}?)\\\)|\\\[(?P<c>.{1,500}?)\\\]"
-    r"|(?<![\w$])\$(?P<d>(?=[^$\n]{0,300}[\\^_=+A-Za-z])(?![\s])[^$\n]{1,300}?(?<![\s\\]))\$(?![\w$])",
+    r"|(?<![A-Za-z0-9_$])\$(?P<d>(?=[^$\n]{0,300}[\\^_=+A-Za-z])(?![\s])[^$\n]{1,300}?(?<![\s\\]))\$(?![A-Za-z0-9_$])",
     re.DOTALL,
 )
 _COMMAND = re.compile(r"\\(?:([A-Za-z]+)|.)")

