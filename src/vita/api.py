@@ -129,7 +129,8 @@ class Vita:
             from vita.speech.stream import stream_for
 
             wanted = speech if isinstance(speech, SpeechOptions) else SpeechOptions()
-            streams = [stream_for(wanted, self.own_voice, index=index) for index in range(params.n if params else 1)]
+            indexes = range(params.n if params else 1)
+            streams = [stream_for(wanted, self.checkpoint_voice, index=index) for index in indexes]
             inner = self.submit(
                 messages, params, options=options, session=session, priority=priority, deadline=deadline,
                 cache_salt=cache_salt,
@@ -148,7 +149,7 @@ class Vita:
         return session.submit(turns[0], params, priority=priority, deadline=deadline)
 
     @property
-    def own_voice(self) -> Voice | None:
+    def checkpoint_voice(self) -> Voice | None:
         """The checkpoint's own voice; None if it has no speech decoder."""
         return None
 
@@ -168,7 +169,8 @@ class Vita:
         """
         from vita.speech.stream import speak_text
 
-        return speak_text(text, SpeechOptions(voice=voice, language=language, speed=speed, seed=seed), self.own_voice)
+        options = SpeechOptions(voice=voice, language=language, speed=speed, seed=seed)
+        return speak_text(text, options, self.checkpoint_voice)
 
     def session(
         self, system: str | None = None, *, options: MediaOptions | None = None, cache_salt: str = ""

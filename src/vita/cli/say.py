@@ -41,7 +41,7 @@ def run_say(flags: Say) -> None:
     from vita.speech.stream import stream_for
 
     with open_sink(flags.speech) as sink:
-        stream = stream_for(flags.speech.options, _own_voice(flags), strict=True)
+        stream = stream_for(flags.speech.options, _checkpoint_voice(flags), strict=True)
         if flags.text == "-":
             threading.Thread(target=_feed_stdin, args=(stream,), name="vita-stdin", daemon=True).start()
         else:
@@ -58,7 +58,7 @@ def run_say(flags: Say) -> None:
         sys.stderr.write(f"real-time factor {m.real_time_factor:.2f}\n")
 
 
-def _own_voice(flags: Say) -> Voice | None:
+def _checkpoint_voice(flags: Say) -> Voice | None:
     """The voice of a checkpoint that was named; the others need no model."""
     from vita.speech.voice import CHECKPOINT_VOICE
 
@@ -66,7 +66,7 @@ def _own_voice(flags: Say) -> Voice | None:
         return None
     from vita.cli.loading import load_model
 
-    return load_model(flags.model, flags.options, verbose=flags.verbose).own_voice
+    return load_model(flags.model, flags.options, verbose=flags.verbose).checkpoint_voice
 
 
 def _feed_stdin(stream: SpeechStream) -> None:

@@ -59,7 +59,7 @@ def encoder(file: BinaryIO, format: str) -> Encoder:
         RequestError: there is no such format.
     """
     if format in SOUNDFILE:
-        return _SoundFile(file, *SOUNDFILE[format])
+        return _Libsndfile(file, *SOUNDFILE[format])
     if format == "aac":
         return _Aac(file)
     if format == "raw":
@@ -87,7 +87,7 @@ class _Raw:
         self._file.flush()
 
 
-class _SoundFile:
+class _Libsndfile:
     def __init__(self, file: BinaryIO, format: str, subtype: str) -> None:
         import soundfile
 

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from itertools import accumulate
 
-from vita.speech.language import WIDE_FROM
+from vita.speech.language import CJK_START
 
 # Width in Latin characters of a clause that may end at a comma, and of one that must end: first, second, later clauses.
 AT_COMMA = (24, 60, 120)
@@ -130,7 +130,7 @@ class ClauseSplitter:
             hard_line = _HARD_LINE.match(text) is not None
             marker = _MARKER.match(text)
             start = marker.end() if marker else 0
-        widths = list(accumulate(3 if ord(c) >= WIDE_FROM else 1 for c in text[: AT_MOST[-1] + LINE_START]))
+        widths = list(accumulate(3 if ord(c) >= CJK_START else 1 for c in text[: AT_MOST[-1] + LINE_START]))
         step = min(self._count, len(AT_COMMA) - 1)
         at_comma, at_most = AT_COMMA[step], AT_MOST[step]
         longest = next((n for n, width in enumerate(widths) if width > at_most), None)

@@ -6,7 +6,7 @@ import unicodedata
 from collections import Counter
 from functools import lru_cache
 
-WIDE_FROM = 0x2E80  # code points from here on are about three Latin letters wide in speech
+CJK_START = 0x2E80  # code points from here on are about three Latin letters wide in speech
 
 # The first word of a letter's Unicode name, and the language that is most often written with it.
 SCRIPTS = {

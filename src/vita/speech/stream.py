@@ -17,7 +17,7 @@ import numpy as np
 from vita.errors import RequestError
 from vita.events import SpeechChunk
 from vita.speech.clauses import Clause, ClauseSplitter
-from vita.speech.language import WIDE_FROM, language_of
+from vita.speech.language import CJK_START, language_of
 from vita.speech.normalize import announce_code, spoken_text
 from vita.speech.voice import (
     PIECE,
@@ -201,7 +201,7 @@ class SpeechStream:
             self.unspoken.append(language)
             return
         pieces = utterances.speak(words, first=self._chunks == 0)
-        width = sum(3 if ord(character) >= WIDE_FROM else 1 for character in words)
+        width = sum(3 if ord(character) >= CJK_START else 1 for character in words)
         expected = width * (self._spoken / self._widths if self._widths else SECONDS_PER_WIDTH / self._speed)
         pause = np.zeros(round(clause.pause / self._speed * SAMPLE_RATE), np.float32)
         position, length = clause.start, 0
@@ -266,7 +266,7 @@ def _word_before(clause: Clause, share: float) -> int:
     offset = int(min(share, 1.0) * (clause.end - clause.start))
     if clause.code or offset >= len(clause.text):
         offset = min(offset, len(clause.text))
-    if offset and not any(ord(character) >= WIDE_FROM for character in clause.text[max(0, offset - 1) : offset + 1]):
+    if offset and not any(ord(character) >= CJK_START for character in clause.text[max(0, offset - 1) : offset + 1]):
         offset = clause.text.rfind(" ", 0, offset + 1) + 1
     return clause.start + offset
 
