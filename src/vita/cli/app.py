@@ -150,7 +150,7 @@ def ask(
     )  # fmt: skip
 
 
-@app.command(epilog=examples('vita say "Hello, I am VITA." -o hello.wav', "vita say - --play < answer.md"))
+@app.command(epilog=examples('vita say "Hello, I am VITA." -o hello.wav', "vita say - --play --voice espeak"))
 def say(
     text: Annotated[
         str | None, typer.Argument(metavar="TEXT", help="Text or Markdown; - speaks standard input while it arrives.")
