@@ -129,8 +129,8 @@ class Vita:
             from vita.speech.stream import stream_for
 
             wanted = speech if isinstance(speech, SpeechOptions) else SpeechOptions()
-            indexes = range(params.n if params else 1)
-            streams = [stream_for(wanted, self.checkpoint_voice, index=index) for index in indexes]
+            voice = self._voice_for(wanted)
+            streams = [stream_for(wanted, voice, index=index) for index in range(params.n if params else 1)]
             inner = self.submit(
                 messages, params, options=options, session=session, priority=priority, deadline=deadline,
                 cache_salt=cache_salt,
@@ -170,7 +170,13 @@ class Vita:
         from vita.speech.stream import speak_text
 
         options = SpeechOptions(voice=voice, language=language, speed=speed, seed=seed)
-        return speak_text(text, options, self.checkpoint_voice)
+        return speak_text(text, options, self._voice_for(options))
+
+    def _voice_for(self, options: SpeechOptions) -> Voice | None:
+        """The checkpoint's own voice, unless another one is named."""
+        from vita.speech.voice import may_be_checkpoints
+
+        return self.checkpoint_voice if may_be_checkpoints(options.voice) else None
 
     def session(
         self, system: str | None = None, *, options: MediaOptions | None = None, cache_salt: str = ""

@@ -169,6 +169,11 @@ def voices_by_language(name: str | None, checkpoint_voice: Voice | None = None) 
     return best
 
 
+def may_be_checkpoints(name: str | None) -> bool:
+    """Whether this name may stand for the checkpoint's own voice, so that it has to be loaded."""
+    return name is None or name in ALIASES or name == CHECKPOINT_VOICE
+
+
 def speaks(voice: Voice, language: str) -> bool:
     """Whether a voice speaks a language; "en" and "en-US" are one."""
     return language.split("-")[0] in {spoken.split("-")[0] for spoken in voice.languages}

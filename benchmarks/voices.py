@@ -1,6 +1,6 @@
 """First audio and real-time factor of the installed voices.
 
-python benchmarks/speech.py
+python benchmarks/voices.py
 """
 
 from __future__ import annotations
