@@ -13,9 +13,9 @@ from vita.cli.speech import SpeechFlags, open_sink
 from vita.errors import RequestError
 
 if TYPE_CHECKING:
+    from vita.api import Vita
     from vita.options import EngineOptions
     from vita.speech.stream import SpeechStream
-    from vita.speech.voice import Voice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,9 @@ def run_say(flags: Say) -> None:
     from vita.speech.stream import stream_for
 
     with open_sink(flags.speech) as sink:
-        stream = stream_for(flags.speech.options, _checkpoint_voice(flags), strict=True)
+        model = _model(flags)  # kept until the end: its voice computes in its engine
+        own_voice = None if model is None else model.checkpoint_voice
+        stream = stream_for(flags.speech.options, own_voice, strict=True)
         if flags.text == "-":
             threading.Thread(target=_feed_stdin, args=(stream,), name="vita-stdin", daemon=True).start()
         else:
@@ -58,15 +60,16 @@ def run_say(flags: Say) -> None:
         sys.stderr.write(f"real-time factor {m.real_time_factor:.2f}\n")
 
 
-def _checkpoint_voice(flags: Say) -> Voice | None:
-    """The voice of a checkpoint that was named; the others need no model."""
-    from vita.speech.voice import CHECKPOINT_VOICE
+def _model(flags: Say) -> Vita | None:
+    """The model whose own voice may be meant; the others need none."""
+    from vita.speech.voice import CHECKPOINT_VOICE, may_be_checkpoints
 
-    if flags.model is None and flags.speech.options.voice != CHECKPOINT_VOICE:
+    voice = flags.speech.options.voice
+    if voice != CHECKPOINT_VOICE and (flags.model is None or not may_be_checkpoints(voice)):
         return None
     from vita.cli.loading import load_model
 
-    return load_model(flags.model, flags.options, verbose=flags.verbose).checkpoint_voice
+    return load_model(flags.model, flags.options, verbose=flags.verbose)
 
 
 def _feed_stdin(stream: SpeechStream) -> None:
