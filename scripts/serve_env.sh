@@ -11,7 +11,7 @@ stamp="$folder/.installed"
 if [ ! -f "$stamp" ] || ! cmp -s "$wanted" "$stamp"; then
     base=$(vita_find_python) || vita_fail "Python 3.10 or newer is needed; install it and run this again."
     [ -x "$PYTHON" ] || "$base" -m venv "$folder" || vita_fail "could not make $folder; is the venv module installed?"
-    vita_install -r "$wanted"
+    vita_run "the clients" vita_pip install -r "$wanted"
     cp "$wanted" "$stamp"
 fi
 echo "$PYTHON"
