@@ -8,17 +8,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.serve.conftest import ASSETS
-from tests.serve.running import Running, running
 
 import vita
+from tests.serve.conftest import ASSETS
+from tests.serve.running import Running, running
 from vita.serve.options import Limits, ServeOptions
 
 ROOT = Path(__file__).parents[2]
 CLIENTS = Path(__file__).parent / "clients"
 PYTHON = Path(os.environ.get("VITA_SERVE_ENV", ROOT / ".venv-serve")) / "bin" / "python"
 KEY = "key-of-the-client-tests"
-pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="SKIPPED LOUDLY: scripts/serve_env.sh makes the environment")
+pytestmark = pytest.mark.skipif(
+    not PYTHON.exists(), reason="SKIPPED LOUDLY: scripts/serve_env.sh makes the environment"
+)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +32,12 @@ def keyed(embedded: vita.Vita) -> Iterator[Running]:
 def run_client(name: str, *arguments: str) -> str:
     env = {k: v for k, v in os.environ.items() if not k.endswith("_proxy") and k != "PYTHONPATH"}
     done = subprocess.run(
-        [str(PYTHON), str(CLIENTS / name), *arguments], capture_output=True, text=True, timeout=170, env=env, check=False
+        [str(PYTHON), str(CLIENTS / name), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=170,
+        env=env,
+        check=False,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout

@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from vita import __version__
 from vita.errors import VitaError
-from vita.serve import chat, models, responses, transcriptions
+from vita.serve import audio_speech, chat, models, responses, transcriptions, voices
 from vita.serve.errors import INVALID, ApiError, as_api_error
 from vita.serve.front import Front
 from vita.serve.options import ServeOptions
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from vita.api import Vita
 
 log = logging.getLogger("vita.serve")
-ROUTERS: tuple[APIRouter, ...] = (models.router, chat.router, responses.router, transcriptions.router)
+ROUTERS: tuple[APIRouter, ...] = (
+    models.router, chat.router, responses.router, transcriptions.router, audio_speech.router, voices.router,
+)  # fmt: skip
 
 
 def create_app(model: Vita, options: ServeOptions, routers: Sequence[APIRouter] = ()) -> FastAPI:

@@ -89,8 +89,8 @@ def _described(prepared: PreparedTurn, watch: Stopwatch) -> tuple[dict[str, Any]
         size = {"width": piece.width, "height": piece.height, "seconds": piece.seconds}
         pieces.append({"kind": piece.kind, "spans": spans, **size})
     head = {
-        "pieces": pieces, "images": prepared.images, "audio_seconds": prepared.audio_seconds, "notes": list(prepared.notes),
-        "seconds": watch.seconds,
+        "pieces": pieces, "images": prepared.images, "audio_seconds": prepared.audio_seconds,
+        "notes": list(prepared.notes), "seconds": watch.seconds,
     }  # fmt: skip
     return head, buffers
 
