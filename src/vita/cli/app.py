@@ -10,6 +10,7 @@ import typer
 from vita.cli import options as o
 from vita.cli import speech as sp
 from vita.cli.options import MODEL, OUTPUT, engine_options, examples
+from vita.cli.serve_command import serve
 
 app = typer.Typer(
     name="vita",
@@ -215,6 +216,9 @@ def chat(
         run_listen(flags)
     else:
         raise typer.Exit(run_chat(flags))
+
+
+app.command(epilog=examples("vita serve", "vita serve --host 0.0.0.0 --self-signed --api-key-file keys.txt"))(serve)
 
 
 @app.command(epilog=examples("vita info", "vita info VITA-MLLM/VITA-1.5 --memory 6GB"))

@@ -14,8 +14,9 @@ from vita.engine.request import Request
 from vita.engine.sampler import check_params
 from vita.errors import RequestError
 from vita.media.policy import ReadGuard
-from vita.prompt.processor import PreparedTurn, ProcessedInputs, without_oldest
+from vita.prompt.processor import ProcessedInputs, without_oldest
 from vita.prompt.template import check_text
+from vita.prompt.turn_reader import PreparedTurn
 from vita.runtime.clock import Stopwatch
 from vita.types import MediaOptions, Message, SamplingParams
 
@@ -127,7 +128,7 @@ class Session:
         running = _Running(self._turns)
 
         def read(watch: Stopwatch, guard: ReadGuard) -> ProcessedInputs:
-            read_turn = self._engine.processor.read_turn
+            read_turn = self._engine.read_turn
             turn = asked if isinstance(asked, PreparedTurn) else read_turn(asked, self.options, watch, guard)
             with self._lock:
                 running.turn = turn

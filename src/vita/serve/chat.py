@@ -1,0 +1,162 @@
+"""Route /v1/chat/completions: whole answers and streams."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from vita.events import Done, Result, TextDelta, TokenLogprob
+from vita.serve.answers import check_ended, details, logprob_object, shown_tokens
+from vita.serve.auth import Tenant
+from vita.serve.chat_audio import SpokenAnswer, check_audio
+from vita.serve.chat_shapes import choice, chunk_event, finish_reason, usage_object
+from vita.serve.chat_types import ChatMessage, ChatRequest, check_supported, sampling_params
+from vita.serve.errors import JSON, invalid, unsupported
+from vita.serve.models import check_model
+from vita.serve.parts import Reader, conversation
+from vita.serve.server import Server, new_id, server_of, tenant_of
+from vita.serve.sse import DONE, EventStream, cancelled_when_gone
+from vita.serve.voices import speech_options
+from vita.types import Message
+
+if TYPE_CHECKING:
+    from vita.engine.handle import Handle
+
+router = APIRouter()
+
+
+@router.post("/v1/chat/completions")
+async def chat_completions(request: Request, body: ChatRequest) -> Response:
+    """Answer a conversation."""
+    server = server_of(request)
+    check_model(server, body.model)
+    check_supported(body)
+    tenant, form = tenant_of(request), check_audio(body) if body.wants_audio else None
+    messages = read_messages(body.messages, server, tenant)
+    params = sampling_params(body, server.options.limits.tokens)
+    server.log_asked(messages)
+    answer: Answer | SpokenAnswer
+    if form is None:
+        handle = server.submit(messages, params, tenant)
+        answer = Answer(server, handle, new_id("chatcmpl-"), params.n, body.top_logprobs or 0)
+    else:
+        voice = speech_options(server, None if body.audio is None else body.audio.voice, param="audio.voice")
+        handle = await server.in_speech_thread(lambda: server.submit(messages, params, tenant, speech=voice))
+        answer = SpokenAnswer(server, tenant, handle, new_id("chatcmpl-"), form)
+    if not body.stream:
+        return JSONResponse(await answer.complete(request))
+    async with cancelled_when_gone(request.receive, handle.cancel):
+        await handle.started()  # errors of media and length are answered with a status
+    usage = body.stream_options is not None and bool(body.stream_options.include_usage)
+    return EventStream(answer.stream(include_usage=usage), handle.cancel)
+
+
+def read_messages(messages: Sequence[ChatMessage], server: Server, tenant: Tenant) -> tuple[Message, ...]:
+    """OpenAI's messages as `vita.Message`s.
+
+    Raises:
+        ApiError: 400, naming the field.
+    """
+    limits = server.options.limits
+    if len(messages) > limits.messages:
+        raise invalid(f"A request may hold {limits.messages} messages at most.", "messages")
+    reader = Reader(limits, allow_urls=server.allow_urls)
+    turns = []
+    for n, message in enumerate(messages):
+        where = f"messages[{n}]"
+        parts = reader.content(message.content, f"{where}.content")
+        if message.audio is not None and not parts:
+            parts = [reader.text(server.transcripts.find(message.audio.id, tenant, f"{where}.audio.id"), where)]
+        if message.tool_calls:
+            raise unsupported(f"{where}.tool_calls")
+        turns.append((message.role, parts))
+    return conversation(turns)
+
+
+@dataclass
+class Answer:
+    """The answers of one request, as OpenAI writes them.
+
+    Args:
+        server: of the request.
+        handle: submitted.
+        id: "chatcmpl-…".
+        count: answers.
+        top_logprobs: alternatives that were asked for.
+    """
+
+    server: Server
+    handle: Handle
+    id: str
+    count: int
+    top_logprobs: int
+
+    def __post_init__(self) -> None:
+        self._created = int(time.time())
+        self._wants_logprobs = self.handle.request is not None and self.handle.request.params.logprobs > 0
+
+    async def complete(self, request: Request) -> dict[str, JSON]:
+        """All answers in one object.
+
+        Raises:
+            ApiError, VitaError: the request failed, took too long, or was cancelled.
+        """
+        async with cancelled_when_gone(request.receive, self.handle.cancel):
+            events = [event async for event in self.handle]
+        results = [Result.collect(events, index) for index in range(self.count)]
+        for event in events:
+            if isinstance(event, Done):
+                check_ended(self.server, event)
+        choices: list[JSON] = []
+        for index, result in enumerate(results):
+            choices.append({
+                "index": index, "message": {"role": "assistant", "content": result.text, "refusal": None},
+                "finish_reason": finish_reason(result.finish_reason), "logprobs": self._logprobs(result.logprobs),
+            })  # fmt: skip
+        self.server.log_answered(*(result.text for result in results))
+        first = results[0]
+        return {
+            "id": self.id, "object": "chat.completion", "created": self._created, "model": self.server.model_id,
+            "choices": choices, "usage": usage_object(first.usage, sum(r.usage.completion_tokens for r in results)),
+            "vita": details(first.state, first.notes, first.timings),
+        }  # fmt: skip
+
+    async def stream(self, *, include_usage: bool) -> AsyncGenerator[bytes, None]:
+        """Chunks as server-sent events."""
+        usage: dict[str, JSON] = {"usage": None} if include_usage else {}
+        completion, last = 0, None
+        begun = [False] * self.count
+        async for event in self.handle:
+            index = event.index
+            if not begun[index]:
+                begun[index] = True
+                yield self._chunk([choice(index, {"role": "assistant", "content": ""})], usage)
+            if isinstance(event, TextDelta):
+                yield self._chunk([choice(index, {"content": event.text})], usage)
+            elif isinstance(event, Done):
+                check_ended(self.server, event)
+                completion, last = completion + event.usage.completion_tokens, event
+                ending = choice(index, {}, finish_reason(event.finish_reason), self._logprobs(event.logprobs))
+                yield self._chunk([ending], usage | {"vita": details(event.state, event.notes, event.timings)})
+        if include_usage and last is not None:
+            yield self._chunk([], {"usage": usage_object(last.usage, completion)})
+        yield DONE
+
+    def _chunk(self, choices: list[JSON], more: dict[str, JSON]) -> bytes:
+        return chunk_event(self.id, self._created, self.server.model_id, choices, more)
+
+    def _logprobs(self, tokens: Sequence[TokenLogprob]) -> JSON:
+        if not self._wants_logprobs:
+            return None
+        model = self.server.model.engine.model
+
+        content: list[JSON] = []
+        for token in shown_tokens(tokens, model):
+            top: list[JSON] = [logprob_object(model, *one) for one in token.top[: self.top_logprobs]]
+            content.append(logprob_object(model, token.id, token.text, token.logprob) | {"top_logprobs": top})
+        return {"content": content, "refusal": None}
