@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ import vita
 from vita.cli.listen import ListenLoop
 from vita.engine.handle import Handle
 from vita.errors import ResourceError
-from vita.events import Done, Event, TextDelta
+from vita.events import Done, Event, SpeechChunk, TextDelta
 from vita.speech.device import DefaultDevice
 from vita.speech.echo import EchoCanceller
 from vita.speech.listener import Listener
@@ -31,16 +30,6 @@ OPTIONS = TurnOptions(silence_ms=700)
 PARAMS = SamplingParams(max_tokens=12)
 
 
-@dataclass(frozen=True)
-class Piece:
-    """A chunk of a spoken answer."""
-
-    samples: np.ndarray
-    text_start: int
-    text_end: int
-    index: int = 0
-
-
 class Spoken:
     """A handle whose answer is spoken: every answer takes as long as a recording."""
 
@@ -48,7 +37,7 @@ class Spoken:
         self._handle, self._speech = handle, speech
         self.text = ""
 
-    def __iter__(self) -> Iterator[Event | Piece]:
+    def __iter__(self) -> Iterator[Event]:
         for event in self._handle:
             if isinstance(event, TextDelta):
                 self.text += event.text
@@ -56,7 +45,8 @@ class Spoken:
                 count = len(self._speech) // 1_920
                 for number in range(count):
                     start, end = (len(self.text) * n // count for n in (number, number + 1))
-                    yield Piece(self._speech[1_920 * number : 1_920 * (number + 1)], start, end)
+                    samples = self._speech[1_920 * number : 1_920 * (number + 1)]
+                    yield SpeechChunk(samples=samples, text_start=start, text_end=end)
             yield event
 
     def cancel(self) -> None:
