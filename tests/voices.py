@@ -42,11 +42,12 @@ def tone_is_declared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 
 def declare_voices(folder: Path, voices: Mapping[str, str]) -> Path:
     """Make a folder, on sys.path, that of a package with these entry points."""
-    info = folder / "vita_voices-0.dist-info"
+    name = "_".join(["vita_voices", *voices])  # of two packages of one name only the first is seen
+    info = folder / f"{name}-0.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {folder.name}\nVersion: 0\n")
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0\n")
     (info / "entry_points.txt").write_text(
-        "\n".join([f"[{GROUP}]", *(f"{name} = {value}" for name, value in voices.items())])
+        "\n".join([f"[{GROUP}]", *(f"{voice} = {value}" for voice, value in voices.items())])
     )
     return folder
 

@@ -42,12 +42,25 @@ def model() -> Iterator[vita.Vita]:
         yield model
 
 
+class FreedByStop(Player):
+    """A stop lets the device go on, as a real one does by itself."""
+
+    def __init__(self, device: Loudspeaker) -> None:
+        super().__init__(device)
+        self.loudspeaker = device
+
+    def stop(self) -> int:
+        heard = super().stop()
+        self.loudspeaker.go_on()
+        return heard
+
+
 def spoken_chat(
     model: vita.Vita, *devices: Loudspeaker, on: bool = True, params: vita.SamplingParams = PARAMS
 ) -> Conversation:
     """A chat whose answers the voice `tone` speaks, each on the next of these devices."""
     left = list(devices)
-    speech = ChatSpeech(TONE_OPTIONS, on=on, open_player=lambda: Player(left.pop(0)))
+    speech = ChatSpeech(TONE_OPTIONS, on=on, open_player=lambda: FreedByStop(left.pop(0)))
     return Conversation(model, chat_flags(params), speech)
 
 
@@ -58,7 +71,6 @@ def interrupt_once_blocked(device: Loudspeaker) -> threading.Thread:
     def press() -> None:
         assert device.blocked.wait(60)
         signal.pthread_kill(main, signal.SIGINT)
-        device.go_on()
 
     thread = threading.Thread(target=press)
     thread.start()
@@ -115,7 +127,7 @@ def test_ctrl_c_forgets_what_was_not_heard(model: vita.Vita, capsys: pytest.Capt
     heard = str(answer.pieces[0])
     assert whole.startswith(heard) and 10 < len(heard) <= 12 * PIECE / PER_CHARACTER < len(whole)
     assert chat.exchanges[0].answer == heard and not chat.pending
-    assert device.samples == 13 * PIECE and device.ended == "aborted"
+    assert device.samples <= 13 * PIECE and device.ended == "aborted", "sound stops within one piece"
     chat.speech.on = False
     chat.handle("And now?")
     same = model.session()
