@@ -17,7 +17,7 @@ from scripts.terminal import CTRL_C, CTRL_D, Terminal
 from tests.cli.commands import ENV, ROOT, assert_sentence, run
 from tests.cli.test_chat import chat_flags
 from tests.speech.devices import Loudspeaker
-from tests.speech.tone import PER_CHARACTER
+from tests.speech.tone import PER_CHARACTER, ToneVoice
 from tests.voices import TONE, declare_voices
 
 import vita
@@ -146,7 +146,7 @@ def test_ctrl_c_while_the_text_is_written_stops_it(mini_model: vita.Vita, capsys
     said, noted = capsys.readouterr()
     kept = [str(turn.pieces[0]) for turn in chat.session.turns if turn.role == "assistant"]
     assert noted.startswith("(stopped") and device.ended == "aborted" and device.samples <= 9 * PIECE
-    assert len(kept) == 1 and said.startswith(kept[0]) and len(kept[0]) < len(said)
+    assert len(kept) == 1 and said.startswith(kept[0]) and len(kept[0]) < len(said.removesuffix("\n"))
 
 
 def test_without_anything_to_hear_the_history_holds_what_is_printed(
@@ -179,11 +179,32 @@ def test_a_loudspeaker_that_fails_is_a_sentence_and_the_chat_goes_on(
         def write(self, samples: np.ndarray) -> None:
             raise OSError("unplugged")
 
-    chat = spoken_chat(model, Unplugged(), Loudspeaker())
+    chat = spoken_chat(model, Unplugged(), Loudspeaker(), Loudspeaker())
     assert chat.handle(QUESTION) and chat.failures == 1
-    assert "the loudspeaker has failed (unplugged)" in capsys.readouterr().err
-    assert chat.handle(QUESTION) and chat.failures == 1
-    assert model.ask(QUESTION).text in capsys.readouterr().out
+    said, noted = capsys.readouterr()
+    assert noted == "vita: the loudspeaker has failed (unplugged); attach it and start again.\n"
+    assert len(chat.exchanges) == 1 and chat.session.turns[0].role == "user", "the turn is kept, and may be asked again"
+    assert said.endswith("\n") and model.ask(QUESTION).text.startswith(said.removesuffix("\n"))
+    assert chat.handle("/regenerate 0") and chat.failures == 1
+    assert len(chat.exchanges) == 1 and capsys.readouterr().out == model.ask(QUESTION).text + "\n"
+    assert chat.handle(QUESTION) and chat.failures == 1 and len(chat.exchanges) == 2
+
+
+def test_a_voice_that_fails_keeps_the_turn_and_its_image_once(
+    model: vita.Vita, files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: ToneVoice, **options: object) -> None:
+        raise ResourceError("the voice cannot be loaded", where="voice tone", fix="install it again")
+
+    chat = spoken_chat(model, Loudspeaker(), Loudspeaker())
+    assert chat.handle(f"/image {files / 'good.png'}")
+    with monkeypatch.context() as patch:
+        patch.setattr(ToneVoice, "open", broken)
+        assert chat.handle("What is it?") and chat.failures == 1
+    assert capsys.readouterr().err.endswith("vita: voice tone: the voice cannot be loaded; install it again.\n")
+    held = [turn for turn in chat.session.turns if turn.images]
+    assert len(held) + len(chat.pending) == 1 and len(chat.exchanges) == len(held)
+    assert chat.handle("What is it?") and chat.failures == 1
 
 
 class TestVoice:

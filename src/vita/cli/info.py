@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from vita.planning.memory_plan import MemoryPlan, Placement
 
 
-OWN_VOICE = "a voice of its own, vita"
-NO_VOICE = "no voice of its own; vita doctor lists those that are installed"
+WITH_VOICE = "a voice of its own, vita"
+WITHOUT_VOICE = "no voice of its own; vita doctor lists those that are installed"
 
 
 def run_info(model: str | None, options: EngineOptions, *, positions: int, as_json: bool) -> int:
@@ -149,7 +149,7 @@ def describe(facts: dict[str, Any]) -> list[str]:
         f"context     {facts['context']:,} tokens",
         f"vocabulary  {facts['vocabulary']:,} tokens",
         f"images      {cut_into(facts['most_tiles'], facts['tile'])}, {facts['tokens_per_tile']} tokens each",
-        f"speech out  {OWN_VOICE if facts['speech_output'] else NO_VOICE}",
+        f"speech out  {WITH_VOICE if facts['speech_output'] else WITHOUT_VOICE}",
     ]
     if facts["untrained"]:
         lines.append(f"untrained   {', '.join(facts['untrained'])}: requests that need it are refused")

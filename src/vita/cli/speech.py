@@ -134,7 +134,7 @@ def _check(options: SpeechOptions) -> None:
         choose_voice(options.voice)
 
 
-def own_voice(model: Vita, options: SpeechOptions) -> Voice | None:
+def checkpoint_voice(model: Vita, options: SpeechOptions) -> Voice | None:
     """The checkpoint's own voice, unless another one is named.
 
     Raises:
@@ -154,7 +154,7 @@ def speaker(model: Vita, options: SpeechOptions) -> Speak:
     from vita.speech.answer import speak_answers
     from vita.speech.stream import stream_for
 
-    voice = own_voice(model, options)
+    voice = checkpoint_voice(model, options)
     stream_for(options, voice).close()  # raises now, not with the first answer
     return lambda handle: speak_answers(handle, [stream_for(options, voice)])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import re
+import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from vita.types import MediaOptions, SamplingParams, SpeechOptions
 
 if TYPE_CHECKING:
     from vita.api import Vita
+    from vita.engine.handle import Handle
     from vita.engine.session import Session
     from vita.options import EngineOptions
     from vita.prompt.turn_reader import PreparedTurn
@@ -152,7 +154,8 @@ class Conversation:
         try:
             done = self._answer(turn, asked, self.flags.params)
         except BaseException:
-            self.pending = attachments + self.pending
+            if not self._holds(turn):
+                self.pending = attachments + self.pending
             raise
         if done is not None and not self._holds(turn):
             # Audio that was taken for noise is not asked about again.
@@ -163,6 +166,9 @@ class Conversation:
         """Print the answer to a turn, speak it and note it; None if a second Ctrl-C came before the end was known.
 
         The history holds what was printed, or of an answer that was stopped while it was spoken what was heard.
+
+        Raises:
+            VitaError: the request failed and left no trace, or its speech did: then the answer so far is kept.
         """
         pieces: list[str] = []
         done: Done | None = None
@@ -184,6 +190,12 @@ class Conversation:
                         done = print_answer(handle, pieces)  # to the end, so that the history holds what is printed
             except KeyboardInterrupt:
                 handle.cancel()
+            except VitaError:
+                _cancel_and_wait(handle)
+                if self._holds(turn):  # the speech failed, not the request
+                    print()
+                    self.exchanges.append(replace(asked, answer="".join(pieces)))
+                raise
         print()
         text = "".join(pieces)
         if done is None or self._holds(turn):
@@ -278,3 +290,10 @@ class Conversation:
 
         self.failures += 1
         note(f"vita: {with_flag(error, flag_names())}")
+
+
+def _cancel_and_wait(handle: Handle) -> None:
+    """Cancel a request and wait until its session's history is final."""
+    handle.cancel()
+    while handle.request is not None and not handle.request.ended:
+        time.sleep(0.01)

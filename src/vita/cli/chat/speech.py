@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from vita.cli.speech import own_voice, speaker
+from vita.cli.speech import checkpoint_voice, speaker
 
 if TYPE_CHECKING:
     from vita.api import Vita
@@ -89,7 +89,7 @@ class ChatSpeech:
         """
         from vita.speech.voice import choose_voice
 
-        return choose_voice(self.options.voice, own_voice(model, self.options)).name if self.on else None
+        return choose_voice(self.options.voice, checkpoint_voice(model, self.options)).name if self.on else None
 
     @contextlib.contextmanager
     def answer(self, model: Vita) -> Iterator[SpokenAnswer]:
