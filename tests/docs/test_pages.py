@@ -27,6 +27,7 @@ NOT_RUN = {
     r"^(\./test\.sh|ruff|mypy|pytest|scripts/docs\.sh)": "the checks that run this test",
     r"^python -m (recipes|tests)|^(PYTHONPATH=src )?python benchmarks/": "takes minutes or hours",
     r"^vita eval": "takes minutes",
+    r"^vita serve|^\./demo\.sh --serve": "runs until it is stopped; tests/serve runs it",
     r"^vita .*--(play|listen)|^vita chat --speak": "needs an audio device",
     r"\.\./shared|…": "needs files beside the repository",
 }
