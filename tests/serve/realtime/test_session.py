@@ -148,7 +148,8 @@ JSON_VALUES = st.recursive(
 FIELDS = st.sampled_from(
     [
         "type", "model", "output_modalities", "instructions", "max_output_tokens", "tools", "tool_choice",
-        "temperature", "audio", "voice", "modalities", "input_audio_format", "turn_detection", "input_audio_transcription", "speed",
+        "temperature", "audio", "voice", "modalities", "input_audio_format", "turn_detection",
+        "input_audio_transcription", "speed",
     ]
 )  # fmt: skip
 
