@@ -25,6 +25,7 @@ ORDER = (
     ("media",),
     ("prompt",),
     ("engine",),
+    ("speech",),
     ("api",),
     ("verify", "bench"),
     ("cli",),

@@ -170,6 +170,7 @@ def chat(
     repetition_penalty: o.RepetitionPenalty = None,
     seed: o.Seed = None,
     stop: o.Stop = None,
+    listen: o.Listen = False,
     verbose: o.Verbose = False,
 ) -> None:
     """Talk turn by turn; media given here go with the first question, and /help lists the commands."""
@@ -185,14 +186,17 @@ def chat(
         device=device, dtype=dtype, quantize=quantize, kv_cache=kv_cache, memory=memory, old_memory=old_memory,
         offline=offline,
     )  # fmt: skip
-    code = run_chat(
-        ChatFlags(
-            model=model, base=base, options=options, params=params, system=system, images=tuple(image or ()),
-            videos=tuple(video or ()), audios=tuple(audio or ()), fps=fps, max_frames=max_frames,
-            media=MediaOptions(reference=reference, max_tiles=max_tiles), verbose=verbose,
-        )
+    flags = ChatFlags(
+        model=model, base=base, options=options, params=params, system=system, images=tuple(image or ()),
+        videos=tuple(video or ()), audios=tuple(audio or ()), fps=fps, max_frames=max_frames,
+        media=MediaOptions(reference=reference, max_tiles=max_tiles), verbose=verbose,
     )  # fmt: skip
-    raise typer.Exit(code)
+    if listen:
+        from vita.cli.listen import run_listen
+
+        run_listen(flags)
+    else:
+        raise typer.Exit(run_chat(flags))
 
 
 @app.command(epilog=examples("vita info", "vita info VITA-MLLM/VITA-1.5 --memory 6GB"))

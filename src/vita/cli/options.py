@@ -117,6 +117,13 @@ Stop = Annotated[
     list[str] | None,
     typer.Option(metavar="TEXT", help="Text that ends the answer; repeatable.", rich_help_panel=ANSWER),
 ]
+Listen = Annotated[
+    bool,
+    typer.Option(
+        "--listen", metavar="", rich_help_panel=MEDIA,
+        help="Talk by microphone; speech stops the answer. Needs the extra listen.",
+    ),
+]  # fmt: skip
 
 # Output
 Verbose = Annotated[

@@ -1,0 +1,1 @@
+"""Speech: answers that are heard while they are written, and voice activity of what is said."""
