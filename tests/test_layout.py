@@ -27,7 +27,7 @@ ORDER = (
     ("engine",),
     ("speech",),
     ("api",),
-    ("verify", "bench"),
+    ("verify", "bench", "serve"),
     ("cli",),
     ("__main__",),
 )

@@ -30,14 +30,21 @@ class Text:
 class Image:
     """One image. An array is uint8 `[height, width, 3 or 4]` or `[height, width]`.
 
+    Attributes:
+        source: the file or array.
+        max_tiles: of this image, 1 to 12; None: as `MediaOptions.max_tiles`.
+
     Raises:
-        RequestError: the source is of another type.
+        RequestError: the source or the number is of another type.
     """
 
     source: Source
+    max_tiles: int | None = None
 
     def __post_init__(self) -> None:
         check_source(self.source, "an image")
+        if self.max_tiles is not None:
+            _check_number(self.max_tiles, "max_tiles", integer=True)
 
 
 @dataclass(frozen=True)
@@ -271,6 +278,9 @@ class SamplingParams:
         logprobs: how many alternatives to report for each token, 0 to 100; 0: no log-probabilities.
         ignore_eos: continue past stop tokens, until `max_tokens`.
         n: number of answers, 1 to 16.
+        frequency_penalty: taken off a token's logit for each time the answer holds it, -2 to 2.
+        presence_penalty: taken off the logit of every token that the answer holds, -2 to 2.
+        logit_bias: added to the logits of these token ids, -100 to 100 each. Kept as a tuple of pairs.
     """
 
     max_tokens: int | None = 1024
@@ -284,6 +294,9 @@ class SamplingParams:
     logprobs: int = 0
     ignore_eos: bool = False
     n: int = 1
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: Mapping[int, float] | tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
         """One string is one stop string; NumPy numbers become Python's. Wrong types are kept for the check."""
@@ -291,6 +304,8 @@ class SamplingParams:
             object.__setattr__(self, "stop", (self.stop,))
         elif isinstance(self.stop, Iterable) and not isinstance(self.stop, (bytes, bytearray, Mapping)):
             object.__setattr__(self, "stop", tuple(self.stop))
+        if isinstance(self.logit_bias, Mapping):
+            object.__setattr__(self, "logit_bias", tuple(self.logit_bias.items()))
         for item in fields(self):
             value = getattr(self, item.name)
             if isinstance(value, bool) or type(value) in (int, float):

@@ -20,12 +20,12 @@ from vita.engine.loaded import LoadedModel
 from vita.engine.media_workers import MediaWorkers
 from vita.engine.metrics import Stats
 from vita.engine.request import Request
-from vita.engine.sampler import check_params
+from vita.engine.sampler import check_params, check_tokens
 from vita.errors import Cancelled, QueueFull, RequestError, ResourceError
 from vita.media.policy import ReadGuard
 from vita.media.source import snapshot_memory
 from vita.options import EngineOptions
-from vita.prompt.processor import ProcessedInputs, Processor, split_system
+from vita.prompt.processor import PreparedTurn, ProcessedInputs, Processor, split_system
 from vita.runtime.clock import Stopwatch
 from vita.types import Audio, MediaOptions, Message, SamplingParams, Text
 
@@ -33,6 +33,7 @@ SHORT_TEXT = 2000  # characters
 EXIT_SECONDS = 10.0  # that the end of the process waits for a step to end
 
 ReadPrompt = Callable[[Stopwatch, ReadGuard], ProcessedInputs]
+ReadTurn = Callable[[Message, MediaOptions, Stopwatch, ReadGuard], PreparedTurn]
 
 
 class Engine:
@@ -52,6 +53,7 @@ class Engine:
         self, checkpoint: Checkpoint, options: EngineOptions | None = None, progress: Progress | None = None
     ) -> None:
         self._workers = MediaWorkers()
+        self._read_turn: ReadTurn | None = None
         self.core = core = EngineCore(options or EngineOptions(), lambda start: start())
         self._finalizer = weakref.finalize(self, _close, core, self._workers)
         self._finalizer.atexit = False
@@ -105,13 +107,25 @@ class Engine:
         system, turns = self.accept(messages, options)
 
         def read(watch: Stopwatch, guard: ReadGuard) -> ProcessedInputs:
-            prepared = [self.processor.read_turn(turn, options, watch, guard) for turn in turns]
+            prepared = [self.read_turn(turn, options, watch, guard) for turn in turns]
             return self.processor.assemble(prepared, system, watch)
 
         return self.submit_prompt(
             read, params, options, priority=priority, deadline=deadline, cache_salt=cache_salt,
             has_media=any(has_media(turn) for turn in turns), in_caller=is_short(turns),
         )  # fmt: skip
+
+    def read_turn_with(self, reader: ReadTurn | None) -> None:
+        """Decode media elsewhere from now on: a server does it in other processes.
+
+        Args:
+            reader: called in a media worker, as `TurnReader.read_turn`; None: decode in the media worker.
+        """
+        self._read_turn = reader
+
+    def read_turn(self, message: Message, options: MediaOptions, watch: Stopwatch, guard: ReadGuard) -> PreparedTurn:
+        """Decode the media of one message; called in a media worker. Errors as for `TurnReader.read_turn`."""
+        return (self._read_turn or self.processor.read_turn)(message, options, watch, guard)
 
     def accept(self, messages: Sequence[Message], options: MediaOptions) -> tuple[str | None, list[Message]]:
         """Refuse what needs no file to be refused, and copy what the caller may change later.
@@ -151,6 +165,7 @@ class Engine:
         """
         params = SamplingParams() if params is None else params
         check_params(params)
+        check_tokens(params, self.model.tokenizer.size)
         _check_submission(priority, deadline, cache_salt)
         core, now = self.core, time.monotonic()
         request = Request(

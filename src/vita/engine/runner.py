@@ -25,7 +25,8 @@ from vita.engine.request import Sequence as Answer
 from vita.engine.sampler import log_probabilities, sample
 from vita.engine.scheduler import EncodeUnit, Plan, PrefillUnit, WorkUnit
 from vita.engine.work import LayeredWork
-from vita.media.filterbank import filterbank_pieces, token_count
+from vita.media.audio_frames import token_count
+from vita.media.filterbank import filterbank_pieces
 from vita.media.image import normalise
 from vita.model.audio import frame_mask
 from vita.model.kv_cache import KVCacheRagged

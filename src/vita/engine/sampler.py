@@ -7,7 +7,7 @@ elementwise or exact (maximum, sort, integer sum), so a row gets the same token 
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,7 @@ from vita.types import SamplingParams
 
 GREEDY_BELOW = 1e-6  # temperatures under this are greedy; a float32 could not hold all of them
 MAX_ANSWERS = 16
+MAX_BIASES = 1024
 FIXED_POINT = 2.0**40  # weights are summed as integers of this scale: exact in any order
 HEAD = 1024  # most probable tokens that are sorted first, on a CPU
 REAL = torch.float64  # a sum of 150,000 weights has up to 58 bits
@@ -45,12 +46,41 @@ def check_params(params: SamplingParams) -> None:
         _check_integer("seed", params.seed, -(2**63), 2**63 - 1, "an integer of 64 bits")
     _check_integer("logprobs", params.logprobs, 0, 100, "between 0 and 100")
     _check_integer("n", params.n, 1, MAX_ANSWERS, f"between 1 and {MAX_ANSWERS}")
+    _check_number("frequency_penalty", params.frequency_penalty, -2.0, 2.0, "between -2 and 2")
+    _check_number("presence_penalty", params.presence_penalty, -2.0, 2.0, "between -2 and 2")
+    _check_bias(params.logit_bias)
     if not isinstance(params.ignore_eos, bool):
         raise RequestError(f"must be True or False, not {_show(params.ignore_eos)}", where="ignore_eos")
     if not isinstance(params.stop, tuple) or not all(isinstance(s, str) for s in params.stop):
         raise RequestError(f"must be a string or a list of strings, not {_show(params.stop)}", where="stop")
     if "" in params.stop:
         raise RequestError("must not hold an empty string", where="stop")
+
+
+def _check_bias(bias: object) -> None:
+    if not isinstance(bias, tuple) or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in bias):
+        raise RequestError(f"must be a mapping from token ids to numbers, not {_show(bias)}", where="logit_bias")
+    if len(bias) > MAX_BIASES:
+        raise RequestError(f"must hold at most {MAX_BIASES} tokens, not {len(bias)}", where="logit_bias")
+    for token, value in bias:
+        _check_integer("logit_bias", token, 0, None, "a mapping from token ids, which are 0 or more")
+        _check_number("logit_bias", value, -100.0, 100.0, "between -100 and 100 for each token")
+
+
+def bias_pairs(params: SamplingParams) -> tuple[tuple[int, float], ...]:
+    """`logit_bias` of checked parameters: ids and what is added."""
+    return params.logit_bias if isinstance(params.logit_bias, tuple) else tuple(params.logit_bias.items())
+
+
+def check_tokens(params: SamplingParams, vocab_size: int) -> None:
+    """Check that the ids of `logit_bias` are in the vocabulary.
+
+    Raises:
+        RequestError: naming one that is not.
+    """
+    for token, _ in bias_pairs(params):
+        if token >= vocab_size:
+            raise RequestError(f"token {token} is not in the vocabulary of {vocab_size}", where="logit_bias")
 
 
 def _check_integer(name: str, value: object, low: int, high: int | None, allowed: str) -> None:
@@ -88,6 +118,9 @@ class SamplingState:
             device; None: greedy.
         generated: bool `[vocab]` on the device, which tokens the answer holds; None until there is one, and always
             without a penalty.
+        counts: float32 `[vocab]` on the device, how often the answer holds each token; None until there is one, and
+            always without a frequency or presence penalty.
+        bias: float32 `[vocab]` on the device; None until it is used, and always without `logit_bias`.
     """
 
     def __init__(self, params: SamplingParams, default_penalty: float) -> None:
@@ -101,14 +134,39 @@ class SamplingState:
             else:
                 self.generator.manual_seed(params.seed)
         self.generated: Tensor | None = None
+        self.counts: Tensor | None = None
+        self.bias: Tensor | None = None
 
     def record(self, token: Tensor, vocab_size: int) -> None:
-        """Add a token, int64 `[]` on the device, to what the penalty applies to."""
+        """Add a token, int64 `[]` on the device, to what the penalties apply to."""
+        if self.params.frequency_penalty or self.params.presence_penalty:
+            if self.counts is None:
+                self.counts = torch.zeros(vocab_size, device=token.device)
+            self.counts.index_add_(0, token.view(1), torch.ones(1, device=token.device))
         if self.penalty == 1.0:
             return
         if self.generated is None:
             self.generated = torch.zeros(vocab_size, dtype=torch.bool, device=token.device)
         self.generated.index_fill_(0, token.view(1), True)
+
+    def add_bias(self, scores: Tensor) -> Tensor:
+        """Scores `[vocab]` plus `logit_bias`."""
+        if self.bias is None:
+            pairs = bias_pairs(self.params)
+            cuda = scores.device.type == "cuda"
+            host = torch.zeros(scores.shape, pin_memory=cuda)
+            host[torch.tensor([token for token, _ in pairs])] = torch.tensor(
+                [value for _, value in pairs], dtype=host.dtype
+            )
+            self.bias = host.to(scores.device, non_blocking=cuda)
+        return scores + self.bias
+
+    def subtract_counts(self, scores: Tensor) -> Tensor:
+        """Scores `[vocab]` less the frequency and presence penalties."""
+        if self.counts is None:
+            return scores
+        params = self.params
+        return scores - params.frequency_penalty * self.counts - params.presence_penalty * (self.counts > 0).float()
 
 
 @torch.inference_mode()
@@ -122,7 +180,9 @@ def sample(logits: Tensor, rows: Sequence[SamplingState]) -> Tensor:
     Returns:
         int64 `[B]` on the device of the logits.
     """
-    scores = _penalise(logits.float(), rows)  # [B, vocab]
+    scores = _each(logits.float(), rows, [bool(row.params.logit_bias) for row in rows], SamplingState.add_bias)
+    scores = _penalise(scores, rows)  # [B, vocab]
+    scores = _each(scores, rows, [row.counts is not None for row in rows], SamplingState.subtract_counts)
     random = [k for k, row in enumerate(rows) if row.generator is not None]
     if len(random) < len(rows):
         tokens = scores.argmax(-1)
@@ -132,6 +192,17 @@ def sample(logits: Tensor, rows: Sequence[SamplingState]) -> Tensor:
     for token, row in zip(tokens, rows, strict=True):
         row.record(token, scores.shape[-1])
     return tokens
+
+
+def _each(
+    scores: Tensor, rows: Sequence[SamplingState], chosen: Sequence[bool],
+    change: Callable[[SamplingState, Tensor], Tensor],
+) -> Tensor:  # fmt: skip
+    """Scores `[B, vocab]` with some rows changed, each by itself."""
+    places = [k for k, wanted in enumerate(chosen) if wanted]
+    if not places:
+        return scores
+    return _replace(scores, places, torch.stack([change(rows[k], scores[k]) for k in places]))
 
 
 def _penalise(scores: Tensor, rows: Sequence[SamplingState]) -> Tensor:

@@ -127,7 +127,7 @@ class Session:
         running = _Running(self._turns)
 
         def read(watch: Stopwatch, guard: ReadGuard) -> ProcessedInputs:
-            read_turn = self._engine.processor.read_turn
+            read_turn = self._engine.read_turn
             turn = asked if isinstance(asked, PreparedTurn) else read_turn(asked, self.options, watch, guard)
             with self._lock:
                 running.turn = turn

@@ -15,29 +15,13 @@ from torch.nn import functional
 
 from vita.config import FilterbankConfig
 from vita.errors import MediaError
+from vita.media.audio_frames import frame_sizes, min_samples, token_count
 
+__all__ = ["filterbank", "filterbank_pieces", "pad_to_minimum", "token_count"]
 PRE_EMPHASIS = 0.97
 LOW_FREQUENCY = 20.0
 FLOOR = 1.1920929e-07  # float32 epsilon: the energy of silence
 PIECE_FRAMES = 512
-MIN_FRAMES = 7  # fewer give the encoder's convolutions no output
-
-
-def token_count(frames: int) -> int:
-    """Decoder tokens of T filterbank frames: `ceil(e / 2)` with `e = ((T-1)//2 - 1)//2`."""
-    encoded = ((frames - 1) // 2 - 1) // 2 if frames >= MIN_FRAMES else 0
-    return -(-encoded // 2)
-
-
-def frame_sizes(config: FilterbankConfig) -> tuple[int, int]:
-    """Samples of a frame and of a shift."""
-    return int(config.sample_rate * config.frame_length * 0.001), int(config.sample_rate * config.frame_shift * 0.001)
-
-
-def min_samples(config: FilterbankConfig) -> int:
-    """Samples of the shortest audio that gives the encoder one frame."""
-    length, shift = frame_sizes(config)
-    return length + (MIN_FRAMES - 1) * shift
 
 
 def pad_to_minimum(samples: Tensor, config: FilterbankConfig | None = None) -> Tensor:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import torch
 from PIL import Image as Pillow
-from torch import Tensor
 
 from vita.config import ImagePreprocess, Tiling
 from vita.errors import MediaError, RequestError
@@ -19,6 +17,9 @@ from vita.media.policy import UNGUARDED, ReadGuard
 from vita.media.source import read_source, resolve_source
 from vita.sources import Array, Source
 from vita.types import MediaOptions
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAX_TILES = 12  # a request may ask for this many at most: the limit of the released model
 MAX_ASPECT = 64  # pixels further out lie outside the centre crop
@@ -134,6 +135,8 @@ def normalise(images: Sequence[Values], preprocess: ImagePreprocess) -> Tensor:
     for values, planes in zip(images, out, strict=True):
         for channel in range(3):
             np.take(shades[channel], values[..., channel], out=planes[channel], mode="clip")  # unlike "raise": in place
+    import torch  # here: processes that only read media do not load it
+
     return torch.from_numpy(out)
 
 

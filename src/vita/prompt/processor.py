@@ -17,8 +17,8 @@ from PIL.Image import Image as PILImage
 from vita.config import Tiling, VitaConfig
 from vita.errors import MediaError, RequestError
 from vita.media.audio import Waveform, load_audio
+from vita.media.audio_frames import frame_sizes, min_samples, token_count
 from vita.media.digest import digest
-from vita.media.filterbank import frame_sizes, min_samples, token_count
 from vita.media.image import cut_tiles, limit_tiles, load_image_with_notes, resize_and_crop
 from vita.media.policy import UNGUARDED, ReadGuard
 from vita.media.video import load_video
@@ -71,40 +71,20 @@ class ProcessedInputs:
         return [span for span in self.spans if isinstance(span, MediaSpan) and span.kind == kind]
 
 
-class Processor:
-    """Turns the conversations of one checkpoint into `ProcessedInputs`. Safe to use from several threads."""
+class TurnReader:
+    """Decodes the media of messages for one checkpoint; needs no tokenizer. Safe to use from several threads."""
 
-    def __init__(self, config: VitaConfig, tokenizer: Tokenizer) -> None:
+    def __init__(self, config: VitaConfig) -> None:
         self.config = config
-        self.tokenizer = tokenizer
-
-    def __call__(
-        self, messages: Sequence[Message], options: MediaOptions, watch: Stopwatch, guard: ReadGuard = UNGUARDED
-    ) -> ProcessedInputs:
-        """Read, count, fit, encode.
-
-        Raises:
-            RequestError: no question, an unknown order of roles, or a last turn that is too long for the context.
-            MediaError: a file that cannot be used. Cancelled: by the guard.
-        """
-        system, rest = split_system(messages)
-        turns = [self.read_turn(message, options, watch, guard) for message in rest]
-        return self.assemble(turns, system, watch)
-
-    def check_options(self, options: MediaOptions) -> None:
-        """Refuse what needs no file to be refused.
-
-        Raises:
-            RequestError: `max_tiles` is out of range, or the options are of another type.
-        """
-        if not isinstance(options, MediaOptions):
-            raise RequestError(f"must be MediaOptions, not {type(options).__name__}", where="options")
-        limit_tiles(self.config.tiling, options.max_tiles)
 
     def read_turn(
         self, message: Message, options: MediaOptions, watch: Stopwatch, guard: ReadGuard = UNGUARDED
     ) -> PreparedTurn:
-        """Decode the media of one message."""
+        """Decode the media of one message.
+
+        Raises:
+            MediaError: a file that cannot be used. RequestError: `max_tiles` is out of range. Cancelled: by the guard.
+        """
         tiling = limit_tiles(self.config.tiling, options.max_tiles)
         turn = PreparedTurn(message.role, ())
         for part in message.parts:
@@ -122,6 +102,8 @@ class Processor:
         self, turn: PreparedTurn, image: Image, options: MediaOptions, tiling: Tiling, watch: Stopwatch,
         guard: ReadGuard,
     ) -> PreparedTurn:  # fmt: skip
+        if image.max_tiles is not None:
+            tiling = limit_tiles(self.config.tiling, image.max_tiles)
         with watch.stage("media"):
             loaded = load_image_with_notes(image.source, options, guard)
         with watch.stage("preprocess"):
@@ -183,6 +165,37 @@ class Processor:
         """Decoder rows that an audio clip takes (spec sections 5.4 and 7)."""
         frame, shift = frame_sizes(self.config.filterbank)
         return sum(token_count(1 + (len(w) - frame) // shift) + self.config.audio.prompt_tokens for w in windows)
+
+
+class Processor(TurnReader):
+    """Turns the conversations of one checkpoint into `ProcessedInputs`. Safe to use from several threads."""
+
+    def __init__(self, config: VitaConfig, tokenizer: Tokenizer) -> None:
+        super().__init__(config)
+        self.tokenizer = tokenizer
+
+    def __call__(
+        self, messages: Sequence[Message], options: MediaOptions, watch: Stopwatch, guard: ReadGuard = UNGUARDED
+    ) -> ProcessedInputs:
+        """Read, count, fit, encode.
+
+        Raises:
+            RequestError: no question, an unknown order of roles, or a last turn that is too long for the context.
+            MediaError: a file that cannot be used. Cancelled: by the guard.
+        """
+        system, rest = split_system(messages)
+        turns = [self.read_turn(message, options, watch, guard) for message in rest]
+        return self.assemble(turns, system, watch)
+
+    def check_options(self, options: MediaOptions) -> None:
+        """Refuse what needs no file to be refused.
+
+        Raises:
+            RequestError: `max_tiles` is out of range, or the options are of another type.
+        """
+        if not isinstance(options, MediaOptions):
+            raise RequestError(f"must be MediaOptions, not {type(options).__name__}", where="options")
+        limit_tiles(self.config.tiling, options.max_tiles)
 
     def assemble(
         self, turns: Sequence[PreparedTurn], system: str | None, watch: Stopwatch, dropped: int = 0

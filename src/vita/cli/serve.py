@@ -1,0 +1,106 @@
+"""`vita serve`: OpenAI's API over HTTP."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vita.cli.loading import load_model
+from vita.errors import RequestError, ResourceError
+
+if TYPE_CHECKING:
+    from vita.api import Vita
+    from vita.options import EngineOptions
+    from vita.serve.options import ServeOptions
+
+PACKAGES = ("fastapi", "uvicorn", "multipart", "prometheus_client", "websockets")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeFlags:
+    """The arguments of one call."""
+
+    model: str | None
+    options: EngineOptions
+    host: str
+    port: int
+    api_key_file: Path | None
+    allow_hosts: tuple[str, ...]
+    allow_origins: tuple[str, ...]
+    allow_media_domains: tuple[str, ...]
+    max_tokens: int
+    voice: str | None
+    ssl_certfile: Path | None
+    ssl_keyfile: Path | None
+    self_signed: bool
+    log_content: bool
+    verbose: bool
+
+
+def run_serve(flags: ServeFlags) -> int:
+    """Load the model, listen, answer until told to stop; returns the exit code.
+
+    Raises:
+        VitaError: an option, the model, or the address cannot be used.
+    """
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    if missing:
+        raise ResourceError(
+            f"`vita serve` needs packages that are not installed ({', '.join(missing)})",
+            fix='run pip install "vita-engine[serve]"',
+        )
+    from vita.serve.app import create_app
+    from vita.serve.listen import base_url, open_socket, serve
+
+    options = serve_options(flags)
+    listening = open_socket(options)
+    try:
+        model = load_model(flags.model, flags.options, verbose=flags.verbose)
+        model.warm_up()
+        logging.getLogger("vita.serve").setLevel(logging.INFO)
+        print_ready(model, options, base_url(options, listening))
+        with model:
+            serve(create_app(model, options), listening)
+    finally:
+        listening.close()
+    return 0
+
+
+def serve_options(flags: ServeFlags) -> ServeOptions:
+    """The server's options.
+
+    Raises:
+        RequestError: a value that cannot be used.
+    """
+    from vita.serve.options import Limits, ServeOptions, read_keys
+
+    if flags.ssl_certfile is not None and not flags.ssl_certfile.is_file():
+        raise RequestError("no such file", where=flags.ssl_certfile, fix="check the path")
+    return ServeOptions(
+        host=flags.host, port=flags.port, api_keys=read_keys(os.environ, flags.api_key_file),
+        allow_hosts=flags.allow_hosts, allow_origins=flags.allow_origins,
+        allow_media_domains=flags.allow_media_domains, limits=Limits(tokens=flags.max_tokens),
+        log_content=flags.log_content, ssl_certfile=flags.ssl_certfile, ssl_keyfile=flags.ssl_keyfile,
+        self_signed=flags.self_signed, voice=flags.voice,
+    )  # fmt: skip
+
+
+def print_ready(model: Vita, options: ServeOptions, url: str) -> None:
+    """What was loaded, what it takes, and where it answers; on stderr."""
+    engine = model.engine
+    kv_budget = engine.model.memory_plan.kv_budget
+    lines = [
+        f"{model!r}".strip("<>").replace("vita.Vita", "model"),
+        f"memory: {engine.model.weight_bytes / 1e6:,.0f} MB are read for each token, "
+        f"{kv_budget / 1e6:,.0f} MB hold the KV caches of all requests",
+        f"API base URL: {url}/v1" + (" (needs a key)" if options.api_keys else ""),
+        "Ctrl-C stops it",
+    ]
+    for line in lines:
+        print(f"vita: {line}", file=sys.stderr)
+    sys.stderr.flush()

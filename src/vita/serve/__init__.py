@@ -1,0 +1,1 @@
+"""HTTP server with OpenAI's routes; needs the extra `serve`."""

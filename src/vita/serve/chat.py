@@ -1,0 +1,217 @@
+"""Route /v1/chat/completions: whole answers and streams."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from vita.events import Done, FinishReason, Result, TextDelta, TokenLogprob, Usage
+from vita.prompt.tokenizer import STATE_TOKENS
+from vita.serve.chat_types import ChatMessage, ChatRequest, check_supported, sampling_params
+from vita.serve.errors import JSON, invalid, timed_out, unavailable, unsupported
+from vita.serve.models import check_model
+from vita.serve.parts import Reader, conversation
+from vita.serve.server import Server, new_id, server_of, tenant_of
+from vita.serve.sse import DONE, EventStream, cancelled_when_gone, data_event
+from vita.types import Message
+
+if TYPE_CHECKING:
+    from vita.engine.handle import Handle
+    from vita.events import Timings
+
+router = APIRouter()
+log = logging.getLogger("vita.serve")
+
+
+@router.post("/v1/chat/completions")
+async def chat_completions(request: Request, body: ChatRequest) -> Response:
+    """Answer a conversation."""
+    server = server_of(request)
+    check_model(server, body.model)
+    check_supported(body)
+    if body.wants_audio:
+        raise unsupported("modalities", "audio is not supported by this server")
+    messages = read_messages(body.messages, server)
+    params = sampling_params(body, server.options.limits.tokens)
+    if server.options.log_content:
+        log.info("asked: %s", " / ".join(message.text for message in messages))
+    handle = server.submit(messages, params, tenant_of(request))
+    answer = Answer(server, handle, new_id("chatcmpl-"), params.n, body.top_logprobs or 0)
+    if not body.stream:
+        return JSONResponse(await answer.whole(request))
+    async with cancelled_when_gone(request.receive, handle.cancel):
+        await handle.started()  # errors of media and length are answered with a status
+    usage = body.stream_options is not None and bool(body.stream_options.include_usage)
+    return EventStream(answer.stream(include_usage=usage), handle.cancel)
+
+
+def read_messages(messages: Sequence[ChatMessage], server: Server) -> tuple[Message, ...]:
+    """OpenAI's messages as `vita.Message`s.
+
+    Raises:
+        ApiError: 400, naming the field.
+    """
+    limits = server.options.limits
+    if len(messages) > limits.messages:
+        raise invalid(f"A request may hold {limits.messages} messages at most.", "messages")
+    reader = Reader(limits, allow_urls=bool(server.options.allow_media_domains))
+    turns = []
+    for n, message in enumerate(messages):
+        where = f"messages[{n}]"
+        parts = reader.content(message.content, f"{where}.content")
+        if message.tool_calls:
+            raise unsupported(f"{where}.tool_calls")
+        turns.append((message.role, parts))
+    return conversation(turns)
+
+
+@dataclass
+class Answer:
+    """The answers of one request, as OpenAI writes them.
+
+    Args:
+        server: of the request.
+        handle: submitted.
+        id: "chatcmpl-…".
+        count: answers.
+        top_logprobs: alternatives that were asked for.
+    """
+
+    server: Server
+    handle: Handle
+    id: str
+    count: int
+    top_logprobs: int
+
+    def __post_init__(self) -> None:
+        self._created = int(time.time())
+        self._wants_logprobs = self.handle.request is not None and self.handle.request.params.logprobs > 0
+
+    async def whole(self, request: Request) -> dict[str, JSON]:
+        """All answers in one object.
+
+        Raises:
+            ApiError, VitaError: the request failed, took too long, or was cancelled.
+        """
+        async with cancelled_when_gone(request.receive, self.handle.cancel):
+            events = [event async for event in self.handle]
+        results = [Result.collect(events, index) for index in range(self.count)]
+        for event in events:
+            if isinstance(event, Done):
+                self._ended(event)
+        choices: list[JSON] = []
+        for index, result in enumerate(results):
+            choices.append({
+                "index": index, "message": {"role": "assistant", "content": result.text, "refusal": None},
+                "finish_reason": finish_reason(result.finish_reason), "logprobs": self._logprobs(result.logprobs),
+            })  # fmt: skip
+        if self.server.options.log_content:
+            log.info("answered: %s", " / ".join(result.text for result in results))
+        first = results[0]
+        return {
+            "id": self.id, "object": "chat.completion", "created": self._created, "model": self.server.model_id,
+            "choices": choices, "usage": usage_object(first.usage, sum(r.usage.completion_tokens for r in results)),
+            "vita": details(first.state, first.notes, first.timings),
+        }  # fmt: skip
+
+    async def stream(self, *, include_usage: bool) -> AsyncGenerator[bytes, None]:
+        """Chunks as server-sent events."""
+        usage: dict[str, JSON] = {"usage": None} if include_usage else {}
+        completion, last = 0, None
+        begun = [False] * self.count
+        async for event in self.handle:
+            index = event.index
+            if not begun[index]:
+                begun[index] = True
+                yield self._chunk([choice(index, {"role": "assistant", "content": ""})], usage)
+            if isinstance(event, TextDelta):
+                yield self._chunk([choice(index, {"content": event.text})], usage)
+            elif isinstance(event, Done):
+                self._ended(event)
+                completion, last = completion + event.usage.completion_tokens, event
+                ending = choice(index, {}, finish_reason(event.finish_reason), self._logprobs(event.logprobs))
+                yield self._chunk([ending], usage | {"vita": details(event.state, event.notes, event.timings)})
+        if include_usage and last is not None:
+            yield self._chunk([], {"usage": usage_object(last.usage, completion)})
+        yield DONE
+
+    def _chunk(self, choices: list[JSON], more: dict[str, JSON]) -> bytes:
+        return data_event({
+            "id": self.id, "object": "chat.completion.chunk", "created": self._created, "model": self.server.model_id,
+            "choices": choices, **more,
+        })  # fmt: skip
+
+    def _ended(self, done: Done) -> None:
+        """Count an answer; one that was cut off is an error.
+
+        Raises:
+            ApiError: 503 or 504.
+        """
+        self.server.metrics.answered(done)
+        if done.finish_reason == "cancelled":
+            limit = self.server.options.limits.request_seconds
+            raise timed_out() if done.timings.total >= limit else unavailable("The request was cancelled.")
+
+    def _logprobs(self, tokens: Sequence[TokenLogprob]) -> JSON:
+        if not self._wants_logprobs:
+            return None
+        model = self.server.model.engine.model
+
+        def named(token: int, text: str, logprob: float) -> dict[str, JSON]:
+            data = model.tokenizer.token_bytes(token)
+            return {"token": text, "logprob": max(logprob, -9999.0), "bytes": list(data)}
+
+        # The response state token and the stop token are not part of the text.
+        shown = [
+            t for n, t in enumerate(tokens) if not (n == 0 and t.text in STATE_TOKENS) and t.id not in model.stop_ids
+        ]
+        content: list[JSON] = [
+            named(t.id, t.text, t.logprob) | {"top_logprobs": [named(*top) for top in t.top[: self.top_logprobs]]}
+            for t in shown
+        ]
+        return {"content": content, "refusal": None}
+
+
+def choice(index: int, delta: dict[str, JSON], reason: str | None = None, logprobs: JSON = None) -> dict[str, JSON]:
+    """One choice of a chunk."""
+    return {"index": index, "delta": delta, "finish_reason": reason, "logprobs": logprobs}
+
+
+def finish_reason(reason: FinishReason) -> str:
+    """OpenAI's word for it."""
+    return "length" if reason == "length" else "stop"
+
+
+def usage_object(usage: Usage, completion: int, audio_tokens: int = 0) -> dict[str, JSON]:
+    """OpenAI's usage object of a chat completion."""
+    return {
+        "prompt_tokens": usage.prompt_tokens, "completion_tokens": completion,
+        "total_tokens": usage.prompt_tokens + completion,
+        "prompt_tokens_details": {
+            "cached_tokens": usage.reused_tokens, "audio_tokens": usage.audio_tokens,
+            "image_tokens": usage.image_tokens, "text_tokens": usage.text_tokens,
+        },
+        "completion_tokens_details": {
+            "reasoning_tokens": 0, "audio_tokens": audio_tokens, "text_tokens": completion - audio_tokens,
+            "accepted_prediction_tokens": 0, "rejected_prediction_tokens": 0,
+        },
+    }  # fmt: skip
+
+
+def details(state: str | None, notes: Sequence[str], timings: Timings) -> dict[str, JSON]:
+    """What OpenAI has no field for: the response state, notes for the user, timings in seconds."""
+    return {
+        "state": state, "notes": list(notes),
+        "timings": {
+            "queued": timings.queued, "media": timings.media + timings.preprocess,
+            "encode": timings.vision + timings.audio, "prefill": timings.prefill, "decode": timings.decode,
+            "first_token": timings.first_token, "total": timings.total,
+            "tokens_per_second": timings.tokens_per_second,
+        },
+    }  # fmt: skip

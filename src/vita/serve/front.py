@@ -1,0 +1,257 @@
+"""ASGI middleware before every route: ids, host, origin and key checks, limits of bodies, metrics.
+
+A request body is read here, within its limits, and handed on in one piece.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+
+import anyio
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from vita.serve.auth import Tenant
+from vita.serve.errors import ApiError, invalid, unavailable
+from vita.serve.options import Limits
+from vita.serve.server import Server, new_id
+
+log = logging.getLogger("vita.serve")
+SECURITY_HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
+DISCARD_SECONDS = 5.0
+
+
+class ClientSlow(Exception):
+    """A client reads its answer too slowly; its connection is closed."""
+
+
+class Front:
+    """The middleware.
+
+    Args:
+        app: what comes behind it.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        scope["vita.request_id"] = new_id("req_")
+        if len(scope["path"]) > 1 and scope["path"].endswith("/"):
+            scope["path"] = scope["path"].rstrip("/") or "/"
+        if scope["type"] == "websocket":
+            await self._websocket(scope, receive, send)
+        else:
+            await _Request(self._app, scope, receive, send).run()
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            scope["vita.tenant"] = check_caller(scope)
+            if not server_of_scope(scope).is_ready:
+                raise unavailable("The model is not available.")
+        except ApiError as error:
+            await _deny(scope, receive, send, error)
+            return
+        await self._app(scope, receive, send)
+
+
+def method_has_body(method: str) -> bool:
+    """Whether requests of this method are read and counted."""
+    return method in ("POST", "PUT", "PATCH", "DELETE")
+
+
+def server_of_scope(scope: Scope) -> Server:
+    """The server of an ASGI scope."""
+    server = scope["app"].state.server
+    assert isinstance(server, Server)
+    return server
+
+
+def check_caller(scope: Scope) -> Tenant:
+    """Host, origin and key of a request or WebSocket.
+
+    Raises:
+        ApiError: 401 or 403.
+    """
+    gate = server_of_scope(scope).gate
+    headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+    gate.check_host(headers)
+    gate.check_origin(headers)
+    return gate.tenant(headers, scope["path"])
+
+
+async def _deny(scope: Scope, receive: Receive, send: Send, error: ApiError) -> None:
+    """Refuse a WebSocket with an HTTP status before the upgrade."""
+    await receive()  # "websocket.connect"
+    if "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close", "code": 1008, "reason": error.code or ""})
+        return
+    response = error.response()
+    await send(
+        {"type": "websocket.http.response.start", "status": response.status_code, "headers": response.raw_headers}
+    )
+    await send({"type": "websocket.http.response.body", "body": response.body})
+
+
+class _Request:
+    """One HTTP request on its way through the middleware."""
+
+    def __init__(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        self._app, self._scope, self._receive, self._send = app, scope, receive, send
+        self._server = server_of_scope(scope)
+        self._limits = self._server.options.limits
+        self._method: str = scope["method"]
+        self._status = 0
+        self._unread = method_has_body(self._method)
+        self._began = time.monotonic()
+
+    async def run(self) -> None:
+        """Answer, count, log."""
+        try:
+            await self._checked()
+        except ApiError as error:
+            if self._status:
+                raise
+            await self._discard_body()
+            await error.response()(self._scope, self._receive, self._reply)
+        except ClientSlow:
+            log.info("a client did not read its answer; its connection is closed")
+            raise
+        finally:
+            seconds = time.monotonic() - self._began
+            route = getattr(self._scope.get("route"), "path", "other")
+            self._server.metrics.request(route, self._status, seconds)
+            log.info("%s %s %d %.3f s %s", self._method, route, self._status, seconds, self._scope["vita.request_id"])
+
+    async def _checked(self) -> None:
+        scope = self._scope
+        scope["vita.tenant"] = check_caller(scope)
+        if self._method == "HEAD":  # routes know GET only; the body is left out below
+            scope["method"] = "GET"
+        if not method_has_body(self._method):
+            await self._app(scope, self._receive, self._reply)
+            return
+        async with AsyncExitStack() as stack:
+            stack.enter_context(self._server.admit())
+            body = await self._read_body(stack)
+            handed_on = False
+
+            async def receive() -> Message:
+                nonlocal handed_on
+                if handed_on:
+                    return await self._receive()  # "http.disconnect"
+                handed_on = True
+                return {"type": "http.request", "body": body, "more_body": False}
+
+            await self._app(scope, receive, self._reply)
+
+    async def _reply(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            headers = [*message.get("headers", ()), *SECURITY_HEADERS]
+            headers.append((b"x-request-id", self._scope["vita.request_id"].encode()))
+            message = {**message, "headers": headers}
+        elif self._method == "HEAD" and message["type"] == "http.response.body":
+            message = {**message, "body": b""}
+        with anyio.move_on_after(self._limits.idle_seconds) as timer:
+            await self._send(message)
+        if timer.cancelled_caught:
+            raise ClientSlow
+
+    async def _read_body(self, stack: AsyncExitStack) -> bytes:
+        """The body within its limits of size, memory, time and rate.
+
+        Raises:
+            ApiError: 408, 413, 429, or 400 for JSON that is not to be parsed.
+        """
+        headers = dict(self._scope["headers"])
+        declared = headers.get(b"content-length", b"")
+        if declared.isdigit() and (len(declared) > 18 or int(declared) > self._limits.body_bytes):
+            raise self._too_large()
+        chunks: list[bytes] = []
+        size, more = 0, True
+        while more:
+            with anyio.move_on_after(self._limits.idle_seconds) as timer:
+                message = await self._receive()
+            if timer.cancelled_caught or self._is_too_slow(size):
+                raise ApiError(408, "The body of the request arrived too slowly.", headers={"Connection": "close"})
+            if message["type"] == "http.disconnect":
+                raise ApiError(400, "The client closed the connection.")
+            self._unread = message.get("more_body", False)
+            chunk, more = message.get("body", b""), message.get("more_body", False)
+            size += len(chunk)
+            if size > self._limits.body_bytes:
+                raise self._too_large()
+            stack.enter_context(self._server.buffer(len(chunk)))
+            chunks.append(chunk)
+        body = b"".join(chunks)
+        if b"multipart/form-data" not in headers.get(b"content-type", b"").lower():
+            check_json(body, self._limits)
+        return body
+
+    async def _discard_body(self) -> None:
+        """Read what is left of a refused request's body, up to a limit: a client that is still sending when the
+        connection closes would not see the answer."""
+        size = 0
+        with anyio.move_on_after(DISCARD_SECONDS):
+            while self._unread and size < 2 * self._limits.body_bytes:
+                message = await self._receive()
+                self._unread = message.get("more_body", False)
+                size += len(message.get("body", b""))
+
+    def _is_too_slow(self, size: int) -> bool:
+        seconds = time.monotonic() - self._began - self._limits.idle_seconds
+        return seconds > 0 and size < seconds * self._limits.min_rate
+
+    def _too_large(self) -> ApiError:
+        self._server.metrics.refused("body")
+        return ApiError(
+            413, f"The body of a request may have {self._limits.body_bytes:,} bytes at most.", code="body_too_large",
+            headers={"Connection": "close"},
+        )  # fmt: skip
+
+
+def check_json(body: bytes, limits: Limits) -> None:
+    """Refuse JSON that would take much more memory than its bytes, or is nested deeply.
+
+    Text that is no JSON at all passes: the route says so.
+
+    Raises:
+        ApiError: 400.
+    """
+    if body.count(b",") + body.count(b"{") + body.count(b"[") > limits.json_items:
+        quoted = sum(piece.count(b",") + piece.count(b"{") + piece.count(b"[") for piece in _outside_strings(body))
+        if quoted > limits.json_items:
+            raise invalid(f"The body holds more than {limits.json_items:,} JSON values.")
+    if body.count(b"{") + body.count(b"[") <= limits.json_depth:
+        return
+    try:
+        found = json.loads(body)
+    except ValueError:
+        return
+    except RecursionError:
+        raise invalid(f"The body is nested more than {limits.json_depth} levels deep.") from None
+    level = [found]
+    for _ in range(limits.json_depth):
+        level = [child for item in level for child in _children(item)]
+        if not level:
+            return
+    raise invalid(f"The body is nested more than {limits.json_depth} levels deep.")
+
+
+def _outside_strings(body: bytes) -> Iterator[bytes]:
+    """The pieces of JSON between its strings."""
+    text = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    yield from text.split(b'"')[::2]
+
+
+def _children(item: object) -> list[object]:
+    """Objects and arrays directly inside one."""
+    values = item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
+    return [value for value in values if isinstance(value, (dict, list))]

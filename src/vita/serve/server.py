@@ -1,0 +1,185 @@
+"""Server: the loaded model, its callers, and what is in progress."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
+
+from starlette.requests import HTTPConnection
+
+from vita.serve.auth import ClientSecrets, Gate, Tenant
+from vita.serve.errors import ApiError, too_busy, unavailable
+from vita.serve.media_process import MediaProcesses
+from vita.serve.options import ServeOptions
+from vita.serve.prometheus import Metrics
+
+if TYPE_CHECKING:
+    from vita.api import Vita
+    from vita.engine.handle import Handle
+    from vita.engine.session import Session
+    from vita.types import MediaOptions, Message, SamplingParams
+
+log = logging.getLogger("vita.serve")
+State = Literal["loading", "ready", "draining"]
+ALIAS = "vita"  # a name that every model answers to
+
+
+class Server:
+    """What all routes share. One instance an application, at `app.state.server`.
+
+    Args:
+        model: loaded; the caller closes it.
+        options: see `ServeOptions`.
+
+    Attributes:
+        state: "ready" while requests are taken.
+        active: requests in progress.
+        buffered: bytes of their bodies.
+        created: when the server was made, seconds since the epoch.
+    """
+
+    def __init__(self, model: Vita, options: ServeOptions) -> None:
+        self.model, self.options = model, options
+        self.secrets = ClientSecrets()
+        self.gate = Gate(options, self.secrets)
+        self.metrics = Metrics()
+        self.media = MediaProcesses(model.engine.processor.config, options.limits)
+        self.state: State = "loading"
+        self.active = self.buffered = 0
+        self.created = int(time.time())
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def model_id(self) -> str:
+        """The model's name for clients: a hub id as it is, of a folder its last part."""
+        name = self.model.name
+        folder = self.model.engine.model.checkpoint.folder
+        return folder.name if name not in ("default",) and ("\\" in name or name.startswith((".", "/", "~"))) else name
+
+    def is_model(self, name: str | None) -> bool:
+        """Whether a client's model name means the loaded model."""
+        return name is None or name in ("", ALIAS, self.model_id, self.model.name)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether requests are taken and the engine works."""
+        return self.state == "ready" and self.model.engine.is_healthy
+
+    def start(self) -> None:
+        """Start the decode processes and take requests."""
+        self.media.start()
+        self.model.engine.read_turn_with(self.media.read_turn)
+        self.state = "ready"
+
+    async def drain(self, seconds: float | None = None) -> bool:
+        """Refuse new requests and wait for those in progress.
+
+        Returns:
+            Whether all of them ended in time.
+        """
+        self.state = "draining"
+        try:
+            await asyncio.wait_for(self._idle.wait(), self.options.limits.drain_seconds if seconds is None else seconds)
+        except (asyncio.TimeoutError, TimeoutError):
+            log.warning("%d requests did not end in time and are cancelled", self.active)
+            return False
+        return True
+
+    def close(self) -> None:
+        """End the decode processes. The model stays loaded and reads media in threads again."""
+        self.state = "draining"
+        self.model.engine.read_turn_with(None)
+        self.media.close()
+
+    @contextmanager
+    def admit(self) -> Iterator[None]:
+        """Count a request, or the turn of a session, while it is in progress.
+
+        Raises:
+            ApiError: 429 if there are too many; 503 while loading, stopping, or after the engine has failed.
+        """
+        if not self.is_ready:
+            raise unavailable("The server is stopping." if self.state == "draining" else "The model is not available.")
+        if self.active >= self.options.limits.requests:
+            self.metrics.refused("requests")
+            raise too_busy()
+        self.active += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self.active -= 1
+            if not self.active:
+                self._idle.set()
+
+    @contextmanager
+    def buffer(self, size: int) -> Iterator[None]:
+        """Count the bytes of a body while it is in memory.
+
+        Raises:
+            ApiError: 429 if the bodies of all requests take too much.
+        """
+        if self.buffered + size > self.options.limits.buffered_bytes:
+            self.metrics.refused("memory")
+            raise too_busy("The bodies of the requests in progress take too much memory; try again later.")
+        self.buffered += size
+        try:
+            yield
+        finally:
+            self.buffered -= size
+
+    def submit(
+        self, messages: Sequence[Message], params: SamplingParams, tenant: Tenant, *,
+        media: MediaOptions | None = None, priority: int = 0,
+    ) -> Handle:  # fmt: skip
+        """Queue a request with the server's policy, deadline and the caller's cache salt.
+
+        Raises:
+            ApiError, VitaError: as `Vita.submit`.
+        """
+        return self.model.submit(
+            messages, params, options=self._with_policy(media), priority=priority,
+            deadline=self.options.limits.request_seconds, cache_salt=tenant.salt,
+        )  # fmt: skip
+
+    def session(self, tenant: Tenant, system: str | None = None, media: MediaOptions | None = None) -> Session:
+        """A conversation with the server's policy and the caller's cache salt."""
+        return self.model.session(system, options=self._with_policy(media), cache_salt=tenant.salt)
+
+    def _with_policy(self, media: MediaOptions | None) -> MediaOptions:
+        policy = self.options.media_policy
+        return self.options.media if media is None else replace(media, policy=policy)
+
+
+def server_of(connection: HTTPConnection) -> Server:
+    """The server of a request or WebSocket."""
+    server = connection.app.state.server
+    assert isinstance(server, Server)
+    return server
+
+
+def tenant_of(connection: HTTPConnection) -> Tenant:
+    """Who sent a request or opened a WebSocket."""
+    tenant = connection.scope["vita.tenant"]
+    assert isinstance(tenant, Tenant)
+    return tenant
+
+
+def request_id_of(connection: HTTPConnection) -> str:
+    """The id that `x-request-id` names."""
+    return str(connection.scope["vita.request_id"])
+
+
+def new_id(prefix: str) -> str:
+    """An id that nobody can guess, such as "chatcmpl-…"."""
+    return prefix + secrets.token_hex(16)
+
+
+__all__ = ["ALIAS", "ApiError", "Server", "new_id", "request_id_of", "server_of", "tenant_of"]

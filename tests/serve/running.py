@@ -1,0 +1,62 @@
+"""A server on a free port of this machine, in a thread of the test process."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import httpx
+import uvicorn
+
+import vita
+from vita.serve.app import create_app
+from vita.serve.listen import HEADER_BYTES, Listener, base_url, http_protocol, open_socket
+from vita.serve.options import ServeOptions
+from vita.serve.server import Server
+
+
+@dataclass
+class Running:
+    """A server that answers.
+
+    Attributes:
+        url: of the server, without a path.
+        server: its state.
+        listener: to stop it.
+        client: with its base URL, and the first key if there is one.
+    """
+
+    url: str
+    server: Server
+    listener: Listener
+    client: httpx.Client
+
+
+@contextmanager
+def running(model: vita.Vita, options: ServeOptions | None = None) -> Iterator[Running]:
+    """Serve a loaded model until the end of the block."""
+    options = options or ServeOptions(port=0)
+    listening = open_socket(options)
+    app = create_app(model, options)
+    config = uvicorn.Config(
+        app, http=http_protocol(options.limits), log_config=None, access_log=False, server_header=False,
+        timeout_graceful_shutdown=1, h11_max_incomplete_event_size=HEADER_BYTES,
+    )  # fmt: skip
+    listener = Listener(config, app.state.server)
+    thread = threading.Thread(target=listener.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    while not listener.started:
+        assert thread.is_alive(), "the server did not start"
+        time.sleep(0.01)
+    url = base_url(options, listening)
+    headers = {"Authorization": f"Bearer {options.api_keys[0]}"} if options.api_keys else {}
+    try:
+        with httpx.Client(base_url=url, headers=headers, timeout=60, trust_env=False) as client:
+            yield Running(url, app.state.server, listener, client)
+    finally:
+        listener.should_exit = True
+        thread.join(30)
+        assert not thread.is_alive(), "the server did not stop"
