@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from vita.serve.realtime.events import JSON, Event, Object
+from vita.serve.errors import JSON
+from vita.serve.realtime.events import Event, Object
 
 HEADER, HEADER_VALUE = "openai-beta", "realtime=v1"
 

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
+from vita.serve.errors import JSON
+
 Object: TypeAlias = Mapping[str, JSON]
 Event: TypeAlias = dict[str, JSON]  # with "type" and "event_id"
 

@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, cast, get_args
 
+from vita.serve.errors import JSON
 from vita.serve.realtime.dialect import settings_to_ga
-from vita.serve.realtime.events import JSON, Object, RealtimeError, mapping
+from vita.serve.realtime.events import Object, RealtimeError, mapping
 
 PCM_RATE, G711_RATE = 24_000, 8_000
 FORMATS = ("audio/pcm", "audio/pcmu", "audio/pcma")
