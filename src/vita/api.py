@@ -74,9 +74,10 @@ def load(
         fit: deprecated name of `memory`.
 
     Raises:
-        RequestError: an option that does not exist. CheckpointError: not a VITA-1.5 checkpoint, or damaged.
-        ResourceError: the model is larger than the memory, or no such device. DownloadError: a hub id that cannot be
-        fetched.
+        RequestError: an option that does not exist.
+        CheckpointError: not a VITA-1.5 checkpoint, or damaged.
+        ResourceError: the model is larger than the memory, or no such device.
+        DownloadError: a hub id that cannot be fetched.
     """
     if fit is not None:
         warnings.warn("fit is called memory now", DeprecationWarning, stacklevel=2)
@@ -149,8 +150,9 @@ class Vita:
             cache_salt: requests with another salt neither use nor see what this one leaves in the caches.
 
         Raises:
-            RequestError: parameters, roles or types that cannot be used. QueueFull: too many requests wait. Media and
-            length errors are raised by the handle.
+            RequestError: parameters, roles or types that cannot be used. Media and length errors are raised by the
+                handle.
+            QueueFull: too many requests wait.
         """
         if session is None:
             return self.engine.submit(

@@ -16,6 +16,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from vita.engine.background import WorkSource
 from vita.engine.decode import DecodeRunner
 from vita.engine.encoder_cache import EncoderCache
 from vita.engine.fusion import fuse
@@ -140,6 +141,8 @@ class Runner:
         if plan.unit is not None:
             self._wait_for_layers = self.model.device.type == "cuda" and bool(plan.decode)
             self._run_unit(plan.unit, plan.budget, launched)
+        elif plan.source is not None:
+            self._run_source(plan.source, plan.budget)
         return launched
 
     def _decode(self, answers: list[Answer], launched: Launched) -> None:
@@ -200,6 +203,14 @@ class Runner:
         if done:
             self._work = None
             self._finish(unit, launched)
+
+    def _run_source(self, source: WorkSource, budget: float) -> None:
+        try:
+            source.run_some(budget)
+        except Exception as error:
+            self._raise_fatal(error)
+            log.exception("background work has failed")
+            source.end(error)
 
     def _work_of(self, unit: WorkUnit) -> LayeredWork:
         if self._work is not None and self._work[0] is unit:

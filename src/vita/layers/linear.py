@@ -1,7 +1,7 @@
 """The linear layer: choose how `x · Wᵀ + b` is computed for a device and dtype.
 
 On a CPU without bf16/fp16 instructions, PyTorch's half-precision GEMM is a scalar loop, about a hundred times slower
-than float32 (docs/benchmarks.md). With such instructions but without AMX, as in many virtual machines on Intel
+than float32 (docs/log.md). With such instructions but without AMX, as in many virtual machines on Intel
 processors, it can be half as fast as float32. There, more than a few rows take the "upcast" route: weights stay in half
 precision in memory, and one block of them at a time is cast to float32 and multiplied by the float32 GEMM.
 

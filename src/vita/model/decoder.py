@@ -23,15 +23,16 @@ Cache = KVCache | KVCacheBatch | KVCacheRagged
 
 
 class DecoderAttention(nn.Module):
-    """Grouped-query causal attention, with biases on q, k and v."""
+    """Grouped-query causal attention, with biases on q, k and v if the configuration says so."""
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = config.num_heads, config.num_kv_heads, config.head_dim
         self.attend: Attend = attend
-        self.q = Linear(config.hidden_size, self.heads * self.head_dim)
-        self.k = Linear(config.hidden_size, self.kv_heads * self.head_dim)
-        self.v = Linear(config.hidden_size, self.kv_heads * self.head_dim)
+        bias = config.attention_bias
+        self.q = Linear(config.hidden_size, self.heads * self.head_dim, bias=bias)
+        self.k = Linear(config.hidden_size, self.kv_heads * self.head_dim, bias=bias)
+        self.v = Linear(config.hidden_size, self.kv_heads * self.head_dim, bias=bias)
         self.o = Linear(self.heads * self.head_dim, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor, rope: CosSin, cache: Cache | None, layer: int, mask: Tensor | None) -> Tensor:
@@ -93,7 +94,7 @@ class Decoder(nn.Module):
         self.embed = nn.Embedding.from_pretrained(table, freeze=False)
         self.layers = nn.ModuleList(DecoderBlock(config) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.head = Linear(config.hidden_size, vocab_size, bias=False)
+        self.head = Linear(config.hidden_size, vocab_size, bias=config.head_bias)
 
     @property
     def device(self) -> torch.device:

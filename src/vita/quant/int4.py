@@ -26,7 +26,7 @@ class Int4Linear(QuantizedLinear):
     bits, both plus 8. `scale` is bfloat16 `[out, in / 64]`.
     """
 
-    max_small_rows = 16  # up to this many rows take the small-M kernel (docs/benchmarks.md)
+    max_small_rows = 16  # up to this many rows take the small-M kernel (docs/log.md)
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
         super().__init__(in_features, out_features, bias)

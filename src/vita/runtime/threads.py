@@ -1,7 +1,7 @@
 """Number of compute threads, chosen by measurement: one or all.
 
 On cores that other processes use, every OpenMP barrier waits for a thread that the kernel has put to sleep: a decode
-step with two threads then takes two to fifty times as long as with one (docs/benchmarks.md).
+step with two threads then takes two to fifty times as long as with one (docs/log.md).
 """
 
 from __future__ import annotations
