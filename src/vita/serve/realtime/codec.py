@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from vita.serve.realtime import g711
 from vita.serve.realtime.events import RealtimeError
-from vita.serve.realtime.session import Format
+from vita.serve.realtime.session import PCM_RATE, Format, rate_of
+from vita.speech.resample import StreamResampler
 
 MAX_APPEND = 15 << 20  # bytes of one event, as at OpenAI
+MAX_PIECE = 24_000  # samples of one event: 64,000 characters of base64
 
 
 def decode_audio(data: str, form: Format, param: str = "audio") -> NDArray[np.int16]:
@@ -36,5 +38,30 @@ def decode_audio(data: str, form: Format, param: str = "audio") -> NDArray[np.in
 def encode_audio(samples: NDArray[np.float32], form: Format) -> str:
     """Mono samples, float32 `[n]` in -1..1 at the format's rate, to base64."""
     pcm = np.clip(np.rint(samples * 32_767), -32_768, 32_767).astype(np.int16)
-    raw = pcm.astype("<i2").tobytes() if form == "audio/pcm" else g711.encode(pcm, cast(g711.Law, form[6:]))
-    return base64.b64encode(raw).decode()
+    if form == "audio/pcm":
+        return base64.b64encode(pcm.astype("<i2").tobytes()).decode()
+    return base64.b64encode(g711.encode(pcm, cast(g711.Law, form.removeprefix("audio/")))).decode()
+
+
+class AudioEncoder:
+    """A stream of speech at 24 kHz as the base64 pieces of events.
+
+    Args:
+        form: of the output.
+    """
+
+    def __init__(self, form: Format) -> None:
+        self._form: Format = form
+        self._resampler = StreamResampler(PCM_RATE, rate_of(form))
+
+    def feed(self, samples: NDArray[np.float32]) -> list[str]:
+        """The next samples, float32 `[n]`; the pieces that are ready, none of them empty."""
+        return self._encode(self._resampler.feed(samples))
+
+    def finish(self) -> list[str]:
+        """What the resampler still holds."""
+        return self._encode(self._resampler.finish())
+
+    def _encode(self, samples: NDArray[np.float32]) -> list[str]:
+        starts = range(0, len(samples), MAX_PIECE)
+        return [encode_audio(samples[start : start + MAX_PIECE], self._form) for start in starts]

@@ -76,7 +76,7 @@ DELTAS = frozenset(
 )
 
 
-@dataclass
+@dataclass(eq=False)
 class RealtimeError(Exception):
     """An error that the client is told; the session goes on.
 

@@ -151,7 +151,7 @@ class Response:
         spoken = self.conversation.spoken(self.item.id)
         if elapsed < spoken.milliseconds:
             self.conversation.truncate(self.item.id, elapsed)
-        else:  # all that was sent; text that was not spoken yet was not heard
+        elif self.item.status == "in_progress":  # text that was not spoken yet was not heard
             self.item.content[0].text = heard_text(self.text, spoken.text_at(elapsed))
 
     def _part(self, kind: str, **fields: JSON) -> Event:
