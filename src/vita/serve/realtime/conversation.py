@@ -148,7 +148,7 @@ class Conversation:
             if content.audio is not None:
                 content.audio = content.audio[: int(max(0.0, milliseconds) * content.rate / 1000)]
         spoken.marks = [mark for mark in spoken.marks if mark[0] <= milliseconds]
-        item.status = "incomplete"
+        item.status, item.is_cut = "incomplete", True
 
     def messages(self, instructions: str, items: Sequence[Item] | None = None) -> tuple[Message, ...]:
         """The prompt.

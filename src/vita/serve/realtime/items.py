@@ -82,6 +82,7 @@ class Item:
         status: "completed" once nothing is added any more.
         content: of a message.
         fields: of the other types: call_id, name, arguments, output.
+        is_cut: an answer that was truncated; nothing is added any more.
     """
 
     id: str
@@ -90,6 +91,7 @@ class Item:
     status: Status = "completed"
     content: list[Content] = field(default_factory=list)
     fields: dict[str, JSON] = field(default_factory=dict)
+    is_cut: bool = False
 
     def as_json(self, *, audio: bool = False) -> dict[str, JSON]:
         """OpenAI's object."""

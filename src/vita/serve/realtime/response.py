@@ -86,15 +86,18 @@ class Response:
 
     def text_delta(self, delta: str) -> list[Event]:
         """More text."""
-        self.item.content[0].text = self.text + delta
+        if not self.item.is_cut:
+            self.item.content[0].text = self.text + delta
         name = "output_audio_transcript" if self.audible else "output_text"
         return [self._part(f"response.{name}.delta", delta=delta)]
 
     def audio_delta(self, chunk: SpeechChunk) -> list[Event]:
-        """More audio."""
+        """More audio; none in a text response."""
+        if not self.audible:
+            return []
         if self.first_audio is None:
             self.first_audio = self.clock()
-        if self.conversation is not None:
+        if self.conversation is not None and not self.item.is_cut:
             spoken = self.conversation.spoken(self.item.id)
             spoken.add(len(chunk.samples) * 1000 / PCM_RATE, chunk.text_end)
         return self._audio(self._encoder.feed(chunk.samples))
@@ -151,7 +154,7 @@ class Response:
         spoken = self.conversation.spoken(self.item.id)
         if elapsed < spoken.milliseconds:
             self.conversation.truncate(self.item.id, elapsed)
-        elif self.item.status == "in_progress":  # text that was not spoken yet was not heard
+        elif self.item.status == "in_progress" and not self.item.is_cut:  # text that was not spoken yet was not heard
             self.item.content[0].text = heard_text(self.text, spoken.text_at(elapsed))
 
     def _part(self, kind: str, **fields: JSON) -> Event:
