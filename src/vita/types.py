@@ -305,15 +305,19 @@ class SamplingParams:
         elif isinstance(self.stop, Iterable) and not isinstance(self.stop, (bytes, bytearray, Mapping)):
             object.__setattr__(self, "stop", tuple(self.stop))
         if isinstance(self.logit_bias, Mapping):
-            object.__setattr__(self, "logit_bias", tuple(self.logit_bias.items()))
+            pairs = tuple((_plain(token), _plain(value)) for token, value in self.logit_bias.items())
+            object.__setattr__(self, "logit_bias", pairs)
         for item in fields(self):
-            value = getattr(self, item.name)
-            if isinstance(value, bool) or type(value) in (int, float):
-                continue
-            if isinstance(value, numbers.Integral):
-                object.__setattr__(self, item.name, int(value))
-            elif isinstance(value, numbers.Real):
-                object.__setattr__(self, item.name, float(value))
+            object.__setattr__(self, item.name, _plain(getattr(self, item.name)))
+
+
+def _plain(value: Any) -> Any:
+    """Python's own number for one of another library; anything else as it is."""
+    if isinstance(value, bool) or type(value) in (int, float):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    return float(value) if isinstance(value, numbers.Real) else value
 
 
 def _check_number(value: object, name: str, *, integer: bool = False) -> None:

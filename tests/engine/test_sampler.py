@@ -75,6 +75,32 @@ def test_the_repetition_penalty_is_the_users_or_the_checkpoints() -> None:
     assert [Sampler(SamplingParams(repetition_penalty=1.0), 1.2)(close) for _ in range(2)] == [0, 0]
 
 
+def test_the_frequency_penalty_counts_and_the_presence_penalty_does_not() -> None:
+    scores = torch.tensor([2.0, 1.45, 0.5])
+    assert [Sampler(SamplingParams(), 1.0)(scores) for _ in range(2)] == [0, 0]
+    frequency = Sampler(SamplingParams(frequency_penalty=0.5), 1.0)
+    assert [frequency(scores) for _ in range(5)] == [0, 0, 1, 0, 1]  # 2.0, 1.5, 1.0 against 1.45, 0.95
+    presence = Sampler(SamplingParams(presence_penalty=0.5), 1.0)
+    assert [presence(scores) for _ in range(4)] == [0, 0, 0, 0]  # taken off once: 1.5 against 1.45
+    negative = Sampler(SamplingParams(presence_penalty=-2.0), 1.0)
+    assert [negative(torch.tensor([1.0, 0.9])), negative(torch.tensor([0.0, 1.9]))] == [0, 0]
+
+
+def test_logit_bias_bans_and_forces_tokens() -> None:
+    assert Sampler(SamplingParams(logit_bias={0: -100.0}), 1.0)(LOGITS) == 1
+    forced = SamplingParams(logit_bias={np.int64(4): 100}, temperature=1.0, seed=1)  # type: ignore[dict-item]
+    check_params(forced)
+    assert {Sampler(forced, 1.0)(LOGITS) for _ in range(20)} == {4}
+    assert SamplingParams(logit_bias={3: 1.0}) == SamplingParams(logit_bias=((3, 1.0),))
+
+
+def test_a_bias_outside_the_vocabulary_is_refused(mini_model: vita.Vita) -> None:
+    size = mini_model.engine.model.tokenizer.size
+    said = f"logit_bias: token {size} is not in the vocabulary of {size}"
+    with pytest.raises(RequestError, match=said):
+        mini_model.ask("Hello", params=SamplingParams(logit_bias={size: 1.0}))
+
+
 def test_log_probabilities_are_of_the_unscaled_distribution() -> None:
     value, top = log_probabilities(LOGITS * 1.0, 1, 2)
     assert math.isclose(value, math.log(0.25), rel_tol=1e-5)
@@ -104,6 +130,13 @@ def test_log_probabilities_are_of_the_unscaled_distribution() -> None:
         ({"n": 17}, "n: must be between 1 and 16, not 17"),
         ({"stop": ("",)}, "stop: must not hold an empty string"),
         ({"stop": ""}, "stop: must not hold an empty string"),
+        ({"frequency_penalty": 2.1}, "frequency_penalty: must be between -2 and 2"),
+        ({"presence_penalty": float("nan")}, "presence_penalty: must be between -2 and 2"),
+        ({"logit_bias": {1: 101.0}}, "logit_bias: must be between -100 and 100 for each token"),
+        ({"logit_bias": {-1: 1.0}}, "logit_bias: must be a mapping from token ids"),
+        ({"logit_bias": {"1": 1.0}}, "logit_bias: must be an integer, not '1'"),
+        ({"logit_bias": 5}, "logit_bias: must be a mapping"),
+        ({"logit_bias": dict.fromkeys(range(1025), 1.0)}, "logit_bias: must hold at most 1024 tokens, not 1025"),
         ({"stop": ["a", ""]}, "stop: must not hold an empty string"),
     ],
 )
@@ -115,7 +148,7 @@ def test_impossible_parameters_are_refused(params: dict[str, object], said: str)
 
 NOT_NUMBERS = [None, "5", [1], (1,), {}, 1j, True, False, b"1", torch.tensor(1), np.array([1]), np.bool_(True)]
 INTEGERS = ["max_tokens", "top_k", "seed", "logprobs", "n"]
-NUMBERS = ["temperature", "top_p", "min_p", "repetition_penalty"]
+NUMBERS = ["temperature", "top_p", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty"]
 NONE_IS_FINE = {"max_tokens", "seed", "repetition_penalty"}
 
 
@@ -126,7 +159,7 @@ def test_a_parameter_of_another_type_is_one_sentence_with_its_name(name: str, wr
     if (wrong is None and name in NONE_IS_FINE) or (name == "repetition_penalty" and wrong == 1.5):
         check_params(params)
         return
-    if name == "temperature" and wrong == 1.5:
+    if name in ("temperature", "frequency_penalty", "presence_penalty") and wrong == 1.5:
         check_params(params)
         return
     with pytest.raises(RequestError, match=rf"^{name}: must be ") as caught:
@@ -221,6 +254,9 @@ PARAMS = st.builds(
     top_k=st.sampled_from([0, 1, 3, 40, 10_000]),
     min_p=st.sampled_from([0.0, 0.05, 1.0]),
     repetition_penalty=st.sampled_from([None, 1.0, 1.3, 0.8]),
+    frequency_penalty=st.sampled_from([0.0, 0.0, 0.3, 2.0, -1.1]),
+    presence_penalty=st.sampled_from([0.0, 0.0, 0.7, -2.0]),
+    logit_bias=st.sampled_from([{}, {}, {1: 3.3}, {0: -100.0, 1: 0.7}]),
     seed=st.integers(-(2**63), 2**63 - 1),
 )
 
@@ -304,7 +340,8 @@ def test_on_a_gpu_nothing_waits_for_the_device_and_a_row_is_the_same_alone() -> 
     made = [
         SamplingParams(temperature=1.0, top_p=0.9, seed=1, repetition_penalty=1.2), SamplingParams(),
         SamplingParams(temperature=0.7, top_k=40, seed=2), SamplingParams(temperature=1.3, min_p=0.02, seed=3),
-        SamplingParams(repetition_penalty=1.3), SamplingParams(temperature=2.0, top_k=9, top_p=0.8, seed=4),
+        SamplingParams(repetition_penalty=1.3, frequency_penalty=0.7), SamplingParams(presence_penalty=1.1),
+        SamplingParams(logit_bias={7: 5.0, 8: -100.0}, frequency_penalty=0.1), SamplingParams(temperature=2.0, top_k=9, top_p=0.8, seed=4),
     ]  # fmt: skip
     for vocab in (883, 151_665):
         steps = torch.randn(8, len(made), vocab, device=device) * 3

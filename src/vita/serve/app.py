@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from vita import __version__
 from vita.errors import VitaError
-from vita.serve import chat, models
+from vita.serve import chat, models, responses, transcriptions
 from vita.serve.errors import INVALID, ApiError, as_api_error
 from vita.serve.front import Front
 from vita.serve.options import ServeOptions
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from vita.api import Vita
 
 log = logging.getLogger("vita.serve")
-ROUTERS: tuple[APIRouter, ...] = (models.router, chat.router)
+ROUTERS: tuple[APIRouter, ...] = (models.router, chat.router, responses.router, transcriptions.router)
 
 
 def create_app(model: Vita, options: ServeOptions, routers: Sequence[APIRouter] = ()) -> FastAPI:
@@ -77,6 +77,8 @@ async def _answer_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     found = error.errors()[0]
     location = [part for part in found["loc"] if part not in ("body", "query", "path")]
+    if not location and found["type"] != "json_invalid":
+        return ApiError(400, "The body must be a JSON object, sent as Content-Type: application/json.").response()
     if found["type"] == "json_invalid":
         return ApiError(400, f"The body is not valid JSON: {found['ctx']['error']}.").response()
     param = ""

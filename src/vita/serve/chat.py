@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
@@ -12,9 +11,9 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from vita.events import Done, FinishReason, Result, TextDelta, TokenLogprob, Usage
-from vita.prompt.tokenizer import STATE_TOKENS
+from vita.serve.answers import check_ended, details, logprob_object, shown_tokens
 from vita.serve.chat_types import ChatMessage, ChatRequest, check_supported, sampling_params
-from vita.serve.errors import JSON, invalid, timed_out, unavailable, unsupported
+from vita.serve.errors import JSON, invalid, unsupported
 from vita.serve.models import check_model
 from vita.serve.parts import Reader, conversation
 from vita.serve.server import Server, new_id, server_of, tenant_of
@@ -23,10 +22,8 @@ from vita.types import Message
 
 if TYPE_CHECKING:
     from vita.engine.handle import Handle
-    from vita.events import Timings
 
 router = APIRouter()
-log = logging.getLogger("vita.serve")
 
 
 @router.post("/v1/chat/completions")
@@ -39,8 +36,7 @@ async def chat_completions(request: Request, body: ChatRequest) -> Response:
         raise unsupported("modalities", "audio is not supported by this server")
     messages = read_messages(body.messages, server)
     params = sampling_params(body, server.options.limits.tokens)
-    if server.options.log_content:
-        log.info("asked: %s", " / ".join(message.text for message in messages))
+    server.log_asked(messages)
     handle = server.submit(messages, params, tenant_of(request))
     answer = Answer(server, handle, new_id("chatcmpl-"), params.n, body.top_logprobs or 0)
     if not body.stream:
@@ -60,7 +56,7 @@ def read_messages(messages: Sequence[ChatMessage], server: Server) -> tuple[Mess
     limits = server.options.limits
     if len(messages) > limits.messages:
         raise invalid(f"A request may hold {limits.messages} messages at most.", "messages")
-    reader = Reader(limits, allow_urls=bool(server.options.allow_media_domains))
+    reader = Reader(limits, allow_urls=server.allow_urls)
     turns = []
     for n, message in enumerate(messages):
         where = f"messages[{n}]"
@@ -104,15 +100,14 @@ class Answer:
         results = [Result.collect(events, index) for index in range(self.count)]
         for event in events:
             if isinstance(event, Done):
-                self._ended(event)
+                check_ended(self.server, event)
         choices: list[JSON] = []
         for index, result in enumerate(results):
             choices.append({
                 "index": index, "message": {"role": "assistant", "content": result.text, "refusal": None},
                 "finish_reason": finish_reason(result.finish_reason), "logprobs": self._logprobs(result.logprobs),
             })  # fmt: skip
-        if self.server.options.log_content:
-            log.info("answered: %s", " / ".join(result.text for result in results))
+        self.server.log_answered(*(result.text for result in results))
         first = results[0]
         return {
             "id": self.id, "object": "chat.completion", "created": self._created, "model": self.server.model_id,
@@ -133,7 +128,7 @@ class Answer:
             if isinstance(event, TextDelta):
                 yield self._chunk([choice(index, {"content": event.text})], usage)
             elif isinstance(event, Done):
-                self._ended(event)
+                check_ended(self.server, event)
                 completion, last = completion + event.usage.completion_tokens, event
                 ending = choice(index, {}, finish_reason(event.finish_reason), self._logprobs(event.logprobs))
                 yield self._chunk([ending], usage | {"vita": details(event.state, event.notes, event.timings)})
@@ -147,34 +142,15 @@ class Answer:
             "choices": choices, **more,
         })  # fmt: skip
 
-    def _ended(self, done: Done) -> None:
-        """Count an answer; one that was cut off is an error.
-
-        Raises:
-            ApiError: 503 or 504.
-        """
-        self.server.metrics.answered(done)
-        if done.finish_reason == "cancelled":
-            limit = self.server.options.limits.request_seconds
-            raise timed_out() if done.timings.total >= limit else unavailable("The request was cancelled.")
-
     def _logprobs(self, tokens: Sequence[TokenLogprob]) -> JSON:
         if not self._wants_logprobs:
             return None
         model = self.server.model.engine.model
 
-        def named(token: int, text: str, logprob: float) -> dict[str, JSON]:
-            data = model.tokenizer.token_bytes(token)
-            return {"token": text, "logprob": max(logprob, -9999.0), "bytes": list(data)}
-
-        # The response state token and the stop token are not part of the text.
-        shown = [
-            t for n, t in enumerate(tokens) if not (n == 0 and t.text in STATE_TOKENS) and t.id not in model.stop_ids
-        ]
-        content: list[JSON] = [
-            named(t.id, t.text, t.logprob) | {"top_logprobs": [named(*top) for top in t.top[: self.top_logprobs]]}
-            for t in shown
-        ]
+        content: list[JSON] = []
+        for token in shown_tokens(tokens, model):
+            top: list[JSON] = [logprob_object(model, *one) for one in token.top[: self.top_logprobs]]
+            content.append(logprob_object(model, token.id, token.text, token.logprob) | {"top_logprobs": top})
         return {"content": content, "refusal": None}
 
 
@@ -200,18 +176,5 @@ def usage_object(usage: Usage, completion: int, audio_tokens: int = 0) -> dict[s
         "completion_tokens_details": {
             "reasoning_tokens": 0, "audio_tokens": audio_tokens, "text_tokens": completion - audio_tokens,
             "accepted_prediction_tokens": 0, "rejected_prediction_tokens": 0,
-        },
-    }  # fmt: skip
-
-
-def details(state: str | None, notes: Sequence[str], timings: Timings) -> dict[str, JSON]:
-    """What OpenAI has no field for: the response state, notes for the user, timings in seconds."""
-    return {
-        "state": state, "notes": list(notes),
-        "timings": {
-            "queued": timings.queued, "media": timings.media + timings.preprocess,
-            "encode": timings.vision + timings.audio, "prefill": timings.prefill, "decode": timings.decode,
-            "first_token": timings.first_token, "total": timings.total,
-            "tokens_per_second": timings.tokens_per_second,
         },
     }  # fmt: skip

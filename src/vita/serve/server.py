@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Literal
 
 from starlette.requests import HTTPConnection
 
+from vita.errors import ResourceError
 from vita.serve.auth import ClientSecrets, Gate, Tenant
-from vita.serve.errors import ApiError, too_busy, unavailable
+from vita.serve.errors import too_busy, unavailable
 from vita.serve.media_process import MediaProcesses
 from vita.serve.options import ServeOptions
 from vita.serve.prometheus import Metrics
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from vita.api import Vita
     from vita.engine.handle import Handle
     from vita.engine.session import Session
+    from vita.speech.vad import SileroVad
     from vita.types import MediaOptions, Message, SamplingParams
 
 log = logging.getLogger("vita.serve")
@@ -41,6 +43,7 @@ class Server:
         state: "ready" while requests are taken.
         active: requests in progress.
         buffered: bytes of their bodies.
+        vad: voice activity; None if its package is not installed.
         created: when the server was made, seconds since the epoch.
     """
 
@@ -49,12 +52,18 @@ class Server:
         self.secrets = ClientSecrets()
         self.gate = Gate(options, self.secrets)
         self.metrics = Metrics()
-        self.media = MediaProcesses(model.engine.processor.config, options.limits)
+        self.media = MediaProcesses(model.engine.processor.config, options.limits, self.metrics.media_killed)
+        self.vad = load_vad_if_installed()
         self.state: State = "loading"
         self.active = self.buffered = 0
         self.created = int(time.time())
         self._idle = asyncio.Event()
         self._idle.set()
+
+    @property
+    def allow_urls(self) -> bool:
+        """Whether media may be named by an http(s) URL."""
+        return bool(self.options.allow_media_domains)
 
     @property
     def model_id(self) -> str:
@@ -149,6 +158,16 @@ class Server:
             deadline=self.options.limits.request_seconds, cache_salt=tenant.salt,
         )  # fmt: skip
 
+    def log_asked(self, messages: Sequence[Message]) -> None:
+        """Log a question, with `log_content`."""
+        if self.options.log_content:
+            log.info("asked: %s", " / ".join(message.text for message in messages))
+
+    def log_answered(self, *texts: str) -> None:
+        """Log answers, with `log_content`."""
+        if self.options.log_content:
+            log.info("answered: %s", " / ".join(texts))
+
     def session(self, tenant: Tenant, system: str | None = None, media: MediaOptions | None = None) -> Session:
         """A conversation with the server's policy and the caller's cache salt."""
         return self.model.session(system, options=self._with_policy(media), cache_salt=tenant.salt)
@@ -156,6 +175,16 @@ class Server:
     def _with_policy(self, media: MediaOptions | None) -> MediaOptions:
         policy = self.options.media_policy
         return self.options.media if media is None else replace(media, policy=policy)
+
+
+def load_vad_if_installed() -> SileroVad | None:
+    """The voice activity detector; None if its package is not installed."""
+    from vita.speech.vad import load_vad
+
+    try:
+        return load_vad()
+    except ResourceError:
+        return None
 
 
 def server_of(connection: HTTPConnection) -> Server:
@@ -180,6 +209,3 @@ def request_id_of(connection: HTTPConnection) -> str:
 def new_id(prefix: str) -> str:
     """An id that nobody can guess, such as "chatcmpl-…"."""
     return prefix + secrets.token_hex(16)
-
-
-__all__ = ["ALIAS", "ApiError", "Server", "new_id", "request_id_of", "server_of", "tenant_of"]

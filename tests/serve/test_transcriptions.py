@@ -1,0 +1,146 @@
+"""/v1/audio/transcriptions: forms and JSON, formats, streams, times."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from tests.serve.conftest import ASSETS
+from tests.serve.running import Running
+from vita.serve.transcribe import SAMPLE_RATE, TranscriptText, find_segments
+
+URL = "/v1/audio/transcriptions"
+FILE = ASSETS / "what_can_you_do.flac"
+SAID = "What can you do"  # the embedded model writes a word twice now and then
+
+
+def post(served: Running, **fields: Any) -> Any:
+    return served.client.post(URL, files={"file": (FILE.name, FILE.read_bytes())}, data=fields)
+
+
+class TestWhole:
+    def test_json_is_the_default(self, served: Running) -> None:
+        for fields in ({}, {"model": "whisper-1", "response_format": "json", "language": "en", "prompt": "names"}):
+            found = post(served, **fields)
+            assert found.status_code == 200 and found.json()["text"].startswith(SAID), found.text
+            usage = found.json()["usage"]
+            assert usage["type"] == "tokens" and usage["input_token_details"]["audio_tokens"] > 0
+            assert "\n" not in found.json()["text"]
+
+    def test_text_is_plain(self, served: Running) -> None:
+        found = post(served, response_format="text")
+        assert found.headers["content-type"].startswith("text/plain") and found.text.startswith(SAID)
+
+    def test_verbose_json_has_times_of_speech(self, served: Running) -> None:
+        found = post(served, response_format="verbose_json", language="en", **{"timestamp_granularities[]": "segment"})
+        body = found.json()
+        seconds = soundfile.info(FILE).duration
+        assert body["task"] == "transcribe" and body["language"] == "en" and abs(body["duration"] - seconds) < 0.01
+        assert body["usage"]["type"] == "duration" and len(body["segments"]) == 1
+        segment = body["segments"][0]
+        assert 0 <= segment["start"] < segment["end"] <= body["duration"] and segment["text"] == body["text"]
+        assert segment["tokens"] and body["text"].startswith(SAID)
+
+    def test_two_utterances_are_two_segments(self, served: Running) -> None:
+        samples, rate = soundfile.read(FILE, dtype="float32")
+        gap = np.zeros(rate, np.float32)
+        out = io.BytesIO()
+        soundfile.write(out, np.concatenate([samples, gap, gap, samples]), rate, format="WAV")
+        found = served.client.post(
+            URL, files={"file": ("two.wav", out.getvalue())}, data={"response_format": "verbose_json"}
+        )
+        first, second = found.json()["segments"]
+        length = len(samples) / rate
+        assert first["end"] <= length + 2 and second["start"] >= length + 1 and second["start"] < length + 2.5
+        assert found.json()["text"] == f"{first['text']} {second['text']}"
+
+    def test_subtitles_have_those_times(self, served: Running) -> None:
+        srt, vtt = (post(served, response_format=form).text for form in ("srt", "vtt"))
+        assert srt.startswith("1\n00:00:00,") and " --> 00:00:0" in srt and SAID in srt
+        assert vtt.startswith("WEBVTT\n\n00:00:00.") and SAID in vtt
+
+    def test_subtitles_are_refused_without_times(self, served: Running) -> None:
+        vad, served.server.vad = served.server.vad, None
+        try:
+            for form in ("srt", "vtt"):
+                error = post(served, response_format=form)
+                assert error.status_code == 400 and error.json()["error"]["code"] == "unsupported_parameter"
+            assert post(served, response_format="verbose_json").json()["segments"][0]["start"] == 0
+        finally:
+            served.server.vad = vad
+
+    def test_log_probabilities(self, served: Running) -> None:
+        found = post(served, **{"include[]": "logprobs"}).json()
+        assert "".join(entry["token"] for entry in found["logprobs"]).startswith(SAID)
+
+    def test_open_webuis_json_body(self, served: Running, speech: str) -> None:
+        found = served.client.post(URL, json={"model": "m", "input_audio": {"data": speech, "format": "flac"}})
+        assert found.status_code == 200 and found.json()["text"].startswith(SAID)
+
+    def test_silence_is_an_empty_transcript_or_short(self, served: Running) -> None:
+        out = io.BytesIO()
+        soundfile.write(out, np.zeros(SAMPLE_RATE, np.float32), SAMPLE_RATE, format="WAV")
+        found = served.client.post(
+            URL, files={"file": ("silence.wav", out.getvalue())}, data={"response_format": "verbose_json"}
+        )
+        assert (found.json()["text"], found.json()["segments"]) == ("", [])
+
+
+def test_a_stream_adds_up(served: Running) -> None:
+    whole = post(served).json()["text"]
+    found = post(served, stream="true")
+    assert found.headers["content-type"].startswith("text/event-stream")
+    events = [json.loads(block[6:]) for block in found.text.strip().split("\n\n")]
+    deltas = [e["delta"] for e in events if e["type"] == "transcript.text.delta"]
+    assert "".join(deltas) == whole == events[-1]["text"] and len(deltas) > 1
+    assert events[-1]["type"] == "transcript.text.done" and events[-1]["usage"]["total_tokens"] > 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"response_format": "diarized_json"}, "response_format"), ({"temperature": "hot"}, "temperature"),
+        ({"timestamp_granularities[]": "word"}, "timestamp_granularities"), ({"include[]": "moon"}, "include"),
+        ({"stream": "true", "response_format": "verbose_json"}, "stream"), ({"temperature": "nan"}, "temperature"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_honoured_is_refused_by_name(served: Running, fields: dict[str, str], said: str) -> None:
+    found = post(served, **fields)
+    assert found.status_code == 400 and found.json()["error"]["param"] == said, found.text
+
+
+def test_bad_uploads_are_one_sentence(served: Running) -> None:
+    client = served.client
+    answers = [
+        client.post(URL, data={"model": "x"}), client.post(URL, files={"file": ("a.wav", b"not audio at all")}),
+        client.post(URL, files={"file": ("a.wav", b"")}), client.post(URL, json={}), client.post(URL, json=[]),
+        client.post(URL, content=b"--x", headers={"content-type": "multipart/form-data; boundary=y"}),
+        client.post(URL, content=b"", headers={"content-type": "multipart/form-data"}),
+        client.post(URL, files=[("file", ("a", b"1")), ("other", ("b", b"2"))]),
+        client.post(URL, content=b"x", headers={"content-type": "text/plain"}),
+    ]  # fmt: skip
+    for n, answer in enumerate(answers):
+        assert answer.status_code == 400, (n, answer.text)
+        assert answer.json()["error"]["message"].endswith("."), answer.text
+
+
+class TestPieces:
+    @pytest.mark.parametrize("cut", [1, 2, 3, 5, 100])
+    def test_the_prefix_of_the_embedded_model_is_left_out(self, cut: int) -> None:
+        for said, expected in (
+            ("I hear: the red sun.", "The red sun."), ("I hear the sea.", "I hear the sea."), ("Hello", "Hello"),
+            ("I hear:", ""), ("", ""), ("I", "I"),
+        ):  # fmt: skip
+            text = TranscriptText()
+            pieces = [text.add(said[at : at + cut]) for at in range(0, len(said), cut)]
+            assert "".join(pieces) + text.finish() == expected
+
+    def test_without_voice_activity_a_recording_is_one_segment(self) -> None:
+        samples = np.zeros(8000, np.float32)
+        (segment,) = find_segments(samples, None)
+        assert (segment.start, segment.end) == (0, 0.5)
