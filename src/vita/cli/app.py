@@ -9,6 +9,7 @@ import typer
 
 from vita.cli import options as o
 from vita.cli import serve_options as s
+from vita.cli import speech as sp
 from vita.cli.options import ANSWER, MEDIA, MODEL, OUTPUT, engine_options, examples
 
 app = typer.Typer(
@@ -120,6 +121,11 @@ def ask(
         bool | None,
         typer.Option(metavar="", help="Show where the time went; default: on a terminal.", rich_help_panel=OUTPUT),
     ] = None,
+    speak: sp.SpeakTo = None,
+    play: sp.Play = False,
+    voice: sp.VoiceName = None,
+    speed: sp.Speed = 1.0,
+    language: sp.Language = None,
     verbose: o.Verbose = False,
 ) -> None:
     """Ask one question about images, videos or audio, or without any."""
@@ -134,14 +140,51 @@ def ask(
         device=device, dtype=dtype, quantize=quantize, kv_cache=kv_cache, memory=memory, old_memory=old_memory,
         offline=offline,
     )  # fmt: skip
+    speech = s.speech_flags(speak=speak, play=play, voice=voice, speed=speed, language=language, seed=seed)
     run_ask(
         Ask(
             question=question, images=tuple(image or ()), videos=tuple(video or ()), audios=tuple(audio or ()),
             model=model, base=base, options=options, params=params, json=json, stream=stream, system=system, fps=fps,
             max_frames=max_frames, start=start, end=end, audio_from_video=audio_from_video, max_tiles=max_tiles,
-            reference=reference, timings=timings, verbose=verbose,
+            reference=reference, timings=timings, verbose=verbose, speech=speech,
         )
     )  # fmt: skip
+
+
+@app.command(epilog=examples('vita say "Hello, I am VITA." -o hello.wav', "vita say - --play --voice espeak"))
+def say(
+    text: Annotated[
+        str | None, typer.Argument(metavar="TEXT", help="Text or Markdown; - speaks standard input while it arrives.")
+    ] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "--out", "-o", metavar="FILE", rich_help_panel=OUTPUT,
+            help="A wav, flac, ogg, opus, mp3, aac or raw file; - writes raw PCM to stdout; default: --play.",
+        ),
+    ] = None,
+    play: sp.Play = False,
+    voice: sp.VoiceName = None,
+    speed: sp.Speed = 1.0,
+    language: sp.Language = None,
+    seed: o.Seed = None,
+    model: o.Model = None,
+    device: o.Device = "auto",
+    dtype: o.Dtype = "auto",
+    offline: o.Offline = False,
+    timings: Annotated[
+        bool | None,
+        typer.Option(metavar="", help="Show how fast it was; default: on a terminal.", rich_help_panel=OUTPUT),
+    ] = None,
+    verbose: o.Verbose = False,
+) -> None:  # fmt: skip
+    """Speak a text, into a file or on the audio device."""
+    from vita.cli.say import Say, run_say
+
+    speech = s.speech_flags(speak=out, play=play or out is None, voice=voice, speed=speed, language=language, seed=seed)
+    assert speech is not None
+    options = engine_options(device=device, dtype=dtype, offline=offline)
+    run_say(Say(text=text, speech=speech, model=model, options=options, timings=timings, verbose=verbose))
 
 
 @app.command(epilog=examples("vita chat", 'vita chat --image assets/vita_logo.png --system "Answer in one word."'))
