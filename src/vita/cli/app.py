@@ -140,7 +140,7 @@ def ask(
         device=device, dtype=dtype, quantize=quantize, kv_cache=kv_cache, memory=memory, old_memory=old_memory,
         offline=offline,
     )  # fmt: skip
-    speech = s.speech_flags(speak=speak, play=play, voice=voice, speed=speed, language=language, seed=seed)
+    speech = sp.speech_flags(speak=speak, play=play, voice=voice, speed=speed, language=language, seed=seed)
     run_ask(
         Ask(
             question=question, images=tuple(image or ()), videos=tuple(video or ()), audios=tuple(audio or ()),
@@ -181,7 +181,7 @@ def say(
     """Speak a text, into a file or on the audio device."""
     from vita.cli.say import Say, run_say
 
-    speech = s.speech_flags(speak=out, play=play or out is None, voice=voice, speed=speed, language=language, seed=seed)
+    speech = sp.speech_flags(speak=out, play=play or out is None, voice=voice, speed=speed, language=language, seed=seed)
     assert speech is not None
     options = engine_options(device=device, dtype=dtype, offline=offline)
     run_say(Say(text=text, speech=speech, model=model, options=options, timings=timings, verbose=verbose))

@@ -78,7 +78,7 @@ class AudioBuffer:
             self._samples -= len(self._pieces.popleft())
         if self._listener is None or not len(samples):
             return []
-        return await self._wait(self._thread.feed(self._listener, samples.astype(np.float32) / 32_768))
+        return await self._wait(self._thread.feed(self._listener, samples.astype(np.float32) / np.float32(32_768)))
 
     async def tell(self, given: Input) -> list[Heard]:
         """Tell the listener something; the events that follow."""

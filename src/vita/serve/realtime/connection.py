@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import deque
-from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import anyio
@@ -206,8 +204,3 @@ class Connection:
         self.dialogue.speech_stopped(
             self._buffer.milliseconds(event.end), to_pcm(audio), SAMPLE_RATE, noise=event.reason == "noise"
         )
-
-
-Clock = Callable[[], float]
-Sleep = Callable[[float], Awaitable[None]]
-now: Clock = time.monotonic

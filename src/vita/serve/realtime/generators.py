@@ -17,7 +17,7 @@ from vita.serve.auth import Tenant
 from vita.serve.errors import ApiError, as_api_error
 from vita.serve.realtime.audio_buffer import AudioBuffer
 from vita.serve.realtime.dialogue import Dialogue, Job
-from vita.serve.realtime.events import SERVER, Event, RealtimeError
+from vita.serve.realtime.events import INVALID, SERVER, Event
 from vita.serve.realtime.items import Item, Pcm, spoken_item
 from vita.serve.realtime.outbox import Outbox
 from vita.serve.realtime.session import Session
@@ -148,7 +148,9 @@ class Generators:
         session, limits = job.session, self._server.options.limits
         tokens = min(session.max_output_tokens or limits.tokens, max(limits.tokens, 1))
         params = SamplingParams(max_tokens=tokens, temperature=session.temperature or 0.0)
-        speech = SpeechOptions(voice=session.voice or None, speed=session.speed) if session.modality == "audio" else None
+        speech = (
+            SpeechOptions(voice=session.voice or None, speed=session.speed) if session.modality == "audio" else None
+        )
         return self._server.submit(job.messages, params, self._tenant, speech=speech)
 
     def _ended(self, number: int, done: Done) -> None:
@@ -165,7 +167,7 @@ class Generators:
             log.error("a realtime response failed", exc_info=error)
         if self._number == number:
             self._number, self._answer = 0, None
-        kind = found.type if found.type == SERVER else "invalid_request_error"
+        kind = found.type if found.type == SERVER else INVALID
         self.dialogue.answer_failed(number, kind, found.code, found.message)
 
     async def _played(self, number: int) -> None:
@@ -200,13 +202,12 @@ class Generators:
     async def _encode_frames(self) -> None:
         while self._frame is not None:
             item, self._frame = self._frame, None
-            role, parts = item.turn()
-            if not parts:
+            image = item.content[0].image
+            if image is None:
                 continue
             try:
-                handle = self._server.submit([Message("user", tuple(parts))], PROBE, self._tenant, priority=FRAME_PRIORITY)
-                async for _ in handle:
-                    pass
+                frame = [Message("user", (image,))]
+                await self._server.submit(frame, PROBE, self._tenant, priority=FRAME_PRIORITY).aresult()
             except MediaError as error:
                 # One damaged frame must not spoil every later answer.
                 item.content[0].image = None
@@ -233,6 +234,3 @@ def usage_so_far(handle: Handle) -> Usage:
         prompt_tokens=request.inputs.length, text_tokens=text, image_tokens=image, audio_tokens=audio,
         completion_tokens=sum(len(sequence.tokens) for sequence in request.sequences), reused_tokens=request.reused,
     )  # fmt: skip
-
-
-__all__ = ["Generators", "RealtimeError", "usage_so_far"]

@@ -64,6 +64,14 @@ class Response:
         self._opened = False
 
     @property
+    def seconds_left(self) -> float:
+        """Until the audio so far has been played."""
+        if self.first_audio is None or self.conversation is None:
+            return 0.0
+        spoken = self.conversation.spoken(self.item.id)
+        return max(0.0, spoken.milliseconds / 1000 - (self.clock() - self.first_audio))
+
+    @property
     def text(self) -> str:
         """Text so far."""
         return self.item.content[0].text or "" if self.item.content else ""
