@@ -5,6 +5,7 @@ A thin layer over `vita.engine`.
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from os import PathLike
@@ -124,6 +125,8 @@ class Vita:
 
     def __init__(self, engine: Engine, name: str) -> None:
         self.engine, self.name = engine, name
+        self._voice: list[Voice | None] = []  # once it was looked for
+        self._voice_lock = threading.Lock()
 
     def __repr__(self) -> str:
         loaded = self.engine.model
@@ -187,8 +190,17 @@ class Vita:
 
     @property
     def checkpoint_voice(self) -> Voice | None:
-        """The checkpoint's own voice; None if it has no speech decoder."""
-        return None
+        """The checkpoint's own voice, loaded on first use or by `warm_up`; None if it has no speech decoder.
+
+        Raises:
+            CheckpointError: the speech checkpoint cannot be used.
+        """
+        from vita.speech.checkpoint_voice import open_checkpoint_voice
+
+        with self._voice_lock:
+            if not self._voice:
+                self._voice.append(open_checkpoint_voice(self.engine))
+            return self._voice[0]
 
     def speak(
         self, text: str, *, voice: str | None = None, language: str | None = None, speed: float = 1.0,
@@ -307,8 +319,9 @@ class Vita:
         return Chat(self.session(system_text, options=options))
 
     def warm_up(self) -> None:
-        """Load every part of the model now, so that no request waits for it."""
+        """Load every part of the model now, its voice too, so that no request waits for it."""
         self.engine.warm_up()
+        _ = self.checkpoint_voice
 
     def stats(self) -> Stats:
         """Counts of requests, use of the KV cache, hits of the caches, latencies."""

@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from tests.speech.tone import ToneVoice, tone
 
 import vita
-from tests.speech.tone import ToneVoice, tone
 from vita.engine.handle import EventQueue, Handle
 from vita.events import Done, Event, SpeechChunk, Started, TextDelta, Timings, Usage
 from vita.speech.answer import MAX_EVENTS, speak_answers

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from tests.speech.tone import ToneVoice
 
 import vita
-from tests.speech.tone import ToneVoice
 from vita.speech.stream import SpeechStream
 from vita.speech.voice import Voice
 

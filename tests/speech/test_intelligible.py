@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from tests.speech.test_voices import check_sentences
+
 from vita.speech.normalize import spoken_text
 from vita.speech.stream import SpeechStream
 from vita.speech.voice import SAMPLE_RATE, Voice

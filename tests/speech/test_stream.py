@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-import vita
 from tests.speech.test_clauses import TEXT
 from tests.speech.tone import ToneVoice, tone
+
+import vita
 from vita.events import SpeechChunk
 from vita.speech.clauses import HEADING_PAUSE
 from vita.speech.stream import FADE, SpeechStream

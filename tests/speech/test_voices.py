@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.speech.tone import ToneVoice
 
 import vita
-from tests.speech.tone import ToneVoice
 from vita.speech import voice as voices
 from vita.speech.stream import SpeechStream
-from vita.speech.tempo import change_tempo
+from vita.speech.stretch import stretch
 from vita.speech.voice import ALIASES, PIECE, SAMPLE_RATE, Voice, choose_voice, find_voices, speaks, voices_by_language
 
 SOURCE = Path(vita.__file__).parent
@@ -143,12 +143,12 @@ def test_piper_leaves_the_other_threads_to_the_model(piper: Voice) -> None:
 @pytest.mark.parametrize("tempo", [0.25, 0.6, 1.0, 1.7, 4.0])
 def test_tempo_changes_the_duration_and_not_the_pitch(tempo: float) -> None:
     time = np.arange(SAMPLE_RATE) / SAMPLE_RATE
-    made = change_tempo(np.sin(2 * np.pi * 440 * time).astype(np.float32), SAMPLE_RATE, tempo)
+    made = stretch(np.sin(2 * np.pi * 440 * time).astype(np.float32), tempo)
     assert len(made) == round(SAMPLE_RATE / tempo)
     middle = made[len(made) // 4 : -len(made) // 4]
     spectrum = np.abs(np.fft.rfft(middle * np.hanning(len(middle))))
     assert spectrum.argmax() * SAMPLE_RATE / len(middle) == pytest.approx(440, abs=8)
-    assert len(change_tempo(np.zeros(0, np.float32), SAMPLE_RATE, tempo)) == 0
+    assert len(stretch(np.zeros(0, np.float32), tempo)) == 0
 
 
 TWO_MINUTES = " ".join(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
 from vita.cli.loading import load_model
+from vita.cli.output import print_json
 from vita.cli.report import images_per_second, print_timings
 from vita.cli.speech import Sink, SpeechFlags, open_sink
 from vita.errors import RequestError
@@ -75,7 +75,7 @@ def _answer(flags: Ask, messages: list[Message], sink: Sink | None) -> None:
         events = heard(events, sink)
     if flags.json:
         result = Result.collect(events)
-        print(json.dumps(as_json(result, flags.model or "default"), ensure_ascii=False))
+        print_json(as_json(result, flags.model or "default"))
         return
     to_stdout = flags.speech is not None and flags.speech.to_stdout
     done = show_answer(events, stream=flags.stream, out=sys.stderr if to_stdout else sys.stdout)

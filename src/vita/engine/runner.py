@@ -269,9 +269,9 @@ class Runner:
     def _encode_images(self, spans: Sequence[MediaSpan]) -> Iterator[object]:
         model = self.model
         with model.residency.encoding("vision", "projector"):
-            pixels = normalise([span.data[0] for span in spans], model.config.image)  # [tiles, 3, S, S]
+            pixels = normalise([span.data[0] for span in spans], model.config.image, model.device)  # [tiles, 3, S, S]
             hidden = None
-            for hidden in model.vision.hidden_states(pixels.to(model.device)):
+            for hidden in model.vision.hidden_states(pixels):
                 yield hidden
             assert hidden is not None
             rows = model.projector(model.vision.extract_features(hidden))  # [tiles, rows, H]

@@ -18,9 +18,9 @@ from vita.speech.runner import SpeechRunner
 from vita.speech.session import SpeechSession
 from vita.speech.stretch import Stretch
 from vita.speech.tts import SpeechSampling
+from vita.speech.voice import PIECE
 
 LANGUAGES = ("en", "zh")
-PIECE = 1920  # samples: 80 ms, after which a cancelled iterator stops at the latest
 
 Samples = NDArray[np.float32]
 

@@ -14,8 +14,16 @@ from numpy.typing import NDArray
 WINDOW = 960  # samples: 40 ms
 HOP = WINDOW // 2
 SEARCH = 240  # samples to both sides that a window may move
+SAME = 0.01  # a smaller change of speed is not made
 
 Samples = NDArray[np.float32]
+
+
+def stretch(samples: Samples, speed: float) -> Samples:
+    """All of an audio at another speed: float32 `[n]` to `[round(n / speed)]`."""
+    if abs(speed - 1) < SAME or not len(samples):
+        return samples
+    return np.concatenate(list(Stretch(speed).stretched([samples])))
 
 
 class Stretch:

@@ -81,20 +81,20 @@ def test_an_item_of_each_kind_is_read_and_written() -> None:
     assert "audio" not in shown["content"][1] and shown["content"][1]["transcript"] == "hello"
     retrieved: Any = item.as_json(audio=True)
     assert retrieved["content"][1]["audio"] == audio
-    assert [type(part) for part in item.turn()[1]] == [Text, Audio, Image]
+    assert [type(part) for part in item.as_turn()[1]] == [Text, Audio, Image]
 
 
 def test_beta_names_of_parts_are_read() -> None:
     item = read(role="assistant", content=[{"type": "audio", "transcript": "Hi"}, {"type": "text", "text": "there"}])
     assert [part.type for part in item.content] == ["output_audio", "output_text"]
-    assert item.turn() == ("assistant", [Text("Hi"), Text("there")])
+    assert item.as_turn() == ("assistant", [Text("Hi"), Text("there")])
 
 
 def test_a_function_call_keeps_its_fields() -> None:
     item = read(type="function_call", call_id="c", name="f", arguments="{}")
     assert item.as_json()["call_id"] == "c" and item.as_json()["arguments"] == "{}"
     output = read(type="function_call_output", call_id="c", output="42")
-    assert output.turn() == ("user", [Text("42")])
+    assert output.as_turn() == ("user", [Text("42")])
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_the_newest_camera_frames_are_shown_and_the_items_stay() -> None:
     talk.add(user("What do you see?"))
     assert len(talk) == 61
     message = talk.messages("")[-1]
-    shown = [part for item in talk for part in item.turn()[1] if isinstance(part, Image)]
+    shown = [part for item in talk for part in item.as_turn()[1] if isinstance(part, Image)]
     assert len(shown) == FRAMES_KEPT and isinstance(message.parts[-1], Text)
     assert talk.retrieve("f0").as_json()["content"] == [{"type": "input_image"}]
 
@@ -135,7 +135,7 @@ def test_images_of_questions_are_no_frames() -> None:
     for number in range(10):
         content = [{"type": "input_image", "image_url": PIXEL}, {"type": "input_text", "text": "?"}]
         talk.add(read(id=f"q{number}", role="user", content=content))
-    assert sum(isinstance(part, Image) for item in talk for part in item.turn()[1]) == 10
+    assert sum(isinstance(part, Image) for item in talk for part in item.as_turn()[1]) == 10
 
 
 def test_old_audio_is_forgotten_after_ten_minutes() -> None:

@@ -157,7 +157,7 @@ class Conversation:
             instructions: of the session or the response.
             items: instead of the conversation's.
         """
-        turns = [item.turn() for item in (self._items if items is None else items)]
+        turns = [item.as_turn() for item in (self._items if items is None else items)]
         turns = [(role, parts) for role, parts in turns if parts]
         rest = [role for role, _ in turns if role != "system"]
         if not rest or rest[-1] != "user":

@@ -107,7 +107,7 @@ class Item:
         """Whether it is a camera frame: one image of the user, and nothing else."""
         return self.role == "user" and len(self.content) == 1 and self.content[0].type == "input_image"
 
-    def turn(self) -> tuple[str, list[Part]]:
+    def as_turn(self) -> tuple[str, list[Part]]:
         """Role and parts for the prompt."""
         if self.type == "function_call_output":
             return "user", [Text(str(self.fields.get("output") or ""))]

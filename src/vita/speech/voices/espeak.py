@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vita.errors import ResourceError
-from vita.speech.tempo import change_tempo
+from vita.speech.stretch import stretch
 from vita.speech.voice import Voice, pause_after, to_pieces
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class EspeakUtterances:
         """One clause, made at once (some milliseconds) and given out in pieces."""
         rate = max(SLOWEST_RATE, round(NORMAL_RATE * self._speed))
         samples = self._library.synthesize(text, self._name, rate)
-        samples = change_tempo(samples, self._library.rate, self._speed * NORMAL_RATE / rate)
+        samples = stretch(samples, self._speed * NORMAL_RATE / rate)
         silence = np.zeros(round(pause_after(text) / self._speed * self._library.rate), np.float32)
         yield from to_pieces(np.concatenate([samples * np.float32(LEVEL), silence]), self._library.rate)
 

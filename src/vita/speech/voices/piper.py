@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vita.errors import ResourceError
-from vita.speech.tempo import change_tempo
+from vita.speech.stretch import stretch
 from vita.speech.voice import Voice, pause_after, to_pieces
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class PiperUtterances:
         rate = self._model.config.sample_rate
         for chunk in self._model.synthesize(text.replace("[[", "[").replace("]]", "]"), self._config):
             samples = _without_long_silence(chunk.audio_float_array, round(0.05 * rate))
-            samples = change_tempo(samples, rate, self._speed / _model_speed(self._speed))
+            samples = stretch(samples, self._speed / _model_speed(self._speed))
             silence = np.zeros(round(pause_after(text) / self._speed * rate), np.float32)
             yield from to_pieces(np.concatenate([samples, silence]), rate)
 
