@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soxr
 from websockets.exceptions import InvalidStatus
 
 import vita
-from tests.serve.realtime.client import Client, audio_of, connected, question, silence
+from tests.serve.realtime.client import Client, as_pcm, audio_of, connected, question, silence
 from tests.serve.running import Running, running
+from tests.speech.recordings import NO_SPEECH, recording
 from vita.serve.options import ServeOptions
 from vita.serve.realtime import g711
 from vita.serve.realtime.events import DELTAS
@@ -287,6 +289,26 @@ def test_the_speech_engine_of_open_webui(client: Client) -> None:
     client.until("response.output_audio.delta")
     client.send("response.cancel")
     assert client.until("response.done")["response"]["status"] == "cancelled"
+
+
+@pytest.mark.parametrize("name", ["ignore28", "ignore37", "ignore41", "ignore44"])
+def test_speech_that_is_not_meant_for_the_model(client: Client, name: str) -> None:
+    """Talk among others that the model takes for noise: heard, but neither answered nor written down."""
+    client.update(audio=WITH_TRANSCRIPT)
+    client.append(np.concatenate([as_pcm(recording(name, 24_000)), silence(1)]))
+    assert client.until(f"{PREFIX}.completed")["transcript"] == ""
+    assert {"response.created", f"{PREFIX}.delta", "error"}.isdisjoint(client.wire.kinds())
+    client.speak()
+    assert client.until("response.done")["response"]["status"] == "completed"
+
+
+def test_coughs_clicks_and_music_stop_no_answer(client: Client) -> None:
+    client.update(output_modalities=["text"])
+    for kind in ("coughs", "clicks", "typing", "music"):
+        client.append(as_pcm(soxr.resample(NO_SPEECH[kind](1), 16_000, 24_000)))
+    client.send("conversation.item.retrieve", item_id="nobody")
+    client.until("error")
+    assert client.wire.kinds().count("input_audio_buffer.speech_started") <= 1
 
 
 def test_silence_after_an_answer_has_a_timeout(client: Client) -> None:
