@@ -218,7 +218,8 @@ def test_the_session_survives_what_clients_do_wrong(client: Client) -> None:
         client.send(kind, event_id=f"mine_{number}", **fields)
         error = client.until("error")["error"]
         assert (error["code"], error["event_id"]) == (code, f"mine_{number}")
-    for text in ("{", "[]", b"\0\1"):
+    nested, many = "[" * 200 + "]" * 200, "[" + "0," * 300_000 + "0]"
+    for text in ("{", "[]", b"\0\1", *(f'{{"type": "response.cancel", "x": {value}}}' for value in (nested, many))):
         client.send_text(text)
         assert client.until("error")["error"]["code"] == "invalid_json"
     client.send("conversation.item.truncate", item_id="item_x", content_index=0, audio_end_ms=100)
