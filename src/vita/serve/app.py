@@ -19,6 +19,7 @@ from vita.serve import audio_speech, chat, models, responses, transcriptions, vo
 from vita.serve.errors import INVALID, ApiError, as_api_error
 from vita.serve.front import Front
 from vita.serve.options import ServeOptions
+from vita.serve.realtime import route
 from vita.serve.server import Server
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("vita.serve")
 ROUTERS: tuple[APIRouter, ...] = (
     models.router, chat.router, responses.router, transcriptions.router, audio_speech.router, voices.router,
+    route.router,
 )  # fmt: skip
 
 
