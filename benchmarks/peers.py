@@ -1,28 +1,50 @@
-"""The demo request beside other engines: same shapes, same prompt length, in turns (A B A B), each in its own process.
+"""The demo request beside other engines: same shapes, same prompt length, in turns, each in its own process.
 
-    python benchmarks/peers.py CHECKPOINT --int4 CONVERTED --picture assets/vita_logo.png
+    python benchmarks/make_checkpoint.py OUT --tokenizer T
+    python benchmarks/make_checkpoint.py OUT4 --tokenizer T --quantize int4
+    python benchmarks/peers.py OUT --int4 OUT4 --picture assets/vita_logo.png --tokens 48
+
+T is a folder with the tokenizer.json of Qwen/Qwen2.5-7B-Instruct, which is the released model's vocabulary: with it the
+request has 1,435 positions. A made-up tokenizer gives another length, and is refused.
 
 Contenders: `vita` and `vita-int4`, and, where their packages are installed (they are no part of the product):
-`reference`, a ViT with plain attention and transformers' Qwen2 (eager), `transformers-sdpa`, the same with SDPA, and
-`llama-q4_0`, llama.cpp on a random GGUF of the same shape, written beside the checkpoint. Every contender decodes
-`--tokens` tokens behind 1,435 positions; the time of the whole request is given for `--answer` tokens.
+`reference`, a ViT with plain attention and transformers' Qwen2 (eager); `transformers-sdpa`, the same with SDPA;
+`llama-q4_0` and `llama-q4_k_m`, llama.cpp on random GGUFs of the same shape, written beside the checkpoint, at its best
+settings (`run_llama`).
+
+Each contender first runs one whole request that is not timed. There are at least three rounds, and the tables give
+minimum, median and maximum. Beside each run are what the memory could read just before it (GB/s) and the cores that
+other processes or tenants took meanwhile. A run is marked * as disturbed where those were more than 0.2 cores, or the
+read was 15 % off its median; medians of undisturbed runs are given too.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+# As a script it finds its neighbours too.
+if __package__ is None and str(Path(__file__).parents[1]) not in sys.path:
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.random_gguf import Format, write_gguf
+from benchmarks.rounds import Figures, mark_disturbed, table
+
 TILES, PROMPT = 5, 1435  # the thumbnail is one of the tiles
 QUESTION = "Describe this images."
-PEERS = ("vita", "reference", "transformers-sdpa", "vita-int4", "llama-q4_0")
+PEERS = ("vita", "reference", "transformers-sdpa", "vita-int4", "llama-q4_0", "llama-q4_k_m")
+MIN_ROUNDS = 3
 
 
 def timed(run: Callable[[], Any]) -> tuple[float, Any]:
@@ -32,8 +54,8 @@ def timed(run: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, out
 
 
-def run_vita(args: argparse.Namespace, folder: Path) -> dict[str, float]:
-    """The whole request through the public API, twice: the first one also touches the files."""
+def run_vita(args: argparse.Namespace, folder: Path) -> Figures:
+    """The whole request through the public API."""
     import vita
 
     load, model = timed(lambda: vita.load(folder))
@@ -45,11 +67,15 @@ def run_vita(args: argparse.Namespace, folder: Path) -> dict[str, float]:
         )
         result = model.ask(QUESTION, images=[args.picture], params=params, options=options)
     t = result.timings
-    assert result.usage.prompt_tokens == PROMPT, result.usage
+    if result.usage.prompt_tokens != args.positions:
+        raise SystemExit(
+            f"the request has {result.usage.prompt_tokens} positions, not {args.positions}: make the checkpoint with a "
+            "Qwen2.5 tokenizer, or pass --positions"
+        )
     return {"load": load, "vision": t.vision, "prefill": t.prefill, "step": t.decode / t.decode_tokens}
 
 
-def run_transformers(args: argparse.Namespace, attention: str) -> dict[str, float]:
+def run_transformers(args: argparse.Namespace, attention: str) -> Figures:
     """Vision with plain attention, then transformers' Qwen2 on the same mapped weights.
 
     No engine of ours is made in its process: what one sets for itself (threads, the heap) must not be the peer's.
@@ -90,17 +116,16 @@ def run_transformers(args: argparse.Namespace, attention: str) -> dict[str, floa
     loaded, model = timed(load)
     with torch.inference_mode():
         vision = plain_vision(loaded_part("vision", ours.vision), loaded_part("projector", ours.projector))
-        embeds = torch.randn(1, PROMPT, d.hidden_size, dtype=torch.bfloat16) * 0.02
-        model(inputs_embeds=embeds[:, :64], logits_to_keep=1)  # warm
-        prefill, out = timed(lambda: model(inputs_embeds=embeds, use_cache=True, logits_to_keep=1))
+        embeds = torch.randn(1, args.positions, d.hidden_size, dtype=torch.bfloat16) * 0.02
 
-        def decode() -> None:
-            last = out
-            for _ in range(args.tokens - 1):
+        def decode(last: Any, tokens: int) -> None:
+            for _ in range(tokens - 1):
                 token = last.logits[:, -1].argmax(-1)[None]
                 last = model(input_ids=token, past_key_values=last.past_key_values, use_cache=True, logits_to_keep=1)
 
-        seconds, _ = timed(decode)
+        for tokens in (2, args.tokens):
+            prefill, out = timed(lambda: model(inputs_embeds=embeds, use_cache=True, logits_to_keep=1))
+            seconds, _ = timed(partial(decode, out, tokens))
     return {"load": loaded, "vision": vision, "prefill": prefill, "step": seconds / (args.tokens - 1)}
 
 
@@ -116,134 +141,103 @@ def plain_vision(vision: Any, projector: Any) -> float:
         layer.mlp.fc1.with_activation = lambda x, _, fc1=layer.mlp.fc1: torch.nn.functional.gelu(fc1(x))
     size = vision.config.image_size
     pixels = torch.randn(TILES, 3, size, size)
-    projector(vision(pixels[:1]))
+    projector(vision(pixels))  # not timed
     return timed(lambda: projector(vision(pixels)))[0]
 
 
-def run_llama(args: argparse.Namespace) -> dict[str, float]:
-    """llama.cpp through llama-cpp-python; vision is left out."""
+def run_llama(args: argparse.Namespace, form: Format) -> Figures:
+    """llama.cpp through llama-cpp-python, whose defaults are not its best settings; vision is left out.
+
+    Flash attention: llama.cpp's own default is "auto", which turns it on for a CPU; the binding has on and off, and off
+    is its default. Threads: all for both stages; its default is half of them while decoding. Memory-mapping: off, since
+    it repacks weights while loading and mapped pages would be counted a second time.
+    """
     from llama_cpp import Llama
-
-    file = args.checkpoint.with_suffix(".q4_0.gguf")
-    if not file.exists():
-        write_gguf(args.checkpoint, file)
-    load, model = timed(lambda: Llama(str(file), n_ctx=2048, n_batch=2048, n_ubatch=512, n_threads=2, verbose=False))
-    model.eval([5] * 64)
-    model.reset()
-    prefill, _ = timed(lambda: model.eval([7 + k % 1000 for k in range(PROMPT)]))
-
-    def decode() -> None:
-        for k in range(args.tokens - 1):
-            model.eval([k + 11])
-
-    seconds, _ = timed(decode)
-    return {"load": load, "vision": 0.0, "prefill": prefill, "step": seconds / (args.tokens - 1)}
-
-
-def write_gguf(checkpoint: Path, file: Path) -> None:
-    """A random GGUF of the decoder's shape: Q4_0, the head in Q6_K as llama.cpp's own converter has it."""
-    import gguf
-    import numpy as np
 
     from vita.checkpoint.open import open_checkpoint
 
-    d = open_checkpoint(str(checkpoint), offline=True).config.decoder
-    rng = np.random.default_rng(0)
-    writer = gguf.GGUFWriter(file, "qwen2")
-    writer.add_context_length(32768)
-    writer.add_embedding_length(d.hidden_size)
-    writer.add_block_count(d.num_layers)
-    writer.add_feed_forward_length(d.intermediate_size)
-    writer.add_head_count(d.num_heads)
-    writer.add_head_count_kv(d.num_kv_heads)
-    writer.add_rope_freq_base(d.rope_theta)
-    writer.add_layer_norm_rms_eps(d.rms_norm_eps)
-    writer.add_vocab_size(d.vocab_size)
-    # Any vocabulary will do, but without one llama.cpp crashes at the first step.
-    letters = bytes_to_unicode()
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("qwen2")
-    writer.add_token_list([*letters, *(f"<{k}>" for k in range(d.vocab_size - len(letters)))])
-    writer.add_token_types([1] * d.vocab_size)
-    writer.add_token_merges(["a b"])
-    writer.add_eos_token_id(d.vocab_size - 1)
+    file = args.checkpoint.with_suffix(f".{form}.gguf")
+    if not file.exists():
+        write_gguf(open_checkpoint(str(args.checkpoint), offline=True).config.decoder, file, form)
+    threads = len(os.sched_getaffinity(0))
+    context = args.positions + args.tokens + 1
+    load, model = timed(
+        lambda: Llama(
+            str(file), n_ctx=context, n_batch=context, n_ubatch=512, n_threads=threads, n_threads_batch=threads,
+            flash_attn=True, use_mmap=False, verbose=False,
+        )
+    )  # fmt: skip
+    prompt = [7 + k % 200 for k in range(args.positions)]
 
-    def vector(name: str, size: int) -> None:
-        writer.add_tensor(name, np.ones(size, np.float32))
+    def decode(tokens: int) -> None:
+        for k in range(tokens - 1):
+            model.eval([k % 200 + 11])
 
-    def blocks(name: str, rows: int, width: int, kind: gguf.GGMLQuantizationType) -> None:
-        values, size = gguf.GGML_QUANT_SIZES[kind]
-        raw = rng.integers(0, 256, (rows * width // values, size), np.uint8)
-        scale = np.array([0.005], np.float16).view(np.uint8)
-        at = 0 if kind == gguf.GGMLQuantizationType.Q4_0 else size - 2
-        raw[:, at : at + 2] = scale
-        writer.add_tensor(name, raw.reshape(rows, -1), raw_dtype=kind)
-
-    q4, q6 = gguf.GGMLQuantizationType.Q4_0, gguf.GGMLQuantizationType.Q6_K
-    wide, kv = d.hidden_size, d.num_kv_heads * d.head_dim
-    blocks("token_embd.weight", d.vocab_size, wide, q4)
-    blocks("output.weight", d.vocab_size, wide, q6)
-    vector("output_norm.weight", wide)
-    for k in range(d.num_layers):
-        for name, rows, width in (
-            ("attn_q", wide, wide), ("attn_k", kv, wide), ("attn_v", kv, wide), ("attn_output", wide, wide),
-            ("ffn_gate", d.intermediate_size, wide), ("ffn_up", d.intermediate_size, wide),
-            ("ffn_down", wide, d.intermediate_size),
-        ):  # fmt: skip
-            blocks(f"blk.{k}.{name}.weight", rows, width, q4)
-        for name, size in (("attn_q.bias", wide), ("attn_k.bias", kv), ("attn_v.bias", kv)):
-            vector(f"blk.{k}.{name}", size)
-        vector(f"blk.{k}.attn_norm.weight", wide)
-        vector(f"blk.{k}.ffn_norm.weight", wide)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
-def bytes_to_unicode() -> list[str]:
-    """The 256 characters by which byte-level vocabularies write bytes."""
-    from tokenizers.pre_tokenizers import ByteLevel
-
-    return sorted(ByteLevel.alphabet())
+    for tokens in (2, args.tokens):
+        model.reset()
+        prefill, _ = timed(lambda: model.eval(prompt))
+        seconds, _ = timed(partial(decode, tokens))
+    return {"load": load, "vision": 0.0, "prefill": prefill, "step": seconds / (args.tokens - 1)}
 
 
 def measure(args: argparse.Namespace) -> None:
     """One contender once, as a line of JSON."""
-    runs: dict[str, Callable[[], dict[str, float]]] = {
+    runs: dict[str, Callable[[], Figures]] = {
         "vita": lambda: run_vita(args, args.checkpoint),
         "vita-int4": lambda: run_vita(args, args.int4),
         "reference": lambda: run_transformers(args, "eager"),
         "transformers-sdpa": lambda: run_transformers(args, "sdpa"),
-        "llama-q4_0": lambda: run_llama(args),
+        "llama-q4_0": lambda: run_llama(args, "q4_0"),
+        "llama-q4_k_m": lambda: run_llama(args, "q4_k_m"),
     }
     figures = runs[args.one]()
+    figures["whole"] = figures["vision"] + figures["prefill"] + (args.answer - 1) * figures["step"]
     figures["peak_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     print(json.dumps(figures))
 
 
+def run_once(name: str) -> Figures | str:
+    """A contender in its own process, with `read` (GB/s before it) and `others` (cores taken meanwhile); or why not."""
+    from vita.runtime.bandwidth import measure_bandwidth
+
+    read = measure_bandwidth()
+    busy, mine, start = busy_seconds(), child_seconds(), time.perf_counter()
+    command = [sys.executable, __file__, *sys.argv[1:], "--one", name]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    wall = time.perf_counter() - start
+    if done.returncode:
+        return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    figures: Figures = json.loads(done.stdout.splitlines()[-1])
+    others = max(0.0, busy_seconds() - busy - (child_seconds() - mine)) / wall
+    return figures | {"read": read, "others": others}
+
+
+def busy_seconds() -> float:
+    """CPU seconds of the whole machine that were not idle, those taken by other virtual machines among them."""
+    times = psutil.cpu_times()
+    return float(sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0))
+
+
+def child_seconds() -> float:
+    """CPU seconds of the contenders that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
 def compare(args: argparse.Namespace) -> None:
-    """All contenders in turns; a table of the best of each, and their ratios to ours."""
-    best: dict[str, dict[str, float]] = {}
+    """All contenders in turns; one line a run, then the tables."""
+    runs: dict[str, list[Figures]] = {}
     for number in range(args.rounds):
         for name in args.peers:
-            command = [sys.executable, __file__, *sys.argv[1:], "--one", name]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                print(f"{name} cannot run here: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr)
+            figures = run_once(name)
+            if isinstance(figures, str):
+                print(f"{name} cannot run here: {figures}", file=sys.stderr)
                 continue
-            figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
             print(f"round {number + 1} {name}: {json.dumps({k: round(v, 3) for k, v in figures.items()})}", flush=True)
-            old = best.get(name, figures)
-            best[name] = {key: min(old[key], value) for key, value in figures.items()}
-    print(f"\n| | vision | prefill | a token | {args.answer} tokens in all | peak memory |\n|" + "---|" * 6)
-    for name, f in best.items():
-        whole = f["vision"] + f["prefill"] + (args.answer - 1) * f["step"]
-        print(
-            f"| {name} | {f['vision']:.2f} s | {f['prefill']:.2f} s | {f['step'] * 1e3:.0f} ms | {whole:.0f} s "
-            f"| {f['peak_gb']:.2f} GB |"
-        )
-    print(json.dumps(best))
+            runs.setdefault(name, []).append(figures)
+    marked = mark_disturbed(runs)
+    print(table(marked, args.answer))
+    print(json.dumps(marked))
 
 
 def main() -> None:
@@ -251,12 +245,19 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--int4", type=Path, help="the same, converted")
     parser.add_argument("--picture", type=Path, required=True, help="of five tiles")
-    parser.add_argument("--tokens", type=int, default=24, help="decoded by each")
+    parser.add_argument("--tokens", type=int, default=48, help="decoded by each")
     parser.add_argument("--answer", type=int, default=256, help="tokens for which the whole request is given")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--positions", type=int, default=PROMPT, help="of the prompt")
+    parser.add_argument("--rounds", type=int, default=MIN_ROUNDS, help=f"{MIN_ROUNDS} or more")
     parser.add_argument("--peers", nargs="+", default=list(PEERS), choices=PEERS)
     parser.add_argument("--one", choices=PEERS, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.rounds < MIN_ROUNDS:
+        parser.error(f"--rounds: a median needs {MIN_ROUNDS} or more, not {args.rounds}")
+    if args.tokens < 2:
+        parser.error("--tokens: 2 or more")
+    if args.int4 is None and "vita-int4" in args.peers:
+        parser.error("--int4 is needed for vita-int4; name the folder, or leave that contender out with --peers")
     (measure if args.one else compare)(args)
 
 

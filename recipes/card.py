@@ -46,7 +46,7 @@ text; it does not speak.
 taught may be taken for another.
 Of pictures in several tiles it was taught few, all of them of words: about shapes in several tiles it is mostly wrong,
 where they are above all. So its `max_dynamic_patch` is 1. Two or more words in a wide picture are read better with
-`--max-tiles 3` (`docs/benchmarks.md`). A picture nearly four times as wide as high is squeezed into one tile: a third
+`--max-tiles 3` (`docs/log.md`). A picture nearly four times as wide as high is squeezed into one tile: a third
 of its captions of shapes are right.
 """
 

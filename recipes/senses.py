@@ -7,7 +7,7 @@ answers are made.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from random import Random
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from recipes.data import QA, render_sample
 from recipes.data.clips import render_clip
 from recipes.decode import Answerer, Asked
-from recipes.score import Blind, Line, points, score
+from recipes.score import Blind, Line, Scored, points, score
 from recipes.speech.rows import HEARD, NO_ANSWER, SPOKEN_MARK, repeated, restated
 from recipes.speech.sample import Utterance, render_utterance, say
 from recipes.speech.texts import REPEAT_HELD_OUT, sentence_to_repeat, spoken
@@ -36,8 +36,10 @@ CLIP_ROWS: tuple[tuple[str, int | None, tuple[str, ...]], ...] = (
 Wrong = list[tuple[str, str, str]]  # question, answer, truth
 
 
-def listen(answerer: Answerer, seed: int, pictures: int, sounds: int) -> tuple[list[Line], Wrong]:
+def listen(answerer: Answerer, seed: int, pictures: int, sounds: int) -> Iterator[tuple[list[Line], Wrong, int]]:
     """Spoken questions against the same questions typed, transcription, and what should be ignored.
+
+    Yields the rows, the wrong answers and the number of samples of each of these kinds.
 
     Args:
         answerer: of the checkpoint.
@@ -45,9 +47,10 @@ def listen(answerer: Answerer, seed: int, pictures: int, sounds: int) -> tuple[l
         pictures: samples whose questions are asked aloud.
         sounds: sentences to repeat, and sounds to ignore.
     """
-    rows, wrong = _questions(answerer, seed, pictures)
+    yield *_questions(answerer, seed, pictures), pictures
     repeated, misheard = _repeated(answerer, seed, sounds)
-    return [*rows, repeated, _ignored(answerer, seed, sounds)], [*wrong, *misheard]
+    yield [repeated], misheard, sounds
+    yield [_ignored(answerer, seed, sounds)], [], sounds
 
 
 def _questions(answerer: Answerer, seed: int, count: int) -> tuple[list[Line], Wrong]:
@@ -118,7 +121,8 @@ def _ignored(answerer: Answerer, seed: int, count: int) -> Line:
     pictures = [
         s.picture for k in range(count) if (s := render_sample(k, "heldout", "mix", seed + 2)).picture is not None
     ]
-    asked = [Asked("", k % len(pictures) if k % 2 else None, sound=k) for k in range(count)]
+    shown = len(pictures)  # none, if only a few samples were drawn and all of them have no picture
+    asked = [Asked("", k % shown if k % 2 and shown else None, sound=k) for k in range(count)]
     said = answerer.answer(
         asked, answerer.see([p for p in pictures if p is not None]), answerer.hear([s.samples for s in sounds])
     )
@@ -126,23 +130,38 @@ def _ignored(answerer: Answerer, seed: int, count: int) -> Line:
     return Line("noise, music, babble, talk not meant for it: ignored", IGNORED, ignored, count, ignored, count, None)
 
 
-def watch(answerer: Answerer, seed: int, count: int) -> tuple[list[Line], Wrong]:
-    """Every question about `count` held-out clips: the table's rows, and wrong answers."""
-    clips = [render_clip(index, "heldout", seed) for index in range(count)]
-    seen = answerer.see([clip.frames for clip in clips])
-    questions = [qa for clip in clips for qa in clip.qa]
-    asked = [Asked(qa.question, k, video=True) for k, clip in enumerate(clips) for qa in clip.qa]
-    answers = answerer.answer(asked, seen)
+def watch(answerer: Answerer, seed: int, chunks: Sequence[range]) -> Iterator[tuple[list[Line], Wrong, int]]:
+    """Every question about held-out clips; yields the rows, wrong answers and number of clips so far, after each chunk.
+
+    Args:
+        answerer: of the checkpoint.
+        seed: of everything drawn.
+        chunks: indices of the clips.
+    """
+    count = sum(len(chunk) for chunk in chunks)
     blind = Blind([qa for index in range(2 * count) for qa in render_clip(index, "train", seed).qa])
-    scored = score(questions, answers, blind)
+    scored: list[Scored] = []
+    wrong: Wrong = []
+    for chunk in chunks:
+        clips = [render_clip(index, "heldout", seed) for index in chunk]
+        seen = answerer.see([clip.frames for clip in clips])
+        questions = [qa for clip in clips for qa in clip.qa]
+        asked = [Asked(qa.question, k, video=True) for k, clip in enumerate(clips) for qa in clip.qa]
+        answers = answerer.answer(asked, seen)
+        made = score(questions, answers, blind)
+        scored += made
+        wrong += [(q.question, a, q.answer) for q, a, s in zip(questions, answers, made, strict=True) if s.right < s.of]
+        yield _clip_rows(scored), wrong, chunk.stop
+
+
+def _clip_rows(scored: Sequence[Scored]) -> list[Line]:
     rows = []
     for name, mark, kinds in CLIP_ROWS:
         mine = [s for s in scored if s.kind in kinds]
         if mine:
             rows.append(Line(name, mark, sum(s.right for s in mine), sum(s.of for s in mine),
                              sum(s.exact for s in mine), len(mine), sum(s.blind for s in mine)))  # fmt: skip
-    wrong = [(q.question, a, q.answer) for q, a, s in zip(questions, answers, scored, strict=True) if s.right < s.of]
-    return rows, wrong
+    return rows
 
 
 def reply(said: str) -> str:

@@ -25,7 +25,18 @@ if TYPE_CHECKING:
         ResourceError,
         VitaError,
     )
-    from vita.events import Done, Event, ReasoningDelta, Result, Started, TextDelta, Timings, TokenLogprob, Usage
+    from vita.events import (
+        Done,
+        Event,
+        ReasoningDelta,
+        Result,
+        SpeechChunk,
+        Started,
+        TextDelta,
+        Timings,
+        TokenLogprob,
+        Usage,
+    )
     from vita.sources import Array, Bytes, FilePath, Url
     from vita.types import (
         Audio,
@@ -34,6 +45,7 @@ if TYPE_CHECKING:
         MediaPolicy,
         Message,
         SamplingParams,
+        SpeechOptions,
         Text,
         Video,
         assistant,
@@ -51,12 +63,13 @@ _MODULES = {
     "vita.engine.metrics": ("Stats",),
     "vita.engine.session": ("Session",),
     "vita.events": (
-        "Done", "Event", "ReasoningDelta", "Result", "Started", "TextDelta", "Timings", "TokenLogprob", "Usage",
+        "Done", "Event", "ReasoningDelta", "Result", "SpeechChunk", "Started", "TextDelta", "Timings", "TokenLogprob",
+        "Usage",
     ),
     "vita.sources": ("Array", "Bytes", "FilePath", "Url"),
     "vita.types": (
-        "Audio", "Image", "MediaOptions", "MediaPolicy", "Message", "SamplingParams", "Text", "Video", "assistant",
-        "system", "user",
+        "Audio", "Image", "MediaOptions", "MediaPolicy", "Message", "SamplingParams", "SpeechOptions", "Text", "Video",
+        "assistant", "system", "user",
     ),
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
@@ -83,6 +96,8 @@ __all__ = [
     "Result",
     "SamplingParams",
     "Session",
+    "SpeechChunk",
+    "SpeechOptions",
     "Started",
     "Stats",
     "Text",

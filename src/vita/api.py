@@ -5,11 +5,12 @@ A thin layer over `vita.engine`.
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from vita.checkpoint.load import Progress
 from vita.checkpoint.lora import merge_lora
@@ -31,11 +32,16 @@ from vita.types import (
     MediaOptions,
     Message,
     SamplingParams,
+    SpeechOptions,
     Video,
     Videos,
     system,
     user,
 )
+
+if TYPE_CHECKING:
+    from vita.speech.stream import SpeechStream
+    from vita.speech.voice import Voice
 
 
 def load(
@@ -74,9 +80,10 @@ def load(
         fit: deprecated name of `memory`.
 
     Raises:
-        RequestError: an option that does not exist. CheckpointError: not a VITA-1.5 checkpoint, or damaged.
-        ResourceError: the model is larger than the memory, or no such device. DownloadError: a hub id that cannot be
-        fetched.
+        RequestError: an option that does not exist.
+        CheckpointError: not a VITA-1.5 checkpoint, or damaged.
+        ResourceError: the model is larger than the memory, or no such device.
+        DownloadError: a hub id that cannot be fetched.
     """
     if fit is not None:
         warnings.warn("fit is called memory now", DeprecationWarning, stacklevel=2)
@@ -118,6 +125,8 @@ class Vita:
 
     def __init__(self, engine: Engine, name: str) -> None:
         self.engine, self.name = engine, name
+        self._voice: list[Voice | None] = []  # once it was looked for
+        self._voice_lock = threading.Lock()
 
     def __repr__(self) -> str:
         loaded = self.engine.model
@@ -135,7 +144,7 @@ class Vita:
     def submit(
         self, messages: Sequence[Message] | Message, params: SamplingParams | None = None, *,
         options: MediaOptions | None = None, session: Session | None = None, priority: int = 0,
-        deadline: float | None = None, cache_salt: str = "",
+        deadline: float | None = None, cache_salt: str = "", speech: SpeechOptions | bool = False,
     ) -> Handle:  # fmt: skip
         """Queue a request and return at once.
 
@@ -147,11 +156,27 @@ class Vita:
             priority: requests with a lower value are served first.
             deadline: seconds from now after which the request is cancelled.
             cache_salt: requests with another salt neither use nor see what this one leaves in the caches.
+            speech: also speak the answer: `SpeechChunk` events follow the text they speak, from the first clause on.
+                True: with the best voice.
 
         Raises:
-            RequestError: parameters, roles or types that cannot be used. QueueFull: too many requests wait. Media and
-            length errors are raised by the handle.
+            RequestError: parameters, roles or types that cannot be used, or no such voice. Media and length errors are
+                raised by the handle.
+            QueueFull: too many requests wait.
+            ResourceError: no voice is installed.
         """
+        if speech:
+            from vita.speech.answer import speak_answers
+            from vita.speech.stream import stream_for
+
+            wanted = speech if isinstance(speech, SpeechOptions) else SpeechOptions()
+            voice = self._voice_for(wanted)
+            streams = [stream_for(wanted, voice, index=index) for index in range(params.n if params else 1)]
+            inner = self.submit(
+                messages, params, options=options, session=session, priority=priority, deadline=deadline,
+                cache_salt=cache_salt,
+            )  # fmt: skip
+            return speak_answers(inner, streams)
         if session is None:
             return self.engine.submit(
                 _as_turns(messages), params, options, priority=priority, deadline=deadline, cache_salt=cache_salt
@@ -162,6 +187,45 @@ class Vita:
         if len(turns) != 1:
             raise RequestError(f"a session takes one message at a time, not {len(turns)}", where="messages")
         return session.submit(turns[0], params, priority=priority, deadline=deadline)
+
+    @property
+    def checkpoint_voice(self) -> Voice | None:
+        """The checkpoint's own voice, loaded on first use or by `warm_up`; None if it has no speech decoder.
+
+        Raises:
+            CheckpointError: the speech checkpoint cannot be used.
+        """
+        from vita.speech.checkpoint_voice import open_checkpoint_voice
+
+        with self._voice_lock:
+            if not self._voice:
+                self._voice.append(open_checkpoint_voice(self.engine))
+            return self._voice[0]
+
+    def speak(
+        self, text: str, *, voice: str | None = None, language: str | None = None, speed: float = 1.0,
+        seed: int | None = None,
+    ) -> SpeechStream:  # fmt: skip
+        """Speak a text: iterate for `SpeechChunk`s, or `read()` all of it as one array at 24 kHz.
+
+        Args:
+            text: plain text, or Markdown.
+            voice, language, speed, seed: see `SpeechOptions`.
+
+        Raises:
+            RequestError: the text is empty, the speed is not 0.25 to 4, or there is no such voice. ResourceError: no
+            voice is installed. Iterating raises RequestError where nothing in the text can be spoken.
+        """
+        from vita.speech.stream import speak_text
+
+        options = SpeechOptions(voice=voice, language=language, speed=speed, seed=seed)
+        return speak_text(text, options, self._voice_for(options))
+
+    def _voice_for(self, options: SpeechOptions) -> Voice | None:
+        """The checkpoint's own voice, unless another one is named."""
+        from vita.speech.voice import may_be_checkpoints
+
+        return self.checkpoint_voice if may_be_checkpoints(options.voice) else None
 
     def session(
         self, system: str | None = None, *, options: MediaOptions | None = None, cache_salt: str = ""
@@ -255,8 +319,9 @@ class Vita:
         return Chat(self.session(system_text, options=options))
 
     def warm_up(self) -> None:
-        """Load every part of the model now, so that no request waits for it."""
+        """Load every part of the model now, its voice too, so that no request waits for it."""
         self.engine.warm_up()
+        _ = self.checkpoint_voice
 
     def stats(self) -> Stats:
         """Counts of requests, use of the KV cache, hits of the caches, latencies."""

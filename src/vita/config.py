@@ -11,7 +11,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """The Qwen2 decoder (spec section 8)."""
+    """The Qwen2 decoder (spec section 8), and the speech decoder (section 9.2), which has its biases elsewhere."""
 
     hidden_size: int
     intermediate_size: int
@@ -23,6 +23,8 @@ class DecoderConfig:
     rope_theta: float = 1e6
     max_positions: int = 32768
     tie_word_embeddings: bool = False
+    attention_bias: bool = True  # of q, k and v
+    head_bias: bool = False
 
     @property
     def head_dim(self) -> int:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 State = Literal["typed", "spoken", "noise"]
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -50,6 +54,23 @@ class ReasoningDelta:
     index: int = 0
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SpeechChunk:
+    """The next piece of the spoken answer.
+
+    Attributes:
+        samples: mono audio, [n] float32 in -1..1, 24,000 per second.
+        text_start, text_end: the characters of the answer's text that it speaks. Within a clause they are estimated
+            from the duration; the chunks of an answer follow one another without overlap.
+        index: which of the request's `n` answers.
+    """
+
+    samples: NDArray[np.float32]
+    text_start: int
+    text_end: int
+    index: int = 0
+
+
 @dataclass(frozen=True)
 class Usage:
     """What went in and came out, in tokens unless said otherwise."""
@@ -79,6 +100,9 @@ class Timings:
     prefill: float = 0.0
     decode: float = 0.0
     first_token: float = 0.0  # from the request to the first token
+    speech: float = 0.0  # making audio of the answer, beside the other stages
+    first_audio: float = 0.0  # from the request to the first `SpeechChunk`
+    speech_seconds: float = 0.0  # of audio that was made
     total: float = 0.0
     decode_tokens: int = 0  # steps timed by `decode` (all tokens but the first)
     bytes_per_token: int = 0  # weights and KV cache read for one decode step
@@ -116,7 +140,7 @@ class Done:
     index: int = 0
 
 
-Event: TypeAlias = Started | TextDelta | ReasoningDelta | Done
+Event: TypeAlias = Started | TextDelta | ReasoningDelta | SpeechChunk | Done
 
 
 @dataclass(frozen=True)

@@ -380,3 +380,21 @@ class MediaSpan:
 
 
 Span: TypeAlias = TextSpan | MediaSpan
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeechOptions:
+    """How an answer is spoken.
+
+    Attributes:
+        voice: "vita" (the checkpoint's own), "piper", "espeak" or another installed voice; None, like OpenAI's names
+            ("alloy", …): the best that is installed.
+        language: BCP 47, such as "en" or "zh"; None: by the script of each clause, Latin letters as English.
+        speed: 0.25 to 4; 1 is the voice's normal rate.
+        seed: makes a voice that samples reproducible.
+    """
+
+    voice: str | None = None
+    language: str | None = None
+    speed: float = 1.0
+    seed: int | None = None

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from vita.bench.peaks import bandwidth
 from vita.bench.report import read_earlier, table
 from vita.bench.run import Figure, Report, _with_image_rate
 from vita.config import AudioConfig, DecoderConfig, VisionConfig, VitaConfig
@@ -68,6 +69,19 @@ def test_the_table_shows_shares_and_ratios(report: Report) -> None:
     assert "75 %" in shown and "1.50x" in shown and "peak memory 3.25 GB" in shown
     assert "█" * 15 in shown and "█" * 16 not in shown
     assert "x" not in "\n".join(table(replace(report, model="m"), {})).partition("stage")[2].replace("matrix", "")
+
+
+def test_the_peak_of_a_gpu_is_its_fastest_kernel() -> None:
+    """An H200 read 3,386 GB/s in a sum, 3,768 while decoding and 4,300 in a copy."""
+    rates = {"sum": 3386.0, "matvec": 3768.0, "copy": 4300.0}
+    assert bandwidth(rates, torch.device("cuda")) == 4300
+    assert bandwidth(rates, torch.device("cpu")) == 3386
+
+
+def test_what_is_faster_than_the_peak_is_said_to_be_a_bug(report: Report) -> None:
+    fast = replace(report, device="cuda", figures=[Figure("decode", 1.0, 44.0, "GB/s", 40.0)])
+    assert "a bug of vita bench, please report it: decode" in "\n".join(table(fast, {}))
+    assert "a bug" not in "\n".join(table(replace(report, device="cuda"), {}))
 
 
 def test_an_earlier_run_is_read_from_its_last_line(report: Report, tmp_path: Path) -> None:

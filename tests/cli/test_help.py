@@ -57,6 +57,12 @@ class TestHelp:
         ):  # fmt: skip
             assert all(flag in panel for flag in flags), panel
 
+    @pytest.mark.parametrize("name", ["ask", "chat"])
+    def test_media_have_short_flags(self, name: str) -> None:
+        command = typer.main.get_group(app).commands[name]
+        short = {flag: p.name for p in command.params for flag in p.opts if len(flag) == 2}
+        assert {flag: short[flag] for flag in ("-i", "-v", "-a")} == {"-i": "image", "-v": "video", "-a": "audio"}
+
     def test_verify_names_every_scheme(self) -> None:
         shown = " ".join(re.sub(r"[│\s]+", " ", run("verify", "--help").stdout.decode()).split())
         for scheme in SCHEMES:

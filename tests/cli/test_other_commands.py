@@ -6,7 +6,6 @@ import json
 import platform
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import psutil
@@ -100,25 +99,6 @@ class TestOtherCommands:
     def test_bench_refuses_a_report_that_is_not_there(self) -> None:
         assert_sentence(run("bench", MINI, "--compare", "nowhere.txt"), "cannot be read")
         assert_sentence(run("bench", MINI, "--json", "--compare", "nowhere.txt"), "--compare: adds ratios to the table")
-
-    def test_eval_is_for_the_embedded_model(self) -> None:
-        assert_sentence(run("eval", MINI), "vita eval measures what the embedded model was trained on")
-
-    @pytest.mark.parametrize(("flags", "count"), [([], 420), (["--images", "50"], 50), (["--pictures", "50"], 50)])
-    def test_eval_passes_the_number_of_images_on(
-        self, flags: list[str], count: int, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """The recipe takes ten minutes, so only its command line is looked at; `--pictures` is the old name."""
-        ran: list[list[str]] = []
-
-        def note(command: list[str], **_: object) -> subprocess.CompletedProcess[bytes]:
-            ran.append(command)
-            return subprocess.CompletedProcess(command, 0)
-
-        monkeypatch.setattr("vita.cli.evaluate.subprocess.run", note)
-        assert run("eval", *flags).returncode == 0
-        (command,) = ran
-        assert command[command.index("--pictures") + 1] == str(count)
 
     def test_doctor_says_what_this_machine_has(self) -> None:
         done = run("doctor")

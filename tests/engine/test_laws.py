@@ -265,10 +265,10 @@ def test_an_image_that_fails_ends_its_request_alone(model: vita.Vita, monkeypatc
     wanted = alone(model, vita.user("One", image=IMAGES[0]), params)
     bad = np.full((112, 112, 3), 7, np.uint8)
 
-    def fails(tiles: Any, config: Any) -> Any:
+    def fails(tiles: Any, config: Any, device: Any) -> Any:
         if any((tile == 7).all() for tile in tiles):
             raise ValueError("no such image")
-        return normalise(tiles, config)
+        return normalise(tiles, config, device)
 
     monkeypatch.setattr(runner, "normalise", fails)
     model.engine.clear_caches()

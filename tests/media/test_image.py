@@ -8,10 +8,12 @@ import io
 import json
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as Pillow
@@ -20,7 +22,18 @@ import vita
 from vita.config import ImagePreprocess, Tiling
 from vita.errors import MediaError, RequestError
 from vita.media.animation import open_animation
-from vita.media.image import choose_grid, cut_tiles, limit_tiles, load_image, load_image_with_notes, to_pixels
+from vita.media.image import (
+    _look_up,
+    _normalisation_table,
+    choose_grid,
+    cut_tiles,
+    limit_tiles,
+    load_image,
+    load_image_with_notes,
+    normalise,
+    resize_and_crop,
+    to_pixels,
+)
 from vita.media.source import Loaded
 from vita.types import MediaOptions, MediaPolicy
 
@@ -39,6 +52,26 @@ def test_pixels_are_the_references_to_the_byte() -> None:
     tiles = cut_tiles(load_image(MINI / "inputs" / "heldA.png", REFERENCE), Tiling(tile=112))
     pixels = to_pixels(tiles, ImagePreprocess(size=112, crop=112))
     assert hashlib.sha256(pixels.numpy().tobytes()).hexdigest() == wanted
+
+
+def test_several_threads_give_the_same_tiles_to_the_byte() -> None:
+    picture = Pillow.fromarray(np.random.default_rng(0).integers(0, 256, (333, 901, 3), np.uint8))
+    preprocess = ImagePreprocess(size=112, crop=112)
+    with ThreadPoolExecutor(4) as pool:
+        tiles = cut_tiles(picture, Tiling(tile=112), pool.map)
+        values = resize_and_crop(tiles, preprocess, pool.map)
+    wanted = resize_and_crop(cut_tiles(picture, Tiling(tile=112)), preprocess)
+    assert len(values) == len(wanted) > 2
+    assert all(np.array_equal(a, b) for a, b in zip(values, wanted, strict=True))
+
+
+def test_normalisation_on_a_gpu_gives_the_same_values_to_the_bit() -> None:
+    preprocess, rng = ImagePreprocess(size=30, crop=30), np.random.default_rng(1)
+    tiles = [rng.integers(0, 256, (30, 30, 3), np.uint8) for _ in range(3)]
+    cpu = torch.device("cpu")
+    looked_up = _look_up(torch.from_numpy(np.stack(tiles)), torch.from_numpy(_normalisation_table(preprocess)), cpu)
+    assert torch.equal(looked_up, normalise(tiles, preprocess, cpu)) and looked_up.is_contiguous()
+    assert normalise(tiles, preprocess, torch.device("meta")).shape == (3, 3, 30, 30)
 
 
 def test_the_seeds_picture_gives_five_tiles() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from vita.config import DecoderConfig
-from vita.layers.attention import attend, attend_cached_prefix, causal_mask
+from vita.layers.attention import attend, attend_cached_prefix, causal_mask, choose_backends
 from vita.model.decoder import Decoder, padded_mask
 from vita.model.kv_cache import KVCache
 
@@ -114,3 +114,17 @@ def test_attention_after_a_cached_prefix_as_on_cuda() -> None:
     q, k, v = torch.randn(1, 6, 5, 16), torch.randn(1, 2, 12, 16), torch.randn(1, 2, 12, 16)
     wanted = attend(q, k, v, mask=causal_mask(5, 7, CPU))
     torch.testing.assert_close(attend_cached_prefix(q, k, v, None), wanted)
+
+
+def test_attention_on_cuda_never_takes_cudnn_and_the_choice_ends_with_the_call() -> None:
+    """cuDNN plans for 40 ms for every new prompt length."""
+    cuda = torch.backends.cuda
+    before = (cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled(), cuda.math_sdp_enabled())
+    cudnn = cuda.cudnn_sdp_enabled()
+    with choose_backends(torch.device("cuda")):
+        assert cuda.flash_sdp_enabled() and cuda.math_sdp_enabled() and not cuda.cudnn_sdp_enabled()
+        q, k = torch.randn(1, 4, 9, 32), torch.randn(1, 2, 9, 32)
+        grouped = torch.nn.functional.scaled_dot_product_attention(q, k, k, is_causal=True, enable_gqa=True)
+    assert (cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled(), cuda.math_sdp_enabled()) == before
+    assert cuda.cudnn_sdp_enabled() == cudnn
+    torch.testing.assert_close(grouped, attend(q, k, k, causal=True))

@@ -31,6 +31,11 @@ def table(report: Report, earlier: dict[str, float]) -> list[str]:
         + ("  ratio" if earlier else ""),
     ]
     lines += [_line(figure, earlier.get(figure.stage)) for figure in report.figures]
+    above = [figure.stage for figure in report.figures if (figure.share or 0.0) > 100.5]
+    if above and report.device != "cpu":  # on a CPU other processes disturb the measurement of the peaks
+        lines.append(
+            f"faster than the measured peak, which is a bug of vita bench, please report it: {', '.join(above)}"
+        )
     return [*lines, "", f"peak memory {report.peak_gb:.2f} GB"]
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 from vita.errors import DownloadError, ResourceError
 
@@ -29,6 +33,20 @@ def fetch(repo: str, *, weights: bool = True, offline: bool = False) -> Path:
         ResourceError: the disk is full.
     """
     from huggingface_hub import snapshot_download
+
+    patterns = list(SMALL_FILES + (WEIGHTS if weights else ()))
+    with hub_errors(repo, offline=offline):
+        return Path(snapshot_download(repo, allow_patterns=patterns, local_files_only=offline))
+
+
+@contextmanager
+def hub_errors(repo: str, *, offline: bool = False) -> Iterator[None]:
+    """Turn errors of the hub's client into `DownloadError` or `ResourceError`.
+
+    Args:
+        repo: `owner/name`, for the message.
+        offline: the network was not to be used.
+    """
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -38,16 +56,19 @@ def fetch(repo: str, *, weights: bool = True, offline: bool = False) -> Path:
         RepositoryNotFoundError,
     )
 
-    patterns = list(SMALL_FILES + (WEIGHTS if weights else ()))
+    # Base class of the errors of the HTTP library that this version of the client uses.
+    transport_error = cast(type[BaseException], HfHubHTTPError.__bases__[0])
     try:
-        return Path(snapshot_download(repo, allow_patterns=patterns, local_files_only=offline))
+        yield
     except GatedRepoError as error:
         raise DownloadError("asks for a login", where=repo, fix="run 'hf auth login' first") from error
     except RepositoryNotFoundError as error:
         raise DownloadError(
             "is neither a folder here nor a repository on the hub", where=repo, fix="check the spelling"
         ) from error
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+    except OfflineModeIsEnabled as error:
+        raise DownloadError("offline mode is on", where=repo, fix="unset HF_HUB_OFFLINE") from error
+    except LocalEntryNotFoundError as error:
         reason = "offline mode is on" if offline else "the hub cannot be reached"
         raise DownloadError(
             f"is not in the local cache and {reason}", where=repo,
@@ -57,8 +78,8 @@ def fetch(repo: str, *, weights: bool = True, offline: bool = False) -> Path:
         raise DownloadError(f"the hub answered with an error ({error.response.status_code})", where=repo) from error
     except HFValidationError as error:
         raise DownloadError("is no valid name on the hub", where=repo, fix="check the spelling") from error
-    except OSError as error:
-        if error.errno == 28:
+    except (OSError, transport_error) as error:
+        if getattr(error, "errno", None) == errno.ENOSPC:
             raise ResourceError(
                 "the disk is full", where=repo, fix="free some space and try again: it resumes"
             ) from error

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from vita.checkpoint.names import IGNORED, checkpoint_name
 from vita.checkpoint.open import Checkpoint
 from vita.errors import CheckpointError
+from vita.kernels.weight import BLOCK_CHANNELS
 from vita.layers.linear import choose_route, set_route
 from vita.model.decoder import Decoder
 from vita.model.vita import PartName, VitaModel
@@ -120,7 +121,9 @@ def load_part(
             _release(checkpoint, part, ours, original)  # so that the peak stays near the quantised size
             state[ours.removesuffix("weight") + "scale"] = scale
         target = HOST if part == "decoder" and ours == "embed.weight" and not tied else device
-        state[ours] = tensor.to(device=target, dtype=_dtype_of(ours, tensor.dtype, dtype))
+        kept = _dtype_of(ours, tensor.dtype, dtype)
+        padded = device.type == "cuda" and ours == "head.weight" and tensor.is_floating_point()
+        state[ours] = with_padding(tensor, device, kept) if padded else tensor.to(device=target, dtype=kept)
         if progress is not None:
             progress(part, done, len(wanted))
     module.load_state_dict(state, strict=True, assign=True)
@@ -128,6 +131,15 @@ def load_part(
         module.head.weight = module.embed.weight
     set_route(module, choose_route(device, dtype)[0])
     return module.eval().requires_grad_(False)
+
+
+def with_padding(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """A copy of `[rows, in]` whose memory ends with zeros, up to a multiple of 64 rows: GEMM libraries are slow at odd
+    widths, and the head has as many channels as the vocabulary has tokens (`model.fused_weights`)."""
+    rows = -(-len(tensor) // BLOCK_CHANNELS) * BLOCK_CHANNELS
+    memory = torch.empty(rows, tensor.shape[1], dtype=dtype, device=device)
+    memory[len(tensor) :] = 0
+    return memory[: len(tensor)].copy_(tensor)
 
 
 def _is_tied(decoder: Decoder, checkpoint: Checkpoint) -> bool:

@@ -1,7 +1,7 @@
 """Tensor names of the released checkpoint (spec section 1.5). No other module spells them.
 
-Each row maps a parameter or module path of our modules to the checkpoint's; `{n}` is a layer number. A row that names
-a module covers its `.weight` and `.bias`.
+Each row maps a parameter or module path of our modules to the checkpoint's; `{n}` and `{m}` are layer numbers. A row
+that names a module covers its `.weight` and `.bias`.
 """
 
 from __future__ import annotations
@@ -80,6 +80,40 @@ PARTS: dict[str, dict[str, str]] = {
     "adapter": ADAPTER,
 }
 
+# The speech checkpoint (spec sections 9.2 and 9.3): one table for each file, in `SPEECH_PARTS`.
+_LLAMA = {
+    "attn_norm": "input_layernorm",
+    "mlp_norm": "post_attention_layernorm",
+    "attn.q": "self_attn.q_proj",
+    "attn.k": "self_attn.k_proj",
+    "attn.v": "self_attn.v_proj",
+    "attn.o": "self_attn.o_proj",
+    "mlp.gate": "mlp.gate_proj",
+    "mlp.up": "mlp.up_proj",
+    "mlp.down": "mlp.down_proj",
+}
+SPEECH_DECODER = {
+    "decoder.embed": "embedding",
+    "decoder.norm": "norm",
+    "decoder.head": "out_fnn",
+    **{f"decoder.layers.{{n}}.{ours}": f"layers.{{n}}.{theirs}" for ours, theirs in _LLAMA.items()},
+    **{f"pre_network.layers.{{n}}.{ours}": f"layers_pre_nn.{{n}}.{theirs}" for ours, theirs in _LLAMA.items()},
+}
+# Convolutions are stored as weight_g and weight_v, whose names follow from the row.
+CODEC = {
+    "codes": "quantizer.quantizer_modules.0.embedding",
+    "global_codes.{n}": "quantizer.quantizer_modules_globaltokens.{n}.embedding",
+    "conv_pre": "generator.conv_pre",
+    "conv_post": "generator.conv_post",
+    "ups.{n}": "generator.ups.{n}",
+    "blocks.{n}.convs1.{m}": "generator.resblocks.{n}.convs1.{m}",
+    "blocks.{n}.convs2.{m}": "generator.resblocks.{n}.convs2.{m}",
+    "blocks.{n}.convs.{m}": "generator.resblocks.{n}.convs.{m}",
+}
+SPEECH_PARTS: dict[str, dict[str, str]] = {"speech_decoder": SPEECH_DECODER, "codec": CODEC}
+# Of the speech checkpoint: layers and modules that nothing but training uses.
+SPEECH_IGNORED = re.compile(r"(layers_prefix|encoder)\..*")
+
 # Buffers that some exporters write; the model does not use them.
 IGNORED = re.compile(r".*(rotary_emb\.inv_freq|num_batches_tracked)$")
 
@@ -88,23 +122,23 @@ def checkpoint_name(part: str, ours: str) -> str:
     """The checkpoint's name of our parameter.
 
     Args:
-        part: a key of `PARTS`.
+        part: a key of `PARTS` or `SPEECH_PARTS`.
         ours: the parameter's path inside our module, e.g. `layers.3.attn.q.weight`.
 
     Raises:
         KeyError: the table has no such row.
     """
-    table = PARTS[part]
-    number = re.search(r"\.(\d+)(?=\.|$)", ours)
-    path = ours if number is None else ours[: number.start()] + ".{n}" + ours[number.end() :]
+    table = PARTS[part] if part in PARTS else SPEECH_PARTS[part]
+    numbers = [int(found) for found in re.findall(r"\.(\d+)(?=\.|$)", ours)]
+    marks = iter(("{n}", "{m}"))
+    path = re.sub(r"\.\d+(?=\.|$)", lambda _: "." + next(marks), ours)
     if path in table:
-        return _fill(table[path], number)
+        return _fill(table[path], numbers)
     stem, _, leaf = path.rpartition(".")
-    return _fill(table[stem], number) + "." + leaf
+    return _fill(table[stem], numbers) + "." + leaf
 
 
-def _fill(pattern: str, number: re.Match[str] | None) -> str:
-    if number is None:
-        return pattern
-    n = int(number.group(1))
-    return pattern.replace("{n}", str(n)).replace("{2n}", str(2 * n))
+def _fill(pattern: str, numbers: list[int]) -> str:
+    for mark, number in zip(("n", "m"), numbers, strict=False):
+        pattern = pattern.replace(f"{{{mark}}}", str(number)).replace(f"{{2{mark}}}", str(2 * number))
+    return pattern

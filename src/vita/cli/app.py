@@ -9,7 +9,8 @@ import typer
 
 from vita.cli import options as o
 from vita.cli import serve_options as s
-from vita.cli.options import ANSWER, MEDIA, MODEL, OUTPUT, engine_options, examples
+from vita.cli import speech as sp
+from vita.cli.options import MODEL, OUTPUT, engine_options, examples
 
 app = typer.Typer(
     name="vita",
@@ -21,8 +22,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Json = Annotated[bool, typer.Option("--json", metavar="", help="Print one JSON object.", rich_help_panel=OUTPUT)]
 
 
 def flag_names() -> dict[str, str]:
@@ -68,19 +67,9 @@ def ask(
     audio: o.AudioFiles = None,
     fps: o.Fps = 1.0,
     max_frames: o.MaxFrames = 16,
-    start: Annotated[
-        float | None,
-        typer.Option(metavar="SECONDS", help="Where the used part of a video starts.", rich_help_panel=MEDIA),
-    ] = None,
-    end: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Where that part ends.", rich_help_panel=MEDIA)
-    ] = None,
-    audio_from_video: Annotated[
-        bool,
-        typer.Option(
-            "--audio-from-video", metavar="", help="The audio of the video is the question.", rich_help_panel=MEDIA
-        ),
-    ] = False,
+    start: o.Start = None,
+    end: o.End = None,
+    audio_from_video: o.AudioFromVideo = False,
     max_tiles: o.MaxTiles = None,
     reference: o.Reference = False,
     model: o.Model = None,
@@ -101,25 +90,15 @@ def ask(
     repetition_penalty: o.RepetitionPenalty = None,
     seed: o.Seed = None,
     stop: o.Stop = None,
-    logprobs: Annotated[
-        int,
-        typer.Option(
-            metavar="COUNT", help="Alternatives to report for each token; needs --json.", rich_help_panel=ANSWER
-        ),
-    ] = 0,
-    json: Annotated[
-        bool,
-        typer.Option(
-            "--json", metavar="", help="Print one JSON object with text, usage and timings.", rich_help_panel=OUTPUT
-        ),
-    ] = False,
-    stream: Annotated[
-        bool, typer.Option(metavar="", help="Print the answer while it is generated.", rich_help_panel=OUTPUT)
-    ] = True,
-    timings: Annotated[
-        bool | None,
-        typer.Option(metavar="", help="Show where the time went; default: on a terminal.", rich_help_panel=OUTPUT),
-    ] = None,
+    logprobs: o.Logprobs = 0,
+    json: o.JsonAnswer = False,
+    stream: o.Stream = True,
+    timings: o.Timings = None,
+    speak: sp.SpeakTo = None,
+    play: sp.Play = False,
+    voice: sp.VoiceName = None,
+    speed: sp.Speed = 1.0,
+    language: sp.Language = None,
     verbose: o.Verbose = False,
 ) -> None:
     """Ask one question about images, videos or audio, or without any."""
@@ -134,14 +113,53 @@ def ask(
         device=device, dtype=dtype, quantize=quantize, kv_cache=kv_cache, memory=memory, old_memory=old_memory,
         offline=offline,
     )  # fmt: skip
+    speech = sp.speech_flags(speak=speak, play=play, voice=voice, speed=speed, language=language, seed=seed)
     run_ask(
         Ask(
             question=question, images=tuple(image or ()), videos=tuple(video or ()), audios=tuple(audio or ()),
             model=model, base=base, options=options, params=params, json=json, stream=stream, system=system, fps=fps,
             max_frames=max_frames, start=start, end=end, audio_from_video=audio_from_video, max_tiles=max_tiles,
-            reference=reference, timings=timings, verbose=verbose,
+            reference=reference, timings=timings, verbose=verbose, speech=speech,
         )
     )  # fmt: skip
+
+
+@app.command(epilog=examples('vita say "Hello, I am VITA." -o hello.wav', "vita say - --play --voice espeak"))
+def say(
+    text: Annotated[
+        str | None, typer.Argument(metavar="TEXT", help="Text or Markdown; - speaks standard input while it arrives.")
+    ] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            rich_help_panel=OUTPUT,
+            help="A wav, flac, ogg, opus, mp3, aac or raw file; - writes raw PCM to stdout; default: --play.",
+        ),
+    ] = None,
+    play: sp.Play = False,
+    voice: sp.VoiceName = None,
+    speed: sp.Speed = 1.0,
+    language: sp.Language = None,
+    seed: o.Seed = None,
+    model: o.Model = None,
+    device: o.Device = "auto",
+    dtype: o.Dtype = "auto",
+    offline: o.Offline = False,
+    timings: o.Timings = None,
+    verbose: o.Verbose = False,
+) -> None:
+    """Speak a text, into a file or on the audio device."""
+    from vita.cli.say import Say, run_say
+
+    speech = sp.speech_flags(
+        speak=out, play=play or out is None, voice=voice, speed=speed, language=language, seed=seed
+    )
+    assert speech is not None
+    options = engine_options(device=device, dtype=dtype, offline=offline)
+    run_say(Say(text=text, speech=speech, model=model, options=options, timings=timings, verbose=verbose))
 
 
 @app.command(epilog=examples("vita chat", 'vita chat --image assets/vita_logo.png --system "Answer in one word."'))
@@ -252,10 +270,13 @@ def info(
     context: Annotated[
         int,
         typer.Option(
-            min=1, metavar="COUNT", help="Positions of the KV cache in the memory figure.", rich_help_panel=OUTPUT
+            callback=o.at_least(1),
+            metavar="COUNT",
+            help="Positions of the KV cache in the memory figure.",
+            rich_help_panel=OUTPUT,
         ),
     ] = 2048,
-    json: Json = False,
+    json: o.Json = False,
 ) -> None:
     """Show parts, exact sizes, the memory a model needs, what is missing; loads no weights."""
     from vita.cli.info import run_info
@@ -278,9 +299,7 @@ def verify(
     ] = "float32",
     quantize: o.Quantize = None,
     device: o.Device = "cpu",
-    json: Annotated[
-        bool, typer.Option("--json", metavar="", help="Print one JSON object a row.", rich_help_panel=OUTPUT)
-    ] = False,
+    json: o.JsonRows = False,
 ) -> None:
     """Compare a checkpoint with reference numbers, stage by stage; with --quantize, show what quantising costs."""
     from vita.cli.verify import run_verify
@@ -296,7 +315,9 @@ def bench(
     dtype: o.Dtype = "auto",
     quantize: o.Quantize = None,
     offline: o.Offline = False,
-    tokens: Annotated[int, typer.Option(min=2, metavar="COUNT", help="New tokens of the demo request.")] = 256,
+    tokens: Annotated[
+        int, typer.Option(callback=o.at_least(2), metavar="COUNT", help="New tokens of the demo request, 2 or more.")
+    ] = 256,
     cold: Annotated[
         bool,
         typer.Option("--cold", metavar="", help="Also load with the files dropped from the page cache."),
@@ -307,7 +328,7 @@ def bench(
             metavar="FILE", help="Output of an earlier run with --json; adds ratios to it.", rich_help_panel=OUTPUT
         ),
     ] = None,
-    json: Json = False,
+    json: o.Json = False,
 ) -> None:
     """Measure time and rate of every stage against this machine's peak rates."""
     from vita.cli.bench import run_bench
@@ -322,15 +343,20 @@ def evaluate(
         str, typer.Argument(metavar="MODEL", help="default, or a folder that the recipe exported.")
     ] = "default",
     images: Annotated[
-        int, typer.Option(min=10, metavar="COUNT", help="Held-out images; more make the intervals narrower.")
+        int,
+        typer.Option(
+            callback=o.at_least(10),
+            metavar="COUNT",
+            help="Held-out images, 10 or more; audio and videos in proportion. More make the intervals narrower.",
+        ),
     ] = 420,
-    old_images: Annotated[int | None, typer.Option("--pictures", min=10, hidden=True)] = None,
+    old_images: Annotated[int | None, typer.Option("--pictures", callback=o.at_least(10), hidden=True)] = None,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where eval.md and eval.json are written.")] = Path(
         "runs/eval"
     ),
     quantize: o.Quantize = None,
 ) -> None:
-    """Measure the embedded model's table again, on held-out images, audio and videos (needs the repository)."""
+    """Measure the embedded model's table again, on held-out images, audio and videos: five minutes on a quiet core."""
     from vita.cli.evaluate import run_eval
 
     raise typer.Exit(run_eval(model, images if old_images is None else old_images, out, quantize))
@@ -351,6 +377,30 @@ def convert(
     from vita.cli.convert import run_convert
 
     raise typer.Exit(run_convert(model, out, quantize, offline=offline))
+
+
+@app.command(epilog=examples("vita pull VITA-MLLM/VITA-1.5", "vita pull OWNER/NAME"))
+def pull(model: o.HubId) -> None:
+    """Download a checkpoint from the hub: says its size and the free space first, and resumes."""
+    from vita.cli.hub import run_pull
+
+    raise typer.Exit(run_pull(model))
+
+
+@app.command("list", epilog=examples("vita list", "vita list --json"))
+def list_models(json: o.Json = False) -> None:
+    """List the checkpoints that are on this machine: the embedded one and those of the hub's cache."""
+    from vita.cli.hub import run_list
+
+    raise typer.Exit(run_list(as_json=json))
+
+
+@app.command(epilog=examples("vita rm VITA-MLLM/VITA-1.5", "vita rm OWNER/NAME"))
+def rm(model: o.HubId) -> None:
+    """Remove a checkpoint from the hub's cache."""
+    from vita.cli.hub import run_rm
+
+    raise typer.Exit(run_rm(model))
 
 
 @app.command(epilog=examples("vita doctor", "VITA_KERNELS=off vita doctor"))

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import json
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from vita.cli.loading import load_model
+from vita.cli.output import print_json
 from vita.cli.report import images_per_second, print_timings
+from vita.cli.speech import Sink, SpeechFlags, open_sink
 from vita.errors import RequestError
-from vita.events import Done, Result, TextDelta
+from vita.events import Done, Result, SpeechChunk, TextDelta
 from vita.types import Audio, MediaOptions, Message, SamplingParams, Video, system, user
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from vita.events import Event
     from vita.options import EngineOptions
@@ -45,6 +47,7 @@ class Ask:
     reference: bool
     timings: bool | None
     verbose: bool
+    speech: SpeechFlags | None = None
 
 
 def run_ask(flags: Ask) -> None:
@@ -56,15 +59,26 @@ def run_ask(flags: Ask) -> None:
     """
     if flags.params.logprobs and not flags.json:
         raise RequestError("is part of the JSON output", where="--logprobs", fix="add --json")
+    if flags.speech is not None and flags.speech.to_stdout and flags.json:
+        raise RequestError("stdout holds the audio", where="--speak -", fix="leave out --json, or name a file")
     messages = build_messages(flags)
+    with open_sink(flags.speech) if flags.speech is not None else contextlib.nullcontext() as sink:
+        _answer(flags, messages, sink)
+
+
+def _answer(flags: Ask, messages: list[Message], sink: Sink | None) -> None:
     model = load_model(flags.model, flags.options, base=flags.base, verbose=flags.verbose)
     options = MediaOptions(reference=flags.reference, max_tiles=flags.max_tiles)
-    events = model.stream(messages, flags.params, options=options)
+    speech = False if flags.speech is None else flags.speech.options
+    events: Iterable[Event] = model.submit(messages, flags.params, options=options, speech=speech)
+    if sink is not None:
+        events = heard(events, sink)
     if flags.json:
         result = Result.collect(events)
-        print(json.dumps(as_json(result, flags.model or "default"), ensure_ascii=False))
+        print_json(as_json(result, flags.model or "default"))
         return
-    done = show_answer(events, stream=flags.stream)
+    to_stdout = flags.speech is not None and flags.speech.to_stdout
+    done = show_answer(events, stream=flags.stream, out=sys.stderr if to_stdout else sys.stdout)
     explain(done)
     wanted = sys.stderr.isatty() if flags.timings is None else flags.timings
     if wanted:
@@ -101,26 +115,36 @@ def build_messages(flags: Ask) -> list[Message]:
     return [turn] if flags.system is None else [system(flags.system), turn]
 
 
-def show_answer(events: Iterable[Event], *, stream: bool) -> Done:
+def heard(events: Iterable[Event], sink: Sink) -> Iterator[Event]:
+    """Hand the audio to a sink, and pass all events on."""
+    for event in events:
+        if isinstance(event, SpeechChunk):
+            sink.write(event.samples)
+        yield event
+
+
+def show_answer(events: Iterable[Event], *, stream: bool, out: TextIO | None = None) -> Done:
     """Print the text and one newline.
 
     Args:
         events: of one answer.
         stream: print piece by piece; else at the end.
+        out: where to; default: stdout.
     """
+    out = out or sys.stdout
     pieces: list[str] = []
     for event in events:
         if isinstance(event, Done):
             if not stream:
-                sys.stdout.write("".join(pieces))
-            sys.stdout.write("\n")
-            sys.stdout.flush()
+                out.write("".join(pieces))
+            out.write("\n")
+            out.flush()
             return event
         if isinstance(event, TextDelta):
             pieces.append(event.text)
             if stream:
-                sys.stdout.write(event.text)
-                sys.stdout.flush()
+                out.write(event.text)
+                out.flush()
     raise RuntimeError("the event stream ended without Done")
 
 

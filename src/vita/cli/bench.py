@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
+from vita.cli.output import print_json
 from vita.errors import RequestError
 from vita.options import EngineOptions
 
@@ -31,5 +31,8 @@ def run_bench(
         print(f"measuring: {stage} …", file=sys.stderr, flush=True)
 
     report = bench(checkpoint, options, tokens=tokens, cold=cold, tell=tell)
-    print(json.dumps(report.as_json()) if as_json else "\n".join(table(report, earlier)))
+    if as_json:
+        print_json(report.as_json())
+    else:
+        print("\n".join(table(report, earlier)))
     return 0

@@ -1,23 +1,26 @@
-"""`vita eval`: measure the embedded model's table again.
+"""`vita eval`: measure the embedded model's table again, on held-out data that is drawn here.
 
-The recipe that draws the held-out data is part of the repository, not of the package.
+The recipe that draws the data, asks and scores is the folder `recipes` of the repository. A wheel brings a copy along.
 """
 
 from __future__ import annotations
 
-import subprocess
 import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 
 TILE = 224  # pixels: side of the images that the recipe draws
-REPOSITORY = Path(__file__).parents[3]
+# Samples of each kind in a full run; fewer images shorten the others in proportion.
+IMAGES, TILED, SPOKEN, AUDIOS, VIDEOS = 420, 60, 70, 100, 60
+HOMES = (Path(__file__).parents[3], Path(__file__).parents[1] / "_recipe")  # of a checkout, and of a wheel
 
 
 def run_eval(model: str, images: int, out: Path, quantize: str | None = None) -> int:
-    """Run the recipe's evaluation in another process and show its table.
+    """Say what is needed and how long it takes, then run the recipe's evaluation in this process.
 
     Raises:
-        VitaError: no checkpoint, or no repository around this package.
+        VitaError: no checkpoint, or another model than the recipe's.
     """
     from vita.checkpoint.open import DEFAULT, open_checkpoint
     from vita.errors import RequestError
@@ -29,20 +32,20 @@ def run_eval(model: str, images: int, out: Path, quantize: str | None = None) ->
             "vita eval measures what the embedded model was trained on, and this checkpoint is another model",
             where=str(model), fix="use vita verify, or vita eval default",
         )  # fmt: skip
-    if not (REPOSITORY / "recipes" / "evaluate.py").is_file():
-        raise RequestError(
-            "vita eval draws its images with the recipe, which is in the repository and not in the package",
-            fix="clone the repository and run it there",
-        )
-    command = [
-        sys.executable,
-        "-m",
-        "recipes.evaluate",
-        str(checkpoint.folder.absolute()),
-        "--out",
-        str(out.absolute()),
-    ]
-    command += ["--pictures", str(images), "--wide", str(max(1, images // 7))]
-    scheme = parse_quantize(quantize)
-    command += ["--quantize", scheme] if scheme else []
-    return subprocess.run(command, cwd=REPOSITORY, check=False).returncode
+    home = next((h for h in HOMES if (h / "recipes" / "evaluate.py").is_file()), None)
+    if home is None:
+        raise RequestError("the recipe that draws the data is not installed", fix="install the package again")
+    if str(home) not in sys.path:
+        sys.path.insert(0, str(home))
+    evaluate: Callable[[Sequence[str]], int] = import_module("recipes.evaluate").main
+    return evaluate(arguments(checkpoint.folder, images, out, parse_quantize(quantize)))
+
+
+def arguments(folder: Path, images: int, out: Path, scheme: str | None) -> list[str]:
+    """The recipe's command line."""
+    flags = {"--pictures": images}
+    for flag, full in (("--wide", TILED), ("--spoken", SPOKEN), ("--sounds", AUDIOS), ("--clips", VIDEOS)):
+        flags[flag] = max(1, round(full * images / IMAGES))
+    line = [str(folder.absolute()), "--out", str(out.absolute()), "--any-fonts"]
+    line += [text for flag, count in flags.items() for text in (flag, str(count))]
+    return line + (["--quantize", scheme] if scheme else [])

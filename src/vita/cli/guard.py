@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import NoReturn
 
+from vita.cli.output import replace_unencodable
 from vita.errors import VitaError
 
 SHOW_CURSOR = "\x1b[?25h"
@@ -26,6 +27,7 @@ def run_guarded(command: Callable[[], int], flags: Flags = dict) -> NoReturn:
         command: returns an exit code.
         flags: of this command line. Errors about an option show its flag, `--max-tokens` for `max_tokens`.
     """
+    replace_unencodable()
     code = 1
     try:
         code = command()
@@ -74,7 +76,8 @@ def _explain(error: BaseException, flags: Flags) -> int:
     if hasattr(error, "format_message"):  # a usage error of typer, whose class has moved between versions
         context = getattr(error, "ctx", None)
         hint = f" See '{context.command_path} --help'." if context is not None else ""
-        return say(str(error.format_message()).rstrip(".") + "." + hint, 2)
+        message = str(error.format_message()).rstrip(".")
+        return say(message + ("" if message.endswith("?") else ".") + hint, 2)
     if isinstance(error, VitaError):
         return say(with_flag(error, flags()), 2)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
+from vita.cli.output import print_json
 from vita.errors import CheckpointError, ResourceError
 
 if TYPE_CHECKING:
+    from vita.checkpoint.open import Checkpoint
     from vita.model.vita import VitaModel
     from vita.options import EngineOptions, Quantize
     from vita.planning.memory_plan import MemoryPlan, Placement
@@ -17,7 +18,7 @@ def run_info(model: str | None, options: EngineOptions, *, positions: int, as_js
     """Print the facts; 2 if the checkpoint is incomplete."""
     facts = collect(model, options, positions)
     if as_json:
-        print(json.dumps(facts, ensure_ascii=False))
+        print_json(facts)
     else:
         for line in describe(facts):
             print(line)
@@ -37,27 +38,51 @@ def collect(model: str | None, options: EngineOptions, positions: int) -> dict[s
     """
     from vita.checkpoint.load import check_tensors
     from vita.checkpoint.open import open_checkpoint
-    from vita.layers.linear import choose_route
     from vita.model.vita import VitaModel
-    from vita.planning.memory_plan import Placement, predict_memory
-    from vita.planning.residency import is_mapped
     from vita.prompt.tokenizer import Tokenizer
-    from vita.runtime.device import choose_device, choose_dtype
-    from vita.runtime.memory import available_memory
 
     checkpoint = open_checkpoint(model, offline=options.offline)
-    config = checkpoint.config
-    tokenizer = Tokenizer.load(checkpoint.folder)
-    meta = VitaModel.on_meta(config, tokenizer.size, checkpoint.quantized)
+    vocabulary = Tokenizer.load(checkpoint.folder).size
+    meta = VitaModel.on_meta(checkpoint.config, vocabulary, checkpoint.quantized)
     problem = None
     try:
         check_tensors(checkpoint, meta)
     except CheckpointError as error:
         problem = str(error)
-    counts = meta.parameter_counts()
-    total = sum(counts.values())
+    facts: dict[str, Any] = {"model": model or "default"}
+    facts |= _contents(checkpoint, meta) | _execution(checkpoint, meta, options, positions)
+    return facts | {"vocabulary": vocabulary, "problem": problem}
+
+
+def _contents(checkpoint: Checkpoint, meta: VitaModel) -> dict[str, Any]:
+    """What the checkpoint holds: parts, sizes, what it can do."""
+    config, counts = checkpoint.config, meta.parameter_counts()
+    return {
+        "layout": config.layout,
+        "parameters": counts,
+        "total": sum(counts.values()),
+        "stored_bytes": sum(e.bytes for e in checkpoint.store.entries.values()),
+        "stored_dtypes": sorted({str(e.dtype).removeprefix("torch.") for e in checkpoint.store.entries.values()}),
+        "context": config.context,
+        "tile": config.vision.image_size,
+        "tokens_per_tile": config.vision.tokens_per_tile,
+        "most_tiles": config.tiling.max_tiles,
+        "untrained": list(checkpoint.untrained),
+        "speech_output": (checkpoint.folder / "vita_tts_ckpt").is_dir(),
+    }
+
+
+def _execution(checkpoint: Checkpoint, meta: VitaModel, options: EngineOptions, positions: int) -> dict[str, Any]:
+    """How this machine would run it: device, dtype, memory."""
+    from vita.layers.linear import choose_route
+    from vita.planning.memory_plan import Placement, predict_memory
+    from vita.planning.residency import is_mapped
+    from vita.runtime.device import choose_device, choose_dtype
+    from vita.runtime.memory import available_memory
+
+    total = sum(meta.parameter_counts().values())
     device = choose_device(options.device, total)
-    dtype, why = choose_dtype(options.dtype, config, total, device)
+    dtype, why = choose_dtype(options.dtype, checkpoint.config, total, device)
     placement = Placement(
         device=device, dtype=dtype, mapped=is_mapped(checkpoint, dtype, device),
         quantized_kv_cache=options.quantized_kv_cache,
@@ -65,14 +90,7 @@ def collect(model: str | None, options: EngineOptions, positions: int) -> dict[s
     plan, shortage = _plan(meta, placement, options, checkpoint.quantized)
     scheme = plan.scheme if plan else checkpoint.quantized or options.scheme
     route, route_why = choose_route(device, dtype)
-    stored = sorted({str(e.dtype).removeprefix("torch.") for e in checkpoint.store.entries.values()})
     return {
-        "model": model or "default",
-        "layout": config.layout,
-        "parameters": counts,
-        "total": total,
-        "stored_bytes": sum(e.bytes for e in checkpoint.store.entries.values()),
-        "stored_dtypes": stored,
         "dtype": str(dtype).removeprefix("torch."),
         "dtype_reason": why,
         "device": str(device),
@@ -86,15 +104,7 @@ def collect(model: str | None, options: EngineOptions, positions: int) -> dict[s
         "streamed_layers": plan.streamed_layers if plan else 0,
         "bytes_needed": plan.bytes_needed if plan else None,
         "shortage": shortage,
-        "context": config.context,
-        "vocabulary": tokenizer.size,
-        "tile": config.vision.image_size,
-        "tokens_per_tile": config.vision.tokens_per_tile,
-        "most_tiles": config.tiling.max_tiles,
-        "untrained": list(checkpoint.untrained),
-        "speech_output": (checkpoint.folder / "vita_tts_ckpt").is_dir(),
-        "problem": problem,
-    }  # fmt: skip
+    }
 
 
 def _plan(
@@ -121,13 +131,15 @@ def describe(facts: dict[str, Any]) -> list[str]:
         lines.append(f"  {part:12} {count / 1e6:12,.3f} M {count / 2**20:12,.3f} Mi")
     total = facts["total"]
     lines.append(f"  {'total':12} {total / 1e6:12,.3f} M {total / 2**20:12,.3f} Mi")
-    need = sum(facts["memory"].values())
+    audio = facts["memory"].get("audio encoder", 0)
+    need = sum(facts["memory"].values()) - audio
+    more = f", {audio / 1e9:.2f} GB more with audio" if audio else ""
     lines += [
         "",
         f"stored      {facts['stored_bytes'] / 1e9:.3f} GB as {', '.join(facts['stored_dtypes'])}",
         f"runs        in {facts['dtype']} on {facts['device']} ({facts['dtype_reason']})",
         f"linears     {facts['linears']}" + (f"; weights in {facts['quantized']}" if facts["quantized"] else ""),
-        f"memory      about {need / 1e9:.2f} GB at a context of {facts['memory_context']:,}; "
+        f"memory      about {need / 1e9:.2f} GB at a context of {facts['memory_context']:,}{more}; "
         f"{facts['available'] / 1e9:.2f} GB are available",
         *_memory_lines(facts),
         f"context     {facts['context']:,} tokens",

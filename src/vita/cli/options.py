@@ -9,6 +9,8 @@ import typer
 from vita.errors import RequestError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vita.options import EngineOptions
 
 # Panels of the help text.
@@ -20,11 +22,25 @@ _SCHEMES = (
     "int8 or int4: quantise the decoder to 8 or 4 bits. int8+encoders or int4+encoders: the encoders too, to 8 bits."
 )
 
+
+def at_least(low: int) -> Callable[[int | None], int | None]:
+    """A check of an option's value; `min=` would show as `[x>=2]` in the help."""
+
+    def check(value: int | None) -> int | None:
+        if value is not None and value < low:
+            raise typer.BadParameter(f"{value} is less than {low}")
+        return value
+
+    return check
+
+
 # Media
 ImageFiles = Annotated[
     list[str] | None, typer.Option("--image", "-i", metavar="FILE", help=_FILE, rich_help_panel=MEDIA)
 ]
-VideoFiles = Annotated[list[str] | None, typer.Option("--video", metavar="FILE", help=_FILE, rich_help_panel=MEDIA)]
+VideoFiles = Annotated[
+    list[str] | None, typer.Option("--video", "-v", metavar="FILE", help=_FILE, rich_help_panel=MEDIA)
+]
 AudioFiles = Annotated[
     list[str] | None, typer.Option("--audio", "-a", metavar="FILE", help=_FILE, rich_help_panel=MEDIA)
 ]
@@ -33,6 +49,17 @@ Fps = Annotated[
 ]
 MaxFrames = Annotated[
     int, typer.Option(metavar="COUNT", help="Most frames to take from a video.", rich_help_panel=MEDIA)
+]
+Start = Annotated[
+    float | None,
+    typer.Option(metavar="SECONDS", help="Where the used part of a video starts.", rich_help_panel=MEDIA),
+]
+End = Annotated[float | None, typer.Option(metavar="SECONDS", help="Where that part ends.", rich_help_panel=MEDIA)]
+AudioFromVideo = Annotated[
+    bool,
+    typer.Option(
+        "--audio-from-video", metavar="", help="The audio of the video is the question.", rich_help_panel=MEDIA
+    ),
 ]
 MaxTiles = Annotated[
     int | None,
@@ -52,6 +79,7 @@ Reference = Annotated[
 # Model
 Model = Annotated[str | None, typer.Option(metavar="MODEL", help=_MODEL, rich_help_panel=MODEL)]
 ModelArgument = Annotated[str | None, typer.Argument(metavar="MODEL", help=_MODEL)]
+HubId = Annotated[str, typer.Argument(metavar="MODEL", help="Hub id, such as VITA-MLLM/VITA-1.5.")]
 Base = Annotated[
     str | None,
     typer.Option(metavar="MODEL", help="Base checkpoint, when --model is a LoRA folder.", rich_help_panel=MODEL),
@@ -124,15 +152,35 @@ Listen = Annotated[
         help="Talk by microphone; speech stops the answer. Needs the extra listen.",
     ),
 ]  # fmt: skip
+Logprobs = Annotated[
+    int,
+    typer.Option(metavar="COUNT", help="Alternatives to report for each token; needs --json.", rich_help_panel=ANSWER),
+]
 
 # Output
+Json = Annotated[bool, typer.Option("--json", metavar="", help="Print one JSON object.", rich_help_panel=OUTPUT)]
+JsonAnswer = Annotated[
+    bool,
+    typer.Option(
+        "--json", metavar="", help="Print one JSON object with text, usage and timings.", rich_help_panel=OUTPUT
+    ),
+]
+JsonRows = Annotated[
+    bool, typer.Option("--json", metavar="", help="Print one JSON object a row.", rich_help_panel=OUTPUT)
+]
+Stream = Annotated[
+    bool, typer.Option(metavar="", help="Print the answer while it is generated.", rich_help_panel=OUTPUT)
+]
+Timings = Annotated[
+    bool | None,
+    typer.Option(metavar="", help="Show where the time went; default: on a terminal.", rich_help_panel=OUTPUT),
+]
 Verbose = Annotated[
     bool,
     typer.Option(
-        "--verbose", "-v", metavar="", rich_help_panel=OUTPUT,
-        help="Show which device, dtype and kernels were chosen.",
+        "--verbose", metavar="", help="Show which device, dtype and kernels were chosen.", rich_help_panel=OUTPUT
     ),
-]  # fmt: skip
+]
 
 
 def engine_options(

@@ -34,6 +34,9 @@ def timing_rows(done: Done, bandwidth: float | None) -> list[tuple[str, str, str
         limit = f" of {bandwidth:.1f}" if bandwidth else ""
         speed = f"{t.tokens_per_second:.1f} tokens/s, {t.gigabytes_per_second:.2f}{limit} GB/s"
         out.append(("decode", _seconds(t.decode), f"{u.completion_tokens} tokens, {speed}"))
+    if t.speech_seconds:
+        factor = f"{t.speech_seconds:.1f} s, the first after {_seconds(t.first_audio)}"
+        out.append(("speech", _seconds(t.speech), f"{factor}, real-time factor {t.speech / t.speech_seconds:.2f}"))
     rate = images_per_second(u, t)
     out.append(("total", _seconds(t.total), "" if rate is None else f"{rate:.2f} images/s"))
     busy = "" if t.gpu_utilisation is None else f"GPU {t.gpu_utilisation:.0f} % busy"

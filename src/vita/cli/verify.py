@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from pathlib import Path
 
+from vita.cli.output import print_json
 from vita.options import EngineOptions
 
 
@@ -26,7 +26,7 @@ def run_verify(folder: Path, options: EngineOptions, *, as_json: bool) -> int:
         if as_json:
             finite = row.difference is None or math.isfinite(row.difference)
             shown = dataclasses.asdict(row) | {"difference": row.difference if finite else None, "status": row.status}
-            print(json.dumps(shown))
+            print_json(shown)
             continue
         difference = "" if row.difference is None else f"{row.difference:.3g}"
         note = f" ({row.note})" if row.note else ""

@@ -387,7 +387,8 @@ class EngineCore:
         request.events.put(error)
 
     def _end_all(self, error: BaseException) -> None:
-        """Every request ends: as cancelled for `Cancelled`, else with the error."""
+        """Every request ends: as cancelled for `Cancelled`, else with the error. Background work ends with it."""
+        self.scheduler.background.end(error)
         for request in self.scheduler.requests():
             if isinstance(error, Cancelled):
                 self.end_request(request, "cancelled")

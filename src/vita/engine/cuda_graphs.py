@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from vita.kernels.cuda_graph import capture
 from vita.kernels.triton.decode_attention import SPLITS
 from vita.model.decoder import Decoder
 from vita.model.fused_decode import FusedDecode, block_table_rows
@@ -35,6 +36,9 @@ class CudaGraphDecode:
         decoder: its linear layers become views of fused weights (`FusedWeights`).
         quantized_kv_cache: the caches are int8.
         splits: as in `FusedWeights`.
+
+    Attributes:
+        weights: fused, for `CudaGraphPrefill` too.
     """
 
     def __init__(self, decoder: Decoder, *, quantized_kv_cache: bool, splits: int = SPLITS) -> None:
@@ -44,7 +48,7 @@ class CudaGraphDecode:
         self._cuda = device.type == "cuda"
         # Recorded before the first request, which compiles the kernels.
         with torch.cuda.device_of(decoder.norm.weight):
-            self._weights = FusedWeights(decoder, splits)
+            self.weights = FusedWeights(decoder, splits)
             with torch.inference_mode():
                 self._recorded = {size: self._record(size) for size in SIZES}
 
@@ -64,7 +68,7 @@ class CudaGraphDecode:
         count = len(caches)
         recorded = self._for(count)
         step = recorded.step
-        wanted = block_table_rows(caches, len(step.tokens), self._spare)
+        wanted = block_table_rows(caches, step.rows, self._spare)
         known, recorded.table = recorded.table, []  # if this step raises, the next one sends the table again
         if wanted != known:
             step.block_table.copy_(self._sent(wanted), non_blocking=True)
@@ -73,31 +77,20 @@ class CudaGraphDecode:
         recorded.table = [[*row[:4], row[4] + row[5], row[5]] for row in wanted]
         for cache in caches:
             cache.advance(1)
-        return step.logits[:count].clone()  # the next step writes there
+        return step.logits[:count, : self.weights.vocab].clone()  # the next step writes there
 
     def _for(self, count: int) -> _Recorded:
         """The smallest recorded step for so many sequences."""
         return self._recorded[next(size for size in SIZES if size >= count)]
 
     def _record(self, size: int) -> _Recorded:
-        recorded = _Recorded(FusedDecode(self._weights, size, quantized_kv_cache=self._quantized))
+        recorded = _Recorded(FusedDecode(self.weights, size, quantized_kv_cache=self._quantized))
         step = recorded.step
         # The warm-up writes into the spare cache.
         step.block_table.copy_(self._sent(block_table_rows([], size, self._spare)))
         if not self._cuda:
             return recorded
-        current, side = torch.cuda.current_stream(), torch.cuda.Stream()
-        side.wait_stream(current)
-        with torch.cuda.stream(side):
-            step()  # compiles the kernels, which cannot be done while recording
-        current.wait_stream(side)
-        recorded.graph = torch.cuda.CUDAGraph()
-        try:
-            # Other threads may allocate GPU memory meanwhile, which must not invalidate the capture.
-            with torch.cuda.graph(recorded.graph, stream=side, capture_error_mode="thread_local"):
-                step()
-        finally:
-            torch.cuda.set_stream(current)  # a failed capture leaves its own stream current
+        recorded.graph = capture(step)
         return recorded
 
     def _run(self, recorded: _Recorded) -> None:

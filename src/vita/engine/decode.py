@@ -63,6 +63,7 @@ def choose_decode_runner(decoder: Decoder, *, quantized_kv_cache: bool) -> Decod
         log.info("eager decode: Triton is missing or the GPU is older than Ampere")
         return EagerDecode(decoder)
     from vita.engine.cuda_graphs import CudaGraphDecode  # needs Triton
+    from vita.engine.prefill_graphs import CudaGraphPrefill
 
     if not CudaGraphDecode.supports(decoder):
         log.info("eager decode: the Triton kernels do not support heads of this width")
@@ -72,5 +73,9 @@ def choose_decode_runner(decoder: Decoder, *, quantized_kv_cache: bool) -> Decod
     except Exception as error:  # of Triton, CUDA or its driver; eager is slower, but works
         log.warning("eager decode: recording CUDA graphs failed: %s", error)
         return EagerDecode(decoder, error)
-    log.info("decode: Triton kernels, recorded as CUDA graphs")
+    log.info("decode: recorded as CUDA graphs")
+    try:
+        decoder.fast_prefill = CudaGraphPrefill(steps.weights, quantized_kv_cache=quantized_kv_cache)
+    except Exception as error:  # as above
+        log.warning("prefill by the decoder's own operations: recording CUDA graphs failed: %s", error)
     return steps

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 from vita.checkpoint.load import Progress
 from vita.checkpoint.open import Checkpoint
+from vita.engine.background import WorkSource
 from vita.engine.core import EngineCore
 from vita.engine.handle import EventQueue, Handle
 from vita.engine.loaded import LoadedModel
@@ -199,13 +200,31 @@ class Engine:
     def _check_open(self) -> None:
         """Refuse a request if it cannot be taken; under the lock."""
         core = self.core
-        if core.closed:
-            raise ResourceError("the engine is closed", fix="load the model again")
-        if core.failure is not None:
-            raise ResourceError(f"the engine has failed ({core.failure})", fix="load the model again")
+        self._check_running()
         if core.open >= core.options.max_queue + core.scheduler.limits.max_requests:
             core.counters.refused += 1
             raise QueueFull(f"{core.open} requests are waiting or running", fix="try again later")
+
+    def _check_running(self) -> None:
+        if self.core.closed:
+            raise ResourceError("the engine is closed", fix="load the model again")
+        if self.core.failure is not None:
+            raise ResourceError(f"the engine has failed ({self.core.failure})", fix="load the model again")
+
+    def attach(self, source: WorkSource) -> Callable[[], None]:
+        """Have background work computed between decode steps, as urgent as it says.
+
+        Returns:
+            A function that any thread may call when the source has something new to compute.
+
+        Raises:
+            ResourceError: the engine has failed or is closed.
+        """
+        core = self.core
+        with core.lock:
+            self._check_running()
+            core.inbox.post(lambda: core.scheduler.background.attach(source))
+        return core.inbox.wake
 
     def call(self, function: Callable[[], object]) -> None:
         """Run a function in the engine thread, between two steps, and wait for it.

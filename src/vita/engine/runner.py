@@ -16,6 +16,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from vita.engine.background import WorkSource
 from vita.engine.decode import DecodeRunner
 from vita.engine.encoder_cache import EncoderCache
 from vita.engine.fusion import fuse
@@ -140,6 +141,8 @@ class Runner:
         if plan.unit is not None:
             self._wait_for_layers = self.model.device.type == "cuda" and bool(plan.decode)
             self._run_unit(plan.unit, plan.budget, launched)
+        elif plan.source is not None:
+            self._run_source(plan.source, plan.budget)
         return launched
 
     def _decode(self, answers: list[Answer], launched: Launched) -> None:
@@ -201,6 +204,14 @@ class Runner:
             self._work = None
             self._finish(unit, launched)
 
+    def _run_source(self, source: WorkSource, budget: float) -> None:
+        try:
+            source.run_some(budget)
+        except Exception as error:
+            self._raise_fatal(error)
+            log.exception("background work has failed")
+            source.end(error)
+
     def _work_of(self, unit: WorkUnit) -> LayeredWork:
         if self._work is not None and self._work[0] is unit:
             return self._work[1]
@@ -258,9 +269,9 @@ class Runner:
     def _encode_images(self, spans: Sequence[MediaSpan]) -> Iterator[object]:
         model = self.model
         with model.residency.encoding("vision", "projector"):
-            pixels = normalise([span.data[0] for span in spans], model.config.image)  # [tiles, 3, S, S]
+            pixels = normalise([span.data[0] for span in spans], model.config.image, model.device)  # [tiles, 3, S, S]
             hidden = None
-            for hidden in model.vision.hidden_states(pixels.to(model.device)):
+            for hidden in model.vision.hidden_states(pixels):
                 yield hidden
             assert hidden is not None
             rows = model.projector(model.vision.extract_features(hidden))  # [tiles, rows, H]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from statistics import median_low
 from typing import Protocol
 
+from vita.engine.background import SourceQueue, WorkSource
 from vita.engine.prefix_cache import atoms_of
 from vita.engine.request import Phase, Request, Sequence
 from vita.errors import ResourceError
@@ -93,15 +94,17 @@ class Plan:
         unit: whose layers run beside, a new one or one that goes on; None: none.
         budget: seconds for the unit's layers. 0: one layer, since nobody decodes and the inbox is looked at between
             layers.
+        source: background work that has the budget instead of a unit.
     """
 
     decode: list[Sequence] = field(default_factory=list)
     unit: WorkUnit | None = None
     budget: float = 0.0
+    source: WorkSource | None = None
 
     @property
     def empty(self) -> bool:
-        return not self.decode and self.unit is None
+        return not self.decode and self.unit is None and self.source is None
 
 
 class Scheduler:
@@ -126,6 +129,7 @@ class Scheduler:
         self.starting: list[Request] = []  # prefilled, the first token not sampled yet
         self.running: deque[Sequence] = deque()  # decoding, the next to be served first
         self.unit: WorkUnit | None = None  # began and is not finished
+        self.background = SourceQueue()
         self.step_seconds = 0.0  # median of the last decode steps
         self._steps: deque[float] = deque(maxlen=MEDIAN_STEPS)
 
@@ -171,7 +175,11 @@ class Scheduler:
             self.unit = self._next_unit()
         exclusive = self.limits.exclusive_encoders and isinstance(self.unit, EncodeUnit)
         decode = [] if exclusive else self._next_rows()
-        return Plan(decode, self.unit, self._budget() if decode else 0.0)
+        budget = self._budget() if decode else 0.0
+        source = self.background.next(
+            has_unit=self.unit is not None, decoding=bool(decode), step_seconds=self.step_seconds + budget
+        )
+        return Plan(decode, self.unit if source is None else None, budget, source)
 
     def _budget(self) -> float:
         if self.limits.work_seconds is not None:

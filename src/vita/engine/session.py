@@ -108,7 +108,7 @@ class Session:
 
         Raises:
             RequestError: the turn is not the user's or is empty, the turn before is still being answered, or the
-            session is closed. Otherwise as `Engine.submit`.
+                session is closed. Otherwise as `Engine.submit`.
         """
         if not self._finalizer.alive:
             raise RequestError("the session is closed", fix="make another one")

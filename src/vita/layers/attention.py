@@ -6,15 +6,21 @@ Runs the native CPU kernel, FlashAttention on CUDA, or PyTorch's `scaled_dot_pro
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vita.kernels.cpu.bindings import bf16_kernels
 from vita.kernels.torch_ops import torch_ops
 from vita.runtime.cpu_features import cpu_features
+
+# Of `scaled_dot_product_attention` on CUDA, without cuDNN, which takes 40 ms to plan for every new prompt length. MATH
+# takes what the others refuse.
+CUDA_BACKENDS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 Attend: TypeAlias = Callable[..., Tensor]  # the signature of `attend`
 
@@ -88,7 +94,13 @@ def _pytorch(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool,
     if q.device.type == "cpu" and value_size < q.shape[-1]:
         # The CPU's fused kernel needs values of the size of the keys; without it all scores are held in memory.
         v = functional.pad(v, (0, q.shape[-1] - value_size))
-    out = functional.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=grouped
-    )
+    with choose_backends(q.device):
+        out = functional.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=grouped
+        )
     return out[..., :value_size].to(dtype)
+
+
+def choose_backends(device: torch.device) -> AbstractContextManager[object]:
+    """Which of PyTorch's attention kernels may run: on CUDA `CUDA_BACKENDS`, elsewhere PyTorch's own choice."""
+    return sdpa_kernel(CUDA_BACKENDS) if device.type == "cuda" else nullcontext()

@@ -1,7 +1,7 @@
 """The linear layer: choose how `x · Wᵀ + b` is computed for a device and dtype.
 
 On a CPU without bf16/fp16 instructions, PyTorch's half-precision GEMM is a scalar loop, about a hundred times slower
-than float32 (docs/benchmarks.md). With such instructions but without AMX, as in many virtual machines on Intel
+than float32 (docs/log.md). With such instructions but without AMX, as in many virtual machines on Intel
 processors, it can be half as fast as float32. There, more than a few rows take the "upcast" route: weights stay in half
 precision in memory, and one block of them at a time is cast to float32 and multiplied by the float32 GEMM.
 
@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from vita.kernels.cpu.bindings import bf16_kernels
 from vita.kernels.torch_ops import torch_ops
+from vita.kernels.weight import channel_blocks
 from vita.runtime.cpu_features import CpuFeatures, cpu_features
 
 Route = Literal["native", "upcast"]
@@ -93,13 +94,12 @@ def upcast_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """
     rows = x.reshape(-1, x.shape[-1]).float()  # [rows, in]
     out = torch.empty(rows.shape[0], weight.shape[0], dtype=x.dtype)
-    step = max(1, UPCAST_BLOCK // weight.shape[1])
-    for start in range(0, weight.shape[0], step):
-        block = weight[start : start + step].float()  # [step, in]
-        sums = rows @ block.t()  # [rows, step]
+    for part in channel_blocks(weight.shape[0], weight.shape[1], UPCAST_BLOCK):
+        block = weight[part].float()  # [channels, in]
+        sums = rows @ block.t()  # [rows, channels]
         if bias is not None:
-            sums += bias[start : start + step].float()
-        out[:, start : start + step] = sums
+            sums += bias[part].float()
+        out[:, part] = sums
     return out.reshape(*x.shape[:-1], weight.shape[0])
 
 

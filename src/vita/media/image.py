@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 from PIL import Image as Pillow
@@ -19,6 +20,7 @@ from vita.sources import Array, Source
 from vita.types import MediaOptions
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 MAX_TILES = 12  # a request may ask for this many at most: the limit of the released model
@@ -26,6 +28,14 @@ MAX_ASPECT = 64  # pixels further out lie outside the centre crop
 MAX_CANVAS_SIDE = 16_384  # of a padded image: 805 MB
 
 Values: TypeAlias = np.ndarray[Any, Any]  # uint8 [height, width, 3]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Map(Protocol):
+    """The signature of `map` and of an executor's: results in order, perhaps computed in several threads."""
+
+    def __call__(self, function: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[Result]: ...
 
 
 def load_image(source: Source, options: MediaOptions | None = None, guard: ReadGuard = UNGUARDED) -> Pillow.Image:
@@ -103,41 +113,71 @@ def limit_tiles(tiling: Tiling, most: int | None) -> Tiling:
     return replace(tiling, max_tiles=most, min_tiles=min(tiling.min_tiles, most))
 
 
-def cut_tiles(image: Pillow.Image, tiling: Tiling) -> list[Pillow.Image]:
-    """Square tiles row by row, then the thumbnail if there is more than one tile; the aspect ratio is ignored."""
+def cut_tiles(image: Pillow.Image, tiling: Tiling, run: Map = map) -> list[Pillow.Image]:
+    """Square tiles row by row, then the thumbnail if there is more than one tile; the aspect ratio is ignored.
+
+    Args:
+        image: in RGB.
+        tiling: of the checkpoint or the request.
+        run: resizes to the tiles and to the thumbnail; Pillow releases the GIL.
+    """
     side = tiling.tile
     cols, rows = choose_grid(image.width, image.height, tiling)
-    resized = image.resize((cols * side, rows * side), Pillow.Resampling.BICUBIC)
+    sizes = [(cols * side, rows * side)]
+    if tiling.thumbnail and cols * rows > 1:
+        sizes.append((side, side))
+    image.load()  # before several threads read it
+    resized, *thumbnail = run(partial(image.resize, resample=Pillow.Resampling.BICUBIC), sizes)
     tiles = [
         resized.crop((col * side, row * side, (col + 1) * side, (row + 1) * side))
         for row in range(rows)
         for col in range(cols)
     ]
-    if tiling.thumbnail and len(tiles) > 1:
-        tiles.append(image.resize((side, side), Pillow.Resampling.BICUBIC))
-    return tiles
+    return tiles + thumbnail
 
 
 def to_pixels(images: Sequence[Pillow.Image], preprocess: ImagePreprocess) -> Tensor:
     """Resize, crop and normalise: float32 `[n, 3, S, S]` (spec section 3.3)."""
-    return normalise(resize_and_crop(images, preprocess), preprocess)
+    import torch
+
+    return normalise(resize_and_crop(images, preprocess), preprocess, torch.device("cpu"))
 
 
-def resize_and_crop(images: Sequence[Pillow.Image], preprocess: ImagePreprocess) -> list[Values]:
-    """Resize and crop: uint8 `[S, S, 3]` each."""
-    return [np.asarray(_resize_one(image, preprocess)) for image in images]
+def resize_and_crop(images: Sequence[Pillow.Image], preprocess: ImagePreprocess, run: Map = map) -> list[Values]:
+    """Resize and crop: uint8 `[S, S, 3]` each; `run` as in `cut_tiles`."""
+
+    def resized(image: Pillow.Image) -> Values:
+        return np.asarray(_resize_one(image, preprocess))
+
+    return list(run(resized, images))
 
 
-def normalise(images: Sequence[Values], preprocess: ImagePreprocess) -> Tensor:
-    """Scale, subtract the mean, divide by the deviation: float32 `[n, 3, S, S]`."""
+def normalise(images: Sequence[Values], preprocess: ImagePreprocess, device: torch.device) -> Tensor:
+    """Scale, subtract the mean, divide by the deviation: float32 `[n, 3, S, S]` on the device.
+
+    On a GPU nothing waits: the bytes are copied from pinned memory and looked up there, with the same result.
+    """
+    import torch  # here: processes that only read media do not load it
+
     shades = _normalisation_table(preprocess)
+    if device.type != "cpu":
+        return _look_up(torch.from_numpy(np.stack(images)), torch.from_numpy(shades), device)
     out = np.empty((len(images), 3, preprocess.crop, preprocess.crop), np.float32)
     for values, planes in zip(images, out, strict=True):
         for channel in range(3):
             np.take(shades[channel], values[..., channel], out=planes[channel], mode="clip")  # unlike "raise": in place
-    import torch  # here: processes that only read media do not load it
-
     return torch.from_numpy(out)
+
+
+def _look_up(pixels: Tensor, shades: Tensor, device: torch.device) -> Tensor:
+    """Values `[n, 3, S, S]` of uint8 pixels `[n, S, S, 3]` in a table `[3, 256]`, on the device."""
+    import torch
+
+    if device.type == "cuda":
+        pixels, shades = pixels.pin_memory(), shades.pin_memory()
+    values = pixels.to(device, non_blocking=True).permute(0, 3, 1, 2).contiguous().int()  # [n, 3, S, S]
+    first = torch.arange(0, shades.numel(), shades.shape[1], dtype=torch.int32, device=device)
+    return shades.to(device, non_blocking=True).flatten()[values + first[:, None, None]]
 
 
 def _normalisation_table(preprocess: ImagePreprocess) -> np.ndarray[Any, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,16 +23,28 @@ from vita.model.kv_cache import KVCache, KVCacheBatch, KVCacheRagged
 Cache = KVCache | KVCacheBatch | KVCacheRagged
 
 
+class FastPrefill(Protocol):
+    """Prefill and head by other kernels than the decoder's modules (`model.fused_prefill`)."""
+
+    def hidden_states(self, embeds: Tensor, cache: Cache) -> Iterator[Tensor]:
+        """As `Decoder.hidden_states`. What is yielded is valid until the next layer runs, and the layers between the
+        embeddings and the last may be left out."""
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """As `Decoder.logits`."""
+
+
 class DecoderAttention(nn.Module):
-    """Grouped-query causal attention, with biases on q, k and v."""
+    """Grouped-query causal attention, with biases on q, k and v if the configuration says so."""
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = config.num_heads, config.num_kv_heads, config.head_dim
         self.attend: Attend = attend
-        self.q = Linear(config.hidden_size, self.heads * self.head_dim)
-        self.k = Linear(config.hidden_size, self.kv_heads * self.head_dim)
-        self.v = Linear(config.hidden_size, self.kv_heads * self.head_dim)
+        bias = config.attention_bias
+        self.q = Linear(config.hidden_size, self.heads * self.head_dim, bias=bias)
+        self.k = Linear(config.hidden_size, self.kv_heads * self.head_dim, bias=bias)
+        self.v = Linear(config.hidden_size, self.kv_heads * self.head_dim, bias=bias)
         self.o = Linear(self.heads * self.head_dim, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor, rope: CosSin, cache: Cache | None, layer: int, mask: Tensor | None) -> Tensor:
@@ -83,17 +96,21 @@ class Decoder(nn.Module):
     Args:
         config: sizes.
         vocab_size: rows of the embedding table and the head, after the vocabulary is cut (spec section 1.6).
+
+    Attributes:
+        fast_prefill: runs prefill and the head, if it is set; the decoder's own operations run otherwise.
     """
 
     def __init__(self, config: DecoderConfig, vocab_size: int) -> None:
         super().__init__()
+        self.fast_prefill: FastPrefill | None = None
         self.config = config
         # Not nn.Embedding's normal initialisation: on the meta device it imports PyTorch's compiler, which takes 0.9 s.
         table = torch.empty(vocab_size, config.hidden_size).uniform_(-1, 1)
         self.embed = nn.Embedding.from_pretrained(table, freeze=False)
         self.layers = nn.ModuleList(DecoderBlock(config) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.head = Linear(config.hidden_size, vocab_size, bias=False)
+        self.head = Linear(config.hidden_size, vocab_size, bias=config.head_bias)
 
     @property
     def device(self) -> torch.device:
@@ -122,6 +139,10 @@ class Decoder(nn.Module):
             positions: int64 `[batch or 1, n]`; default: from the cache's length on.
             mask: bool `[batch or 1, 1, n, keys]`, True where a query attends; default: causal.
         """
+        usual = len(embeds) == 1 and positions is None and mask is None
+        if self.fast_prefill is not None and cache is not None and usual:
+            yield from self.fast_prefill.hidden_states(embeds, cache)
+            return
         n = embeds.shape[1]
         if positions is None:
             device = embeds.device
@@ -143,7 +164,7 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Final hidden states `[batch, n, H]` to logits `[batch, n, vocab]`, in the model's dtype."""
-        return self.head(hidden)
+        return self.head(hidden) if self.fast_prefill is None else self.fast_prefill.logits(hidden)
 
 
 def padded_mask(lengths: Tensor, n: int) -> Tensor:

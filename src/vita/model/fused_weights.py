@@ -1,7 +1,7 @@
-"""Fuse the weights of linear layers with one input: QKV, and gate-up of the MLP.
+"""Fuse the weights of linear layers with one input (QKV, gate-up of the MLP) and choose their matmuls.
 
-A fused layer is one kernel launch instead of two or three. The layers stay usable, since their weights become views of
-the fused memory.
+A fused layer is one kernel launch instead of two or three. The layers stay usable: their weights become views of the
+fused memory, or they multiply by the converted copy where a backend has made one.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from vita.kernels.matmul import Matmul, MatmulChooser, Matmuls
+from vita.kernels.triton.backends import cuda_chooser
 from vita.kernels.triton.decode_attention import MIN_HEAD_DIM, SPLITS, AttentionSizes
 from vita.kernels.triton.pinned import PinnedTensor
-from vita.kernels.weight import Weight
+from vita.kernels.weight import BLOCK_CHANNELS, Weight
 from vita.layers.rope import rope_frequencies
 from vita.model.decoder import Decoder, DecoderBlock
 from vita.quant.linear import QuantizedLinear
@@ -37,11 +39,11 @@ class FusedBlock:
     """
 
     attn_norm: Tensor
-    qkv: Weight
-    o: Weight
+    qkv: Matmuls
+    o: Matmuls
     mlp_norm: Tensor
-    gate_up: Weight
-    down: Weight
+    gate_up: Matmuls
+    down: Matmuls
 
 
 class FusedWeights:
@@ -53,12 +55,29 @@ class FusedWeights:
     Args:
         decoder: the model, on the device to compute on.
         splits: parts that attention splits a request's keys into.
+        chooser: of the matmuls' backends; default: those of CUDA.
+
+    Attributes:
+        config, device, dtype: of the decoder.
+        norm: weight of the final RMSNorm.
+        vocab: tokens.
+        head: of `head_channels` channels: a multiple of 64 where the memory behind the weight allows it, since GEMM
+            libraries are slow at other widths. Only the first `vocab` are logits.
     """
 
-    def __init__(self, decoder: Decoder, splits: int = SPLITS) -> None:
-        self.decoder = decoder
-        self.blocks = [_fuse_block(cast(DecoderBlock, layer)) for layer in decoder.layers]
-        self.head = weight_view(decoder.head)
+    def __init__(self, decoder: Decoder, splits: int = SPLITS, chooser: MatmulChooser | None = None) -> None:
+        # Not the decoder itself, which may refer to the weights: a cycle would keep GPU memory until Python's next GC.
+        self.config, self.device, self.norm = decoder.config, decoder.device, decoder.norm.weight
+        self.dtype = self.norm.dtype
+        chooser = chooser or cuda_chooser(self.dtype)
+        with torch.no_grad():
+            self.blocks = [_fuse_block(cast(DecoderBlock, layer), chooser) for layer in decoder.layers]
+            head = weight_view(decoder.head)
+            if head.scale is None:
+                head = Weight(padded_rows(head.values), None, None)
+            self.head, self.head_channels = chooser.choose(head, convert=False), len(head.values)
+        self.vocab = len(decoder.embed.weight)
+        log.info("matmuls: %s", ", ".join(sorted(chooser.chosen)))
         config = decoder.config
         self.sizes = AttentionSizes(config.num_heads, config.num_kv_heads, config.head_dim, splits)
         self.eps = config.rms_norm_eps
@@ -102,12 +121,59 @@ def fuse_linears(layers: Sequence[nn.Module]) -> Weight:
     return Weight(values, scale, bias)
 
 
-def _fuse_block(block: DecoderBlock) -> FusedBlock:
+def _fuse_block(block: DecoderBlock, chooser: MatmulChooser) -> FusedBlock:
     attn, mlp = block.attn, block.mlp
     return FusedBlock(
-        block.attn_norm.weight, fuse_linears([attn.q, attn.k, attn.v]), weight_view(attn.o),
-        block.mlp_norm.weight, fuse_linears([mlp.gate, mlp.up]), weight_view(mlp.down),
+        block.attn_norm.weight, _choose([attn.q, attn.k, attn.v], chooser), _choose([attn.o], chooser),
+        block.mlp_norm.weight, _choose([mlp.gate, mlp.up], chooser, swiglu=True), _choose([mlp.down], chooser),
     )  # fmt: skip
+
+
+def _choose(layers: Sequence[nn.Module], chooser: MatmulChooser, *, swiglu: bool = False) -> Matmuls:
+    """The matmuls of layers with one input. If a backend converted the weight, the stored one is freed."""
+    weight = fuse_linears(layers) if len(layers) > 1 else weight_view(layers[0])
+    matmuls = chooser.choose(weight, swiglu=swiglu)
+    if matmuls.converted:
+        start, channels = 0, len(weight.values)
+        for layer in layers:
+            assert isinstance(layer, QuantizedLinear)
+            layer.converted = _Channels(matmuls.many, channels, slice(start, start + layer.out_features))
+            layer.weight, layer.scale = layer.weight.to("meta"), layer.scale.to("meta")
+            start += layer.out_features
+    return matmuls
+
+
+@dataclass(frozen=True)
+class _Channels:
+    """Some output channels of a fused matmul, for the layer whose they are.
+
+    Attributes:
+        matmul: of the fused layer.
+        channels: of the fused layer.
+        part: those that are returned.
+    """
+
+    matmul: Matmul
+    channels: int
+    part: slice
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """`[n, in]` to `[n, channels of the part]`."""
+        out = torch.empty(len(rows), self.channels, dtype=rows.dtype, device=rows.device)
+        self.matmul(rows, out)
+        return out[:, self.part]
+
+
+def padded_rows(weight: Tensor) -> Tensor:
+    """A weight `[out, in]` with the rows behind it in its memory, up to a multiple of 64; itself if there are none.
+
+    `checkpoint.load` reserves them for the head; they are zeros.
+    """
+    rows = -(-len(weight) // BLOCK_CHANNELS) * BLOCK_CHANNELS
+    behind = weight.untyped_storage().nbytes() // weight.element_size() - weight.storage_offset()
+    if not weight.is_contiguous() or behind < rows * weight.shape[1]:
+        return weight
+    return weight.as_strided((rows, weight.shape[1]), (weight.shape[1], 1))
 
 
 def _pin_embedding(decoder: Decoder) -> PinnedTensor | None:

@@ -13,7 +13,7 @@ from vita.kernels.cpu.bindings import GROUP_SIZE
 from vita.model.kv_cache import KVCache
 from vita.model.vita import VitaModel
 from vita.options import EngineOptions, Quantize, parse_size
-from vita.quant.linear import DEQUANTIZE_BLOCK
+from vita.quant.linear import dequantize_block_size
 from vita.quant.scheme import STORED, is_four_bit, scheme_of
 from vita.runtime.memory import available_memory
 
@@ -27,6 +27,8 @@ GPU_BYTES = 600 << 20  # the CUDA context
 PLANNED_POSITIONS = 2048  # positions of one conversation for which memory must suffice
 BUDGET_CONTEXTS = 16  # full contexts that the automatic KV budget holds at most
 SCALE_BYTES = 2  # scales are bfloat16
+AUDIO = "audio encoder"
+GRAPH_POSITIONS = 512  # of the longest prefill that is recorded as a CUDA graph, whose memory is its own
 PREFERRED: tuple[Quantize | None, ...] = (None, "int8", "int4")
 
 
@@ -124,6 +126,9 @@ def predict_memory(
 ) -> dict[str, int]:
     """Bytes at the peak of one conversation with images, by purpose; the sum is the peak.
 
+    On a GPU, which keeps every encoder that was used, the audio encoder is counted apart (`AUDIO`): a conversation
+    without audio does not load it.
+
     Args:
         model: on the meta device; not quantised, or in `scheme`.
         placement: where it is held.
@@ -137,9 +142,7 @@ def predict_memory(
     cache = positions * _position_bytes(config, placement)
     workspace = _prefill_bytes(model, placement, positions, quantized=scheme is not None)
     encoders = sizes["vision"] + sizes["projector"]
-    if not on_cpu:
-        encoders += sizes["audio"] + sizes["adapter"]
-    elif mapped:
+    if on_cpu and mapped:
         encoders += _vision_bytes(config, dtype.itemsize)
         # Released pages make space: encoding and decoding do not overlap.
         encoders = max(0, encoders - cache - workspace - (sizes["decoder"] if decoder_released else 0))
@@ -150,7 +153,7 @@ def predict_memory(
         "kv cache": cache,
         "workspace": workspace,
         "process": BASE_BYTES if on_cpu else GPU_BYTES,
-    }
+    } | ({} if on_cpu else {AUDIO: sizes["audio"] + sizes["adapter"]})
 
 
 def _fixed_bytes(
@@ -233,13 +236,17 @@ def _prefill_bytes(model: VitaModel, placement: Placement, positions: int, *, qu
 
     Up to three tensors of the MLP's intermediate size (two where a native kernel computes SwiGLU) and some of the
     layer's hidden size live at once; then the next token's logits in two dtypes, and a block of dequantised weights.
+    Prefills that are recorded as CUDA graphs have memory of their own.
     """
     d, itemsize = model.config.decoder, placement.dtype.itemsize
     rows = min(positions, prefill_chunk(placement.device))
+    recorded = GRAPH_POSITIONS if placement.device.type == "cuda" else 0
+    block = min(dequantize_block_size(placement.device), d.intermediate_size * d.hidden_size) * itemsize
+    blocks = 0 if not quantized else 2 if recorded else 1
     return (
-        rows * (3 * d.intermediate_size + 8 * d.hidden_size) * itemsize
+        (rows + recorded) * (3 * d.intermediate_size + 8 * d.hidden_size) * itemsize
         + model.vocab_size * (itemsize + 4)
-        + (min(DEQUANTIZE_BLOCK, d.intermediate_size * d.hidden_size) * itemsize if quantized else 0)
+        + blocks * block
     )
 
 

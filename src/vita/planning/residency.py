@@ -2,7 +2,7 @@
 
 Pages of an encoder are released after every use. Under a memory limit the decoder's pages are released too while an
 encoder runs, and those of its last layers after every step. A released page is read again when it is touched, from the
-page cache while the system holds the file there: 40 ms a gigabyte (docs/benchmarks.md).
+page cache while the system holds the file there: 40 ms a gigabyte (docs/log.md).
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ thread, at the head of the encoder's work.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -19,16 +20,18 @@ from vita.errors import MediaError, RequestError
 from vita.media.audio import Waveform, load_audio
 from vita.media.audio_frames import frame_sizes, min_samples, token_count
 from vita.media.digest import digest
-from vita.media.image import cut_tiles, limit_tiles, load_image_with_notes, resize_and_crop
+from vita.media.image import Map, cut_tiles, limit_tiles, load_image_with_notes, resize_and_crop
 from vita.media.policy import UNGUARDED, ReadGuard
 from vita.media.video import load_video
 from vita.prompt.template import SYSTEM, Media, Modality, Piece, Turn, check_text, choose_modality, render
 from vita.prompt.tokenizer import STATE_TOKENS, Tokenizer
 from vita.runtime.clock import Stopwatch
+from vita.runtime.threads import available_cores
 from vita.types import Audio, Image, MediaOptions, MediaSpan, Message, Role, Span, Text, TextSpan, Video
 
 FRAMES_PER_ENCODER_FRAME = 4
 FRAMES_PER_TOKEN = 8
+MAX_RESIZE_THREADS = 8
 ANSWER_POSITIONS = 512  # positions that old turns give up for the answer
 TRIMMED_SHARE = 0.6  # of the context that is left after turns were dropped, so that the next turns find their prefix
 
@@ -76,6 +79,8 @@ class TurnReader:
 
     def __init__(self, config: VitaConfig) -> None:
         self.config = config
+        threads = resize_threads()
+        self._map: Map = map if threads < 2 else ThreadPoolExecutor(threads, "vita-resize").map
 
     def read_turn(
         self, message: Message, options: MediaOptions, watch: Stopwatch, guard: ReadGuard = UNGUARDED
@@ -107,7 +112,7 @@ class TurnReader:
         with watch.stage("media"):
             loaded = load_image_with_notes(image.source, options, guard)
         with watch.stage("preprocess"):
-            media = Media("image", self._tiles(cut_tiles(loaded.image, tiling)), *loaded.image.size)
+            media = Media("image", self._tiles(cut_tiles(loaded.image, tiling, self._map)), *loaded.image.size)
         return replace(turn, pieces=(*turn.pieces, media), images=turn.images + 1, notes=(*turn.notes, *loaded.notes))
 
     def _add_video(
@@ -123,10 +128,9 @@ class TurnReader:
 
     def _tiles(self, images: Sequence[PILImage]) -> tuple[MediaSpan, ...]:
         rows = self.config.vision.tokens_per_tile
-        return tuple(
-            MediaSpan("image", digest(tile), rows, (tile,))  # uint8 [S, S, 3]
-            for tile in resize_and_crop(images, self.config.image)
-        )
+        tiles = resize_and_crop(images, self.config.image, self._map)  # uint8 [S, S, 3]
+        digests = self._map(digest, tiles)
+        return tuple(MediaSpan("image", key, rows, (tile,)) for key, tile in zip(digests, tiles, strict=True))
 
     def _add_audio(
         self, turn: PreparedTurn, audio: Audio, options: MediaOptions, watch: Stopwatch, guard: ReadGuard
@@ -358,6 +362,12 @@ def split_system(messages: Sequence[Message]) -> tuple[str | None, list[Message]
     if not any(not isinstance(p, Text) or p.text.strip() for p in rest[-1].parts):
         raise RequestError("there is no question", fix="give a text, an image, a video or audio")
     return system, rest
+
+
+def resize_threads() -> int:
+    """Threads that resize images: half of the cores that the process may use, at least 2 of them, at most 8."""
+    cores = available_cores()
+    return min(cores, MAX_RESIZE_THREADS, max(2, cores // 2))
 
 
 def count_tokens(spans: Sequence[Span]) -> tuple[int, int, int]:

@@ -63,7 +63,8 @@ class Tokenizer:
         single = folder / "tokenizer.json"
         try:
             if single.is_file():
-                return cls(Backend.from_file(str(single)), folder)
+                # The library opens a path only if it is UTF-8.
+                return cls(Backend.from_buffer(single.read_bytes()), folder)
             if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
                 return cls(_from_parts(folder), folder)
         except BaseException as error:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vita.kernels import triton as triton_kernels
 from vita.kernels.cpu.bindings import GROUP_SIZE, SUPPORTED_DTYPES, kernels
-from vita.quant.linear import QUANTIZE_BLOCK, QuantizedLinear
+from vita.quant.linear import QuantizedLinear, quantize_block_size
 
 # The scales tried for a group, as fractions of the scale at which its largest value is not clipped.
 SCALE_CANDIDATES = torch.linspace(0.70, 1.0, 13)
@@ -26,7 +26,7 @@ class Int4Linear(QuantizedLinear):
     bits, both plus 8. `scale` is bfloat16 `[out, in / 64]`.
     """
 
-    max_small_rows = 16  # up to this many rows take the small-M kernel (docs/benchmarks.md)
+    max_small_rows = 16  # up to this many rows take the small-M kernel (docs/log.md)
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
         super().__init__(in_features, out_features, bias)
@@ -78,7 +78,8 @@ def quantize_groups(weight: Tensor) -> tuple[Tensor, Tensor]:
     """
     packed = torch.empty(weight.shape[0], weight.shape[1] // 2, dtype=torch.uint8, device=weight.device)
     scale = torch.empty(weight.shape[0], weight.shape[1] // GROUP_SIZE, dtype=torch.bfloat16, device=weight.device)
-    step = max(1, QUANTIZE_BLOCK // 4 // weight.shape[1])
+    limit = quantize_block_size(weight.device) // (4 if weight.device.type == "cpu" else 1)  # a CPU's caches are small
+    step = max(1, limit // weight.shape[1])
     for start in range(0, weight.shape[0], step):  # in blocks, to avoid a float32 copy of the weight
         block = weight[start : start + step].float().view(-1, weight.shape[1] // GROUP_SIZE, GROUP_SIZE)
         block_scale, values = _search_scale(block)

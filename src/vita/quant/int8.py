@@ -7,7 +7,7 @@ from torch import Tensor
 
 from vita.kernels.cpu.bindings import SUPPORTED_DTYPES, kernels
 from vita.kernels.torch_ops import torch_ops
-from vita.quant.linear import QUANTIZE_BLOCK, QuantizedLinear
+from vita.quant.linear import QuantizedLinear, quantize_block_size
 
 QMAX = 127
 PACKED_MAX_ROWS = 8  # up to this many rows PyTorch's int8 kernel is faster than dequantising
@@ -75,7 +75,7 @@ def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     """
     quantized = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
     scale = torch.empty(weight.shape[0], dtype=torch.bfloat16, device=weight.device)
-    step = max(1, QUANTIZE_BLOCK // weight.shape[1])
+    step = max(1, quantize_block_size(weight.device) // weight.shape[1])
     for start in range(0, weight.shape[0], step):  # in blocks, to avoid a float32 copy of the weight
         block = weight[start : start + step].float()
         largest = block.abs().amax(dim=1)

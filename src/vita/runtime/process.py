@@ -1,7 +1,7 @@
 """Process settings that save time: malloc tuning and a pause of the garbage collector.
 
 glibc returns freed blocks of more than a few megabytes to the system at once. Each layer of a prefill allocates such
-blocks again, and the system zeroes every page again: a tenth of the prefill's time (docs/benchmarks.md).
+blocks again, and the system zeroes every page again: a tenth of the prefill's time (docs/log.md).
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """Number of compute threads, chosen by measurement: one or all.
 
 On cores that other processes use, every OpenMP barrier waits for a thread that the kernel has put to sleep: a decode
-step with two threads then takes two to fifty times as long as with one (docs/benchmarks.md).
+step with two threads then takes two to fifty times as long as with one (docs/log.md).
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable
@@ -25,6 +26,13 @@ MIN_STEPS = 3  # with the present number before the other is tried: the first on
 MIN_GAIN_ALL, MIN_GAIN_ONE = 0.95, 0.7
 PROBE_SECONDS, PROBE_FACTOR = 0.008, 3.0  # of `cores_are_busy`
 FIRST_RETRY, MAX_RETRY = 2.0, 30.0  # seconds to the next trial; doubles while the present number is faster
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class ThreadChoice:

@@ -19,13 +19,16 @@ from vita.serve import chat, models, responses, transcriptions
 from vita.serve.errors import INVALID, ApiError, as_api_error
 from vita.serve.front import Front
 from vita.serve.options import ServeOptions
+from vita.serve.realtime import route
 from vita.serve.server import Server
 
 if TYPE_CHECKING:
     from vita.api import Vita
 
 log = logging.getLogger("vita.serve")
-ROUTERS: tuple[APIRouter, ...] = (models.router, chat.router, responses.router, transcriptions.router)
+ROUTERS: tuple[APIRouter, ...] = (
+    models.router, chat.router, responses.router, transcriptions.router, route.router
+)  # fmt: skip
 
 
 def create_app(model: Vita, options: ServeOptions, routers: Sequence[APIRouter] = ()) -> FastAPI:

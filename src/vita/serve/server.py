@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from vita.engine.handle import Handle
     from vita.engine.session import Session
     from vita.speech.vad import SileroVad
-    from vita.types import MediaOptions, Message, SamplingParams
+    from vita.types import MediaOptions, Message, SamplingParams, SpeechOptions
 
 log = logging.getLogger("vita.serve")
 State = Literal["loading", "ready", "draining"]
@@ -146,16 +146,16 @@ class Server:
 
     def submit(
         self, messages: Sequence[Message], params: SamplingParams, tenant: Tenant, *,
-        media: MediaOptions | None = None, priority: int = 0,
+        media: MediaOptions | None = None, priority: int = 0, speech: SpeechOptions | None = None,
     ) -> Handle:  # fmt: skip
-        """Queue a request with the server's policy, deadline and the caller's cache salt.
+        """Queue a request with the server's policy, deadline and the caller's cache salt; `speech`: it is spoken, too.
 
         Raises:
             ApiError, VitaError: as `Vita.submit`.
         """
         return self.model.submit(
             messages, params, options=self._with_policy(media), priority=priority,
-            deadline=self.options.limits.request_seconds, cache_salt=tenant.salt,
+            deadline=self.options.limits.request_seconds, cache_salt=tenant.salt, speech=speech or False,
         )  # fmt: skip
 
     def log_asked(self, messages: Sequence[Message]) -> None:

@@ -41,8 +41,8 @@ def run(folder: Path, options: EngineOptions = DEFAULT_OPTIONS) -> Iterator[Row]
 
     Args:
         folder: the reference set; its `model/model.json` names the checkpoint and inputs.
-        options: how the model is loaded. Half-precision dtypes have wider tolerances; `quantize` has the widest, and
-            the quantised model is also compared with the original one.
+        options: how the model is loaded. Half-precision dtypes have wider tolerances. With `quantize`, differences are
+            divided by each stage's RMS, and the quantised model is also compared with the original one.
 
     Raises:
         RequestError: the folder has no model/model.json. CheckpointError: the checkpoint cannot be used.

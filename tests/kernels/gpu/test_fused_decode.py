@@ -122,8 +122,9 @@ def test_sequences_that_join_and_leave_get_the_ids_they_get_alone() -> None:
     counts = (2, 4, 3)
     steps = [[0], [0, 1], [1, 2], [2, 1], [1, 2]]  # who takes part; sequence 0 leaves, 2 joins, two change places
 
+    decode = CudaGraphDecode(decoder, quantized_kv_cache=False, splits=SPLITS)
+
     def answers(schedule: list[list[int]]) -> list[list[int]]:
-        decode = CudaGraphDecode(decoder, quantized_kv_cache=False, splits=SPLITS)
         caches = [prompts(decoder, (5 + 9 * k,))[0] for k in range(len(counts))]
         ids: list[list[int]] = [[] for _ in counts]
         with torch.inference_mode():

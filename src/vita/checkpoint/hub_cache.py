@@ -1,0 +1,111 @@
+"""List and remove checkpoints in the local cache of the hub's client.
+
+Other programs keep their models in the same cache, so only VITA checkpoints are listed and removed.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from vita.checkpoint import read_config
+from vita.checkpoint.files import read_json
+from vita.checkpoint.settings import Settings
+from vita.errors import CheckpointError, ResourceError
+
+PREFIX = "models--"
+
+
+@dataclass(frozen=True)
+class CachedModel:
+    """A checkpoint in the cache.
+
+    Attributes:
+        repo: `owner/name`.
+        folder: of the cache, with all revisions.
+        bytes: on disk.
+        complete: every file of weights is there.
+        modified: time of the last download, in seconds since 1970.
+    """
+
+    repo: str
+    folder: Path
+    bytes: int
+    complete: bool
+    modified: float
+
+
+def cache_folder() -> Path:
+    """The cache's folder; HF_HOME or HF_HUB_CACHE set it."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def repo_folder(repo: str) -> Path:
+    """Where the cache keeps the repository `owner/name`."""
+    return cache_folder() / (PREFIX + repo.replace("/", "--"))
+
+
+def cached_models() -> list[CachedModel]:
+    """Every VITA checkpoint in the cache, complete or not, by name."""
+    folders = sorted(cache_folder().glob(f"{PREFIX}*")) if cache_folder().is_dir() else []
+    found = (_read(folder) for folder in folders if folder.is_dir() and not folder.is_symlink())
+    return [model for model in found if model is not None]
+
+
+def remove(repo: str) -> CachedModel:
+    """Remove a checkpoint from the cache, all its revisions; returns what it was.
+
+    Raises:
+        CheckpointError: the cache has no such checkpoint. ResourceError: a file cannot be removed.
+    """
+    model = next((m for m in cached_models() if m.repo == repo), None)
+    if model is None:
+        if repo_folder(repo).is_dir():
+            raise CheckpointError(
+                "is in the hub cache but is no VITA checkpoint", where=repo, fix="remove it with 'hf cache'"
+            )
+        raise CheckpointError("is not in the hub cache", where=repo, fix="see vita list")
+    try:
+        shutil.rmtree(model.folder)
+    except OSError as error:
+        raise ResourceError(f"could not be removed ({error.strerror})", where=error.filename or model.folder) from error
+    locks = cache_folder() / ".locks" / model.folder.name
+    if locks.is_dir():
+        shutil.rmtree(locks)
+    return model
+
+
+def _read(folder: Path) -> CachedModel | None:
+    """The checkpoint in a repository's folder; None if it is another program's model."""
+    snapshots = sorted(folder.glob("snapshots/*/config.json"))
+    if not snapshots:
+        return None
+    main = folder / "refs" / "main"
+    chosen = folder / "snapshots" / main.read_text(encoding="utf-8").strip() if main.is_file() else snapshots[-1].parent
+    try:
+        read_config.check_model_type(Settings(read_json(chosen / "config.json"), chosen / "config.json"))
+    except CheckpointError:
+        return None
+    files = [f for f in folder.rglob("*") if f.is_file() and not f.is_symlink()]
+    return CachedModel(
+        repo=folder.name.removeprefix(PREFIX).replace("--", "/", 1),
+        folder=folder,
+        bytes=sum(f.stat().st_size for f in files),
+        complete=_has_weights(chosen),
+        modified=max(f.stat().st_mtime for f in files),
+    )
+
+
+def _has_weights(snapshot: Path) -> bool:
+    """Whether every file of weights that the index names is there, or one file without an index."""
+    index = snapshot / "model.safetensors.index.json"
+    if not index.is_file():
+        return any(f.is_file() for f in snapshot.glob("*.safetensors"))
+    try:
+        names = read_json(index).get("weight_map")
+    except CheckpointError:
+        return False
+    return isinstance(names, dict) and all((snapshot / str(name)).is_file() for name in set(names.values()))

@@ -1,0 +1,83 @@
+"""`vita say`: speak a text."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import sys
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vita.cli.speech import SpeechFlags, open_sink
+from vita.errors import RequestError
+
+if TYPE_CHECKING:
+    from vita.api import Vita
+    from vita.options import EngineOptions
+    from vita.speech.stream import SpeechStream
+
+
+@dataclass(frozen=True, kw_only=True)
+class Say:
+    """The arguments of one call."""
+
+    text: str | None
+    speech: SpeechFlags
+    model: str | None
+    options: EngineOptions
+    timings: bool | None
+    verbose: bool
+
+
+def run_say(flags: Say) -> None:
+    """Speak, into a file or on the device.
+
+    Raises:
+        VitaError: anything a user can fix; no file is left then.
+    """
+    if flags.text is None or not flags.text.strip():
+        raise RequestError("there is no text", fix='type one, as in vita say "Hello." -o hello.wav, or - to read it')
+    from vita.speech.stream import stream_for
+
+    with open_sink(flags.speech) as sink:
+        model = _model(flags)  # kept until the end: its voice computes in its engine
+        own_voice = None if model is None else model.checkpoint_voice
+        stream = stream_for(flags.speech.options, own_voice, strict=True)
+        if flags.text == "-":
+            threading.Thread(target=_feed_stdin, args=(stream,), name="vita-stdin", daemon=True).start()
+        else:
+            stream.feed(flags.text.encode(errors="replace").decode())  # an argument may hold bytes that are not UTF-8
+            stream.finish()
+        with contextlib.closing(stream):
+            for chunk in stream:
+                sink.write(chunk.samples)
+    for language in sorted(set(stream.unspoken)):
+        sys.stderr.write(f"vita: note: parts in the language {language!r} were not spoken; try --voice espeak.\n")
+    if sys.stderr.isatty() if flags.timings is None else flags.timings:
+        m = stream.metrics
+        sys.stderr.write(f"{m.audio:.1f} s of audio, the first after {m.first_audio:.2f} s, ")
+        sys.stderr.write(f"real-time factor {m.real_time_factor:.2f}\n")
+
+
+def _model(flags: Say) -> Vita | None:
+    """The model whose own voice may be meant; the others need none."""
+    from vita.speech.voice import CHECKPOINT_VOICE, may_be_checkpoints
+
+    voice = flags.speech.options.voice
+    if voice != CHECKPOINT_VOICE and (flags.model is None or not may_be_checkpoints(voice)):
+        return None
+    from vita.cli.loading import load_model
+
+    return load_model(flags.model, flags.options, verbose=flags.verbose)
+
+
+def _feed_stdin(stream: SpeechStream) -> None:
+    """Speak standard input while it arrives."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    try:
+        while data := sys.stdin.buffer.readline(4096):
+            stream.feed(decoder.decode(data))
+        stream.feed(decoder.decode(b"", final=True))
+    finally:
+        stream.finish()

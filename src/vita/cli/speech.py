@@ -1,0 +1,146 @@
+"""Options of speech that several commands share, and where the audio goes."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vita.errors import RequestError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from vita.types import SpeechOptions
+
+SPEECH = "Speech"  # panel of the help text
+
+SpeakTo = Annotated[
+    str | None,
+    typer.Option(
+        "--speak", metavar="FILE", rich_help_panel=SPEECH,
+        help="Also speak the answer into a wav, flac, ogg, opus, mp3, aac or raw file; - writes raw PCM to stdout.",
+    ),
+]  # fmt: skip
+Play = Annotated[
+    bool, typer.Option("--play", metavar="", help="Speak the answer on the audio device.", rich_help_panel=SPEECH)
+]
+VoiceName = Annotated[
+    str | None,
+    typer.Option("--voice", metavar="NAME", help="vita, piper, espeak, …; default: the best.", rich_help_panel=SPEECH),
+]
+Speed = Annotated[
+    float, typer.Option("--speed", metavar="NUMBER", help="0.25 to 4; 1 is normal.", rich_help_panel=SPEECH)
+]
+Language = Annotated[
+    str | None,
+    typer.Option(
+        "--language", metavar="CODE", rich_help_panel=SPEECH,
+        help="Language of Latin letters, such as de; default: en. Other scripts name their own.",
+    ),
+]  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeechFlags:
+    """Whether and how an answer is spoken.
+
+    Attributes:
+        file: a path, "-" for raw PCM on stdout, or None.
+        play: on the audio device.
+        options: the voice.
+    """
+
+    file: str | None
+    play: bool
+    options: SpeechOptions
+
+    @property
+    def to_stdout(self) -> bool:
+        """Whether stdout holds audio, and so nothing else."""
+        return self.file == "-"
+
+
+def speech_flags(
+    *, speak: str | None, play: bool, voice: str | None, speed: float, language: str | None = None,
+    seed: int | None = None,
+) -> SpeechFlags | None:  # fmt: skip
+    """The flags of a command; None if nothing is spoken. What can be refused before a model is loaded is refused here.
+
+    Raises:
+        RequestError: no such audio format, voice or speed, or an option of speech without --speak or --play.
+        ResourceError: no voice is installed.
+    """
+    from vita.types import SpeechOptions
+
+    options = SpeechOptions(voice=voice, language=language, speed=speed, seed=seed)
+    if speak is None and not play:
+        if options != SpeechOptions(seed=seed):
+            raise RequestError("are about speech", where="--voice and --speed", fix="add --speak FILE or --play")
+        return None
+    from vita.speech.audio_file import format_of
+    from vita.speech.voice import CHECKPOINT_VOICE, check_speed, choose_voice
+
+    check_speed(speed)
+    if speak is not None and speak != "-":
+        format_of(speak)
+    if voice is not None and voice != CHECKPOINT_VOICE:
+        choose_voice(voice)
+    return SpeechFlags(file=speak, play=play, options=options)
+
+
+class Sink:
+    """Takes audio, and hands it to the file, stdout and the device that were asked for."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._writers: list[Writer] = []
+
+    def add(self, writer: Writer) -> None:
+        """Also write there."""
+        self._writers.append(writer)
+
+    def write(self, samples: NDArray[np.float32]) -> None:
+        """Mono audio at 24 kHz, [n] float32 in -1..1."""
+        self.seconds += len(samples) / 24_000
+        for writer in self._writers:
+            writer.write(samples)
+
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Writer(Protocol):
+        """A file or a device."""
+
+        def write(self, samples: NDArray[np.float32]) -> None: ...
+
+
+@contextlib.contextmanager
+def open_sink(flags: SpeechFlags) -> Iterator[Sink]:
+    """Open what the flags name; a file appears once the block ends without an error.
+
+    Raises:
+        RequestError: the file cannot be written. ResourceError: there is no audio device.
+    """
+    from vita.speech.audio_file import AudioFile, encoder
+
+    sink = Sink()
+    with contextlib.ExitStack() as stack:
+        if flags.to_stdout:
+            sink.add(encoder(sys.stdout.buffer, "raw"))
+        elif flags.file is not None:
+            sink.add(stack.enter_context(AudioFile(flags.file)))
+        if flags.play:
+            from vita.speech.player import Player
+
+            sink.add(stack.enter_context(Player()))
+        yield sink
+    if not sink.seconds:
+        what = f", so {flags.file} was not written" if flags.file not in (None, "-") else ""
+        sys.stderr.write(f"vita: note: nothing was spoken{what}.\n")

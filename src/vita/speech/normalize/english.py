@@ -1,0 +1,213 @@
+"""English text as it is spoken: numbers, dates, times, money, units, phone numbers, abbreviations."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from vita.speech.normalize.english_words import (
+    ABBREVIATIONS,
+    BEFORE_A_NUMBER,
+    CURRENCIES,
+    CURRENCY_CODES,
+    MAGNITUDES,
+    MONTHS,
+    SIGNS,
+    UNITS,
+)
+from vita.speech.normalize.numbers import (
+    ONE_NUMBER,
+    cardinal,
+    digits,
+    is_singular,
+    number,
+    ordinal,
+    plural,
+    year,
+)
+
+_MONTH = (
+    r"(?P<month>(?:Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)\b\.?"
+    r"|(?:January|February|March|April|May|June|July|August|September|October|November|December)\b)"
+)
+_DAY, _YEAR = r"(?P<day>[0-3]?[0-9])(?:st|nd|rd|th)?", r"(?P<year>1[0-9]{3}|20[0-9]{2})"
+_EDGE, _END = r"(?<![\w.,/:-])", r"(?![\w/:-]|[.,][0-9])"
+_MAGNITUDE = r"(?:\s?(?P<magnitude>[kKMBT]|bn|mn|tn|thousand|million|billion|trillion)\b)?"
+_YEAR_DIGITS = r"1[1-9][0-9]{2}|20[0-9]{2}"
+_UNITS = "|".join(re.escape(unit) for unit in sorted(UNITS, key=len, reverse=True))
+_SIGN = r"(?:(?<![\w)\]])(?P<sign>[-−+±])\s?)?"
+
+
+def _rule(pattern: str, flags: int = 0) -> re.Pattern[str]:
+    return re.compile(pattern, re.ASCII | flags)
+
+
+def _signed(found: re.Match[str], words: str) -> str:
+    return f"{SIGNS[found['sign']]} {words}" if found["sign"] else words
+
+
+def _date(found: re.Match[str]) -> str:
+    """Year, month and day as numbers or a month's name."""
+    parts = found.groupdict()
+    named = (parts.get("month") or "").rstrip(".")
+    month = int(named) if named.isdigit() else MONTHS.index(next(m for m in MONTHS if m.startswith(named[:3]))) + 1
+    day = int(parts["day"]) if parts.get("day") else 0
+    if not 1 <= month <= 12 or day > 31 or (parts.get("day") and day == 0):
+        return found[0]
+    words = MONTHS[month - 1] + (f" {ordinal(day)}" if day else "")
+    return f"{words}{',' if day else ''} {year(int(parts['year']))}" if parts.get("year") else words
+
+
+def _time(found: re.Match[str]) -> str:
+    hour, minute = int(found["hour"]), int(found["minute"] or 0)
+    half = (found["half"] or "").replace(".", "").lower()
+    if hour > 23 or minute > 59:
+        return found[0]
+    words = cardinal(str(hour))
+    if minute:
+        words += " oh " + cardinal(str(minute)) if minute < 10 else " " + cardinal(str(minute))
+    elif not half:
+        words += " o'clock" if 1 <= hour <= 12 else " hundred"
+    if found["second"]:
+        words += f" and {plural(found['second'].lstrip('0') or '0', 'second')}"
+    return words + (f" {half[0]} {half[1]}" if half else "")
+
+
+def _money(found: re.Match[str]) -> str:
+    name = CURRENCIES[found["currency"]] if found["currency"] in CURRENCIES else CURRENCY_CODES[found["currency"]]
+    one, many, cent, cents = name
+    amount = found["amount"]
+    magnitude = MAGNITUDES.get(found["magnitude"] or "", found["magnitude"])
+    if magnitude:
+        return f"{number(amount)} {magnitude} {many}"
+    integer, _, fraction = amount.partition(".")
+    if fraction and (len(fraction) != 2 or not cent):
+        return f"{number(amount)} {many}"
+    parts = []
+    if integer.strip("0,") or not fraction.strip("0"):
+        parts.append(f"{number(integer)} {one if is_singular(integer) else many}")
+    if fraction.strip("0"):
+        parts.append(f"{cardinal(str(int(fraction)))} {cent if int(fraction) == 1 else cents}")
+    return " and ".join(parts)
+
+
+def _measure(found: re.Match[str]) -> str:
+    one, many = UNITS[found["unit"]]
+    return _signed(found, f"{number(found['amount'])} {one if is_singular(found['amount']) else many}")
+
+
+def _phone(found: re.Match[str]) -> str:
+    groups = re.findall(r"[0-9]+", found[0])
+    return ("plus " if found[0].startswith("+") else "") + ", ".join(digits(group) for group in groups)
+
+
+def _fraction(found: re.Match[str]) -> str:
+    top, bottom = int(found["top"]), int(found["bottom"])
+    if not 1 < bottom <= 100 or not top:
+        return f"{cardinal(found['top'])} over {cardinal(found['bottom'])}"
+    part = {2: "half", 4: "quarter"}.get(bottom, ordinal(bottom))
+    many = "halves" if part == "half" else part + "s"
+    return f"{cardinal(found['top'])} {part if top == 1 else many}"
+
+
+def _plain(found: re.Match[str]) -> str:
+    """A number of no other kind; four digits from 1100 to 2099 are a year."""
+    text = found["amount"]
+    if re.fullmatch(_YEAR_DIGITS, text) and not found["sign"]:
+        return year(int(text))
+    return _signed(found, number(text))
+
+
+def _decade(found: re.Match[str]) -> str:
+    words = year(int(found["year"]))
+    return words[:-1] + "ies" if words.endswith("y") else words + "s"
+
+
+def _short_decade(found: re.Match[str]) -> str:
+    return cardinal(found[1] or found[2])[:-1] + "ies"
+
+
+def _range_start(start: str) -> str:
+    """The first number of a range; a year as one."""
+    return f"{year(int(start)) if re.fullmatch(_YEAR_DIGITS, start) else start} to "
+
+
+def _dimensions(found: re.Match[str]) -> str:
+    between = "times" if "×" in found[0] and " " in found[0] else "by"
+    return f"{number(found[1])} {between} {number(found[2])}"
+
+
+def _exponent(found: re.Match[str]) -> str:
+    return " times ten to the power of " + ("minus " if found[1] == "-" else "")
+
+
+Replace = str | Callable[[re.Match[str]], str]
+# In this order: what a rule makes has no digits, so that later rules leave it alone.
+RULES: tuple[tuple[re.Pattern[str], Replace], ...] = (
+    (_rule(r"\bSt\.(?=\s+[A-Z])"), "Saint"),
+    (_rule("|".join(rf"(?<![\w.]){re.escape(short)}(?!\w)" for short in sorted(ABBREVIATIONS, key=len, reverse=True))),
+     lambda found: ABBREVIATIONS[found[0]]),
+    (_rule(r"\b(" + "|".join(re.escape(s) for s in BEFORE_A_NUMBER) + r")\s?(?=[0-9])"),
+     lambda found: BEFORE_A_NUMBER[found[1]] + " "),
+    (_rule(rf"{_EDGE}{_YEAR}[-/.](?P<month>[01]?[0-9])[-/.](?P<day>[0-3]?[0-9])(?![\w/:-])"), _date),
+    (_rule(rf"{_EDGE}(?P<month>[01]?[0-9])/(?P<day>[0-3]?[0-9])/{_YEAR}{_END}"), _date),
+    (_rule(rf"\b{_MONTH}\s+{_DAY}(?:,?\s+{_YEAR})?\b(?![.,:][0-9])"), _date),
+    (_rule(rf"\b{_DAY}\s+{_MONTH}(?:,?\s+{_YEAR}\b)?"), _date),
+    (_rule(rf"\b{_MONTH},?\s+{_YEAR}\b"), _date),
+    (_rule(rf"{_EDGE}(?P<hour>[0-2]?[0-9]):(?P<minute>[0-5][0-9])(?::(?P<second>[0-5][0-9]))?"
+           r"(?:\s?(?P<half>[ap]\.?m\.?)(?!\w))?(?![\w:]|\.[0-9])", re.IGNORECASE), _time),
+    (_rule(rf"{_EDGE}(?P<hour>1[0-2]|0?[1-9])(?P<minute>)(?P<second>)\s?(?P<half>[ap]\.?m\.?)(?!\w)", re.IGNORECASE),
+     _time),
+    (_rule(r"(?<![\w.-])(?:\+[0-9]{1,3}[-\s.]?)?(?:\([0-9]{2,4}\)\s?|[0-9]{2,4}[-\s.])"
+           r"[0-9]{3,4}[-\s.][0-9]{3,4}(?![\w-])"), _phone),
+    (_rule(r"(?<![\w.-])[0-9]{3}-[0-9]{4}(?![\w-])|(?<!\w)\+[0-9]{7,15}(?!\w)"), _phone),
+    (_rule(rf"(?P<currency>US\$|C\$|A\$|HK\$|[$€£¥₹₩₽])\s?(?P<amount>{ONE_NUMBER}){_MAGNITUDE}"), _money),
+    (_rule(rf"\b(?P<currency>{'|'.join(CURRENCY_CODES)})\s?(?P<amount>{ONE_NUMBER}){_MAGNITUDE}"), _money),
+    (_rule(rf"(?<![\w.,])(?P<amount>{ONE_NUMBER}){_MAGNITUDE}\s?(?P<currency>[€£¥₹₩₽]|(?:{'|'.join(CURRENCY_CODES)})\b)"),
+     _money),
+    (_rule(r"(?<![\w.])24/7(?![\w/])"), "twenty-four seven"),
+    (_rule(r"\b(?P<year>1[0-9][0-9]0|20[0-9]0)s\b"), _decade),
+    (_rule(r"(?<!\w)['’]([2-9]0)s\b|(?<=\bthe )([2-9]0)s\b"), _short_decade),
+    (_rule(r"(?<![\w.])\.(?=[0-9])"), "0."),
+    (_rule(rf"(?<![\w.,-])({ONE_NUMBER})[–—-](?={ONE_NUMBER}(?![-\d]))"), lambda found: _range_start(found[1])),
+    (_rule(r"(?<=[0-9])\s[-–—−]\s(?=[0-9])"), " minus "),
+    (_rule(rf"(?<![\w.,])({ONE_NUMBER})\s?[x×]\s?({ONE_NUMBER})(?!\w)"), _dimensions),
+    (_rule(rf"{_SIGN}(?<![\w.,])(?P<amount>{ONE_NUMBER})[\s-]?(?P<unit>{_UNITS})(?![\w²³/])"), _measure),
+    (_rule(r"(?<![\w.])(v?)([0-9]+(?:\.[0-9]+){2,})(?!\w)"),
+     lambda found: ("version " if found[1] else "") + " point ".join(cardinal(part) for part in found[2].split("."))),
+    (_rule(r"(?<![\w.:])([0-9]+):([0-9]+)(?![\w:])"), r"\1 to \2"),
+    (_rule(r"(?<![\w./])(?P<integer>[0-9]+) (?P<top>[0-9])/(?P<bottom>[0-9]{1,2})(?![\w/])"),
+     lambda found: f"{cardinal(found['integer'])} and {_fraction(found)}"),
+    (_rule(r"(?<![\w./])(?P<top>[0-9]{1,3})/(?P<bottom>[0-9]{1,3})(?![\w/])"), _fraction),
+    (_rule(r"(?<![\w.,])([0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,9})(?:st|nd|rd|th)\b"),
+     lambda found: ordinal(int(found[1].replace(",", "")))),
+    (_rule(r"#(?=[0-9])"), "number "),
+    (_rule(r"(?<!\w)#(?=[A-Za-z])"), "hashtag "),
+    (_rule(r"(?<=[0-9])[eE]([-+]?)(?=[0-9]+\b)"), _exponent),
+    (_rule(r"(?<=[A-Za-z])-?(?=[0-9])|(?<=[0-9])(?=[A-Za-z])"), " "),
+    (_rule(rf"{_SIGN}(?P<amount>{ONE_NUMBER})"), _plain),
+    (_rule(r"\s&\s"), " and "),
+    (_rule(r"\bw/(?=\s)"), "with"),
+    (_rule(r"\b([Aa])nd/or\b"), r"\1nd or"),
+)  # fmt: skip
+_OPERATORS = {
+    "=": "equals", "+": "plus", "<": "is less than", ">": "is greater than", "≤": "is at most", "≥": "is at least",
+    "≠": "is not equal to", "≈": "is about", "×": "times", "÷": "divided by", "±": "plus or minus",
+    "√": "the square root of",
+    "%": "percent", "°": "degrees", "∞": "infinity", "π": "pi", "µ": "micro", "&": "and", "@": "at", "€": "euros",
+    "£": "pounds", "¥": "yen", "$": "dollars", "§": "section", "½": "one half", "¼": "one quarter",
+    "¾": "three quarters",
+    "~": "about", "→": "to", "−": "minus",
+}  # fmt: skip
+_OPERATOR = re.compile("|".join(re.escape(sign) for sign in _OPERATORS))
+_BETWEEN = re.compile(r"(?<=\w)\s*[/](?=\s*\w)")
+
+
+def english_words(text: str) -> str:
+    """Replace what is written by what an English speaker says; words stay as they are."""
+    if text.isascii() and text.replace(" ", "").replace(",", "").isalpha():
+        return text
+    for pattern, replace in RULES:
+        text = pattern.sub(replace, text)
+    text = _OPERATOR.sub(lambda found: f" {_OPERATORS[found[0]]} ", text)
+    return _BETWEEN.sub(" ", text)

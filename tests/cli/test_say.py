@@ -1,0 +1,122 @@
+"""`vita say`, and `vita ask --speak`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from tests.cli.commands import MINI, assert_sentence, process, run
+from tests.speech.test_audio_file import Device
+
+from vita.speech.voice import Voice
+
+RATE = 24_000
+ASK = ("ask", "Hello", "--model", MINI, "--max-tokens", "12")
+
+
+def seconds(file: Path) -> float:
+    samples, rate = soundfile.read(file)
+    assert rate == RATE and samples.ndim == 1
+    return len(samples) / rate
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".mp3"])
+def test_say_writes_a_file(tmp_path: Path, espeak: Voice, suffix: str) -> None:
+    file = tmp_path / f"a{suffix}"
+    done = run("say", "Hello, I am VITA.", "-o", str(file), "--voice", "espeak", "--timings")
+    assert done.returncode == 0 and done.stdout == b"", done.stderr
+    assert 0.8 < seconds(file) < 4
+    assert "real-time factor" in done.stderr.decode()
+
+
+def test_say_writes_raw_pcm_to_stdout(espeak: Voice) -> None:
+    done = run("say", "Hello, I am VITA.", "-o", "-", "--voice", "espeak")
+    samples = np.frombuffer(done.stdout, "<i2")
+    assert done.returncode == 0 and 0.8 < len(samples) / RATE < 4 and np.abs(samples).max() > 3000
+
+
+def test_say_speaks_standard_input(tmp_path: Path, espeak: Voice) -> None:
+    file = tmp_path / "a.wav"
+    done = run("say", "-", "-o", str(file), "--voice", "espeak", stdin="Hello there.\nHow are you? 你好。".encode())
+    assert done.returncode == 0 and seconds(file) > 2
+
+
+def test_speed_and_alias(tmp_path: Path, espeak: Voice) -> None:
+    for name, flags in {"one": (), "two": ("--speed", "2")}.items():
+        done = run("say", "Hello, I am VITA.", "-o", str(tmp_path / f"{name}.wav"), "--voice", "espeak", *flags)
+        assert done.returncode == 0, done.stderr
+    assert seconds(tmp_path / "one.wav") > 1.6 * seconds(tmp_path / "two.wav")
+    assert run("say", "Hello.", "-o", str(tmp_path / "nova.wav"), "--voice", "nova").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("say", "-o", "a.wav"), "there is no text"),
+        (("say", "hi", "-o", "a.txt"), ".txt is not an audio format"),
+        (("say", "hi", "-o", "none/a.wav"), "cannot be written"),
+        (("say", "hi", "-o", "a.wav", "--voice", "bob"), "--voice: there is no voice 'bob'"),
+        (("say", "hi", "-o", "a.wav", "--speed", "9"), "--speed: must be 0.25 to 4"),
+        (("say", "...", "-o", "a.wav", "--voice", "espeak"), "nothing to say"),
+        (("say", "hi", "-o", "a.wav", "--language", "xx", "--voice", "espeak"), "does not speak the language 'xx'"),
+        ((*ASK, "--voice", "espeak"), "add --speak FILE or --play"),
+        ((*ASK, "--speak", "-", "--json"), "stdout holds the audio"),
+        ((*ASK, "--speak", "a.doc"), ".doc is not an audio format"),
+        ((*ASK, "--speak", "a.wav", "--voice", "vita"), "no voice of its own"),
+    ],
+)
+def test_what_cannot_be_spoken_is_one_sentence(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    espeak: Voice,
+    arguments: tuple[str, ...],
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert_sentence(run(*arguments), said)
+    assert not list(tmp_path.iterdir()), "nothing is left"
+
+
+def test_ask_speaks_its_answer(tmp_path: Path, espeak: Voice) -> None:
+    file = tmp_path / "a.wav"
+    silent = run(*ASK)
+    done = run(*ASK, "--speak", str(file), "--voice", "espeak", "--timings")
+    assert done.returncode == 0 and done.stdout == silent.stdout, done.stderr
+    spoken = any(character.isalnum() for character in silent.stdout.decode())
+    assert file.exists() == spoken
+    assert ("real-time factor" if spoken else "nothing was spoken") in done.stderr.decode()
+
+
+def test_ask_with_json_speaks_too(tmp_path: Path, espeak: Voice) -> None:
+    done = run(*ASK, "--speak", str(tmp_path / "a.wav"), "--voice", "espeak", "--json")
+    result = json.loads(done.stdout)
+    assert result["timings"]["speech_seconds"] >= 0
+
+
+def test_raw_pcm_on_stdout_leaves_the_text_to_stderr(espeak: Voice) -> None:
+    silent, done = run(*ASK), run(*ASK, "--speak", "-", "--voice", "espeak")
+    assert done.returncode == 0 and silent.stdout.decode().strip() in done.stderr.decode()
+    assert len(done.stdout) % 2 == 0
+
+
+def test_play(monkeypatch: pytest.MonkeyPatch, espeak: Voice) -> None:
+    device = Device()
+    monkeypatch.setitem(sys.modules, "sounddevice", device)
+    done = run("say", "Hello, I am VITA.", "--voice", "espeak")
+    assert done.returncode == 0, done.stderr
+    assert sum(map(len, device.played)) / RATE > 0.8 and device.ended == "stopped"
+
+
+def test_without_a_device_there_is_a_sentence(monkeypatch: pytest.MonkeyPatch, espeak: Voice) -> None:
+    monkeypatch.setitem(sys.modules, "sounddevice", Device(exists=False))
+    assert_sentence(run("say", "hi", "--voice", "espeak"), "there is no audio output device")
+
+
+def test_a_process_of_its_own_ends_cleanly(tmp_path: Path, espeak: Voice) -> None:
+    """Without an installed entry point the voice is not found, and that is a sentence, too."""
+    done = process("say", "Hello.", "-o", str(tmp_path / "a.wav"))
+    assert done.returncode in (0, 2) and b"Traceback" not in done.stderr

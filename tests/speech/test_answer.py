@@ -1,0 +1,210 @@
+"""Answers that are spoken while they are written: `submit(..., speech=True)`."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from tests.speech.tone import ToneVoice, tone
+
+import vita
+from vita.engine.handle import EventQueue, Handle
+from vita.events import Done, Event, SpeechChunk, Started, TextDelta, Timings, Usage
+from vita.speech.answer import MAX_EVENTS, speak_answers
+from vita.speech.stream import SpeechStream
+from vita.speech.voice import Voice
+
+
+class Answer:
+    """A handle whose events a test gives out, as the engine does."""
+
+    def __init__(self, count: int = 1) -> None:
+        self.queue = EventQueue(lambda: None)
+        self.cancels = 0
+        self.handle = Handle(self.queue, self.cancel, count)
+
+    def cancel(self) -> None:
+        self.cancels += 1
+        if self.cancels == 1:
+            self.queue.put(done("cancelled"))
+
+    def write(self, *texts: str, index: int = 0, state: str = "typed") -> None:
+        self.queue.put(Started(state, index))  # type: ignore[arg-type]
+        for text in texts:
+            self.queue.put(TextDelta(text, index))
+        self.queue.put(done(index=index))
+
+
+def done(reason: str = "stop", index: int = 0) -> Done:
+    return Done(reason, "typed", Usage(), Timings(total=1.0), index=index)  # type: ignore[arg-type]
+
+
+def spoken(answer: Answer, voice: Voice, count: int = 1) -> Handle:
+    return speak_answers(answer.handle, [SpeechStream(lambda language: voice, index=index) for index in range(count)])
+
+
+def audio(events: list[Event], index: int = 0) -> np.ndarray:
+    return np.concatenate([e.samples for e in events if isinstance(e, SpeechChunk) and e.index == index])
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    for _ in range(1000):
+        if condition():
+            return
+        time.sleep(0.01)
+    pytest.fail("it did not happen")
+
+
+def test_chunks_follow_the_text_they_speak_and_done_is_last() -> None:
+    answer = Answer()
+    answer.write("Hello", " there.", " How are you?")
+    events = list(spoken(answer, ToneVoice()))
+    assert isinstance(events[0], Started) and isinstance(events[-1], Done)
+    written = 0
+    for event in events:
+        if isinstance(event, TextDelta):
+            written += len(event.text)
+        elif isinstance(event, SpeechChunk):
+            assert event.text_end <= written
+    assert len(audio(events)) == len(tone("Hello there.")) + len(tone("How are you?"))
+    last = events[-1]
+    assert isinstance(last, Done) and last.timings.speech_seconds == pytest.approx(len(audio(events)) / 24_000)
+    assert last.timings.first_audio > 0 and last.timings.total == 1.0
+
+
+def test_the_result_is_the_text() -> None:
+    answer = Answer()
+    answer.write("Hello", " there.")
+    handle = spoken(answer, ToneVoice())
+    assert handle.result().text == "Hello there."
+
+
+def test_asyncio() -> None:
+    async def read() -> list[Event]:
+        answer = Answer()
+        answer.write("Hello there.")
+        return [event async for event in spoken(answer, ToneVoice())]
+
+    events = asyncio.run(read())
+    assert len(audio(events)) == len(tone("Hello there.")) and isinstance(events[-1], Done)
+
+
+def test_audio_comes_before_the_answer_has_ended() -> None:
+    answer = Answer()
+    handle = spoken(answer, ToneVoice())
+    answer.queue.put(Started("typed"))
+    answer.queue.put(TextDelta("Hello there. And"))
+    for event in handle:
+        if isinstance(event, SpeechChunk):
+            break
+    assert answer.cancels == 1, "leaving the loop cancels"
+
+
+def test_cancel_ends_with_done_within_a_chunk() -> None:
+    answer, voice = Answer(), ToneVoice()
+    handle = spoken(answer, voice)
+    answer.queue.put(Started("typed"))
+    answer.queue.put(TextDelta("A sentence of some length, is it not? " * 100))
+    heard = 0
+    for event in handle:
+        if isinstance(event, SpeechChunk):
+            heard += 1
+            if heard == 2:
+                handle.cancel()
+        last = event
+    assert isinstance(last, Done) and last.finish_reason == "cancelled"
+    wait_for(lambda: voice.closes == 1)
+    assert heard <= MAX_EVENTS + 3
+
+
+def test_a_slow_reader_holds_the_voice_and_the_answer() -> None:
+    answer, voice = Answer(), ToneVoice()
+    handle = spoken(answer, voice)
+    answer.write(*["This is a sentence of some length, is it not? "] * 200)
+    events = iter(handle)
+    next(events)
+    time.sleep(0.3)
+    made, left = voice.pieces, len(answer.queue._events)
+    time.sleep(0.2)
+    assert voice.pieces == made and made < 400
+    assert len(answer.queue._events) == left
+    rest = list(events)
+    assert isinstance(rest[-1], Done) and voice.pieces > made
+
+
+def test_a_dropped_handle_is_cancelled() -> None:
+    answer, voice = Answer(), ToneVoice()
+    handle = spoken(answer, voice)
+    answer.queue.put(Started("typed"))
+    answer.queue.put(TextDelta("Hello there. And"))
+    wait_for(lambda: voice.pieces > 0)
+    del handle
+    wait_for(lambda: answer.cancels >= 1 and voice.closes == 1)
+
+
+def test_errors_of_the_answer_and_of_the_voice_reach_the_reader() -> None:
+    answer = Answer()
+    answer.queue.put(vita.MediaError("it is no image", where="a.png"))
+    with pytest.raises(vita.MediaError, match="no image"):
+        list(spoken(answer, ToneVoice()))
+    answer = Answer()
+    handle = spoken(answer, ToneVoice(fails_at="broken"))
+    answer.write("This is broken. And more.")
+    with pytest.raises(RuntimeError, match="the voice broke"):
+        list(handle)
+    assert answer.cancels >= 1
+
+
+def test_noise_is_not_spoken() -> None:
+    answer, voice = Answer(), ToneVoice()
+    handle = spoken(answer, voice)
+    answer.write("Something that is not meant to be heard. And", state="noise")
+    events = list(handle)
+    assert isinstance(events[-1], Done) and not any(isinstance(event, SpeechChunk) for event in events)
+
+
+def test_several_answers_are_spoken_each_with_its_index() -> None:
+    answer = Answer(2)
+    handle = spoken(answer, ToneVoice(), 2)
+    answer.write("Hello there.", index=0)
+    answer.write("Good bye.", index=1)
+    events = list(handle)
+    assert len(audio(events, 0)) == len(tone("Hello there.")) and len(audio(events, 1)) == len(tone("Good bye."))
+    assert sum(isinstance(event, Done) for event in events) == 2
+
+
+def test_what_was_not_spoken_is_a_note() -> None:
+    answer = Answer()
+    answer.write("Hello there. 你好。")
+    last = list(spoken(answer, ToneVoice(("en",))))[-1]
+    assert isinstance(last, Done) and "zh" in last.notes[0]
+
+
+def test_threads_end() -> None:
+    answer = Answer()
+    answer.write("Hello there.")
+    list(spoken(answer, ToneVoice()))
+    wait_for(lambda: not any(thread.name.startswith("vita-speech") for thread in threading.enumerate()))
+
+
+def test_a_loaded_model_speaks_its_answer(mini_model: vita.Vita, espeak: Voice) -> None:
+    handle = mini_model.submit(
+        vita.user("Hello"), vita.SamplingParams(max_tokens=12), speech=vita.SpeechOptions(voice="espeak")
+    )
+    events = list(handle)
+    silent = mini_model.submit(vita.user("Hello"), vita.SamplingParams(max_tokens=12)).result()
+    assert "".join(e.text for e in events if isinstance(e, TextDelta)) == silent.text
+    assert isinstance(events[-1], Done) and events[-1].token_ids == silent.token_ids
+
+
+def test_model_speak(mini_model: vita.Vita, espeak: Voice) -> None:
+    samples = mini_model.speak("Hello there.", voice="espeak").read()
+    assert samples.dtype == np.float32 and len(samples) > 12_000
+    with pytest.raises(vita.RequestError, match="nothing to say"):
+        mini_model.speak("  ", voice="espeak")
+    with pytest.raises(vita.RequestError, match="there is no voice 'bob'"):
+        mini_model.submit(vita.user("Hello"), speech=vita.SpeechOptions(voice="bob"))

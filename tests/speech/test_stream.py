@@ -1,0 +1,248 @@
+"""SpeechStream: what is heard, when, and which characters it speaks."""
+
+from __future__ import annotations
+
+import threading
+import time
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.speech.test_clauses import TEXT
+from tests.speech.tone import ToneVoice, tone
+
+import vita
+from vita.events import SpeechChunk
+from vita.speech.clauses import HEADING_PAUSE
+from vita.speech.stream import FADE, SpeechStream
+from vita.speech.voice import PIECE, SAMPLE_RATE, Voice
+
+
+def stream_of(voice: Voice, **options: object) -> SpeechStream:
+    return SpeechStream(lambda language: voice, **options)  # type: ignore[arg-type]
+
+
+def heard(*deltas: str, voice: Voice | None = None) -> list[SpeechChunk]:
+    stream = stream_of(voice or ToneVoice())
+    for delta in deltas:
+        stream.feed(delta)
+    stream.finish()
+    return list(stream)
+
+
+def samples(chunks: list[SpeechChunk]) -> np.ndarray:
+    return np.concatenate([chunk.samples for chunk in chunks]) if chunks else np.zeros(0, np.float32)
+
+
+def test_all_of_the_text_is_spoken_once_in_order() -> None:
+    voice = ToneVoice()
+    heard(TEXT, voice=voice)
+    spoken = " ".join(voice.spoken)
+    expected = ["Results of", "Doctor Smith", "Washington", "twelve dollars", "Really", "March fifteenth", "First item",
+                "Second item with a link", "third", "block of python code", "After the code",
+                "人工智能", "很好", "a, b",
+                "one, two", "quoted text, for example this soft wrapped line", "OK."]  # fmt: skip
+    positions = [spoken.find(words) for words in expected]
+    assert -1 not in positions and positions == sorted(positions)
+    assert "print" not in spoken and "example.com" not in spoken and "😀" not in spoken
+
+
+@given(data=st.data())
+def test_streamed_is_whole_for_any_deltas(data: st.DataObject) -> None:
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(TEXT)), max_size=30)))
+    edges = [0, *cuts, len(TEXT)]
+    streamed = heard(*(TEXT[a:b] for a, b in pairwise(edges)))
+    whole = heard(TEXT)
+    assert [(c.text_start, c.text_end) for c in streamed] == [(c.text_start, c.text_end) for c in whole]
+    assert [len(c.samples) for c in streamed] == [len(c.samples) for c in whole]
+    assert np.array_equal(samples(streamed), samples(whole))
+
+
+def test_the_first_chunk_is_short_and_comes_before_the_text_has_ended() -> None:
+    voice = ToneVoice()
+    stream = stream_of(voice)
+    stream.feed("The sky is blue today. And")
+    chunks = iter(stream)
+    first = next(chunks)
+    assert len(first.samples) <= PIECE == 0.08 * SAMPLE_RATE
+    assert voice.pieces <= 2, "the rest is not made before it is asked for"
+    assert len(next(chunks).samples) > PIECE
+
+
+def test_durations_add_up_to_the_sample() -> None:
+    voice = ToneVoice()
+    chunks = heard("# Title\nHello there.", voice=voice)
+    expected = sum(len(tone(text)) for text in voice.spoken) + round(HEADING_PAUSE * SAMPLE_RATE)
+    assert len(samples(chunks)) == expected
+
+
+def test_only_the_ends_of_a_clause_are_faded() -> None:
+    made, plain = samples(heard("Hello there")), tone("Hello there")
+    assert np.array_equal(made[FADE:-FADE], plain[FADE:-FADE])
+    assert made[0] == made[-1] == 0 and np.abs(made[:FADE]).max() <= np.abs(plain[:FADE]).max()
+
+
+def test_chunks_say_which_characters_they_speak() -> None:
+    chunks = heard(TEXT)
+    end = 0
+    for chunk in chunks:
+        assert end <= chunk.text_start <= chunk.text_end <= len(TEXT)
+        end = chunk.text_end
+    assert end == len(TEXT)
+    covered = "".join(TEXT[chunk.text_start : chunk.text_end] for chunk in chunks)
+    assert "Dr. Smith went to Washington D.C. yesterday.It cost $12.50!" in covered
+
+
+def test_within_a_clause_the_position_advances_by_words() -> None:
+    before = "The pace of the voice is learned from this. "
+    text = before + "one two three four five six seven eight nine ten eleven twelve."
+    ends = [chunk.text_end for chunk in heard(text) if chunk.text_start >= len(before)]
+    assert len(set(ends)) > 5
+    assert all(end == len(text) or text[end - 1 : end] in ("", " ") for end in ends)
+
+
+def test_cancel_stops_within_one_chunk_and_within_one_piece_of_work() -> None:
+    voice = ToneVoice()
+    stream = stream_of(voice)
+    stream.feed("A long sentence that goes on and on for a while, I think. " * 20)
+    chunks = iter(stream)
+    next(chunks)
+    made = voice.pieces
+    stream.cancel()
+    assert len(list(chunks)) <= 1
+    assert voice.pieces <= made + 1 and voice.cancelled == 1
+
+
+def test_closing_the_iterator_stops_the_voice() -> None:
+    voice = ToneVoice()
+    stream = stream_of(voice)
+    stream.feed("A long sentence that goes on and on for a while, I think. And")
+    for _ in stream:
+        break
+    del _
+    import gc
+
+    gc.collect()
+    assert voice.cancelled == 1
+
+
+def test_cancel_ends_a_stream_that_waits_for_text() -> None:
+    stream = stream_of(ToneVoice())
+    ended = threading.Event()
+    thread = threading.Thread(target=lambda: (list(stream), ended.set()))
+    thread.start()
+    time.sleep(0.05)
+    assert not ended.is_set()
+    stream.cancel()
+    assert ended.wait(10)
+
+
+def test_a_slow_reader_holds_the_voice() -> None:
+    voice = ToneVoice()
+    stream = stream_of(voice)
+    stream.feed("This is a sentence of some length, is it not? " * 50)
+    stream.finish()
+    chunks = iter(stream)
+    for _ in range(5):
+        next(chunks)
+    made = voice.pieces
+    time.sleep(0.05)
+    assert voice.pieces == made and made < 20 and len(voice.spoken) <= 2
+
+
+def test_reset_starts_another_answer() -> None:
+    voice = ToneVoice()
+    stream = stream_of(voice)
+    stream.feed("Something that is cancelled. And more")
+    next(iter(stream))
+    stream.cancel()
+    stream.reset()
+    stream.feed("Hello there.")
+    stream.finish()
+    again = list(stream)
+    assert again[0].text_start == 0 and again[-1].text_end == 12
+    assert np.array_equal(samples(again), samples(heard("Hello there.")))
+    assert voice.resets == 1 and len(voice.opened) == 1
+    stream.close()
+    assert voice.closes == 1
+
+
+def test_clauses_of_a_language_that_the_voice_does_not_speak_are_told() -> None:
+    voice = ToneVoice(languages=("en",))
+    stream = stream_of(voice)
+    stream.feed("Hello there. 你好，世界。 Good bye.")
+    stream.finish()
+    assert samples(list(stream)).any() and stream.unspoken == ["zh"]
+    assert voice.spoken == ["Hello there.", "Good bye."]
+
+
+def test_each_language_has_its_voice() -> None:
+    english, chinese = ToneVoice(("en",)), ToneVoice(("zh",))
+    stream = SpeechStream(lambda language: chinese if language == "zh" else english)
+    stream.feed("Hello there. 你好，世界。 Good bye.")
+    stream.finish()
+    list(stream)
+    assert english.spoken == ["Hello there.", "Good bye."] and chinese.spoken == ["你好，世界。"]
+
+
+@pytest.mark.parametrize("text", ["", "...", "👍🏽👍"[:0], "---\n\n***"])
+def test_strict_refuses_a_text_without_words(text: str) -> None:
+    stream = stream_of(ToneVoice(), strict=True)
+    stream.feed(text)
+    stream.finish()
+    with pytest.raises(vita.RequestError, match="nothing to say"):
+        list(stream)
+    assert heard(text) == []
+
+
+def test_strict_refuses_a_language_that_the_voice_does_not_speak() -> None:
+    stream = stream_of(ToneVoice(("en",)), strict=True)
+    stream.feed("你好")
+    stream.finish()
+    with pytest.raises(vita.RequestError, match="does not speak the language 'zh'"):
+        list(stream)
+
+
+@pytest.mark.parametrize("speed", [0.0, 0.2, 4.1, -1, float("nan"), float("inf")])
+def test_speeds_out_of_range_are_refused(speed: float) -> None:
+    with pytest.raises(vita.RequestError, match=r"must be 0\.25 to 4"):
+        stream_of(ToneVoice(), speed=speed)
+
+
+def test_options_reach_the_voice() -> None:
+    voice = ToneVoice(("de",))
+    stream = stream_of(voice, speed=2.0, seed=7, language="de")
+    stream.feed("Guten Tag")
+    stream.finish()
+    assert len(stream.read()) == pytest.approx(len(tone("Guten Tag")) / 2, abs=10)
+    assert voice.opened == [("de", 2.0, 7)]
+
+
+def test_what_a_voice_makes_is_kept_within_range() -> None:
+    class Loud(ToneVoice):
+        def open(self, *, language: str, speed: float, seed: int | None):  # type: ignore[no-untyped-def]
+            utterances = super().open(language=language, speed=speed, seed=seed)
+            plain = utterances.speak
+
+            def speak(text: str, *, first: bool):  # type: ignore[no-untyped-def]
+                for piece in plain(text, first=first):
+                    piece = piece * 9
+                    piece[5] = np.nan
+                    yield piece
+
+            utterances.speak = speak  # type: ignore[method-assign]
+            return utterances
+
+    made = samples(heard("Hello", voice=Loud()))
+    assert np.isfinite(made).all() and np.abs(made).max() <= 1
+
+
+def test_metrics() -> None:
+    stream = stream_of(ToneVoice())
+    stream.feed("Hello there.")
+    stream.finish()
+    audio = len(stream.read()) / SAMPLE_RATE
+    assert stream.metrics.audio == pytest.approx(audio)
+    assert stream.metrics.first_audio > 0 and 0 < stream.metrics.real_time_factor < 10

