@@ -232,10 +232,11 @@ const EVENTS = {
     talk.sendFrame();
   },
   "input_audio_buffer.speech_stopped"(talk, event) {
-    const padding = talk.session.audio?.input?.turn_detection?.prefix_padding_ms ?? 300;
+    // Both ends of the turn hold more than speech.
+    const { prefix_padding_ms: before = 300, silence_duration_ms: after = 500 } = talk.session.audio?.input?.turn_detection ?? {};
     talk.hearing = false;
     talk.stopped = performance.now();
-    talk.act(talk.bargeIn.ended(event.audio_end_ms - talk.began - padding, talk.playing));
+    talk.act(talk.bargeIn.ended(event.audio_end_ms - talk.began - before - after, talk.playing));
   },
   "input_audio_buffer.committed"(talk, event) {
     talk.captions.heard(event.item_id, talk.frame);
