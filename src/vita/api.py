@@ -22,7 +22,7 @@ from vita.engine.session import Session
 from vita.errors import RequestError
 from vita.events import Event, Result
 from vita.options import MAX_QUEUE, Dtype, EngineOptions, Quantize
-from vita.prompt.processor import PreparedTurn
+from vita.prompt.turn_reader import PreparedTurn
 from vita.sources import Frames, Source
 from vita.types import (
     Audio,

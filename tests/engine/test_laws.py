@@ -22,7 +22,7 @@ import vita
 from vita.engine.handle import MAX_EVENTS, Handle
 from vita.errors import MediaError, QueueFull, RequestError, ResourceError
 from vita.events import Result, Started, TextDelta
-from vita.prompt import processor
+from vita.prompt import processor, turn_reader
 from vita.types import Message, SamplingParams, Video
 
 RNG = np.random.default_rng(11)
@@ -186,7 +186,7 @@ def test_more_requests_than_rows_all_answer_as_alone(model: vita.Vita) -> None:
 @contextmanager
 def blocked_reading(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Images are not read before the end of the block."""
-    begun, go, load = threading.Event(), threading.Event(), processor.load_image_with_notes
+    begun, go, load = threading.Event(), threading.Event(), turn_reader.load_image_with_notes
 
     def wait(*arguments: Any) -> Any:
         begun.set()
@@ -194,7 +194,7 @@ def blocked_reading(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event
         return load(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(processor, "load_image_with_notes", wait)
+        patch.setattr(turn_reader, "load_image_with_notes", wait)
         try:
             yield begun
         finally:

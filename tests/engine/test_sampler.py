@@ -341,7 +341,8 @@ def test_on_a_gpu_nothing_waits_for_the_device_and_a_row_is_the_same_alone() -> 
         SamplingParams(temperature=1.0, top_p=0.9, seed=1, repetition_penalty=1.2), SamplingParams(),
         SamplingParams(temperature=0.7, top_k=40, seed=2), SamplingParams(temperature=1.3, min_p=0.02, seed=3),
         SamplingParams(repetition_penalty=1.3, frequency_penalty=0.7), SamplingParams(presence_penalty=1.1),
-        SamplingParams(logit_bias={7: 5.0, 8: -100.0}, frequency_penalty=0.1), SamplingParams(temperature=2.0, top_k=9, top_p=0.8, seed=4),
+        SamplingParams(logit_bias={7: 5.0, 8: -100.0}, frequency_penalty=0.1),
+        SamplingParams(temperature=2.0, top_k=9, top_p=0.8, seed=4),
     ]  # fmt: skip
     for vocab in (883, 151_665):
         steps = torch.randn(8, len(made), vocab, device=device) * 3

@@ -19,7 +19,7 @@ from vita.engine.request import Request
 from vita.engine.session import Session
 from vita.errors import Cancelled, MediaError, QueueFull, RequestError
 from vita.events import Result, TextDelta
-from vita.prompt import processor
+from vita.prompt import turn_reader
 from vita.types import SamplingParams
 
 RNG = np.random.default_rng(5)
@@ -133,12 +133,18 @@ class Ended:
         engine = model.engine
 
         def submit_prompt(read: Any, *_: Any, on_end: Any, **__: Any) -> Handle:
-            read(vita.runtime.clock.Stopwatch(), processor.UNGUARDED)
+            read(vita.runtime.clock.Stopwatch(), turn_reader.UNGUARDED)
             self.on_end = on_end
             return cast("Handle", SimpleNamespace(request=SimpleNamespace(ended=True, cancelled=False)))
 
         self.session._engine = cast(
-            "Any", SimpleNamespace(processor=engine.processor, submit_prompt=submit_prompt, accept=engine.accept)
+            "Any",
+            SimpleNamespace(
+                read_turn=engine.read_turn,
+                processor=engine.processor,
+                submit_prompt=submit_prompt,
+                accept=engine.accept,
+            ),
         )
 
     def turn(self, text: str, *pieces: str, state: str | None = None, error: Exception | None = None) -> None:
@@ -201,14 +207,14 @@ def test_truncation_of_a_turn_that_is_still_read_does_not_touch_the_one_before(
     session.submit(vita.user("Hello"), SHORT).result()
     before = history(session)
     go, begun = threading.Event(), threading.Event()
-    load = processor.load_image_with_notes
+    load = turn_reader.load_image_with_notes
 
     def wait(*arguments: Any) -> Any:
         begun.set()
         assert go.wait(SECONDS)
         return load(*arguments)
 
-    monkeypatch.setattr(processor, "load_image_with_notes", wait)
+    monkeypatch.setattr(turn_reader, "load_image_with_notes", wait)
     handle = session.submit(vita.user("What?", image=IMAGE), SHORT)
     assert begun.wait(SECONDS)
     session.truncate(0)
@@ -236,13 +242,13 @@ def test_truncate_without_an_answer_changes_nothing(model: vita.Vita) -> None:
 
 
 def test_media_are_decoded_once(model: vita.Vita, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls, load = list[int](), processor.load_image_with_notes
+    calls, load = list[int](), turn_reader.load_image_with_notes
 
     def count(*arguments: Any) -> Any:
         calls.append(1)
         return load(*arguments)
 
-    monkeypatch.setattr(processor, "load_image_with_notes", count)
+    monkeypatch.setattr(turn_reader, "load_image_with_notes", count)
     session = model.session()
     first = session.submit(vita.user("What?", image=IMAGE), SHORT).result()
     second = session.submit(vita.user("And?"), SHORT).result()
@@ -291,7 +297,7 @@ def test_a_prepared_turn_is_read_once_and_answered_as_its_message(
         raise AssertionError("it was read again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(processor, "load_image_with_notes", refuse)
+        patch.setattr(turn_reader, "load_image_with_notes", refuse)
         said = session.submit(turn, SHORT).result()
     assert session.turns[0] is turn
     assert said.token_ids == fresh(model, message)
@@ -302,10 +308,10 @@ def test_what_cannot_be_prepared_or_asked_is_refused(model: vita.Vita) -> None:
     with pytest.raises(MediaError, match="no such file"):
         session.prepare(vita.user(image="no-such-file.png"))
     with pytest.raises(RequestError, match="the user's"):
-        session.submit(processor.PreparedTurn("assistant", ("Hi",)))
+        session.submit(turn_reader.PreparedTurn("assistant", ("Hi",)))
     for pieces in ((), (" ",)):
         with pytest.raises(RequestError, match="no question"):
-            session.submit(processor.PreparedTurn("user", pieces))
+            session.submit(turn_reader.PreparedTurn("user", pieces))
     with pytest.raises(Cancelled):
         session.prepare(vita.user(image=IMAGE.tobytes()), cancelled=lambda: True)
 

@@ -23,17 +23,14 @@ from vita.config import ImagePreprocess, Tiling
 from vita.errors import MediaError, RequestError
 from vita.media.animation import open_animation
 from vita.media.image import (
-    _look_up,
-    _normalisation_table,
     choose_grid,
     cut_tiles,
     limit_tiles,
     load_image,
     load_image_with_notes,
-    normalise,
     resize_and_crop,
-    to_pixels,
 )
+from vita.media.normalise import _look_up, _normalisation_table, normalise, to_pixels
 from vita.media.source import Loaded
 from vita.types import MediaOptions, MediaPolicy
 

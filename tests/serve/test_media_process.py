@@ -55,6 +55,12 @@ def test_a_turn_is_the_one_that_a_thread_reads(processes: MediaProcesses, embedd
     assert there.seconds.keys() == here.seconds.keys()
 
 
+def test_the_processes_do_not_load_torch(processes: MediaProcesses) -> None:
+    assert read(processes, Image(ASSETS.joinpath("vita_logo.png").read_bytes()))
+    for pid in processes.pids:
+        assert "libtorch" not in Path(f"/proc/{pid}/maps").read_text()
+
+
 def test_arrays_and_texts_need_no_process(embedded: vita.Vita) -> None:
     stopped = MediaProcesses(embedded.engine.processor.config, Limits())
     pixels = np.zeros((40, 40, 3), np.uint8)

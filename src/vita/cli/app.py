@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from vita.cli import options as o
-from vita.cli import serve_options as s
 from vita.cli import speech as sp
 from vita.cli.options import MODEL, OUTPUT, engine_options, examples
+from vita.cli.serve_command import serve
 
 app = typer.Typer(
     name="vita",
@@ -218,43 +218,7 @@ def chat(
         raise typer.Exit(run_chat(flags))
 
 
-@app.command(epilog=examples("vita serve", "VITA_API_KEY=choose-one vita serve --host 0.0.0.0 --self-signed"))
-def serve(
-    model: o.ModelArgument = None,
-    host: s.Host = "127.0.0.1",
-    port: s.Port = 8000,
-    api_key_file: s.ApiKeyFile = None,
-    allow_host: s.AllowHosts = None,
-    allow_origin: s.AllowOrigins = None,
-    allow_media_domain: s.AllowMediaDomains = None,
-    ssl_certfile: s.SslCertfile = None,
-    ssl_keyfile: s.SslKeyfile = None,
-    self_signed: s.SelfSigned = False,
-    device: o.Device = "auto",
-    dtype: o.Dtype = "auto",
-    quantize: o.Quantize = None,
-    kv_cache: o.KVCacheFormat = "auto",
-    memory: o.Memory = None,
-    offline: o.Offline = False,
-    max_tokens: o.MaxTokens = 1024,
-    voice: s.Voice = None,
-    log_content: s.LogContent = False,
-    verbose: o.Verbose = False,
-) -> None:
-    """Serve a model over HTTP with OpenAI's API (needs the extra `serve`)."""
-    from vita.cli.serve import ServeFlags, run_serve
-
-    options = engine_options(
-        device=device, dtype=dtype, quantize=quantize, kv_cache=kv_cache, memory=memory, offline=offline
-    )
-    flags = ServeFlags(
-        model=model, options=options, host=host, port=port, api_key_file=api_key_file,
-        allow_hosts=tuple(allow_host or ()), allow_origins=tuple(allow_origin or ()),
-        allow_media_domains=tuple(allow_media_domain or ()), max_tokens=max_tokens, voice=voice,
-        ssl_certfile=ssl_certfile, ssl_keyfile=ssl_keyfile, self_signed=self_signed, log_content=log_content,
-        verbose=verbose,
-    )  # fmt: skip
-    raise typer.Exit(run_serve(flags))
+app.command(epilog=examples("vita serve", "VITA_API_KEY=choose-one vita serve --host 0.0.0.0 --self-signed"))(serve)
 
 
 @app.command(epilog=examples("vita info", "vita info VITA-MLLM/VITA-1.5 --memory 6GB"))

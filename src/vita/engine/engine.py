@@ -26,7 +26,8 @@ from vita.errors import Cancelled, QueueFull, RequestError, ResourceError
 from vita.media.policy import ReadGuard
 from vita.media.source import snapshot_memory
 from vita.options import EngineOptions
-from vita.prompt.processor import PreparedTurn, ProcessedInputs, Processor, split_system
+from vita.prompt.processor import ProcessedInputs, Processor, split_system
+from vita.prompt.turn_reader import PreparedTurn
 from vita.runtime.clock import Stopwatch
 from vita.types import Audio, MediaOptions, Message, SamplingParams, Text
 

@@ -28,7 +28,7 @@ from vita.engine.scheduler import EncodeUnit, Plan, PrefillUnit, WorkUnit
 from vita.engine.work import LayeredWork
 from vita.media.audio_frames import token_count
 from vita.media.filterbank import filterbank_pieces
-from vita.media.image import normalise
+from vita.media.normalise import normalise
 from vita.model.audio import frame_mask
 from vita.model.kv_cache import KVCacheRagged
 from vita.runtime.clock import Clock

@@ -14,8 +14,9 @@ from vita.engine.request import Request
 from vita.engine.sampler import check_params
 from vita.errors import RequestError
 from vita.media.policy import ReadGuard
-from vita.prompt.processor import PreparedTurn, ProcessedInputs, without_oldest
+from vita.prompt.processor import ProcessedInputs, without_oldest
 from vita.prompt.template import check_text
+from vita.prompt.turn_reader import PreparedTurn
 from vita.runtime.clock import Stopwatch
 from vita.types import MediaOptions, Message, SamplingParams
 

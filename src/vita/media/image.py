@@ -1,11 +1,15 @@
-"""Read images, cut tiles, and make the vision encoder's tensor (spec section 3)."""
+"""Read images, cut them into tiles, resize (spec section 3). Needs no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+<<<<<<< HEAD
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
+=======
+from typing import Any, Protocol, TypeAlias, TypeVar
+>>>>>>> k-http
 
 import numpy as np
 from PIL import Image as Pillow
@@ -19,10 +23,13 @@ from vita.media.source import read_source, resolve_source
 from vita.sources import Array, Source
 from vita.types import MediaOptions
 
+<<<<<<< HEAD
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+=======
+>>>>>>> k-http
 MAX_TILES = 12  # a request may ask for this many at most: the limit of the released model
 MAX_ASPECT = 64  # pixels further out lie outside the centre crop
 MAX_CANVAS_SIDE = 16_384  # of a padded image: 805 MB
@@ -136,6 +143,7 @@ def cut_tiles(image: Pillow.Image, tiling: Tiling, run: Map = map) -> list[Pillo
     return tiles + thumbnail
 
 
+<<<<<<< HEAD
 def to_pixels(images: Sequence[Pillow.Image], preprocess: ImagePreprocess) -> Tensor:
     """Resize, crop and normalise: float32 `[n, 3, S, S]` (spec section 3.3)."""
     import torch
@@ -143,6 +151,8 @@ def to_pixels(images: Sequence[Pillow.Image], preprocess: ImagePreprocess) -> Te
     return normalise(resize_and_crop(images, preprocess), preprocess, torch.device("cpu"))
 
 
+=======
+>>>>>>> k-http
 def resize_and_crop(images: Sequence[Pillow.Image], preprocess: ImagePreprocess, run: Map = map) -> list[Values]:
     """Resize and crop: uint8 `[S, S, 3]` each; `run` as in `cut_tiles`."""
 
@@ -152,6 +162,7 @@ def resize_and_crop(images: Sequence[Pillow.Image], preprocess: ImagePreprocess,
     return list(run(resized, images))
 
 
+<<<<<<< HEAD
 def normalise(images: Sequence[Values], preprocess: ImagePreprocess, device: torch.device) -> Tensor:
     """Scale, subtract the mean, divide by the deviation: float32 `[n, 3, S, S]` on the device.
 
@@ -187,6 +198,8 @@ def _normalisation_table(preprocess: ImagePreprocess) -> np.ndarray[Any, Any]:
     return (scaled - mean) / std
 
 
+=======
+>>>>>>> k-http
 def _resize_one(image: Pillow.Image, preprocess: ImagePreprocess) -> Pillow.Image:
     """Pad to a square if the checkpoint asks for it, resize the shorter side to `size`, crop the centre."""
     if preprocess.pad and image.width != image.height:

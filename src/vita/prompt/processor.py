@@ -1,17 +1,12 @@
-"""From messages to prompt spans: reads media, counts tokens, makes the conversation fit the context.
-
-Runs in media workers and makes NumPy arrays only. What needs torch (normalisation, filterbank) is done in the engine
-thread, at the head of the encoder's work.
-"""
+"""From turns to prompt spans: counts tokens, makes the conversation fit the context."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
+<<<<<<< HEAD
 import numpy as np
 from PIL.Image import Image as PILImage
 
@@ -21,37 +16,20 @@ from vita.media.audio import Waveform, load_audio
 from vita.media.audio_frames import frame_sizes, min_samples, token_count
 from vita.media.digest import digest
 from vita.media.image import Map, cut_tiles, limit_tiles, load_image_with_notes, resize_and_crop
+=======
+from vita.config import VitaConfig
+from vita.errors import RequestError
+from vita.media.image import limit_tiles
+>>>>>>> k-http
 from vita.media.policy import UNGUARDED, ReadGuard
-from vita.media.video import load_video
-from vita.prompt.template import SYSTEM, Media, Modality, Piece, Turn, check_text, choose_modality, render
+from vita.prompt.template import SYSTEM, Modality, Turn, check_text, choose_modality, render
 from vita.prompt.tokenizer import STATE_TOKENS, Tokenizer
+from vita.prompt.turn_reader import PreparedTurn, TurnReader
 from vita.runtime.clock import Stopwatch
-from vita.runtime.threads import available_cores
-from vita.types import Audio, Image, MediaOptions, MediaSpan, Message, Role, Span, Text, TextSpan, Video
+from vita.types import MediaOptions, MediaSpan, Message, Span, Text, TextSpan
 
-FRAMES_PER_ENCODER_FRAME = 4
-FRAMES_PER_TOKEN = 8
-MAX_RESIZE_THREADS = 8
 ANSWER_POSITIONS = 512  # positions that old turns give up for the answer
 TRIMMED_SHARE = 0.6  # of the context that is left after turns were dropped, so that the next turns find their prefix
-
-Samples = np.ndarray[Any, np.dtype[np.float32]]
-
-
-@dataclass(frozen=True)
-class PreparedTurn:
-    """One message with its media decoded; a session keeps it, so that no media are decoded twice."""
-
-    role: Role
-    pieces: tuple[Piece, ...]
-    images: int = 0  # images and video frames
-    audio_seconds: float = 0.0
-    notes: tuple[str, ...] = ()
-
-    @property
-    def is_spoken(self) -> bool:
-        """Whether it holds audio."""
-        return any(isinstance(piece, Media) and piece.kind == "audio" for piece in self.pieces)
 
 
 @dataclass(frozen=True)
@@ -74,6 +52,7 @@ class ProcessedInputs:
         return [span for span in self.spans if isinstance(span, MediaSpan) and span.kind == kind]
 
 
+<<<<<<< HEAD
 class TurnReader:
     """Decodes the media of messages for one checkpoint; needs no tokenizer. Safe to use from several threads."""
 
@@ -171,6 +150,8 @@ class TurnReader:
         return sum(token_count(1 + (len(w) - frame) // shift) + self.config.audio.prompt_tokens for w in windows)
 
 
+=======
+>>>>>>> k-http
 class Processor(TurnReader):
     """Turns the conversations of one checkpoint into `ProcessedInputs`. Safe to use from several threads."""
 
@@ -301,11 +282,6 @@ def _modality(turns: Sequence[PreparedTurn]) -> Modality:
     return choose_modality([Turn(turn.role, turn.pieces) for turn in turns])
 
 
-def _padded(samples: Samples, least: int) -> Samples:
-    """Silence behind audio that is too short to give the encoder one frame."""
-    return np.pad(samples, (0, max(0, least - len(samples))))
-
-
 def merge_turns(turns: Sequence[PreparedTurn]) -> list[PreparedTurn]:
     """Neighbouring turns of one role become one turn: their pieces in order."""
     merged: list[PreparedTurn] = []
@@ -362,12 +338,6 @@ def split_system(messages: Sequence[Message]) -> tuple[str | None, list[Message]
     if not any(not isinstance(p, Text) or p.text.strip() for p in rest[-1].parts):
         raise RequestError("there is no question", fix="give a text, an image, a video or audio")
     return system, rest
-
-
-def resize_threads() -> int:
-    """Threads that resize images: half of the cores that the process may use, at least 2 of them, at most 8."""
-    cores = available_cores()
-    return min(cores, MAX_RESIZE_THREADS, max(2, cores // 2))
 
 
 def count_tokens(spans: Sequence[Span]) -> tuple[int, int, int]:

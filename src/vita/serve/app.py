@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from vita import __version__
 from vita.errors import VitaError
-from vita.serve import chat, models, responses, transcriptions
+from vita.serve import audio_speech, chat, models, responses, transcriptions, voices
 from vita.serve.errors import INVALID, ApiError, as_api_error
 from vita.serve.front import Front
 from vita.serve.options import ServeOptions
@@ -28,7 +28,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("vita.serve")
 ROUTERS: tuple[APIRouter, ...] = (
+<<<<<<< HEAD
     models.router, chat.router, responses.router, transcriptions.router, route.router
+=======
+    models.router, chat.router, responses.router, transcriptions.router, audio_speech.router, voices.router,
+>>>>>>> k-http
 )  # fmt: skip
 
 

@@ -10,14 +10,18 @@ from typing import TYPE_CHECKING
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from vita.events import Done, FinishReason, Result, TextDelta, TokenLogprob, Usage
+from vita.events import Done, Result, TextDelta, TokenLogprob
 from vita.serve.answers import check_ended, details, logprob_object, shown_tokens
+from vita.serve.auth import Tenant
+from vita.serve.chat_audio import SpokenAnswer, check_audio
+from vita.serve.chat_shapes import choice, chunk_event, finish_reason, usage_object
 from vita.serve.chat_types import ChatMessage, ChatRequest, check_supported, sampling_params
 from vita.serve.errors import JSON, invalid, unsupported
 from vita.serve.models import check_model
 from vita.serve.parts import Reader, conversation
 from vita.serve.server import Server, new_id, server_of, tenant_of
-from vita.serve.sse import DONE, EventStream, cancelled_when_gone, data_event
+from vita.serve.sse import DONE, EventStream, cancelled_when_gone
+from vita.serve.voices import speech_options
 from vita.types import Message
 
 if TYPE_CHECKING:
@@ -32,22 +36,27 @@ async def chat_completions(request: Request, body: ChatRequest) -> Response:
     server = server_of(request)
     check_model(server, body.model)
     check_supported(body)
-    if body.wants_audio:
-        raise unsupported("modalities", "audio is not supported by this server")
-    messages = read_messages(body.messages, server)
+    tenant, form = tenant_of(request), check_audio(body) if body.wants_audio else None
+    messages = read_messages(body.messages, server, tenant)
     params = sampling_params(body, server.options.limits.tokens)
     server.log_asked(messages)
-    handle = server.submit(messages, params, tenant_of(request))
-    answer = Answer(server, handle, new_id("chatcmpl-"), params.n, body.top_logprobs or 0)
+    answer: Answer | SpokenAnswer
+    if form is None:
+        handle = server.submit(messages, params, tenant)
+        answer = Answer(server, handle, new_id("chatcmpl-"), params.n, body.top_logprobs or 0)
+    else:
+        voice = speech_options(server, None if body.audio is None else body.audio.voice, param="audio.voice")
+        handle = await server.in_speech_thread(lambda: server.submit(messages, params, tenant, speech=voice))
+        answer = SpokenAnswer(server, tenant, handle, new_id("chatcmpl-"), form)
     if not body.stream:
-        return JSONResponse(await answer.whole(request))
+        return JSONResponse(await answer.complete(request))
     async with cancelled_when_gone(request.receive, handle.cancel):
         await handle.started()  # errors of media and length are answered with a status
     usage = body.stream_options is not None and bool(body.stream_options.include_usage)
     return EventStream(answer.stream(include_usage=usage), handle.cancel)
 
 
-def read_messages(messages: Sequence[ChatMessage], server: Server) -> tuple[Message, ...]:
+def read_messages(messages: Sequence[ChatMessage], server: Server, tenant: Tenant) -> tuple[Message, ...]:
     """OpenAI's messages as `vita.Message`s.
 
     Raises:
@@ -61,6 +70,8 @@ def read_messages(messages: Sequence[ChatMessage], server: Server) -> tuple[Mess
     for n, message in enumerate(messages):
         where = f"messages[{n}]"
         parts = reader.content(message.content, f"{where}.content")
+        if message.audio is not None and not parts:
+            parts = [reader.text(server.transcripts.find(message.audio.id, tenant, f"{where}.audio.id"), where)]
         if message.tool_calls:
             raise unsupported(f"{where}.tool_calls")
         turns.append((message.role, parts))
@@ -89,7 +100,7 @@ class Answer:
         self._created = int(time.time())
         self._wants_logprobs = self.handle.request is not None and self.handle.request.params.logprobs > 0
 
-    async def whole(self, request: Request) -> dict[str, JSON]:
+    async def complete(self, request: Request) -> dict[str, JSON]:
         """All answers in one object.
 
         Raises:
@@ -137,10 +148,7 @@ class Answer:
         yield DONE
 
     def _chunk(self, choices: list[JSON], more: dict[str, JSON]) -> bytes:
-        return data_event({
-            "id": self.id, "object": "chat.completion.chunk", "created": self._created, "model": self.server.model_id,
-            "choices": choices, **more,
-        })  # fmt: skip
+        return chunk_event(self.id, self._created, self.server.model_id, choices, more)
 
     def _logprobs(self, tokens: Sequence[TokenLogprob]) -> JSON:
         if not self._wants_logprobs:
@@ -152,29 +160,3 @@ class Answer:
             top: list[JSON] = [logprob_object(model, *one) for one in token.top[: self.top_logprobs]]
             content.append(logprob_object(model, token.id, token.text, token.logprob) | {"top_logprobs": top})
         return {"content": content, "refusal": None}
-
-
-def choice(index: int, delta: dict[str, JSON], reason: str | None = None, logprobs: JSON = None) -> dict[str, JSON]:
-    """One choice of a chunk."""
-    return {"index": index, "delta": delta, "finish_reason": reason, "logprobs": logprobs}
-
-
-def finish_reason(reason: FinishReason) -> str:
-    """OpenAI's word for it."""
-    return "length" if reason == "length" else "stop"
-
-
-def usage_object(usage: Usage, completion: int, audio_tokens: int = 0) -> dict[str, JSON]:
-    """OpenAI's usage object of a chat completion."""
-    return {
-        "prompt_tokens": usage.prompt_tokens, "completion_tokens": completion,
-        "total_tokens": usage.prompt_tokens + completion,
-        "prompt_tokens_details": {
-            "cached_tokens": usage.reused_tokens, "audio_tokens": usage.audio_tokens,
-            "image_tokens": usage.image_tokens, "text_tokens": usage.text_tokens,
-        },
-        "completion_tokens_details": {
-            "reasoning_tokens": 0, "audio_tokens": audio_tokens, "text_tokens": completion - audio_tokens,
-            "accepted_prediction_tokens": 0, "rejected_prediction_tokens": 0,
-        },
-    }  # fmt: skip

@@ -115,6 +115,9 @@ def as_api_error(error: BaseException) -> ApiError:
         return error
     if isinstance(error, Cancelled):
         return unavailable("The request was cancelled.")
+    if isinstance(error, ResourceError) and error.where == "voice":  # no use to try again
+        headers = {"x-should-retry": "false"}
+        return ApiError(501, error.sentence(PARAMETERS), SERVER, "voice", "voice_not_installed", headers)
     if isinstance(error, VitaError):
         status, kind, code = next(row[1:] for row in _TABLE if isinstance(error, row[0]))
         param = PARAMETERS.get(error.where or "", error.where) if error.about_options else None

@@ -180,6 +180,7 @@ class _Request:
             with anyio.move_on_after(self._limits.idle_seconds) as timer:
                 message = await self._receive()
             if timer.cancelled_caught or self._is_too_slow(size):
+                self._unread = False  # no use to wait for the rest
                 raise ApiError(408, "The body of the request arrived too slowly.", headers={"Connection": "close"})
             if message["type"] == "http.disconnect":
                 raise ApiError(400, "The client closed the connection.")

@@ -17,8 +17,8 @@ from typing import Any
 
 from vita.errors import Cancelled, VitaError
 from vita.media.policy import ReadGuard
-from vita.prompt.processor import PreparedTurn, TurnReader
 from vita.prompt.template import Media
+from vita.prompt.turn_reader import PreparedTurn, TurnReader
 from vita.runtime.clock import Stopwatch
 
 SPARE_CPU_SECONDS = 5
@@ -59,8 +59,8 @@ def _warm_up() -> None:
 def _answer(connection: socket.socket, reader: TurnReader, message: Any, options: Any, seconds: float | None) -> None:
     watch = Stopwatch()
     try:
-        turn = reader.read_turn(message, options, watch, ReadGuard.start(seconds))
-        head, buffers = _described(turn, watch)
+        prepared = reader.read_turn(message, options, watch, ReadGuard.start(seconds))
+        head, buffers = _described(prepared, watch)
     except VitaError as error:
         head, buffers = _error(type(error).__name__, error.what, error.where, error.fix), []
     except (MemoryError, Cancelled):
@@ -74,11 +74,11 @@ def _answer(connection: socket.socket, reader: TurnReader, message: Any, options
         connection.sendall(buffer)
 
 
-def _described(turn: PreparedTurn, watch: Stopwatch) -> tuple[dict[str, Any], list[memoryview]]:
+def _described(prepared: PreparedTurn, watch: Stopwatch) -> tuple[dict[str, Any], list[memoryview]]:
     """A turn as JSON, and the bytes of its arrays in order."""
     buffers: list[memoryview] = []
     pieces: list[dict[str, Any]] = []
-    for piece in turn.pieces:
+    for piece in prepared.pieces:
         if not isinstance(piece, Media):
             pieces.append({"kind": "text"})
             continue
@@ -86,10 +86,11 @@ def _described(turn: PreparedTurn, watch: Stopwatch) -> tuple[dict[str, Any], li
         for span in piece.spans:
             spans.append([{"dtype": str(array.dtype), "shape": list(array.shape)} for array in span.data])
             buffers += [memoryview(array.tobytes()) for array in span.data]
-        pieces.append({"kind": piece.kind, "spans": spans})
+        size = {"width": piece.width, "height": piece.height, "seconds": piece.seconds}
+        pieces.append({"kind": piece.kind, "spans": spans, **size})
     head = {
-        "pieces": pieces, "images": turn.images, "audio_seconds": turn.audio_seconds, "notes": list(turn.notes),
-        "seconds": watch.seconds,
+        "pieces": pieces, "images": prepared.images, "audio_seconds": prepared.audio_seconds,
+        "notes": list(prepared.notes), "seconds": watch.seconds,
     }  # fmt: skip
     return head, buffers
 

@@ -26,8 +26,8 @@ from vita.config import VitaConfig
 from vita.errors import MediaError, RequestError, VitaError
 from vita.media.digest import digest
 from vita.media.policy import ReadGuard
-from vita.prompt.processor import PreparedTurn, TurnReader
 from vita.prompt.template import Media, Piece
+from vita.prompt.turn_reader import PreparedTurn, TurnReader
 from vita.runtime.clock import Stopwatch
 from vita.serve.options import KEY_VARIABLE, Limits
 from vita.sources import Array
@@ -102,7 +102,7 @@ class MediaProcesses:
         finally:
             self._give_back(child, usable=answer is not None)
         try:
-            return self._turn(answer, message, watch)
+            return self._read_answer(answer, message, watch)
         except (KeyError, TypeError, ValueError, AttributeError) as error:  # not from our own child code
             raise MediaError("was decoded to something else than media", where="the media of the request") from error
 
@@ -137,7 +137,7 @@ class MediaProcesses:
                 return
         child.kill()
 
-    def _turn(self, answer: _Answer, message: Message, watch: Stopwatch) -> PreparedTurn:
+    def _read_answer(self, answer: _Answer, message: Message, watch: Stopwatch) -> PreparedTurn:
         """The turn of an answer; lengths, types and digests are not taken from the child."""
         head = answer.head
         if "error" in head:
@@ -151,7 +151,8 @@ class MediaProcesses:
                 pieces.append(part.text)
                 continue
             kind = cast(Any, piece["kind"])
-            pieces.append(Media(kind, tuple(self._span(kind, arrays) for arrays in answer.take(piece["spans"]))))
+            spans = tuple(self._span(kind, arrays) for arrays in answer.take(piece["spans"]))
+            pieces.append(Media(kind, spans, int(piece["width"]), int(piece["height"]), float(piece["seconds"])))
         return PreparedTurn(
             message.role, tuple(pieces), int(head["images"]), float(head["audio_seconds"]),
             tuple(str(note) for note in head["notes"]),

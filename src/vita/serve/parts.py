@@ -5,11 +5,12 @@ Chat completions, responses and realtime items use the same reader. Nothing is d
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from vita.serve.errors import JSON, invalid, unsupported
+from vita.serve.errors import JSON, invalid
 from vita.serve.options import Limits
 from vita.sources import Bytes, Source, Url
 from vita.types import Audio, Image, Message, Part, Role, Text, Video
@@ -164,11 +165,25 @@ def decode_base64(data: str, where: str) -> bytes:
 
 def pcm16_as_wav(samples: bytes, rate: int = PCM_RATE) -> bytes:
     """Mono 16-bit samples with a WAV header."""
-    size = len(samples)
-    head = b"RIFF" + (36 + size).to_bytes(4, "little") + b"WAVEfmt " + (16).to_bytes(4, "little")
-    head += (1).to_bytes(2, "little") + (1).to_bytes(2, "little") + rate.to_bytes(4, "little")
-    head += (2 * rate).to_bytes(4, "little") + (2).to_bytes(2, "little") + (16).to_bytes(2, "little")
-    return head + b"data" + size.to_bytes(4, "little") + samples
+    return wav_header(len(samples), rate) + samples
+
+
+def wav_header(size: int, rate: int) -> bytes:
+    """The header of a WAV file of mono 16-bit samples.
+
+    Args:
+        size: bytes of the samples.
+        rate: samples per second.
+    """
+    form = struct.pack("<HHIIHH", 1, 1, rate, 2 * rate, 2, 16)
+    return (
+        b"RIFF"
+        + struct.pack("<I", 36 + size)
+        + b"WAVEfmt "
+        + struct.pack("<I", 16)
+        + form
+        + struct.pack("<4sI", b"data", size)
+    )
 
 
 def conversation(turns: Sequence[tuple[str, list[Part]]]) -> tuple[Message, ...]:
@@ -205,6 +220,3 @@ def _string(item: Object, key: str, where: str) -> str:
     if not isinstance(value, str):
         raise invalid(f"{where}.{key}: must be a string.", f"{where}.{key}")
     return value
-
-
-__all__ = ["Reader", "conversation", "decode_base64", "pcm16_as_wav", "unsupported"]

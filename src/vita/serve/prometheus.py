@@ -73,11 +73,11 @@ class Metrics:
     def text(self, stats: Stats) -> bytes:
         """All metrics in Prometheus' text format, with the engine's."""
         once = CollectorRegistry()
-        once.register(_EngineCollector(stats))
+        once.register(_EngineMetrics(stats))
         return generate_latest(self.registry) + generate_latest(once)
 
 
-class _EngineCollector(Collector):
+class _EngineMetrics(Collector):
     def __init__(self, stats: Stats) -> None:
         self._stats = stats
 

@@ -37,7 +37,7 @@ async def create_response(request: Request, body: ResponsesRequest) -> Response:
     answer = ResponseAnswer(server, handle, body)
     async with cancelled_when_gone(request.receive, handle.cancel):
         if not body.stream:
-            return JSONResponse(await answer.whole())
+            return JSONResponse(await answer.complete())
         await handle.started()  # errors of media and length are answered with a status
     return EventStream(answer.stream(), handle.cancel)
 
@@ -61,7 +61,7 @@ class ResponseAnswer:
         self._created = int(time.time())
         self._number = -1
 
-    async def whole(self) -> Object:
+    async def complete(self) -> Object:
         """The response object.
 
         Raises:

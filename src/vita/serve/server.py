@@ -6,10 +6,11 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from starlette.requests import HTTPConnection
 
@@ -19,6 +20,7 @@ from vita.serve.errors import too_busy, unavailable
 from vita.serve.media_process import MediaProcesses
 from vita.serve.options import ServeOptions
 from vita.serve.prometheus import Metrics
+from vita.serve.transcripts import Transcripts
 
 if TYPE_CHECKING:
     from vita.api import Vita
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("vita.serve")
 State = Literal["loading", "ready", "draining"]
+Result = TypeVar("Result")
+SPEECH_THREADS = 8
 ALIAS = "vita"  # a name that every model answers to
 
 
@@ -43,6 +47,8 @@ class Server:
         state: "ready" while requests are taken.
         active: requests in progress.
         buffered: bytes of their bodies.
+        transcripts: texts of spoken answers.
+        speech_threads: that make and encode speech.
         vad: voice activity; None if its package is not installed.
         created: when the server was made, seconds since the epoch.
     """
@@ -53,6 +59,8 @@ class Server:
         self.gate = Gate(options, self.secrets)
         self.metrics = Metrics()
         self.media = MediaProcesses(model.engine.processor.config, options.limits, self.metrics.media_killed)
+        self.transcripts = Transcripts()
+        self.speech_threads = ThreadPoolExecutor(SPEECH_THREADS, "vita-serve-speech")
         self.vad = load_vad_if_installed()
         self.state: State = "loading"
         self.active = self.buffered = 0
@@ -106,6 +114,7 @@ class Server:
         self.state = "draining"
         self.model.engine.read_turn_with(None)
         self.media.close()
+        self.speech_threads.shutdown(wait=False, cancel_futures=True)
 
     @contextmanager
     def admit(self) -> Iterator[None]:
@@ -167,6 +176,15 @@ class Server:
         """Log answers, with `log_content`."""
         if self.options.log_content:
             log.info("answered: %s", " / ".join(texts))
+
+    def log_spoken(self, text: str) -> None:
+        """Log what is to be spoken, with `log_content`."""
+        if self.options.log_content:
+            log.info("to speak: %s", text)
+
+    async def in_speech_thread(self, function: Callable[[], Result]) -> Result:
+        """Run what opens voices or encodes audio beside the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self.speech_threads, function)
 
     def session(self, tenant: Tenant, system: str | None = None, media: MediaOptions | None = None) -> Session:
         """A conversation with the server's policy and the caller's cache salt."""

@@ -88,7 +88,7 @@ async def create_transcription(request: Request) -> Response:
         job = Transcription(server, tenant, asked, samples, gone)
         await job.find_segments()
         if not asked.stream:
-            return await job.whole()
+            return await job.complete()
     return EventStream(job.stream(), lambda: gone.append(True))
 
 
@@ -123,7 +123,7 @@ class Transcription:
         cut = timed or asked.cut or self._seconds > LONG_SECONDS
         self._segments = await asyncio.to_thread(find_segments, self._samples, vad if cut else None)
 
-    async def whole(self) -> Response:
+    async def complete(self) -> Response:
         """The response of a request without `stream`.
 
         Raises:

@@ -16,7 +16,8 @@ from vita.engine.loaded import LoadedModel
 from vita.errors import RequestError
 from vita.media.audio import load_audio
 from vita.media.filterbank import filterbank
-from vita.media.image import cut_tiles, load_image, to_pixels
+from vita.media.image import cut_tiles, load_image
+from vita.media.normalise import to_pixels
 from vita.options import EngineOptions
 from vita.types import Audio, MediaOptions
 from vita.verify.cases import verify_case

@@ -14,7 +14,8 @@ from vita.config import Tiling
 from vita.engine.loaded import LoadedModel
 from vita.media.audio import load_audio
 from vita.media.filterbank import filterbank
-from vita.media.image import choose_grid, cut_tiles, load_image, to_pixels
+from vita.media.image import choose_grid, cut_tiles, load_image
+from vita.media.normalise import to_pixels
 from vita.media.video import pick_frames
 from vita.prompt.template import SYSTEM, ids_of_reference_prompt
 from vita.types import Audio, MediaOptions

@@ -10,8 +10,9 @@ from vita.cli.chat.paths import Kind
 from vita.errors import MediaError, RequestError
 from vita.media.animation import open_animation
 from vita.media.source import read_source, resolve_source
-from vita.prompt.processor import PreparedTurn, merge_turns
+from vita.prompt.processor import merge_turns
 from vita.prompt.template import Media
+from vita.prompt.turn_reader import PreparedTurn
 from vita.sources import FilePath, describe_source
 from vita.types import MediaOptions, Message, Video, user
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from vita.api import Vita
     from vita.engine.session import Session
     from vita.options import EngineOptions
-    from vita.prompt.processor import PreparedTurn
+    from vita.prompt.turn_reader import PreparedTurn
 
 COMMAND = re.compile(r"/([A-Za-z]*)(?:\s+(.*))?$", re.DOTALL)
 

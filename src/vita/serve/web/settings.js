@@ -36,7 +36,7 @@ export async function editSettings(settings, focus) {
   $("temperature").value = settings.temperature;
   $("push").checked = settings.push;
   $("text-only").checked = settings.textOnly;
-  $("speaker").hidden = $("speaker-label").hidden = !canChooseSpeaker();
+  $("speakers").hidden = !canChooseSpeaker();
   dialog.returnValue = "";
   dialog.showModal();
   $(focus ?? "key").focus();

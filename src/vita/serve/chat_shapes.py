@@ -1,0 +1,47 @@
+"""Objects of chat completions that whole, streamed and spoken answers share."""
+
+from __future__ import annotations
+
+from vita.events import FinishReason, Usage
+from vita.serve.errors import JSON
+from vita.serve.sse import data_event
+
+
+def chunk_event(id: str, created: int, model: str, choices: list[JSON], more: dict[str, JSON]) -> bytes:
+    """One chunk of a stream as a server-sent event."""
+    return data_event(
+        {"id": id, "object": "chat.completion.chunk", "created": created, "model": model, "choices": choices, **more}
+    )
+
+
+def choice(index: int, delta: dict[str, JSON], reason: str | None = None, logprobs: JSON = None) -> dict[str, JSON]:
+    """One choice of a chunk."""
+    return {"index": index, "delta": delta, "finish_reason": reason, "logprobs": logprobs}
+
+
+def finish_reason(reason: FinishReason) -> str:
+    """OpenAI's word for it."""
+    return "length" if reason == "length" else "stop"
+
+
+def usage_object(usage: Usage, completion: int, audio_tokens: int = 0) -> dict[str, JSON]:
+    """OpenAI's usage object of a chat completion.
+
+    Args:
+        usage: of the prompt.
+        completion: tokens of the text of all answers.
+        audio_tokens: of their speech.
+    """
+    completion += audio_tokens
+    return {
+        "prompt_tokens": usage.prompt_tokens, "completion_tokens": completion,
+        "total_tokens": usage.prompt_tokens + completion,
+        "prompt_tokens_details": {
+            "cached_tokens": usage.reused_tokens, "audio_tokens": usage.audio_tokens,
+            "image_tokens": usage.image_tokens, "text_tokens": usage.text_tokens,
+        },
+        "completion_tokens_details": {
+            "reasoning_tokens": 0, "audio_tokens": audio_tokens, "text_tokens": completion - audio_tokens,
+            "accepted_prediction_tokens": 0, "rejected_prediction_tokens": 0,
+        },
+    }  # fmt: skip
