@@ -146,6 +146,14 @@ def test_old_audio_is_forgotten_after_ten_minutes() -> None:
     assert kept == [f"a{number}" for number in range(2, 12)]
 
 
+def test_a_conversation_has_a_limit_of_text() -> None:
+    talk = Conversation()
+    with pytest.raises(RealtimeError, match="characters at most"):
+        for number in range(5):
+            talk.add(user("x" * 999_999, str(number)))
+    assert len(talk) == 4
+
+
 def spoken_answer(text: str = "one two three four") -> Conversation:
     """An answer of 400 ms: a quarter of its text every 100 ms."""
     talk = Conversation()

@@ -76,9 +76,12 @@ class AudioBuffer:
         limit = VAD_SECONDS_KEPT if self._listener else self._max_seconds
         while len(self._pieces) > 1 and self._samples - len(self._pieces[0]) > limit * self._rate:
             self._samples -= len(self._pieces.popleft())
-        if self._listener is None or not len(samples):
-            return []
-        return await self._wait(self._thread.feed(self._listener, samples.astype(np.float32) / np.float32(32_768)))
+        heard: list[Heard] = []
+        for start in range(0, len(samples), self._rate):  # second by second: other sessions share the thread
+            piece = samples[start : start + self._rate].astype(np.float32) / np.float32(32_768)
+            if self._listener is not None:
+                heard += await self._wait(self._thread.feed(self._listener, piece))
+        return heard
 
     async def tell(self, given: Input) -> list[Heard]:
         """Tell the listener something; the events that follow."""

@@ -16,8 +16,9 @@ from vita.types import Message, Part, Text
 ROOT = "root"  # as previous_item_id: before all others
 FRAMES_KEPT = 4  # newest camera frames that the model sees
 AUDIO_SECONDS_KEPT = 600.0
-IMAGE_BYTES_KEPT = 64 << 20
+IMAGE_BYTES_KEPT = 32 << 20
 MAX_ITEMS = 10_000
+MAX_TEXT = 4_000_000  # characters of all items
 GO_ON = "Go on."  # asked where the answer is to follow an answer
 
 
@@ -89,8 +90,11 @@ class Conversation:
         """
         if item.id in self._by_id:
             raise RealtimeError(f"There is an item {item.id!r} already.", "item_create_duplicate_item_id", "item.id")
-        if len(self._items) >= MAX_ITEMS:
-            raise RealtimeError(f"A conversation holds {MAX_ITEMS:,} items at most.", "conversation_too_long")
+        if len(self._items) >= MAX_ITEMS or item.characters + sum(one.characters for one in self._items) > MAX_TEXT:
+            raise RealtimeError(
+                f"A conversation holds {MAX_ITEMS:,} items and {MAX_TEXT:,} characters at most; delete some.",
+                "conversation_too_long",
+            )
         at = len(self._items)
         if previous_id == ROOT:
             at = 0

@@ -132,7 +132,8 @@ class Generators:
                 async for event in handle:
                     await self._outbox.wait_drained()
                     if isinstance(event, Started):
-                        self._tell(AnswerStarted())
+                        if self._has_idle_timeout:
+                            self._tell(AnswerStarted())
                         dialogue.answer_started(number, noise=event.state == "noise")
                     elif isinstance(event, TextDelta):
                         dialogue.answer_text(number, event.text)
@@ -170,10 +171,15 @@ class Generators:
         kind = found.type if found.type == SERVER else INVALID
         self.dialogue.answer_failed(number, kind, found.code, found.message)
 
+    @property
+    def _has_idle_timeout(self) -> bool:
+        detection = self.dialogue.session.turn_detection
+        return detection is not None and detection.idle_timeout_ms is not None
+
     async def _played(self, number: int) -> None:
         """Tell the listener when the answer must have been played to its end: from then on silence counts."""
-        detection, response = self.dialogue.session.turn_detection, self.dialogue.response
-        if detection is None or detection.idle_timeout_ms is None or response is None:
+        response = self.dialogue.response
+        if response is None or not self._has_idle_timeout:
             return
         await anyio.sleep(response.seconds_left)
         if self.dialogue.state.number == number:

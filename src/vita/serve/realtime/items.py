@@ -107,6 +107,11 @@ class Item:
         """Whether it is a camera frame: one image of the user, and nothing else."""
         return self.role == "user" and len(self.content) == 1 and self.content[0].type == "input_image"
 
+    @property
+    def characters(self) -> int:
+        """Of its texts."""
+        return sum(len(part.text or "") for part in self.content) + sum(len(str(v)) for v in self.fields.values())
+
     def as_turn(self) -> tuple[str, list[Part]]:
         """Role and parts for the prompt."""
         if self.type == "function_call_output":
