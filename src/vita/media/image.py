@@ -5,11 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-<<<<<<< HEAD
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
-=======
 from typing import Any, Protocol, TypeAlias, TypeVar
->>>>>>> k-http
 
 import numpy as np
 from PIL import Image as Pillow
@@ -23,13 +19,6 @@ from vita.media.source import read_source, resolve_source
 from vita.sources import Array, Source
 from vita.types import MediaOptions
 
-<<<<<<< HEAD
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-=======
->>>>>>> k-http
 MAX_TILES = 12  # a request may ask for this many at most: the limit of the released model
 MAX_ASPECT = 64  # pixels further out lie outside the centre crop
 MAX_CANVAS_SIDE = 16_384  # of a padded image: 805 MB
@@ -143,16 +132,6 @@ def cut_tiles(image: Pillow.Image, tiling: Tiling, run: Map = map) -> list[Pillo
     return tiles + thumbnail
 
 
-<<<<<<< HEAD
-def to_pixels(images: Sequence[Pillow.Image], preprocess: ImagePreprocess) -> Tensor:
-    """Resize, crop and normalise: float32 `[n, 3, S, S]` (spec section 3.3)."""
-    import torch
-
-    return normalise(resize_and_crop(images, preprocess), preprocess, torch.device("cpu"))
-
-
-=======
->>>>>>> k-http
 def resize_and_crop(images: Sequence[Pillow.Image], preprocess: ImagePreprocess, run: Map = map) -> list[Values]:
     """Resize and crop: uint8 `[S, S, 3]` each; `run` as in `cut_tiles`."""
 
@@ -162,44 +141,6 @@ def resize_and_crop(images: Sequence[Pillow.Image], preprocess: ImagePreprocess,
     return list(run(resized, images))
 
 
-<<<<<<< HEAD
-def normalise(images: Sequence[Values], preprocess: ImagePreprocess, device: torch.device) -> Tensor:
-    """Scale, subtract the mean, divide by the deviation: float32 `[n, 3, S, S]` on the device.
-
-    On a GPU nothing waits: the bytes are copied from pinned memory and looked up there, with the same result.
-    """
-    import torch  # here: processes that only read media do not load it
-
-    shades = _normalisation_table(preprocess)
-    if device.type != "cpu":
-        return _look_up(torch.from_numpy(np.stack(images)), torch.from_numpy(shades), device)
-    out = np.empty((len(images), 3, preprocess.crop, preprocess.crop), np.float32)
-    for values, planes in zip(images, out, strict=True):
-        for channel in range(3):
-            np.take(shades[channel], values[..., channel], out=planes[channel], mode="clip")  # unlike "raise": in place
-    return torch.from_numpy(out)
-
-
-def _look_up(pixels: Tensor, shades: Tensor, device: torch.device) -> Tensor:
-    """Values `[n, 3, S, S]` of uint8 pixels `[n, S, S, 3]` in a table `[3, 256]`, on the device."""
-    import torch
-
-    if device.type == "cuda":
-        pixels, shades = pixels.pin_memory(), shades.pin_memory()
-    values = pixels.to(device, non_blocking=True).permute(0, 3, 1, 2).contiguous().int()  # [n, 3, S, S]
-    first = torch.arange(0, shades.numel(), shades.shape[1], dtype=torch.int32, device=device)
-    return shades.to(device, non_blocking=True).flatten()[values + first[:, None, None]]
-
-
-def _normalisation_table(preprocess: ImagePreprocess) -> np.ndarray[Any, Any]:
-    """Lookup table of normalised values, float32 `[3, 256]`. 1/255 acts in float64, mean and deviation in float32."""
-    scaled = (np.arange(256) * (1 / 255)).astype(np.float32)
-    mean, std = (np.array(v, dtype=np.float32)[:, None] for v in (preprocess.mean, preprocess.std))
-    return (scaled - mean) / std
-
-
-=======
->>>>>>> k-http
 def _resize_one(image: Pillow.Image, preprocess: ImagePreprocess) -> Pillow.Image:
     """Pad to a square if the checkpoint asks for it, resize the shorter side to `size`, crop the centre."""
     if preprocess.pad and image.width != image.height:

@@ -6,21 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-<<<<<<< HEAD
-import numpy as np
-from PIL.Image import Image as PILImage
-
-from vita.config import Tiling, VitaConfig
-from vita.errors import MediaError, RequestError
-from vita.media.audio import Waveform, load_audio
-from vita.media.audio_frames import frame_sizes, min_samples, token_count
-from vita.media.digest import digest
-from vita.media.image import Map, cut_tiles, limit_tiles, load_image_with_notes, resize_and_crop
-=======
 from vita.config import VitaConfig
 from vita.errors import RequestError
 from vita.media.image import limit_tiles
->>>>>>> k-http
 from vita.media.policy import UNGUARDED, ReadGuard
 from vita.prompt.template import SYSTEM, Modality, Turn, check_text, choose_modality, render
 from vita.prompt.tokenizer import STATE_TOKENS, Tokenizer
@@ -52,106 +40,6 @@ class ProcessedInputs:
         return [span for span in self.spans if isinstance(span, MediaSpan) and span.kind == kind]
 
 
-<<<<<<< HEAD
-class TurnReader:
-    """Decodes the media of messages for one checkpoint; needs no tokenizer. Safe to use from several threads."""
-
-    def __init__(self, config: VitaConfig) -> None:
-        self.config = config
-        threads = resize_threads()
-        self._map: Map = map if threads < 2 else ThreadPoolExecutor(threads, "vita-resize").map
-
-    def read_turn(
-        self, message: Message, options: MediaOptions, watch: Stopwatch, guard: ReadGuard = UNGUARDED
-    ) -> PreparedTurn:
-        """Decode the media of one message.
-
-        Raises:
-            MediaError: a file that cannot be used. RequestError: `max_tiles` is out of range. Cancelled: by the guard.
-        """
-        tiling = limit_tiles(self.config.tiling, options.max_tiles)
-        turn = PreparedTurn(message.role, ())
-        for part in message.parts:
-            if isinstance(part, Text):
-                turn = replace(turn, pieces=(*turn.pieces, part.text))
-            elif isinstance(part, Image):
-                turn = self._add_image(turn, part, options, tiling, watch, guard)
-            elif isinstance(part, Video):
-                turn = self._add_video(turn, part, options, watch, guard)
-            else:
-                turn = self._add_audio(turn, part, options, watch, guard)
-        return turn
-
-    def _add_image(
-        self, turn: PreparedTurn, image: Image, options: MediaOptions, tiling: Tiling, watch: Stopwatch,
-        guard: ReadGuard,
-    ) -> PreparedTurn:  # fmt: skip
-        if image.max_tiles is not None:
-            tiling = limit_tiles(self.config.tiling, image.max_tiles)
-        with watch.stage("media"):
-            loaded = load_image_with_notes(image.source, options, guard)
-        with watch.stage("preprocess"):
-            media = Media("image", self._tiles(cut_tiles(loaded.image, tiling, self._map)), *loaded.image.size)
-        return replace(turn, pieces=(*turn.pieces, media), images=turn.images + 1, notes=(*turn.notes, *loaded.notes))
-
-    def _add_video(
-        self, turn: PreparedTurn, video: Video, options: MediaOptions, watch: Stopwatch, guard: ReadGuard
-    ) -> PreparedTurn:
-        with watch.stage("media"):
-            clip = load_video(video, options, guard=guard)
-        with watch.stage("preprocess"):
-            media = Media("video", self._tiles(clip.frames), *clip.frames[0].size, seconds=clip.n_frames / clip.fps)
-        return replace(
-            turn, pieces=(*turn.pieces, media), images=turn.images + len(clip.frames), notes=(*turn.notes, *clip.notes)
-        )
-
-    def _tiles(self, images: Sequence[PILImage]) -> tuple[MediaSpan, ...]:
-        rows = self.config.vision.tokens_per_tile
-        tiles = resize_and_crop(images, self.config.image, self._map)  # uint8 [S, S, 3]
-        digests = self._map(digest, tiles)
-        return tuple(MediaSpan("image", key, rows, (tile,)) for key, tile in zip(digests, tiles, strict=True))
-
-    def _add_audio(
-        self, turn: PreparedTurn, audio: Audio, options: MediaOptions, watch: Stopwatch, guard: ReadGuard
-    ) -> PreparedTurn:
-        with watch.stage("media"):
-            wave = load_audio(audio, options, self.config.filterbank.sample_rate, guard=guard)
-        with watch.stage("preprocess"):
-            windows = self.windows(wave, reference=options.reference)
-            span = MediaSpan("audio", digest(*windows), self.audio_rows(windows), windows)
-            media = Media("audio", (span,), seconds=wave.seconds)
-        return replace(
-            turn,
-            pieces=(*turn.pieces, media),
-            audio_seconds=turn.audio_seconds + wave.seconds,
-            notes=(*turn.notes, *wave.notes),
-        )
-
-    def windows(self, wave: Waveform, *, reference: bool) -> tuple[Samples, ...]:
-        """An audio clip cut into equal windows that each fit the encoder's position table, on token borders."""
-        _, shift = frame_sizes(self.config.filterbank)
-        token = shift * FRAMES_PER_TOKEN
-        longest = self.config.audio.max_frames * FRAMES_PER_ENCODER_FRAME * shift // token * token
-        least = min_samples(self.config.filterbank)
-        samples = wave.samples
-        if not reference:
-            samples = _padded(samples, least)
-        elif len(samples) < least:
-            raise MediaError(f"an audio clip of {len(samples)} samples is too short; the encoder needs {least}")
-        count = -(-len(samples) // longest)
-        if count == 1:
-            return (samples,)
-        size = -(-len(samples) // count // token) * token
-        return tuple(_padded(samples[at : at + size], least) for at in range(0, len(samples), size))
-
-    def audio_rows(self, windows: Sequence[Samples]) -> int:
-        """Decoder rows that an audio clip takes (spec sections 5.4 and 7)."""
-        frame, shift = frame_sizes(self.config.filterbank)
-        return sum(token_count(1 + (len(w) - frame) // shift) + self.config.audio.prompt_tokens for w in windows)
-
-
-=======
->>>>>>> k-http
 class Processor(TurnReader):
     """Turns the conversations of one checkpoint into `ProcessedInputs`. Safe to use from several threads."""
 

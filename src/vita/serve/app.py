@@ -28,11 +28,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("vita.serve")
 ROUTERS: tuple[APIRouter, ...] = (
-<<<<<<< HEAD
-    models.router, chat.router, responses.router, transcriptions.router, route.router
-=======
     models.router, chat.router, responses.router, transcriptions.router, audio_speech.router, voices.router,
->>>>>>> k-http
+    route.router,
 )  # fmt: skip
 
 
