@@ -20,6 +20,7 @@ export class View {
       $("to-end").hidden = this.follow;
     });
     $("to-end").addEventListener("click", () => this.toEnd());
+    new ResizeObserver(() => this.scroll()).observe(scroller);
   }
 
   /** Show exactly these messages. */
@@ -80,7 +81,7 @@ export class View {
       tools: el("div", { class: "actions" }),
     };
     shown.item = el(
-      "li", { class: `message ${message.role}` },
+      "li", { class: `message ${message.role}${message.spoken ? " spoken" : ""}` },
       el("span", { class: "hidden" }, user ? "You: " : "VITA: "),
       shown.media, shown.text, shown.error,
       el("div", { class: "below" }, shown.facts, shown.tools),

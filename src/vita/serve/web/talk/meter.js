@@ -13,7 +13,7 @@ export class Meter {
 
   /** Add a level (RMS, 0 to 1) of the user or the model. */
   push(level, who) {
-    const height = Math.min(1, Math.sqrt(level) * 1.9);
+    const height = Math.min(1, Math.sqrt(level) * 1.35);
     this.bars.push({ height, who });
     if (this.bars.length > 400) this.bars.shift();
     if (who === "user") this.tell(height);

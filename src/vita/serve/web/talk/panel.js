@@ -29,7 +29,8 @@ export class TalkPanel {
     $("hold").hidden = !settings.push;
     pressed("mute", false);
     pressed("talk-camera", false);
-    $("end-talk").focus();
+    $("talk").focus();
+    $("question").placeholder = "Or write";
     try {
       await talk.start();
     } catch (error) {
@@ -55,6 +56,7 @@ export class TalkPanel {
     $("talk").hidden = true;
     $("start").hidden = false;
     document.body.classList.remove("talking");
+    $("question").placeholder = "Ask something";
     if (reason) notify(reason, 40);
     $("question").focus();
   }
@@ -93,7 +95,7 @@ export class TalkPanel {
     if (event.code !== "Space" || !this.talk?.push || document.querySelector("dialog[open]")) return false;
     const target = event.target;
     if (target.id === "hold") return true;
-    return !target.closest?.("input, select, textarea, button, a, audio, video") || target.id === "end-talk";
+    return !target.closest?.("input, select, textarea, button, a, audio, video");
   }
 
   async toggleCamera() {

@@ -34,6 +34,8 @@ export class Talk {
     this.active = null; // id of the response in progress
     this.dropped = new Set(); // responses whose deltas are not wanted any more
     this.sent = 0; // milliseconds of the turn that is held
+    this.loud = 0; // level of the loudspeaker
+    this.sounding = false; // the response in progress has sent audio
   }
 
   /** Open everything. Throws an Error that says what to do. */
@@ -83,10 +85,11 @@ export class Talk {
   // The microphone.
 
   piece(pcm, level) {
-    this.meter.push(this.muted ? 0 : level, "user");
+    const mine = this.muted ? 0 : level;
+    this.meter.push(Math.max(mine, this.loud), mine > this.loud ? "user" : "model");
     if (!this.live) return;
     const ms = (pcm.length / RATE) * 1000;
-    if (!this.push) this.act(this.bargeIn.piece(this.muted ? 0 : level, ms, this.playing));
+    if (!this.push) this.act(this.bargeIn.piece(mine, ms, this.playing));
     if (this.push && !this.held) return;
     this.sent += ms;
     this.socket.send({ type: "input_audio_buffer.append", audio: toBase64(pcm) });
@@ -152,7 +155,7 @@ export class Talk {
       this.socket.send({ type: "response.cancel", response_id: this.active });
       this.active = null;
     }
-    this.playing = false;
+    this.playing = this.sounding = false;
     const item = this.captions.interrupted();
     this.show();
     const played = await this.audio.flush();
@@ -165,8 +168,8 @@ export class Talk {
 
   loudspeaker({ playing, waiting, level }) {
     const before = this.playing;
-    this.playing = playing || waiting;
-    if (playing) this.meter.push(level, "model");
+    this.loud = playing ? level : 0;
+    this.playing = playing || waiting || (this.sounding && this.active !== null); // a gap is part of the answer
     if (before && !this.playing) {
       this.audio.duck(false);
       this.captions.finished();
@@ -250,6 +253,7 @@ const EVENTS = {
     // The model takes the turn for meant: an older answer that still plays is over.
     if (talk.playing) talk.interrupt();
     talk.active = event.response.id;
+    talk.sounding = false;
     talk.captions.begin(event.response.id);
   },
   "response.output_item.added": (talk, event) => talk.captions.item(event.response_id, event.item.id),
@@ -258,7 +262,7 @@ const EVENTS = {
   "response.output_audio.delta"(talk, event) {
     if (talk.dropped.has(event.response_id)) return;
     talk.captions.sounds(event.response_id, talk.stopped);
-    talk.playing = true;
+    talk.playing = talk.sounding = true;
     talk.audio.play(event.item_id, fromBase64(event.delta));
   },
   "response.output_audio.done": (talk) => talk.audio.complete(),
