@@ -32,15 +32,15 @@ class Page:
     """One tab.
 
     Args:
-        url: of its DevTools WebSocket.
+        socket: DevTools, of the tab.
 
     Attributes:
         complaints: errors and warnings of the console, exceptions, violations of the content security policy.
         requests: URLs that were asked for.
     """
 
-    def __init__(self, url: str) -> None:
-        self._socket: ClientConnection = connect(url, max_size=None, open_timeout=WAIT, compression=None)
+    def __init__(self, socket: ClientConnection) -> None:
+        self._socket = socket
         self._last = 0
         self.complaints: list[str] = []
         self.requests: list[str] = []
@@ -152,10 +152,6 @@ class Page:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
 
-    def close(self) -> None:
-        """End the connection."""
-        self._socket.close()
-
 
 @contextmanager
 def chromium(program: str, profile: Path, microphone: Path | None = None, *flags: str) -> Iterator[Page]:
@@ -179,9 +175,9 @@ def chromium(program: str, profile: Path, microphone: Path | None = None, *flags
     with (profile.parent / "chromium.log").open("wb") as log:
         process = subprocess.Popen([*command, "about:blank"], stdout=log, stderr=log, env=environment)
         try:
-            page = Page(_first_tab(process, profile))
-            yield page
-            page.close()
+            url = _first_tab(process, profile)
+            with connect(url, max_size=None, open_timeout=WAIT, compression=None) as socket:
+                yield Page(socket)
         except ConnectionClosed as error:
             raise AssertionError("Chromium ended; see chromium.log") from error
         finally:

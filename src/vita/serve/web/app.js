@@ -16,6 +16,7 @@ const conversation = new Conversation();
 let settings = loadSettings();
 let attached = [];
 let asking = null; // AbortController of the answer that streams
+let leaving = false; // the page is being closed or reloaded
 
 const view = new View({ regenerate, edit, retry: regenerate, askKey: () => openSettings("key") });
 const panel = new TalkPanel(conversation, view, () => settings);
@@ -66,6 +67,7 @@ async function answer(temperature = settings.temperature) {
   try {
     await receive(message, streamChat(body, asking.signal));
   } catch (error) {
+    if (leaving) return; // what was kept says so
     if (error.name === "AbortError") {
       Object.assign(message, { status: "stopped", error: "Stopped." });
     } else {
@@ -262,7 +264,11 @@ function listen() {
   for (const id of ["attach", "start-image"]) $(id).addEventListener("click", () => $("files").click());
   for (const id of ["camera", "start-camera"]) $(id).addEventListener("click", attachPicture);
   for (const id of ["start", "start-talk"]) $(id).addEventListener("click", () => panel.start());
-  addEventListener("pagehide", () => conversation.save());
+  addEventListener("pagehide", () => {
+    conversation.save();
+    leaving = true;
+  });
+  addEventListener("pageshow", (event) => event.persisted && location.reload()); // its connections are gone
   listenForDrops();
 }
 
