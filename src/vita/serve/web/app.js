@@ -256,7 +256,7 @@ function listen() {
   });
   $("stop").addEventListener("click", stop);
   $("new").addEventListener("click", startAnew);
-  $("open-settings").addEventListener("click", () => openSettings("system"));
+  $("open-settings").addEventListener("click", () => openSettings());
   $("files").addEventListener("change", async ({ target }) => {
     await attach([...target.files]);
     target.value = "";

@@ -52,9 +52,10 @@ export const canChooseSpeaker = () => "setSinkId" in (globalThis.AudioContext?.p
 
 /** Fill a select with the devices of a kind. Names are known only after one was opened. */
 export async function listDevices(select, kind, chosen) {
+  select.replaceChildren(el("option", { value: chosen }, "Automatic")); // the choice is kept if it is saved meanwhile
   const all = (await navigator.mediaDevices?.enumerateDevices?.()) ?? [];
   const found = all.filter((device) => device.kind === kind && device.deviceId && device.deviceId !== "default");
   const options = found.map((device, n) => el("option", { value: device.deviceId }, device.label || `Device ${n + 1}`));
-  select.replaceChildren(el("option", { value: "" }, "The system’s choice"), ...options);
+  select.replaceChildren(el("option", { value: "" }, "Automatic"), ...options);
   select.value = found.some((device) => device.deviceId === chosen) ? chosen : "";
 }

@@ -39,7 +39,7 @@ export async function editSettings(settings, focus) {
   $("speakers").hidden = !canChooseSpeaker();
   dialog.returnValue = "";
   dialog.showModal();
-  $(focus ?? "key").focus();
+  if (focus) $(focus).focus();
   for (const [name, id, kind] of SELECTS) listDevices($(id), kind, settings[name]);
   listVoices(settings.voice);
   await new Promise((resolve) => dialog.addEventListener("close", resolve, { once: true }));
@@ -72,6 +72,6 @@ async function listVoices(chosen) {
   }
   $("voices").hidden = voices.length === 0;
   const options = voices.map((voice) => el("option", { value: voice.id }, voice.name ?? voice.id));
-  $("voice").replaceChildren(el("option", { value: "" }, "The server’s choice"), ...options);
+  $("voice").replaceChildren(el("option", { value: "" }, "Automatic"), ...options);
   $("voice").value = voices.some((voice) => voice.id === chosen) ? chosen : "";
 }
