@@ -229,6 +229,22 @@ def test_a_response_outside_of_the_conversation() -> None:
     assert len(talk.dialogue.conversation) == 0
 
 
+@pytest.mark.parametrize(
+    ("instructions", "aloud"),
+    [("You are a text-to-speech renderer. Read the supplied text aloud faithfully.", "Is it 5?"), ("Be brief.", None)],
+)
+def test_a_text_that_is_only_to_be_read_aloud(instructions: str, aloud: str | None) -> None:
+    """Open WebUI's speech engine: the model would answer the text."""
+    talk = Talk()
+    item = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Is it 5?"}]}
+    response = {"conversation": "none", "output_modalities": ["audio"], "instructions": instructions, "input": [item]}
+    talk.client("response.create", response=response)
+    assert talk.port.jobs[0].aloud == aloud
+    answer(talk)
+    talk.client("response.create", response={**response, "conversation": "auto"})
+    assert talk.port.jobs[1].aloud is None
+
+
 def test_a_failed_response_says_why() -> None:
     talk = Talk()
     talk.client("response.create")

@@ -272,6 +272,34 @@ def test_a_cancel_is_not_held_up_by_audio(client: Client) -> None:
     assert client.until("response.done")["response"]["status"] in ("cancelled", "completed")
 
 
+def test_the_speech_engine_of_open_webui(client: Client) -> None:
+    """The text is spoken as it stands, not answered."""
+    client.update(audio={"input": {"turn_detection": None, "transcription": None}, "output": {"voice": "marin"}})
+    text = "What can you do? Nothing in particular."
+    item = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]}
+    instructions = "You are a text-to-speech renderer. Read the supplied text aloud faithfully."
+    response = {"conversation": "none", "output_modalities": ["audio"], "instructions": instructions, "input": [item]}
+    client.send("response.create", response=response)
+    done = client.until("response.done")["response"]
+    assert done["status"] == "completed" and done["output"][0]["content"][0]["transcript"] == text
+    assert len(audio_of(client.wire.events)) > 48_000
+    client.send("response.create", response=response)
+    client.until("response.output_audio.delta")
+    client.send("response.cancel")
+    assert client.until("response.done")["response"]["status"] == "cancelled"
+
+
+def test_silence_after_an_answer_has_a_timeout(client: Client) -> None:
+    detection = {"type": "server_vad", "idle_timeout_ms": 1000}
+    client.update(output_modalities=["text"], audio={"input": {"turn_detection": detection}})
+    client.speak()
+    client.until("response.done")
+    for _ in range(20):
+        client.append(silence(0.2))
+    client.until("input_audio_buffer.timeout_triggered")
+    assert client.until("response.done")["response"]["status"] == "completed"
+
+
 def test_text_only(client: Client) -> None:
     client.update(output_modalities=["text"])
     client.create_text("What can you do?")

@@ -32,14 +32,12 @@ from vita.serve.realtime.events import (
     new_id,
 )
 from vita.serve.realtime.items import Item, Pcm, read_item, spoken_item
-from vita.serve.realtime.response import Response, Wish
+from vita.serve.realtime.response import Response
 from vita.serve.realtime.session import Session
 from vita.serve.realtime.transcripts import Transcripts
 from vita.serve.realtime.turn_machine import Action, Input, State, step
+from vita.serve.realtime.wish import Wish, read_wish, text_to_read
 from vita.types import Message
-
-MAX_METADATA = 16  # keys, as at OpenAI
-MAX_METADATA_TEXT = 512
 
 
 @dataclass(frozen=True)
@@ -50,11 +48,13 @@ class Job:
         number: by which the generator's reports are told from those of older ones.
         messages: the prompt.
         session: modality, voice, speed and limits.
+        aloud: a text that is only to be read aloud; None: the prompt is to be answered.
     """
 
     number: int
     messages: tuple[Message, ...]
     session: Session
+    aloud: str | None = None
 
 
 class Port(Protocol):
@@ -186,28 +186,15 @@ class Dialogue:
     def _create_response(self, body: Object) -> None:
         if self.session.kind == "transcription":
             raise RealtimeError("A transcription session gives no responses.", "invalid_value", "type")
-        self._wish = self._read_wish(mapping(body.get("response") or {}, "response"))
+        given = mapping(body.get("response") or {}, "response")
+        self._wish = read_wish(given, self.session, self._input_item, self._limits.messages)
         try:
             self._step(Input.CREATE)
         finally:
             self._wish = None
 
-    def _read_wish(self, given: Object) -> Wish:
-        target = given.get("conversation") or "auto"
-        if target not in ("auto", "none"):
-            raise RealtimeError('conversation must be "auto" or "none".', param="response.conversation")
-        items: tuple[Item, ...] | None = None
-        asked = given.get("input")
-        if asked is not None:
-            if not isinstance(asked, list) or len(asked) > self._limits.messages:
-                what = f"input must be a list of {self._limits.messages} items at most."
-                raise RealtimeError(what, param="response.input")
-            items = tuple(self._input_item(item, f"response.input[{n}]") for n, item in enumerate(asked))
-        session = self.session.for_response(given)
-        return Wish(session, check_metadata(given.get("metadata")), target == "auto", items)
-
-    def _input_item(self, given: JSON, where: str) -> Item:
-        item = mapping(given, where)
+    def _input_item(self, item: Object, where: str) -> Item:
+        """An item of a response's own input."""
         if item.get("type") == "item_reference":
             return self.conversation.retrieve(check_id(item.get("id"), f"{where}.id"))
         return self._read_item(item, where)
@@ -348,7 +335,7 @@ class Dialogue:
         )
         self._usage, self._failure = Usage(), None
         messages = self.conversation.messages(wish.session.instructions, wish.items)
-        self._port.start(Job(self.state.number, messages, wish.session))
+        self._port.start(Job(self.state.number, messages, wish.session, text_to_read(wish)))
 
     def _events(self, response: Response, action: Action, delta: str | SpeechChunk | None) -> list[Event]:
         usage = self._usage
@@ -367,20 +354,6 @@ class Dialogue:
             return response.finish("failed", usage, error=self._failure)
         reason = "turn_detected" if action is Action.INTERRUPT else "client_cancelled"
         return response.finish("cancelled", usage, reason=reason)
-
-
-def check_metadata(value: JSON) -> JSON:
-    """The value itself: null, or an object of a few strings.
-
-    Raises:
-        RealtimeError: something else.
-    """
-    if value is None:
-        return None
-    texts = mapping(value, "response.metadata").values()
-    if len(texts) > MAX_METADATA or not all(isinstance(t, str) and len(t) <= MAX_METADATA_TEXT for t in texts):
-        raise RealtimeError(f"metadata must be an object of {MAX_METADATA} strings at most.", param="response.metadata")
-    return value
 
 
 def already_active() -> RealtimeError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from anyio.abc import TaskGroup
 from vita.errors import MediaError, VitaError
 from vita.events import Done, SpeechChunk, Started, TextDelta, Usage
 from vita.prompt.processor import count_tokens
+from vita.serve.audio_out import audio_tokens, chunks_of
 from vita.serve.auth import Tenant
 from vita.serve.errors import ApiError, as_api_error
 from vita.serve.realtime.audio_buffer import AudioBuffer
@@ -122,41 +124,78 @@ class Generators:
 
     async def _generate(self, job: Job) -> None:
         """One answer, reported to the dialogue as it comes."""
-        dialogue, number = self.dialogue, job.number
+        number = job.number
         try:
             with self._server.admit():
-                if self._number != number:
-                    return
-                handle = self._answer = self._submit(job)
-                self._server.log_asked(job.messages)
-                async for event in handle:
-                    await self._outbox.wait_drained()
-                    if isinstance(event, Started):
-                        if self._has_idle_timeout:
-                            self._tell(AnswerStarted())
-                        dialogue.answer_started(number, noise=event.state == "noise")
-                    elif isinstance(event, TextDelta):
-                        dialogue.answer_text(number, event.text)
-                    elif isinstance(event, SpeechChunk):
-                        dialogue.answer_audio(number, event)
-                    elif isinstance(event, Done):
-                        self._ended(number, event)
+                if job.aloud is not None:
+                    await self._read_aloud(job, job.aloud)
+                else:
+                    await self._answer_prompt(job)
         except Exception as error:
             self._failed(number, error)
         await self._played(number)
 
+    async def _answer_prompt(self, job: Job) -> None:
+        dialogue, number, began = self.dialogue, job.number, time.monotonic()
+        # Where a voice has to be found, that is file work.
+        handle = await self._server.in_speech_thread(lambda: self._submit(job))
+        if self._number != number:
+            handle.cancel()
+            return
+        self._answer = handle
+        self._server.log_asked(job.messages)
+        async for event in handle:
+            await self._outbox.wait_drained()
+            if isinstance(event, Started):
+                if self._has_idle_timeout:
+                    self._tell(AnswerStarted())
+                dialogue.answer_started(number, noise=event.state == "noise")
+            elif isinstance(event, TextDelta):
+                dialogue.answer_text(number, event.text)
+            elif isinstance(event, SpeechChunk):
+                if began:
+                    self._server.metrics.first_audio(time.monotonic() - began)
+                    began = 0.0
+                dialogue.answer_audio(number, event)
+            elif isinstance(event, Done):
+                self._ended(number, event)
+
+    async def _read_aloud(self, job: Job, text: str) -> None:
+        """Speak a text as it stands: the model is not asked."""
+        dialogue, number, session, server = self.dialogue, job.number, job.session, self._server
+        voice, speed = session.voice or None, session.speed
+        stream = await server.in_speech_thread(lambda: server.model.speak(text, voice=voice, speed=speed))
+        samples = 0
+        dialogue.answer_started(number, noise=False)
+        dialogue.answer_text(number, text)
+        chunks = chunks_of(stream, server.speech_threads)
+        try:
+            async for chunk in chunks:
+                if self._number != number:
+                    return
+                await self._outbox.wait_drained()
+                samples += len(chunk.samples)
+                dialogue.answer_audio(number, chunk)
+        finally:
+            await chunks.aclose()
+        self._number = 0
+        dialogue.answer_ended(number, Usage(completion_tokens=audio_tokens(samples)), full=False)
+
     def _submit(self, job: Job) -> Handle:
         session, limits = job.session, self._server.options.limits
-        tokens = min(session.max_output_tokens or limits.tokens, max(limits.tokens, 1))
-        params = SamplingParams(max_tokens=tokens, temperature=session.temperature or 0.0)
-        speech = (
-            SpeechOptions(voice=session.voice or None, speed=session.speed) if session.modality == "audio" else None
+        params = SamplingParams(
+            max_tokens=min(session.max_output_tokens or limits.tokens, limits.tokens),
+            temperature=session.temperature or 0.0,
         )
+        speech = None
+        if session.modality == "audio":
+            speech = SpeechOptions(voice=session.voice or None, speed=session.speed)
         return self._server.submit(job.messages, params, self._tenant, speech=speech)
 
     def _ended(self, number: int, done: Done) -> None:
         if self._number == number:
             self._number, self._answer = 0, None
+        self._server.metrics.answered(done)
         if done.finish_reason == "cancelled":  # not by the client: its number would be old, and this ignored
             self.dialogue.answer_failed(number, SERVER, "timeout", "The response took too long.")
         else:

@@ -28,6 +28,11 @@ class Outbox:
         self._drained = asyncio.Event()
         self._drained.set()
 
+    @property
+    def waiting(self) -> int:
+        """Events that are not sent yet."""
+        return len(self._events)
+
     def put(self, event: Event) -> None:
         """Add an event. The end of a cancelled response takes back its deltas that were not sent yet."""
         response = event.get("response")

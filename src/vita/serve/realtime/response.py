@@ -14,27 +14,11 @@ from vita.serve.realtime.codec import AudioEncoder
 from vita.serve.realtime.conversation import Conversation, heard_text
 from vita.serve.realtime.events import Event, make_event, new_id
 from vita.serve.realtime.items import Content, Item
-from vita.serve.realtime.session import PCM_RATE, Session, format_json
+from vita.serve.realtime.session import PCM_RATE, format_json
+from vita.serve.realtime.wish import Wish
 
 ResponseStatus = Literal["in_progress", "completed", "cancelled", "incomplete", "failed"]
 CANCEL_REASONS = ("turn_detected", "client_cancelled")
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What a response is to be like.
-
-    Attributes:
-        session: the settings of the session, with those of the response.
-        metadata: sent back.
-        in_conversation: whether its item joins the conversation.
-        items: the prompt instead of the conversation's items; None: those.
-    """
-
-    session: Session
-    metadata: JSON = None
-    in_conversation: bool = True
-    items: tuple[Item, ...] | None = None
 
 
 @dataclass(eq=False)

@@ -103,9 +103,12 @@ async def realtime(websocket: WebSocket) -> None:
     offered = [name.strip() for name in websocket.headers.get("sec-websocket-protocol", "").split(",")]
     await websocket.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in offered else None)
     beta = is_beta({name.lower(): value for name, value in websocket.headers.items()})
-    await Connection(
-        TextSocket(websocket), server, tenant, session, shared.vad, shared.thread, beta=beta
-    ).run()  # fmt: skip
+    connection = Connection(TextSocket(websocket), server, tenant, session, shared.vad, shared.thread, beta=beta)
+    server.metrics.sessions.inc()
+    try:
+        await connection.run()
+    finally:
+        server.metrics.sessions.dec()
     if websocket.client_state is WebSocketState.CONNECTED:
         await websocket.close()
 
