@@ -119,7 +119,12 @@ def test_a_key_interrupts(talking: Running, program: str, tmp_path: Path) -> Non
 def test_speech_that_lasts_interrupts(talking: Running, program: str, tmp_path: Path) -> None:
     """The question comes again while its answer plays."""
     with talk(program, tmp_path, talking, quiet=2.5) as page:
+        page.js(
+            "globalThis.states = []; new MutationObserver(() => states.push(document.querySelector('#talk-state')"
+            ".textContent)).observe(document.querySelector('#talk-state'), {childList: true}); 1"
+        )
         page.until("[...document.querySelectorAll('.assistant .error')].some(e => e.innerText === 'Interrupted.')")
+        assert any("quieter" in state for state in page.js("states")), "before it stops, it gets quieter"
         order = page.js("events.map(([n, e]) => e.type)")
         cut = order.index("conversation.item.truncate")
         assert "input_audio_buffer.speech_started" in order[order.index("response.output_audio.delta") : cut]

@@ -22,7 +22,7 @@ function insecure(what) {
   const local = `http://localhost:${location.port || "80"}`;
   return (
     `Browsers open the ${what} only for pages from this computer or over https. On the computer that runs VITA, open ` +
-    `${local}; from another one, start the server with “vita serve --self-signed” and use https.`
+    `${local}; from another one, start the server with “vita serve --host 0.0.0.0 --self-signed” and use https.`
   );
 }
 

@@ -33,6 +33,7 @@ export class View {
       this.shown.delete(id);
     }
     let before = null;
+    this.newest = messages.at(-1);
     for (const message of messages) {
       if (!this.shown.has(message.id)) this.create(message);
       const { item } = this.shown.get(message.id);
@@ -40,8 +41,6 @@ export class View {
       before = item;
       this.draw(message);
     }
-    this.newest = messages.at(-1);
-    for (const message of messages) this.drawTools(message);
     $("welcome").hidden = messages.length > 0;
     document.body.classList.toggle("empty", messages.length === 0);
     this.scroll();
@@ -101,7 +100,7 @@ export class View {
     this.drawError(shown.error, message);
     shown.facts.textContent = message.facts ?? "";
     if (message.role === "assistant") this.speak(message, running);
-    const state = `${message.status} ${Boolean(message.text)}`;
+    const state = `${message.status} ${Boolean(message.text)} ${message === this.newest}`;
     if (shown.state !== state) {
       shown.state = state;
       this.drawTools(message);
@@ -109,9 +108,13 @@ export class View {
   }
 
   drawError(box, message) {
+    const key = `${message.status} ${message.error ?? ""}`;
+    if (box.dataset.key === key) return;
+    box.dataset.key = key;
     box.replaceChildren();
     box.hidden = !message.error;
     if (!message.error) return;
+    $("spoken").textContent = message.error;
     box.classList.toggle("soft", message.status === "stopped");
     box.append(el("p", {}, message.error));
     if (message.status !== "failed") return;

@@ -35,7 +35,9 @@ export class TalkAudio {
     if (data.type === "state") {
       this.on.state(data);
     } else {
-      this.flushes.get(data.id)?.(data.played);
+      const late = (this.context.outputLatency || 0) * 1000; // of what was played, this much was not heard yet
+      const heard = Object.entries(data.played).map(([item, ms]) => [item, Math.max(0, Math.round(ms - late))]);
+      this.flushes.get(data.id)?.(Object.fromEntries(heard));
       this.flushes.delete(data.id);
     }
   }
@@ -52,7 +54,7 @@ export class TalkAudio {
     this.player.port.postMessage({ type: "complete" });
   }
 
-  /** Stop playback; resolves to the milliseconds that were played of each item. */
+  /** Stop playback; resolves to the milliseconds that were heard of each item. */
   flush() {
     const id = ++this.flushed;
     this.player.port.postMessage({ type: "flush", id });

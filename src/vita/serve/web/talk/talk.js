@@ -86,7 +86,7 @@ export class Talk {
 
   piece(pcm, level) {
     const mine = this.muted ? 0 : level;
-    this.meter.push(Math.max(mine, this.loud), mine > this.loud ? "user" : "model");
+    this.meter.push(Math.max(mine, this.loud), mine >= this.loud ? "user" : "model");
     if (!this.live) return;
     const ms = (pcm.length / RATE) * 1000;
     if (!this.push) this.act(this.bargeIn.piece(mine, ms, this.playing));
@@ -159,6 +159,7 @@ export class Talk {
     const item = this.captions.interrupted();
     this.show();
     const played = await this.audio.flush();
+    if (!this.session.output_modalities?.includes("audio")) return; // what was written was read
     for (const id of new Set([...Object.keys(played), item].filter(Boolean))) {
       if (!this.captions.isCut(id)) continue;
       this.socket.send({ type: "conversation.item.truncate", item_id: id, content_index: 0, audio_end_ms: played[id] ?? 0 });
