@@ -1,9 +1,15 @@
 #!/usr/bin/env bash
 # Sets itself up and answers a question about an image. Flags pass through to video_audio_demo.py; an image or a
 # video without a question is described. After the answer, stderr ends with the line to type next.
+# `./demo.sh --serve` starts the server instead; further flags are those of `vita serve`.
 set -eu
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$ROOT/scripts/env.sh"
+if [ "${1:-}" = "--serve" ]; then
+    shift
+    vita_env "[serve]"
+    exec "$PYTHON" -m vita serve "$@"
+fi
 vita_env ""
 if [ $# -eq 0 ]; then
     image="$ROOT/assets/vita_logo.png"

@@ -5,7 +5,7 @@
 set -eu
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$ROOT/scripts/env.sh"
-vita_env "[dev]"
+vita_env "[dev,serve]"
 cd "$ROOT"
 failed=""
 check() {

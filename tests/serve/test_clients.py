@@ -24,8 +24,9 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def keyed(embedded: vita.Vita) -> Iterator[Running]:
-    with running(embedded, ServeOptions(port=0, api_keys=(KEY,), limits=Limits(tokens=24))) as served:
+def keyed(embedded: vita.Vita, espeak: Voice) -> Iterator[Running]:
+    options = ServeOptions(port=0, api_keys=(KEY,), limits=Limits(tokens=24), voice="espeak")
+    with running(embedded, options) as served:
         yield served
 
 
@@ -45,7 +46,9 @@ def run_client(name: str, *arguments: str) -> str:
 
 def test_the_official_client(keyed: Running) -> None:
     image, audio = ASSETS / "vita_logo.png", ASSETS / "what_can_you_do.flac"
-    assert "all passed" in run_client("openai_http.py", f"{keyed.url}/v1", KEY, "vita", str(image), str(audio))
+    assert "all passed" in run_client(
+        "openai_http.py", f"{keyed.url}/v1", KEY, "vita", str(image), str(audio), "espeak"
+    )
 
 
 def test_no_request_of_the_schema_gives_a_server_error(keyed: Running) -> None:

@@ -44,6 +44,7 @@ class TestWhole:
         assert body["usage"]["type"] == "duration" and len(body["segments"]) == 1
         segment = body["segments"][0]
         assert 0 <= segment["start"] < segment["end"] <= body["duration"] and segment["text"] == body["text"]
+        assert segment["avg_logprob"] < 0 < segment["compression_ratio"] and segment["no_speech_prob"] < 0.5
         assert segment["tokens"] and body["text"].startswith(SAID)
 
     def test_two_utterances_are_two_segments(self, served: Running) -> None:

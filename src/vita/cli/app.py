@@ -218,7 +218,7 @@ def chat(
         raise typer.Exit(run_chat(flags))
 
 
-app.command(epilog=examples("vita serve", "VITA_API_KEY=choose-one vita serve --host 0.0.0.0 --self-signed"))(serve)
+app.command(epilog=examples("vita serve", "vita serve --host 0.0.0.0 --self-signed --api-key-file keys.txt"))(serve)
 
 
 @app.command(epilog=examples("vita info", "vita info VITA-MLLM/VITA-1.5 --memory 6GB"))

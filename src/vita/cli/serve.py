@@ -79,6 +79,8 @@ def serve_options(flags: ServeFlags) -> ServeOptions:
     """
     from vita.serve.options import Limits, ServeOptions, read_keys
 
+    if flags.max_tokens < 1:
+        raise RequestError(f"must be 1 or more, not {flags.max_tokens}", where="max_tokens")
     if flags.ssl_certfile is not None and not flags.ssl_certfile.is_file():
         raise RequestError("no such file", where=flags.ssl_certfile, fix="check the path")
     return ServeOptions(

@@ -14,9 +14,9 @@ def serve(
     host: s.Host = "127.0.0.1",
     port: s.Port = 8000,
     api_key_file: s.ApiKeyFile = None,
-    allow_host: s.AllowHosts = None,
-    allow_origin: s.AllowOrigins = None,
-    allow_media_domain: s.AllowMediaDomains = None,
+    allow_hosts: s.AllowHosts = None,
+    allow_origins: s.AllowOrigins = None,
+    allow_media_domains: s.AllowMediaDomains = None,
     ssl_certfile: s.SslCertfile = None,
     ssl_keyfile: s.SslKeyfile = None,
     self_signed: s.SelfSigned = False,
@@ -39,8 +39,8 @@ def serve(
     )
     flags = ServeFlags(
         model=model, options=options, host=host, port=port, api_key_file=api_key_file,
-        allow_hosts=tuple(allow_host or ()), allow_origins=tuple(allow_origin or ()),
-        allow_media_domains=tuple(allow_media_domain or ()), max_tokens=max_tokens, voice=voice,
+        allow_hosts=tuple(allow_hosts or ()), allow_origins=tuple(allow_origins or ()),
+        allow_media_domains=tuple(allow_media_domains or ()), max_tokens=max_tokens, voice=voice,
         ssl_certfile=ssl_certfile, ssl_keyfile=ssl_keyfile, self_signed=self_signed, log_content=log_content,
         verbose=verbose,
     )  # fmt: skip

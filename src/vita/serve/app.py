@@ -63,7 +63,6 @@ def create_app(model: Vita, options: ServeOptions, routers: Sequence[APIRouter] 
     app.add_exception_handler(VitaError, _answer_error)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(HTTPException, _answer_http_error)
-    app.add_exception_handler(Exception, _answer_error)
     app.add_middleware(Front)
     if options.allow_origins:
         app.add_middleware(

@@ -38,7 +38,7 @@ def usage_object(usage: Usage, completion: int, audio_tokens: int = 0) -> dict[s
         "total_tokens": usage.prompt_tokens + completion,
         "prompt_tokens_details": {
             "cached_tokens": usage.reused_tokens, "audio_tokens": usage.audio_tokens,
-            "image_tokens": usage.image_tokens, "text_tokens": usage.text_tokens,
+            "image_tokens": usage.image_tokens, "text_tokens": usage.text_tokens, "cache_write_tokens": 0,
         },
         "completion_tokens_details": {
             "reasoning_tokens": 0, "audio_tokens": audio_tokens, "text_tokens": completion - audio_tokens,

@@ -15,7 +15,7 @@ import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vita.serve.auth import Tenant
-from vita.serve.errors import ApiError, invalid, unavailable
+from vita.serve.errors import ApiError, as_api_error, invalid, unavailable
 from vita.serve.options import Limits
 from vita.serve.server import Server, new_id
 
@@ -123,6 +123,11 @@ class _Request:
         except ClientSlow:
             log.info("a client did not read its answer; its connection is closed")
             raise
+        except Exception as error:
+            if self._status:
+                raise
+            log.exception("request %s failed", self._scope["vita.request_id"])
+            await as_api_error(error).response()(self._scope, self._receive, self._reply)
         finally:
             seconds = time.monotonic() - self._began
             route = getattr(self._scope.get("route"), "path", "other")

@@ -127,7 +127,10 @@ class ServeOptions:
             raise RequestError("`ssl_certfile` and `ssl_keyfile` belong together", fix="name both, or neither")
         if self.self_signed and self.ssl_certfile is not None:
             raise RequestError("cannot be used with `ssl_certfile`", where="self_signed", fix="leave one of them out")
-        _ = self.media_policy  # its own check of the domains
+        try:
+            _ = self.media_policy
+        except RequestError as error:
+            raise RequestError(error.what, where="allow_media_domains", fix='write "example.com"') from error
 
     @property
     def is_loopback(self) -> bool:

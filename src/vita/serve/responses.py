@@ -146,7 +146,8 @@ def text_part(text: str) -> Object:
 def usage_object(usage: Usage) -> Object:
     """The Responses API's usage."""
     return {
-        "input_tokens": usage.prompt_tokens, "input_tokens_details": {"cached_tokens": usage.reused_tokens},
+        "input_tokens": usage.prompt_tokens,
+        "input_tokens_details": {"cached_tokens": usage.reused_tokens, "cache_write_tokens": 0},
         "output_tokens": usage.completion_tokens, "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
     }  # fmt: skip

@@ -43,11 +43,13 @@ class Segment:
     Attributes:
         start, end: in seconds.
         samples: float32 `[n]` at 16 kHz.
+        speech: highest probability of speech in it, by voice activity; None if there is no detector.
     """
 
     start: float
     end: float
     samples: Samples
+    speech: float | None = None
 
 
 @dataclass
@@ -158,12 +160,13 @@ def read_recording(server: Server, audio: Audio, gone: Sequence[bool] = ()) -> S
 
 
 def find_segments(samples: Samples, vad: SileroVad | None) -> list[Segment]:
-    """Where somebody speaks; all of the recording if there is no voice activity detector. Takes 0.6 % of its duration;
+    """Where somebody speaks; all of the recording if there is no voice activity detector. Takes 1 % of its duration;
     call it in a thread."""
     seconds = len(samples) / SAMPLE_RATE
     if vad is None:
         return [Segment(0.0, seconds, samples)]
     from vita.speech.listener import Listener
+    from vita.speech.vad import VadStream
 
     listener = Listener(vad, CUT)
     padded = np.concatenate([samples, np.zeros(SAMPLE_RATE, np.float32)])  # silence that ends the last turn
@@ -172,7 +175,9 @@ def find_segments(samples: Samples, vad: SileroVad | None) -> list[Segment]:
         event = heard.event
         if isinstance(event, SpeechStopped):
             end = min(len(samples), event.end)
-            found.append(Segment(event.start / SAMPLE_RATE, end / SAMPLE_RATE, samples[event.start : end]))
+            piece = samples[event.start : end]
+            speech = max(VadStream(vad).feed(piece), default=0.0)
+            found.append(Segment(event.start / SAMPLE_RATE, end / SAMPLE_RATE, piece, speech))
     return found
 
 

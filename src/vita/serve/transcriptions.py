@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import zlib
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import cast
@@ -133,7 +134,7 @@ class Transcription:
         for segment in self._segments:
             handle = submit_transcription(
                 self._server, segment_audio(segment), self._tenant, temperature=self._asked.temperature,
-                logprobs=self._asked.logprobs,
+                logprobs=self._asked.logprobs or self._asked.response_format == "verbose_json",
             )  # fmt: skip
             self._check_gone()
             found.append(await transcribe(self._server, handle))
@@ -184,19 +185,29 @@ class Transcription:
         return JSONResponse(body)
 
     def _verbose(self, text: str, found: list[Transcript]) -> dict[str, JSON]:
+        found_pairs = list(zip(self._segments, found, strict=True))
         segments: list[JSON] = [
-            {
-                "id": n, "seek": 0, "start": segment.start, "end": segment.end, "text": one.text,
-                "tokens": list(one.token_ids), "temperature": self._asked.temperature,
-            }
-            for n, (segment, one) in enumerate(zip(self._segments, found, strict=True))
-            if one.text
-        ]  # fmt: skip
+            segment_object(n, segment, one, self._asked.temperature)
+            for n, (segment, one) in enumerate(pair for pair in found_pairs if pair[1].text)
+        ]
         return {
             "task": "transcribe", "language": self._asked.language or UNDETERMINED, "duration": self._seconds,
             "text": text, "segments": segments,
             "usage": {"type": "duration", "seconds": math.ceil(self._seconds)},
         }  # fmt: skip
+
+
+def segment_object(number: int, segment: Segment, transcript: Transcript, temperature: float) -> dict[str, JSON]:
+    """A segment as OpenAI writes it; without a detector of speech it has no `no_speech_prob`."""
+    text = transcript.text.encode()
+    logprobs = [token.logprob for token in transcript.logprobs]
+    found: dict[str, JSON] = {
+        "id": number, "seek": 0, "start": segment.start, "end": segment.end, "text": transcript.text,
+        "tokens": list(transcript.token_ids), "temperature": temperature,
+        "avg_logprob": sum(logprobs) / len(logprobs) if logprobs else 0.0,
+        "compression_ratio": len(text) / len(zlib.compress(text)),
+    }  # fmt: skip
+    return found if segment.speech is None else found | {"no_speech_prob": 1 - segment.speech}
 
 
 def usage_object(usages: list[Usage]) -> dict[str, JSON]:

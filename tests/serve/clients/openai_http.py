@@ -1,4 +1,4 @@
-"""The official openai client against a running server: `openai_http.py URL MODEL IMAGE AUDIO`. Exits 1 at a fault.
+"""The official openai client against a running server: `openai_http.py URL KEY MODEL IMAGE AUDIO VOICE`. Exits 1 at a fault.
 
 Runs in the environment of scripts/serve_env.sh; imports nothing of ours.
 """
@@ -88,6 +88,36 @@ def transcriptions(client: OpenAI, file: Path) -> None:
     assert isinstance(text, str) and "can you do" in text
 
 
+def speech(client: OpenAI, model: str) -> None:
+    """Needs a voice on the server."""
+    with client.audio.speech.with_streaming_response.create(
+        model="tts-1", voice="alloy", input="Hello there.", response_format="pcm"
+    ) as answer:
+        data = b"".join(answer.iter_bytes())
+    assert len(data) > 10_000 and len(data) % 2 == 0
+    hello: Any = [{"role": "user", "content": "What can you do?"}]
+    whole = strict(
+        client.chat.completions.create(
+            model=model, messages=hello, modalities=["text", "audio"], audio={"voice": "alloy", "format": "wav"}
+        )
+    )
+    spoken = whole.choices[0].message.audio
+    assert spoken is not None and base64.b64decode(spoken.data)[:4] == b"RIFF" and spoken.transcript
+    again: Any = [*hello, {"role": "assistant", "audio": {"id": spoken.id}}, *hello]
+    assert client.chat.completions.create(model=model, messages=again).choices[0].message.content
+    audio, text = b"", ""
+    for chunk in client.chat.completions.create(
+        model=model, messages=hello, modalities=["text", "audio"], audio={"voice": "alloy", "format": "pcm16"},
+        stream=True,
+    ):  # fmt: skip
+        strict(chunk)
+        for choice in chunk.choices:
+            piece = getattr(choice.delta, "audio", None) or {}
+            audio += base64.b64decode(piece.get("data", ""))
+            text += piece.get("transcript", "")
+    assert text == spoken.transcript and len(audio) > 10_000
+
+
 def errors(url: str, key: str, client: OpenAI) -> None:
     assert [m.id for m in client.models.list()] and client.models.retrieve("vita").id
     hello: Any = [{"role": "user", "content": "Hello"}]
@@ -113,7 +143,7 @@ def errors(url: str, key: str, client: OpenAI) -> None:
 
 
 def main() -> None:
-    url, key, model, image_file, audio_file = sys.argv[1:]
+    url, key, model, image_file, audio_file, voice = sys.argv[1:]
     client = OpenAI(base_url=url, api_key=key, max_retries=0, timeout=60)
     image = "data:image/png;base64," + base64.b64encode(Path(image_file).read_bytes()).decode()
     audio = base64.b64encode(Path(audio_file).read_bytes()).decode()
@@ -121,6 +151,8 @@ def main() -> None:
     responses(client, model, image)
     transcriptions(client, Path(audio_file))
     errors(url, key, client)
+    if voice:
+        speech(client, model)
     print("all passed")
 
 
