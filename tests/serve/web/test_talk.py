@@ -150,6 +150,14 @@ def test_push_to_talk_and_writing(talking: Running, program: str, tmp_path: Path
         page.key("Enter")
         page.until(f"{ANSWERS}.length === 2")
         assert page.text(".message:last-child .text")
+        page.click("#end-talk")
+        page.js("events.length = 0")
+        page.click("#start")  # a new session is told what was said
+        page.until("document.querySelector('#talk').dataset.state === 'idle'")
+        told = [event["item"] for event in sent(page, "conversation.item.create")]
+        assert [item["role"] for item in told] == ["user", "assistant", "user", "assistant"]
+        assert told[2]["content"] == [{"type": "input_text", "text": "What can you do?"}]
+        page.until("events.filter(([, e]) => e.type === 'conversation.item.done').length === 4")
 
 
 def test_a_connection_that_breaks(embedded: vita.Vita, espeak: Voice, program: str, tmp_path: Path) -> None:

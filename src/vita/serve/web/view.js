@@ -20,7 +20,9 @@ export class View {
       $("to-end").hidden = this.follow;
     });
     $("to-end").addEventListener("click", () => this.toEnd());
-    new ResizeObserver(() => this.scroll()).observe(scroller);
+    const resized = new ResizeObserver(() => this.scroll()); // the window, the talk panel, images that have loaded
+    resized.observe(scroller);
+    resized.observe($("log"));
   }
 
   /** Show exactly these messages. */
