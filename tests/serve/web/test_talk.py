@@ -22,7 +22,9 @@ from vita.speech.voice import Voice
 
 RATE = 48_000
 KEY = "a-key-of-the-test"
-SPEAKING = "document.querySelector('#talk').dataset.state === 'speaking' && !document.querySelector('#interrupt').disabled"
+SPEAKING = (
+    "document.querySelector('#talk').dataset.state === 'speaking' && !document.querySelector('#interrupt').disabled"
+)
 ANSWERS = "[...document.querySelectorAll('.assistant')].filter(e => e.ariaBusy === 'false')"
 # What the page sends and receives, as [name, event]; audio is left out.
 SPY = """
@@ -191,7 +193,8 @@ def test_what_speech_over_an_answer_does(served: Running, page: Page) -> None:
       };
       const loud = (n) => Array(n).fill(0.1), quiet = (n) => Array(n).fill(0.002);
       const short = steps([...loud(4), ...quiet(12)]);
-      const long = steps(loud(20)), late = steps(loud(20), false, 15), two = steps([...loud(3), ...quiet(9), ...loud(3)]);
+      const long = steps(loud(20)), late = steps(loud(20), false, 15);
+      const two = steps([...loud(3), ...quiet(9), ...loud(3)]);
       const deaf = steps(quiet(20));
       return { short: short.done, shortEnd: short.machine.ended(200, true), long: long.done, late: late.done,
                two: two.done, deafEnd: deaf.machine.ended(800, true), after: long.machine.piece(0.1, 40, true) };
@@ -237,7 +240,8 @@ def test_markdown_is_never_html(served: Running, page: Page) -> None:
         "> said\n\n```python\nx = '<i>'\n```\n<img src=x onerror=alert(1)>\n"
         "[good](https://example.com/a) [bad](javascript:alert(1))\n```\nopen"
     )
-    body = f"const box = document.createElement('div'); box.append(...markdown({json.dumps(text)})); return box.innerHTML;"
+    body = "const box = document.createElement('div');"
+    body += f"box.append(...markdown({json.dumps(text)})); return box.innerHTML;"
     found = page.js(JS.format(name="markdown", module="markdown.js", body=body))
     for part in (
         '<p class="heading" role="heading" aria-level="3">Title</p>', "<strong>bold</strong>", "<em>thin</em>",
