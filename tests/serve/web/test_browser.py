@@ -208,6 +208,37 @@ def test_a_page_that_is_not_secure_says_what_to_do(served: Running, page: Page) 
     assert page.js("document.querySelector('#talk').hidden") is True
 
 
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        ("NotAllowedError", "Allow it for this page"),
+        ("NotFoundError", "No microphone was found"),
+        ("NotReadableError", "another program"),
+    ],
+)
+def test_a_browser_that_refuses_the_microphone(served: Running, page: Page, error: str, words: str) -> None:
+    start(page, served)
+    page.js(f"navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException('no', '{error}')); 1")
+    page.click("#start")
+    page.until(f"document.querySelector('#notice').textContent.includes('{words}')")
+    assert page.js("document.querySelector('#talk').hidden && !document.querySelector('#start').hidden") is True
+
+
+def test_a_talk_that_is_ended_while_it_starts_leaves_no_microphone_open(served: Running, page: Page) -> None:
+    start(page, served)
+    page.js(
+        "globalThis.streams = []; const open = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);"
+        "navigator.mediaDevices.getUserMedia = async (wish) => { await new Promise(r => globalThis.go = r);"
+        " streams.push(await open(wish)); return streams[0]; }; 1"
+    )
+    page.click("#start")
+    page.until("!!globalThis.go")
+    page.click("#end-talk")
+    page.js("go()")
+    page.until("streams.length === 1 && streams[0].getTracks().every(track => track.readyState === 'ended')")
+    assert page.js("document.querySelector('#talk').hidden") is True and page.text("#notice") == ""
+
+
 def test_by_keyboard_alone(served: Running, page: Page) -> None:
     start(page, served)
     seen = set()

@@ -78,7 +78,8 @@ def test_head_and_etag(served: Running) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/static/../app.py", "/static/..%2fapp.py", "/static/%2e%2e/app.py", "/static//etc/passwd", "/static/", "/static/talk"]
+    "path",
+    ["/static/../app.py", "/static/..%2fapp.py", "/static/%2e%2e/app.py", "/static//etc/passwd", "/static/talk"],
 )  # fmt: skip
 def test_other_paths_are_no_files_of_the_page(served: Running, path: str) -> None:
     answer = httpx.Client(trust_env=False).send(

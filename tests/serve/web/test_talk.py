@@ -29,7 +29,9 @@ ANSWERS = "[...document.querySelectorAll('.assistant')].filter(e => e.ariaBusy =
 # What the page sends and receives, as [name, event]; audio is left out.
 SPY = """
 globalThis.events = [];
-const note = (name, text) => { const event = JSON.parse(text); if (name === 'sent' && event.type.endsWith('append')) return;
+const note = (name, text) => {
+  const event = JSON.parse(text);
+  if (event.type === 'input_audio_buffer.append') return;
   if (event.type === 'response.output_audio.delta') event.delta = ''; events.push([name, event]); };
 const Plain = WebSocket;
 globalThis.WebSocket = class extends Plain {
@@ -49,7 +51,7 @@ def talking(embedded: vita.Vita, espeak: Voice) -> Iterator[Running]:
 
 @contextmanager
 def talk(program: str, folder: Path, server: Running, quiet: float, **settings: Any) -> Iterator[Page]:
-    """A page that talks. Its microphone repeats 1.5 s of silence, "What can you do?", and `quiet` seconds of silence."""
+    """A page that talks. Its microphone repeats 1.5 s of silence, "What can you do?", `quiet` seconds of silence."""
     recording = np.concatenate([silence(1.5, RATE), question(RATE), silence(quiet, RATE)])
     soundfile.write(folder / "microphone.wav", recording, RATE, subtype="PCM_16")
     with chromium(program, folder / "profile", folder / "microphone.wav") as page:

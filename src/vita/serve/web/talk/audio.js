@@ -16,10 +16,12 @@ export class TalkAudio {
   /** Open the microphone and start the worklets. Throws an Error that says what to do. */
   async open(microphone, speaker) {
     this.stream = await openDevice("audio", microphone);
+    this.endIfClosed(); // while the browser asked
     this.context = new AudioContext({ latencyHint: "interactive" });
     if (speaker && this.context.setSinkId) await this.context.setSinkId(speaker).catch(() => {}); // it was unplugged
     await this.context.audioWorklet.addModule(new URL("worklets.js", import.meta.url));
     await this.context.resume();
+    this.endIfClosed();
     const source = this.context.createMediaStreamSource(this.stream);
     const capture = new AudioWorkletNode(this.context, "capture", { numberOfOutputs: 0, channelCount: 1, channelCountMode: "explicit" });
     capture.port.onmessage = ({ data }) => this.on.piece(data.pcm, data.level);
@@ -74,7 +76,15 @@ export class TalkAudio {
   }
 
   close() {
+    this.closed = true;
     closeStream(this.stream);
     this.context?.close().catch(() => {}); // it is closed already
+  }
+
+  /** Close what was opened after `close` was called. */
+  endIfClosed() {
+    if (!this.closed) return;
+    this.close();
+    throw new Error("The talk was ended.");
   }
 }

@@ -104,11 +104,13 @@ export class TalkPanel {
     if (talk.camera) {
       talk.stopCamera();
     } else {
+      $("talk-camera").disabled = true;
       try {
         await talk.startCamera();
       } catch (error) {
         notify(error.message);
       }
+      $("talk-camera").disabled = false;
     }
     pressed("talk-camera", Boolean(talk.camera));
   }

@@ -14,6 +14,7 @@ export class RealtimeSocket {
   /** Connect and configure; resolves to the effective session. Throws an Error that says what is wrong. */
   async connect(session) {
     const protocols = await socketProtocols();
+    if (this.left) throw new Error("The talk was ended.");
     const url = new URL("v1/realtime", document.baseURI);
     url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
     this.socket = new WebSocket(url, protocols);

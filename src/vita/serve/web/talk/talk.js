@@ -43,7 +43,9 @@ export class Talk {
     this.on.state("connecting", "Opening the microphone");
     await this.audio.open(this.settings.microphone, this.settings.speaker);
     this.on.state("connecting", "Connecting");
+    if (this.ended) return;
     this.session = await this.socket.connect(this.wish());
+    if (this.ended) return;
     for (const item of this.conversation.asItems()) this.socket.send({ type: "conversation.item.create", item });
     this.live = true;
     this.show();
