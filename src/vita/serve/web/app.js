@@ -3,7 +3,7 @@
 import { ApiError, getJson, getKey, streamChat } from "./api.js";
 import { attachmentOf } from "./attachments.js";
 import { takePicture } from "./camera.js";
-import { Conversation } from "./conversation.js";
+import { Conversation, NO_ANSWER } from "./conversation.js";
 import { $, el, icon, notify } from "./dom.js";
 import { factsOf } from "./facts.js";
 import { editSettings, loadSettings } from "./settings.js";
@@ -101,7 +101,7 @@ async function receive(message, chunks) {
   message.status = "done";
   message.facts = factsOf({ usage, timings: details.timings, first, notes: details.notes });
   if (reason === "length") Object.assign(message, { status: "stopped", error: `Cut at ${settings.tokens} tokens; the settings allow more.` });
-  if (!message.text) Object.assign(message, { status: "stopped", error: "The model took this as not meant for it and gave no answer." });
+  if (!message.text) Object.assign(message, { status: "stopped", error: NO_ANSWER });
 }
 
 function stop() {

@@ -2,7 +2,8 @@
 
 const STORED = "vita.conversation";
 const STORED_CHARACTERS = 4_000_000; // browsers give a tab about 5 million
-export const TEXT_LIMIT = 200_000; // characters of one stored answer
+const TEXT_LIMIT = 200_000; // characters of one stored answer
+export const NO_ANSWER = "The model took this as not meant for it, and gave no answer.";
 
 /**
  * A message:

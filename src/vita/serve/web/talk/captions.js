@@ -1,5 +1,6 @@
 // What both sides say, as messages of the conversation.
 
+import { NO_ANSWER } from "../conversation.js";
 import { factsOf } from "../facts.js";
 
 export class Captions {
@@ -87,6 +88,7 @@ export class Captions {
       const words = { failed: error ?? "The answer failed.", cancelled: "Interrupted.", incomplete: "The longest answer that the settings allow." };
       message.status = response.status === "failed" ? "failed" : stopped || response.status === "incomplete" ? "stopped" : "done";
       message.error = words[response.status];
+      if (message.status === "done" && !message.text) Object.assign(message, { status: "stopped", error: NO_ANSWER });
     }
     if (!playing) this.finished();
     this.changed();
