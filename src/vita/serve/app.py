@@ -19,6 +19,7 @@ from vita.serve import audio_speech, chat, models, responses, transcriptions, vo
 from vita.serve.errors import INVALID, ApiError, as_api_error
 from vita.serve.front import Front
 from vita.serve.options import ServeOptions
+from vita.serve.page import page_router
 from vita.serve.realtime import route
 from vita.serve.server import Server
 
@@ -56,7 +57,7 @@ def create_app(model: Vita, options: ServeOptions, routers: Sequence[APIRouter] 
         redirect_slashes=False, separate_input_output_schemas=False,
     )  # fmt: skip
     app.state.server = server
-    for router in (*ROUTERS, *routers):
+    for router in (*ROUTERS, page_router(), *routers):
         app.include_router(router)
     app.add_exception_handler(ApiError, _answer_error)
     app.add_exception_handler(VitaError, _answer_error)
