@@ -152,6 +152,49 @@ def test_settings_of_open_webui(client: Client) -> None:
     assert client.until("response.done")["response"]["status"] == "completed"
 
 
+def test_a_call_of_open_webui(client: Client) -> None:
+    """Version 0.12: it asks for a response when it has the transcript, and any error but one ends its call."""
+    pcm = {"type": "audio/pcm", "rate": 24_000}
+    tool = {
+        "type": "function",
+        "name": "generate_chat_completion",
+        "description": "…",
+        "parameters": {"type": "object"},
+    }
+    detection = {"type": "server_vad", "interrupt_response": True, "create_response": False}
+    heard = {"format": pcm, "transcription": {"model": "gpt-transcribe"}, "turn_detection": detection}
+    assert client.receive()["type"] == "session.created"
+    session = {
+        "type": "realtime", "output_modalities": ["audio"], "instructions": "You are the assistant in this chat.",
+        "audio": {"input": heard, "output": {"format": pcm, "voice": "marin"}}, "tools": [tool], "tool_choice": "auto",
+    }  # fmt: skip
+    client.send("session.update", session=session)
+    assert client.receive()["type"] == "session.updated"
+    client.speak()
+    item_id = client.until(f"{PREFIX}.completed", lambda event: bool(event["transcript"].strip()))["item_id"]
+    client.send("response.create", response={"metadata": {"input_item_id": item_id}})
+    assert client.until("response.created")["response"]["metadata"] == {"input_item_id": item_id}
+    response_id = client.until("response.output_audio.delta")["response_id"]
+    item_id = client.wire.open_item
+    client.speak()
+    client.until("input_audio_buffer.speech_started")
+    client.send("response.cancel", response_id=response_id)
+    client.send("conversation.item.truncate", item_id=item_id, content_index=0, audio_end_ms=20)
+    client.until("conversation.item.truncated")
+    client.until(f"{PREFIX}.completed")
+    status = {
+        "conversation": "none",
+        "input": [],
+        "tools": [],
+        "tool_choice": "none",
+        "instructions": "Say: I work on it.",
+    }
+    client.send("response.create", response={**status, "metadata": {"status": "working"}})
+    client.until("response.done", lambda event: event["response"]["metadata"] == {"status": "working"})
+    errors = {event["error"]["code"] for event in client.wire.events if event["type"] == "error"}
+    assert errors <= {"response_cancel_not_active"}
+
+
 def test_the_beta_dialect(talking: Running) -> None:
     with connected(talking, beta=True) as client:
         session = client.receive()["session"]

@@ -196,6 +196,8 @@ class Generators:
         if self._number == number:
             self._number, self._answer = 0, None
         self._server.metrics.answered(done)
+        if self.dialogue.response is not None and self.dialogue.state.number == number:
+            self._server.log_answered(self.dialogue.response.text)
         if done.finish_reason == "cancelled":  # not by the client: its number would be old, and this ignored
             self.dialogue.answer_failed(number, SERVER, "timeout", "The response took too long.")
         else:
