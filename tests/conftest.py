@@ -10,7 +10,7 @@ import pytest
 from hypothesis import settings
 
 import vita
-from tests.voices import espeak, piper, voices_are_declared  # noqa: F401
+from tests.voices import espeak, piper, tone_is_declared, voices_are_declared  # noqa: F401
 
 # A deadline of wall-clock time would decide by how busy the machine is.
 settings.register_profile("vita", deadline=None)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -17,6 +18,7 @@ if sys.version_info >= (3, 11):
     import tomllib
 
 ROOT = Path(__file__).parents[1]
+TONE = {"tone": "tests.speech.tone:ToneVoice"}
 
 
 @pytest.fixture(scope="session")
@@ -27,16 +29,39 @@ def voices_are_declared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
         yield
         return
     voices = tomllib.loads(declared)["project"]["entry-points"][GROUP]
-    info = tmp_path_factory.mktemp("metadata") / "vita_voices-0.dist-info"
+    with on_path(declare_voices(tmp_path_factory.mktemp("metadata"), voices)):
+        yield
+
+
+@pytest.fixture(scope="module")
+def tone_is_declared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The voice `tone` of the tests, by an entry point like those of other packages."""
+    with on_path(declare_voices(tmp_path_factory.mktemp("tone"), TONE)):
+        yield
+
+
+def declare_voices(folder: Path, voices: Mapping[str, str]) -> Path:
+    """Make a folder, on sys.path, that of a package with these entry points."""
+    name = "_".join(["vita_voices", *voices])  # of two packages of one name only the first is seen
+    info = folder / f"{name}-0.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: vita-voices\nVersion: 0\n")
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0\n")
     (info / "entry_points.txt").write_text(
-        "\n".join([f"[{GROUP}]", *(f"{name} = {value}" for name, value in voices.items())])
+        "\n".join([f"[{GROUP}]", *(f"{voice} = {value}" for voice, value in voices.items())])
     )
-    sys.path.append(str(info.parent))
+    return folder
+
+
+@contextlib.contextmanager
+def on_path(folder: Path) -> Iterator[None]:
+    """With a folder on sys.path."""
+    sys.path.append(str(folder))
     importlib.invalidate_caches()
-    yield
-    sys.path.remove(str(info.parent))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        importlib.invalidate_caches()
 
 
 def installed(name: str) -> Voice:

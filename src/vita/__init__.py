@@ -1,4 +1,4 @@
-"""VITA-1.5: images, video and speech in, text out.
+"""VITA-1.5: images, video and speech in, text and speech out.
 
     import vita
     model = vita.load()

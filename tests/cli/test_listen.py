@@ -4,41 +4,32 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from tests.cli.commands import run
+from tests.cli.test_chat import chat_flags
 from tests.speech.devices import CountingVad, Room, echo_of
 from tests.speech.recordings import recording
 
 import vita
-from vita.cli.listen import ListenLoop
+from vita.cli.listen import ListenLoop, choose_speaker
 from vita.engine.handle import Handle
 from vita.errors import ResourceError
-from vita.events import Done, Event, TextDelta
+from vita.events import Done, Event, SpeechChunk, TextDelta
 from vita.speech.device import DefaultDevice
 from vita.speech.echo import EchoCanceller
 from vita.speech.listener import Listener
 from vita.speech.microphone import Microphone
 from vita.speech.turns import SpeechStopped, TurnOptions
 from vita.speech.vad import load_vad
-from vita.types import Audio, Image, Message, SamplingParams, user
+from vita.types import Audio, Image, Message, SamplingParams, SpeechOptions, user
 
 PAUSE = np.zeros(8_000, np.float32)
 OPTIONS = TurnOptions(silence_ms=700)
 PARAMS = SamplingParams(max_tokens=12)
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A chunk of a spoken answer."""
-
-    samples: np.ndarray
-    text_start: int
-    text_end: int
-    index: int = 0
 
 
 class Spoken:
@@ -48,7 +39,7 @@ class Spoken:
         self._handle, self._speech = handle, speech
         self.text = ""
 
-    def __iter__(self) -> Iterator[Event | Piece]:
+    def __iter__(self) -> Iterator[Event]:
         for event in self._handle:
             if isinstance(event, TextDelta):
                 self.text += event.text
@@ -56,7 +47,8 @@ class Spoken:
                 count = len(self._speech) // 1_920
                 for number in range(count):
                     start, end = (len(self.text) * n // count for n in (number, number + 1))
-                    yield Piece(self._speech[1_920 * number : 1_920 * (number + 1)], start, end)
+                    samples = self._speech[1_920 * number : 1_920 * (number + 1)]
+                    yield SpeechChunk(samples=samples, text_start=start, text_end=end)
             yield event
 
     def cancel(self) -> None:
@@ -149,3 +141,34 @@ def test_a_machine_without_a_microphone_gets_one_sentence() -> None:
         assert done.stderr.decode() == f"vita: {error}\n"
     else:
         pytest.skip("this machine has a sound device")
+
+
+@pytest.mark.usefixtures("tone_is_declared")
+def test_answers_are_spoken_by_the_voice_of_the_flags(mini_model: vita.Vita) -> None:
+    """All of an answer's speech reaches the loudspeaker; afterwards the history holds the whole answer."""
+    vad, out = CountingVad(load_vad()), io.StringIO()
+    script = [(0, np.zeros(12_000, np.float32)), (0, recording("question03", 24_000))]
+    script.append((lambda: out.getvalue().count("\n") >= 1, PAUSE))
+    room = Room(vad, script, sample_rate=24_000, tail=3)
+    flags = replace(chat_flags(PARAMS), speech=SpeechOptions(voice="tone"))
+    speak = choose_speaker(mini_model, flags)
+    with mini_model.session() as session:
+        listen(room, ListenLoop(session, Microphone(room, vad, None, OPTIONS), PARAMS, speak=speak, out=out))
+        text = str(session.turns[1].pieces[0])
+    assert out.getvalue().endswith(f" s) {text}\n")
+    spoken = mini_model.speak(text, voice="tone").read()
+    played = np.concatenate(room.played)
+    assert abs(np.count_nonzero(played) - np.count_nonzero(spoken)) < 0.02 * len(spoken)
+
+
+def test_without_a_voice_answers_are_printed_and_a_note_says_so(
+    mini_model: vita.Vita, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("vita.speech.voice.entry_points", lambda group: [])
+    flags = chat_flags(PARAMS)
+    assert choose_speaker(mini_model, flags) is None
+    error = capsys.readouterr().err
+    assert error.startswith("vita: note: answers are only printed, since no voice is installed; run pip install")
+    for wanted in (replace(flags, speak=True), replace(flags, speech=SpeechOptions(voice="nova"))):
+        with pytest.raises(ResourceError, match="no voice is installed"):
+            choose_speaker(mini_model, wanted)

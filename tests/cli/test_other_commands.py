@@ -6,6 +6,7 @@ import json
 import platform
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import psutil
@@ -13,8 +14,11 @@ import pytest
 import torch
 from tests.checkpoints import copy_mini, edit_json, read_tensors, write_single
 from tests.cli.commands import MINI, assert_sentence, run
+from tests.speech.test_audio_file import Device
+from tests.voices import declare_voices, on_path
 
 from vita.checkpoint.open import DEFAULT
+from vita.cli import doctor
 
 
 class TestOtherCommands:
@@ -116,6 +120,32 @@ class TestOtherCommands:
         size = sum(f.stat().st_size for f in DEFAULT.rglob("*") if f.is_file())
         assert found["embedded model"].endswith(f" {size / 1e6:.1f} MB")
         assert sum("kernels" in name for name in found) == 1
+        assert {"loudspeaker", "microphone", "voice activity", "voice espeak", "voice piper"} <= set(found)
+
+    def test_doctor_says_which_devices_there_are(self) -> None:
+        loudspeaker, microphone = doctor.audio_devices(lambda extra: Device())
+        assert loudspeaker == doctor.Finding("loudspeaker", "built-in output, 44,100 Hz")
+        assert microphone == doctor.Finding("microphone", "built-in input, 44,100 Hz")
+        for finding in doctor.audio_devices(lambda extra: Device(exists=False)):
+            assert finding.found == f"off, this machine has no {finding.name}" and finding.fix == "attach one"
+
+    def test_doctor_names_the_extras(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "sounddevice", None)
+        fixes = [finding.fix for finding in doctor.audio_devices()]
+        assert fixes == ['run pip install "vita-engine[play]"', 'run pip install "vita-engine[listen]"']
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+        fixes = [finding.fix for finding in [*doctor.voices(), *doctor.packages()]]
+        for extra in ("espeak", "piper", "listen", "chinese"):
+            assert any(f'"vita-engine[{extra}]"' in fix for fix in fixes), extra
+
+    @pytest.mark.usefixtures("tone_is_declared")
+    def test_doctor_says_what_a_voice_speaks(self) -> None:
+        assert doctor.Finding("voice tone", "en, zh") in doctor.voices()
+
+    def test_doctor_reports_a_voice_of_another_package_that_is_broken(self, tmp_path: Path) -> None:
+        with on_path(declare_voices(tmp_path, {"odd": "no_such_module:Voice"})):
+            (found,) = [finding for finding in doctor.voices() if finding.name == "voice odd"]
+        assert "no_such_module" in found.found and found.fix == "install its package again"
 
     def test_doctor_says_what_to_mend(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setattr("vita.checkpoint.open.DEFAULT", tmp_path)

@@ -113,7 +113,7 @@ def test_play(monkeypatch: pytest.MonkeyPatch, espeak: Voice) -> None:
 
 def test_without_a_device_there_is_a_sentence(monkeypatch: pytest.MonkeyPatch, espeak: Voice) -> None:
     monkeypatch.setitem(sys.modules, "sounddevice", Device(exists=False))
-    assert_sentence(run("say", "hi", "--voice", "espeak"), "there is no audio output device")
+    assert_sentence(run("say", "hi", "--voice", "espeak"), "this machine has no loudspeaker")
 
 
 def test_a_process_of_its_own_ends_cleanly(tmp_path: Path, espeak: Voice) -> None:

@@ -98,6 +98,7 @@ def test_kill_9_leaves_no_process_behind() -> None:
         (("--allow-media-domain", "http://x/"), ("--allow-media-domain", "host names")),
         (("--ssl-certfile", "missing"), ("missing", "no such file")),
         (("--max-tokens", "0"), ("--max-tokens", "1 or more")),
+        (("--port", "0", "--voice", "nobody"), ("--voice", "no voice 'nobody'")),
         (("no/such/folder", "--offline"), ("no/such/folder",)),
     ],
 )  # fmt: skip

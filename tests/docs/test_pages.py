@@ -27,6 +27,7 @@ NOT_RUN = {
     r"^(\./test\.sh|ruff|mypy|pytest|scripts/docs\.sh)": "the checks that run this test",
     r"^python -m (recipes|tests)|^(PYTHONPATH=src )?python benchmarks/": "takes minutes or hours",
     r"^vita eval": "takes minutes",
+    r"^vita .*--(play|listen)|^vita chat --speak": "needs an audio device",
     r"\.\./shared|…": "needs files beside the repository",
 }
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0heicmif1" + bytes(400)

@@ -13,6 +13,7 @@ import vita
 from tests.serve.conftest import ASSETS
 from tests.serve.running import Running, running
 from vita.serve.options import Limits, ServeOptions
+from vita.speech.voice import Voice
 
 ROOT = Path(__file__).parents[2]
 CLIENTS = Path(__file__).parent / "clients"

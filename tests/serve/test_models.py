@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -88,3 +89,29 @@ def test_health_says_when_requests_are_not_taken(served: Running) -> None:
     finally:
         served.server.state = "ready"
     assert served.client.get("/health").status_code == 200
+
+
+def test_a_request_larger_than_the_memory_is_the_clients_fault(mini: Path) -> None:
+    with (
+        vita.load(mini / "mini_ckpt", dtype="float32", device="cpu", kv_budget=300 * 384) as model,
+        running(model) as r,
+    ):
+        body = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2000}
+        answer = r.client.post("/v1/chat/completions", json=body)
+        error = answer.json()["error"]
+        assert answer.status_code == 400 and error["code"] == "request_too_large", answer.text
+        assert error["param"] == "max_completion_tokens" and error["message"].startswith("max_completion_tokens: ")
+        assert "retry-after" not in answer.headers
+
+
+def test_an_engine_that_has_failed_is_503_without_its_reason(embedded: vita.Vita, served: Running) -> None:
+    core = embedded.engine.core
+    core.failure = RuntimeError("a secret reason")
+    try:
+        body = {"messages": [{"role": "user", "content": "Hello"}]}
+        answer, health = served.client.post("/v1/chat/completions", json=body), served.client.get("/health")
+    finally:
+        core.failure = None
+    assert answer.status_code == 503 and answer.headers["retry-after"] and "secret" not in answer.text
+    assert (health.status_code, health.json()) == (503, {"status": "failed"})
+    assert served.client.post("/v1/chat/completions", json=body).status_code == 200

@@ -16,7 +16,7 @@ import vita
 from tests.serve.running import Running, running
 from tests.speech.tone import tone
 from tests.voices import espeak, voices_are_declared  # noqa: F401  fixtures
-from vita.serve.audio_out import StreamEncoder, audio_tokens, encode_whole
+from vita.serve.audio_out import StreamEncoder, audio_tokens, encode_file
 from vita.serve.auth import Tenant
 from vita.serve.errors import ApiError
 from vita.serve.options import ServeOptions
@@ -211,7 +211,7 @@ def test_pieces_of_a_file_add_up_to_one_that_can_be_read(form: str) -> None:
     encoder = StreamEncoder(form)
     data = b"".join(encoder.add(samples[at : at + 1920]) for at in range(0, len(samples), 1920)) + encoder.finish()
     assert abs(len(decoded(data, form)) - len(samples)) < 3000
-    found, whole = decoded(data, form), decoded(encode_whole(samples, form), form)
+    found, whole = decoded(data, form), decoded(encode_file(samples, form), form)
     assert abs(len(whole) - len(samples)) < 3000
     if form in ("pcm", "wav", "flac"):
         exact = to_int16(samples).astype(np.float32)

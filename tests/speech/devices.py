@@ -1,4 +1,4 @@
-"""A sound device for tests: a room with an echo, and a user who speaks when something happens."""
+"""Sound devices for tests: a loudspeaker, and a room with an echo and a user who speaks when something happens."""
 
 from __future__ import annotations
 
@@ -129,3 +129,45 @@ class Room:
         with self.vad.moved:
             assert self.vad.moved.wait_for(lambda: self.vad.frames * FRAME >= done or self._closed.is_set(), WAIT)
         return played
+
+
+class Loudspeaker:
+    """An `OutputDevice` that plays as much as a test lets it.
+
+    Args:
+        limit: samples that it takes before `write` blocks; None: all at once.
+        latency: seconds from `write` until the audio is heard.
+    """
+
+    def __init__(self, limit: int | None = None, latency: float = 0.0) -> None:
+        self.limit, self.latency = limit, latency
+        self.played: list[Samples] = []
+        self.ended = ""
+        self.closed = False
+        self.blocked = threading.Event()  # set once the limit is reached
+        self._go_on = threading.Event()
+
+    @property
+    def samples(self) -> int:
+        return sum(map(len, self.played))
+
+    def write(self, samples: Samples) -> None:
+        assert samples.ndim == 2 and samples.shape[1] == 1 and samples.dtype == np.float32 and not self.closed
+        if self.limit is not None and self.samples + len(samples) > self.limit:
+            self.blocked.set()
+            assert self._go_on.wait(WAIT)
+        self.played.append(samples[:, 0])
+
+    def go_on(self) -> None:
+        """What waits and what follows is played."""
+        self.limit = None
+        self._go_on.set()
+
+    def stop(self) -> None:
+        self.ended = "stopped"
+
+    def abort(self) -> None:
+        self.ended = "aborted"
+
+    def close(self) -> None:
+        self.closed = True

@@ -90,17 +90,20 @@ class Device(types.ModuleType):
     class PortAudioError(Exception):
         pass
 
-    def __init__(self, *, exists: bool = True) -> None:
+    def __init__(self, *, exists: bool = True, busy: bool = False) -> None:
         super().__init__("sounddevice")
         self.played: list[np.ndarray] = []
         self.ended = ""
+        self._exists = exists
         device = self
 
         class OutputStream:
+            latency = 0.0
+
             def __init__(self, samplerate: int, channels: int, dtype: str) -> None:
                 assert (samplerate, channels, dtype) == (SAMPLE_RATE, 1, "float32")
-                if not exists:
-                    raise Device.PortAudioError("Error querying device -1")
+                if busy:
+                    raise Device.PortAudioError("Device unavailable")
 
             def start(self) -> None: ...
 
@@ -117,6 +120,11 @@ class Device(types.ModuleType):
             def close(self) -> None: ...
 
         self.OutputStream = OutputStream
+
+    def query_devices(self, kind: str) -> dict[str, object]:
+        if not self._exists:
+            raise Device.PortAudioError("Error querying device -1")
+        return {"name": f"built-in {kind}", "default_samplerate": 44_100.0}
 
 
 def test_the_player_plays_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +149,10 @@ def test_the_player_stops_at_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_a_device_there_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sounddevice", Device(exists=False))
-    with pytest.raises(vita.ResourceError, match="there is no audio output device"):
+    with pytest.raises(vita.ResourceError, match="this machine has no loudspeaker; attach one, or write a file"):
+        Player()
+    monkeypatch.setitem(sys.modules, "sounddevice", Device(busy=True))
+    with pytest.raises(vita.ResourceError, match=r"the loudspeaker cannot be used \(Device unavailable\)"):
         Player()
     monkeypatch.setitem(sys.modules, "sounddevice", None)
     with pytest.raises(vita.ResourceError, match=r'pip install "vita-engine\[play\]"'):

@@ -162,7 +162,7 @@ def say(
     run_say(Say(text=text, speech=speech, model=model, options=options, timings=timings, verbose=verbose))
 
 
-@app.command(epilog=examples("vita chat", 'vita chat --image assets/vita_logo.png --system "Answer in one word."'))
+@app.command(epilog=examples("vita chat --speak", 'vita chat --image assets/vita_logo.png --system "Be brief."'))
 def chat(
     image: o.ImageFiles = None,
     video: o.VideoFiles = None,
@@ -190,6 +190,10 @@ def chat(
     seed: o.Seed = None,
     stop: o.Stop = None,
     listen: o.Listen = False,
+    speak: sp.SpeakAnswers = False,
+    voice: sp.VoiceName = None,
+    speed: sp.Speed = 1.0,
+    language: sp.Language = None,
     verbose: o.Verbose = False,
 ) -> None:
     """Talk turn by turn; media given here go with the first question, and /help lists the commands."""
@@ -208,7 +212,10 @@ def chat(
     flags = ChatFlags(
         model=model, base=base, options=options, params=params, system=system, images=tuple(image or ()),
         videos=tuple(video or ()), audios=tuple(audio or ()), fps=fps, max_frames=max_frames,
-        media=MediaOptions(reference=reference, max_tiles=max_tiles), verbose=verbose,
+        media=MediaOptions(reference=reference, max_tiles=max_tiles), verbose=verbose, speak=speak,
+        speech=sp.chat_speech(
+            speak=speak, listen=listen, voice=voice, speed=speed, language=language, seed=seed
+        ),
     )  # fmt: skip
     if listen:
         from vita.cli.listen import run_listen

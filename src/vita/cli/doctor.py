@@ -6,9 +6,11 @@ import importlib.util
 import platform
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # torch is imported by the command only, so that --help stays fast
+    from collections.abc import Callable
+
     from vita.runtime.cpu_features import CpuFeatures
 
 
@@ -33,7 +35,7 @@ class Finding:
 
 def run_doctor() -> int:
     """Print the findings; the exit code is 0."""
-    findings = [*machine(), *packages(), model()]
+    findings = [*machine(), *packages(), *voices(), *audio_devices(), model()]
     for f in findings:
         print(f"{'ok  ' if f.good else 'note'}  {f.name:16} {f.found}" + (f"; {f.fix}" if f.fix else ""))
     return 0
@@ -105,11 +107,55 @@ def _kernel() -> Finding:
 
 def packages() -> list[Finding]:
     """Optional packages."""
-    optional = {"pillow_heif": ("HEIC images", "pillow-heif"), "pynvml": ("GPU utilisation", "nvidia-ml-py")}
+    optional = {
+        "pillow_heif": ("HEIC images", "pillow-heif"), "pynvml": ("GPU utilisation", "nvidia-ml-py"),
+        "silero_vad": ("voice activity", '"vita-engine[listen]"'),
+        "pywebrtc_audio": ("echo cancelling", '"vita-engine[listen]"'),
+        "wetext": ("Chinese numbers", '"vita-engine[chinese]"'),
+    }  # fmt: skip
     out = []
     for module, (feature, package) in optional.items():
         installed = importlib.util.find_spec(module) is not None
         out.append(Finding(feature, "on") if installed else Finding(feature, "off", f"pip install {package} adds it"))
+    return out
+
+
+def voices() -> list[Finding]:
+    """The voices that packages declare, and what they speak."""
+    from vita.cli.chat.speech import describe_languages
+    from vita.errors import ResourceError
+    from vita.speech.voice import INSTALL, find_voices, make_voice
+
+    out = []
+    for name, entry in find_voices().items():
+        label = f"voice {name:.10}"
+        try:
+            out.append(Finding(label, describe_languages(make_voice(entry).languages)))
+        except ResourceError as error:
+            out.append(Finding(label, f"off, {error.what}", error.fix or "install it"))
+        except (ImportError, AttributeError) as error:
+            out.append(Finding(label, f"cannot be loaded ({error})", "install its package again"))
+    return out or [Finding("voices", "none", INSTALL)]
+
+
+def audio_devices(load: Callable[[str], Any] | None = None) -> list[Finding]:
+    """The system's default loudspeaker and microphone.
+
+    Args:
+        load: gives the package sounddevice for an extra; None: `load_sounddevice`.
+    """
+    from vita.errors import ResourceError
+    from vita.speech.device import NAMES, Direction, default_device, load_sounddevice
+
+    extras: dict[Direction, str] = {"output": "play", "input": "listen"}
+    out = []
+    for direction, extra in extras.items():
+        try:
+            device = default_device((load or load_sounddevice)(extra), direction)
+        except ResourceError as error:
+            out.append(Finding(NAMES[direction], f"off, {error.what}", error.fix or ""))
+        else:
+            out.append(Finding(NAMES[direction], f"{device['name']}, {device['default_samplerate']:,.0f} Hz"))
     return out
 
 

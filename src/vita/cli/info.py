@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from vita.planning.memory_plan import MemoryPlan, Placement
 
 
+WITH_VOICE = "a voice of its own, vita"
+WITHOUT_VOICE = "no voice of its own; vita doctor lists those that are installed"
+
+
 def run_info(model: str | None, options: EngineOptions, *, positions: int, as_json: bool) -> int:
     """Print the facts; 2 if the checkpoint is incomplete."""
     facts = collect(model, options, positions)
@@ -145,7 +149,7 @@ def describe(facts: dict[str, Any]) -> list[str]:
         f"context     {facts['context']:,} tokens",
         f"vocabulary  {facts['vocabulary']:,} tokens",
         f"images      {cut_into(facts['most_tiles'], facts['tile'])}, {facts['tokens_per_tile']} tokens each",
-        f"speech out  {'its files are present; this version answers in text' if facts['speech_output'] else 'no'}",
+        f"speech out  {WITH_VOICE if facts['speech_output'] else WITHOUT_VOICE}",
     ]
     if facts["untrained"]:
         lines.append(f"untrained   {', '.join(facts['untrained'])}: requests that need it are refused")

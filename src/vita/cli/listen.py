@@ -5,20 +5,23 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol, TextIO, runtime_checkable
+from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vita.cli.ask import explain
-from vita.errors import VitaError
-from vita.events import Done, Started, TextDelta
+from vita.cli.speech import speaker
+from vita.errors import ResourceError, VitaError
+from vita.events import Done, SpeechChunk, Started, TextDelta
 from vita.speech.turns import Noise, SpeechStarted, SpeechStopped, TurnOptions
 from vita.speech.vad import SAMPLE_RATE
 from vita.types import Audio, Message, SamplingParams, Video, user
 
 if TYPE_CHECKING:
+    from vita.api import Vita
     from vita.cli.chat.conversation import ChatFlags
+    from vita.cli.speech import Speak
     from vita.engine.handle import Handle
     from vita.engine.session import Session
     from vita.speech.device import DuplexDevice
@@ -28,17 +31,6 @@ if TYPE_CHECKING:
 # must be longer than what is left of an echo in its first tenths of a second.
 LISTEN_OPTIONS = TurnOptions(silence_ms=700, interrupt_ms=256)
 POLL_SECONDS = 0.2  # Ctrl-C is noticed so often on every system
-
-Speak = Callable[["Handle"], "Handle"]
-
-
-@runtime_checkable
-class SpokenPiece(Protocol):
-    """An event of a spoken answer: float32 `[n]` at 24 kHz, and the characters of the answer that they speak."""
-
-    samples: NDArray[np.float32]
-    text_start: int
-    text_end: int
 
 
 class ListenLoop:
@@ -121,7 +113,7 @@ class ListenLoop:
                     self._print(event.text)
                 elif isinstance(event, Done):
                     explain(event)
-                elif isinstance(event, SpokenPiece):
+                elif isinstance(event, SpeechChunk):
                     self._microphone.play(number, event.samples, event.text_end)
         except VitaError as error:
             self._fail(error)
@@ -167,15 +159,29 @@ def open_microphone(device: DuplexDevice | None = None, options: TurnOptions = L
     return Microphone(device or DefaultDevice(), load_vad(), EchoCanceller(), options)
 
 
-def run_listen(flags: ChatFlags, speak: Speak | None = None) -> None:
+def choose_speaker(model: Vita, flags: ChatFlags) -> Speak | None:
+    """What speaks the answers; None, with a note, where no voice is installed and none was asked for.
+
+    Raises:
+        RequestError, ResourceError: the voice that was asked for cannot be used.
+    """
+    try:
+        return speaker(model, flags.speech)
+    except ResourceError as error:
+        if flags.speak or flags.speech.voice is not None:
+            raise
+        sys.stderr.write(f"vita: note: answers are only printed, since {error.what}; {error.fix}.\n")
+        return None
+
+
+def run_listen(flags: ChatFlags) -> None:
     """Talk until Ctrl-C. The device is opened before the model is loaded: a machine without one says so at once.
 
     Args:
         flags: of the command line; media go with the first turn.
-        speak: see `ListenLoop`.
 
     Raises:
-        VitaError: there is no device, a package is missing, or the model cannot be loaded.
+        VitaError: there is no device, a package is missing, or the model or its voice cannot be loaded.
     """
     from vita.cli.loading import load_model
     from vita.engine.sampler import check_params
@@ -184,6 +190,7 @@ def run_listen(flags: ChatFlags, speak: Speak | None = None) -> None:
     microphone = open_microphone()
     model = load_model(flags.model, flags.options, base=flags.base, verbose=flags.verbose)
     model.engine.processor.check_options(flags.media)
+    speak = choose_speaker(model, flags)
     videos = [Video(file, flags.fps, flags.max_frames) for file in flags.videos]
     first = user(images=flags.images, videos=videos, audios=flags.audios)
     session = model.session(flags.system, options=flags.media)

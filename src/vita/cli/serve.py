@@ -56,12 +56,15 @@ def run_serve(flags: ServeFlags) -> int:
         )
     from vita.serve.app import create_app
     from vita.serve.listen import base_url, open_socket, serve
+    from vita.speech.voice import choose_voice
 
     options = serve_options(flags)
     listening = open_socket(options)
     try:
         model = load_model(flags.model, flags.options, verbose=flags.verbose)
         model.warm_up()
+        if options.voice is not None:
+            choose_voice(options.voice, model.checkpoint_voice)  # a name that there is not ends here
         logging.getLogger("vita.serve").setLevel(logging.INFO)
         print_ready(model, options, base_url(options, listening))
         with model:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,9 +16,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from vita.api import Vita
+    from vita.engine.handle import Handle
+    from vita.speech.voice import Voice
     from vita.types import SpeechOptions
 
 SPEECH = "Speech"  # panel of the help text
+Speak = Callable[["Handle"], "Handle"]  # from a request that nobody has read to the same with its speech
 
 SpeakTo = Annotated[
     str | None,
@@ -30,6 +34,13 @@ SpeakTo = Annotated[
 Play = Annotated[
     bool, typer.Option("--play", metavar="", help="Speak the answer on the audio device.", rich_help_panel=SPEECH)
 ]
+SpeakAnswers = Annotated[
+    bool,
+    typer.Option(
+        "--speak", metavar="", rich_help_panel=SPEECH,
+        help="Speak the answers on the audio device; /voice switches while you chat.",
+    ),
+]  # fmt: skip
 VoiceName = Annotated[
     str | None,
     typer.Option("--voice", metavar="NAME", help="vita, piper, espeak, …; default: the best.", rich_help_panel=SPEECH),
@@ -84,14 +95,68 @@ def speech_flags(
             raise RequestError("are about speech", where="--voice and --speed", fix="add --speak FILE or --play")
         return None
     from vita.speech.audio_file import format_of
-    from vita.speech.voice import CHECKPOINT_VOICE, check_speed, choose_voice
 
-    check_speed(speed)
     if speak is not None and speak != "-":
         format_of(speak)
-    if voice is not None and voice != CHECKPOINT_VOICE:
-        choose_voice(voice)
+    _check(options)
     return SpeechFlags(file=speak, play=play, options=options)
+
+
+def chat_speech(
+    *, speak: bool, listen: bool, voice: str | None, speed: float, language: str | None, seed: int | None
+) -> SpeechOptions:
+    """How the answers of a chat are spoken, checked as in `speech_flags`.
+
+    Args:
+        speak, listen: the flags with which they are.
+        voice, speed, language, seed: see `SpeechOptions`.
+
+    Raises:
+        RequestError: no such voice or speed, or an option of speech without --speak or --listen.
+        ResourceError: the voice is not installed.
+    """
+    from vita.types import SpeechOptions
+
+    options = SpeechOptions(voice=voice, language=language, speed=speed, seed=seed)
+    if speak or listen:
+        _check(options)
+    elif options != SpeechOptions(seed=seed):
+        raise RequestError("are about speech", where="--voice and --speed", fix="add --speak or --listen")
+    return options
+
+
+def _check(options: SpeechOptions) -> None:
+    """Refuse what can be refused before a model is loaded."""
+    from vita.speech.voice import CHECKPOINT_VOICE, check_speed, choose_voice
+
+    check_speed(options.speed)
+    if options.voice is not None and options.voice != CHECKPOINT_VOICE:
+        choose_voice(options.voice)
+
+
+def checkpoint_voice(model: Vita, options: SpeechOptions) -> Voice | None:
+    """The checkpoint's own voice, unless another one is named.
+
+    Raises:
+        CheckpointError: it cannot be used.
+    """
+    from vita.speech.voice import may_be_checkpoints
+
+    return model.checkpoint_voice if may_be_checkpoints(options.voice) else None
+
+
+def speaker(model: Vita, options: SpeechOptions) -> Speak:
+    """A function that speaks an answer.
+
+    Raises:
+        RequestError: there is no such voice. ResourceError: it, or every voice, is not installed.
+    """
+    from vita.speech.answer import speak_answers
+    from vita.speech.stream import stream_for
+
+    voice = checkpoint_voice(model, options)
+    stream_for(options, voice).close()  # raises now, not with the first answer
+    return lambda handle: speak_answers(handle, [stream_for(options, voice)])
 
 
 class Sink:

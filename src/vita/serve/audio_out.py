@@ -74,7 +74,7 @@ class StreamEncoder:
         return new
 
 
-def encode_whole(samples: Samples, form: str) -> bytes:
+def encode_file(samples: Samples, form: str) -> bytes:
     """A complete file, its length in its header.
 
     Args:

@@ -14,7 +14,7 @@ from vita.events import Done, Result, TextDelta, TokenLogprob
 from vita.serve.answers import check_ended, details, logprob_object, shown_tokens
 from vita.serve.auth import Tenant
 from vita.serve.chat_audio import SpokenAnswer, check_audio
-from vita.serve.chat_shapes import choice, chunk_event, finish_reason, usage_object
+from vita.serve.chat_shapes import MARK, TextChunk, choice, chunk_event, finish_reason, usage_object
 from vita.serve.chat_types import ChatMessage, ChatRequest, check_supported, sampling_params
 from vita.serve.errors import JSON, invalid, unsupported
 from vita.serve.models import check_model
@@ -130,6 +130,7 @@ class Answer:
         """Chunks as server-sent events."""
         usage: dict[str, JSON] = {"usage": None} if include_usage else {}
         completion, last = 0, None
+        text_chunks = [TextChunk(self._chunk([choice(n, {"content": MARK})], usage)) for n in range(self.count)]
         begun = [False] * self.count
         async for event in self.handle:
             index = event.index
@@ -137,7 +138,7 @@ class Answer:
                 begun[index] = True
                 yield self._chunk([choice(index, {"role": "assistant", "content": ""})], usage)
             if isinstance(event, TextDelta):
-                yield self._chunk([choice(index, {"content": event.text})], usage)
+                yield text_chunks[index](event.text)
             elif isinstance(event, Done):
                 check_ended(self.server, event)
                 completion, last = completion + event.usage.completion_tokens, event

@@ -13,7 +13,7 @@ from starlette.requests import Request
 
 from vita.events import Done, SpeechChunk, TextDelta
 from vita.serve.answers import check_ended, details
-from vita.serve.audio_out import audio_tokens, encode_whole
+from vita.serve.audio_out import audio_tokens, encode_file
 from vita.serve.auth import Tenant
 from vita.serve.chat_shapes import choice, chunk_event, finish_reason, usage_object
 from vita.serve.chat_types import ChatRequest
@@ -87,7 +87,7 @@ class SpokenAnswer:
         assert done is not None
         self._ended(done)
         samples = np.concatenate([np.zeros(0, np.float32), *pieces])
-        data = await self.server.in_speech_thread(lambda: encode_whole(samples, self.form))
+        data = await self.server.in_speech_thread(lambda: encode_file(samples, self.form))
         self.server.log_answered(text)
         audio: JSON = {
             "id": self._audio_id, "data": base64.b64encode(data).decode(), "transcript": text,

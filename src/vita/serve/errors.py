@@ -101,10 +101,21 @@ _TABLE: tuple[tuple[type[VitaError], int, str, str | None], ...] = (
     (MediaError, 400, INVALID, "invalid_media"),
     (DownloadError, 400, INVALID, "invalid_media"),
     (RequestError, 400, INVALID, None),
-    (ResourceError, 503, SERVER, "unavailable"),
     (CheckpointError, 500, SERVER, None),
     (VitaError, 400, INVALID, None),
 )
+
+
+def _resource_error(error: ResourceError) -> ApiError:
+    """What the machine lacks: a voice, memory for this request, or the model itself."""
+    if error.where == "voice":  # no use to try again
+        headers = {"x-should-retry": "false"}
+        return ApiError(501, error.sentence(PARAMETERS), SERVER, "voice", "voice_not_installed", headers)
+    if error.where == "max_tokens":
+        return invalid(error.sentence(PARAMETERS), PARAMETERS["max_tokens"], "request_too_large")
+    return unavailable("The model is not available; the server's log says more.")
+
+
 # What our arguments are called in requests.
 PARAMETERS = {"max_tokens": "max_completion_tokens", "logprobs": "top_logprobs"}
 
@@ -115,9 +126,8 @@ def as_api_error(error: BaseException) -> ApiError:
         return error
     if isinstance(error, Cancelled):
         return unavailable("The request was cancelled.")
-    if isinstance(error, ResourceError) and error.where == "voice":  # no use to try again
-        headers = {"x-should-retry": "false"}
-        return ApiError(501, error.sentence(PARAMETERS), SERVER, "voice", "voice_not_installed", headers)
+    if isinstance(error, ResourceError) and not isinstance(error, QueueFull):
+        return _resource_error(error)
     if isinstance(error, VitaError):
         status, kind, code = next(row[1:] for row in _TABLE if isinstance(error, row[0]))
         param = PARAMETERS.get(error.where or "", error.where) if error.about_options else None

@@ -5,6 +5,7 @@ A request body is read here, within its limits, and handed on in one piece.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import time
@@ -110,29 +111,46 @@ class _Request:
         self._status = 0
         self._unread = method_has_body(self._method)
         self._began = time.monotonic()
+        self._sending = 0.0  # since when a piece of the answer waits for the client; 0: none does
+        self._slow = False
 
     async def run(self) -> None:
         """Answer, count, log."""
+        self._task = asyncio.current_task()
+        self._watch = asyncio.get_running_loop().call_later(self._limits.idle_seconds, self._end_if_slow)
         try:
             await self._checked()
+        except asyncio.CancelledError:
+            if not self._slow:
+                raise
+            raise ClientSlow from None
         except ApiError as error:
             if self._status:
                 raise
             await self._discard_body()
             await error.response()(self._scope, self._receive, self._reply)
-        except ClientSlow:
-            log.info("a client did not read its answer; its connection is closed")
-            raise
         except Exception as error:
             if self._status:
                 raise
             log.exception("request %s failed", self._scope["vita.request_id"])
             await as_api_error(error).response()(self._scope, self._receive, self._reply)
         finally:
+            self._watch.cancel()
             seconds = time.monotonic() - self._began
             route = getattr(self._scope.get("route"), "path", "other")
             self._server.metrics.request(route, self._status, seconds)
             log.info("%s %s %d %.3f s %s", self._method, route, self._status, seconds, self._scope["vita.request_id"])
+
+    def _end_if_slow(self) -> None:
+        """Looks at the piece that waits, if one does: a timer for each piece would take longer than sending it."""
+        waits = time.monotonic() - self._sending if self._sending else 0.0
+        if waits >= self._limits.idle_seconds and self._task is not None:
+            log.info("a client did not read its answer; its connection is closed")
+            self._slow = True
+            self._task.cancel()
+            return
+        loop = asyncio.get_running_loop()
+        self._watch = loop.call_later(self._limits.idle_seconds - waits, self._end_if_slow)
 
     async def _checked(self) -> None:
         scope = self._scope
@@ -164,10 +182,9 @@ class _Request:
             message = {**message, "headers": headers}
         elif self._method == "HEAD" and message["type"] == "http.response.body":
             message = {**message, "body": b""}
-        with anyio.move_on_after(self._limits.idle_seconds) as timer:
-            await self._send(message)
-        if timer.cancelled_caught:
-            raise ClientSlow
+        self._sending = time.monotonic()
+        await self._send(message)
+        self._sending = 0.0
 
     async def _read_body(self, stack: AsyncExitStack) -> bytes:
         """The body within its limits of size, memory, time and rate.

@@ -1,18 +1,44 @@
-"""Audio devices that record and play at the same time."""
+"""Audio devices, by the optional package sounddevice: playing, and recording while playing."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vita.errors import ResourceError
+from vita.speech.extras import install
 
 Samples = NDArray[np.float32]
-INSTALL = "pip install 'vita-engine[listen]'"
+Direction = Literal["input", "output"]
+NAMES: dict[Direction, str] = {"input": "microphone", "output": "loudspeaker"}
+PORTAUDIO = "install it, for instance apt install libportaudio2"
 BLOCK_SECONDS = 0.01
+
+
+class OutputDevice(Protocol):
+    """A loudspeaker that is open.
+
+    Attributes:
+        latency: seconds from `write` until the audio is heard.
+    """
+
+    @property
+    def latency(self) -> float: ...
+
+    def write(self, samples: Samples) -> object:
+        """Play mono audio, float32 `[n, 1]`; blocks while the device's buffer is full."""
+
+    def stop(self) -> object:
+        """End once all is played."""
+
+    def abort(self) -> object:
+        """End at once."""
+
+    def close(self) -> object:
+        """Free the device."""
 
 
 class DuplexDevice(Protocol):
@@ -40,33 +66,78 @@ class DuplexDevice(Protocol):
         """End; `exchange` is not called any more."""
 
 
-class DefaultDevice:
-    """The system's default microphone and loudspeaker, by the optional package sounddevice.
+def load_sounddevice(extra: str) -> Any:
+    """The package sounddevice.
+
+    Args:
+        extra: of this package that brings it: "play" or "listen".
 
     Raises:
-        ResourceError: the package or its library is missing, or there is no such device.
+        ResourceError: it, or the library PortAudio, is not installed.
+    """
+    try:
+        import sounddevice
+    except ImportError as error:
+        raise ResourceError("the package sounddevice is not installed", fix=install(extra)) from error
+    except OSError as error:
+        raise ResourceError("sounddevice needs the library PortAudio", fix=PORTAUDIO) from error
+    return sounddevice
+
+
+def default_device(library: Any, direction: Direction, fix: str = "attach one") -> dict[str, Any]:
+    """What sounddevice says of the system's default device, such as its "name" and "default_samplerate".
+
+    Args:
+        library: sounddevice.
+        direction: of the audio.
+        fix: what to do if there is none.
+
+    Raises:
+        ResourceError: there is none.
+    """
+    try:
+        return dict(library.query_devices(kind=direction))
+    except (library.PortAudioError, ValueError) as error:
+        raise ResourceError(f"this machine has no {NAMES[direction]}", fix=fix) from error
+
+
+def open_output(sample_rate: int) -> OutputDevice:
+    """The system's default loudspeaker, started.
+
+    Args:
+        sample_rate: of the audio, in Hz.
+
+    Raises:
+        ResourceError: sounddevice is not installed, or there is no such device, or another program holds it.
+    """
+    library = load_sounddevice("play")
+    default_device(library, "output", "attach one, or write a file: vita ask --speak FILE, vita say -o FILE")
+    try:
+        stream: Any = library.OutputStream(samplerate=sample_rate, channels=1, dtype="float32")
+        stream.start()
+    except library.PortAudioError as error:
+        raise _in_use("output", error) from error
+    device: OutputDevice = stream
+    return device
+
+
+def _in_use(direction: Direction, error: Exception) -> ResourceError:
+    return ResourceError(f"the {NAMES[direction]} cannot be used ({error})", fix="close what else uses it")
+
+
+class DefaultDevice:
+    """The system's default microphone and loudspeaker.
+
+    Raises:
+        ResourceError: sounddevice is not installed, or there is no such device.
     """
 
     def __init__(self) -> None:
-        try:
-            import sounddevice
-        except ImportError as error:
-            raise ResourceError("listening needs the package sounddevice", fix=INSTALL) from error
-        except OSError as error:
-            raise ResourceError(
-                "listening needs the library PortAudio", fix="install it, for instance apt install libportaudio2"
-            ) from error
-        self._library: Any = sounddevice
+        self._library = load_sounddevice("listen")
         self._stream: Any = None
-        rates = []
-        for kind, name in (("input", "microphone"), ("output", "loudspeaker")):
-            try:
-                rates.append(int(sounddevice.query_devices(kind=kind)["default_samplerate"]))
-            except (sounddevice.PortAudioError, ValueError) as error:
-                raise ResourceError(
-                    f"this machine has no {name}", fix="attach one, or pass a recording with --audio FILE"
-                ) from error
-        self.sample_rate = rates[1]
+        fix = "attach one, or pass a recording with --audio FILE"
+        default_device(self._library, "input", fix)
+        self.sample_rate = int(default_device(self._library, "output", fix)["default_samplerate"])
 
     def start(self, exchange: Callable[[Samples], Samples], stopped: Callable[[], None]) -> None:
         """See `DuplexDevice`."""
@@ -81,7 +152,7 @@ class DefaultDevice:
             )  # fmt: skip
             self._stream.start()
         except self._library.PortAudioError as error:
-            raise ResourceError(f"the microphone cannot be used ({error})", fix="close what else uses it") from error
+            raise _in_use("input", error) from error
 
     def close(self) -> None:
         """See `DuplexDevice`."""

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vita.errors import ResourceError
-from vita.speech.vad import INSTALL, SAMPLE_RATE
+from vita.speech.extras import install
+from vita.speech.vad import SAMPLE_RATE
 
 Samples = NDArray[np.float32]
 BLOCK = SAMPLE_RATE // 100  # samples; the canceller pads shorter blocks with zeros
@@ -25,7 +26,7 @@ class EchoCanceller:
         try:
             import pywebrtc_audio
         except ImportError as error:
-            raise ResourceError("listening needs the package pywebrtc-audio", fix=INSTALL) from error
+            raise ResourceError("listening needs the package pywebrtc-audio", fix=install("listen")) from error
         self._canceller = pywebrtc_audio.EchoCanceller(sample_rate=SAMPLE_RATE)
         self._pending = np.zeros((2, 0), np.float32)
 

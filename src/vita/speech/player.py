@@ -1,4 +1,4 @@
-"""Play audio on the default output device, by the optional package sounddevice."""
+"""Player: audio at 24 kHz onto the loudspeaker, and how much of it was heard."""
 
 from __future__ import annotations
 
@@ -8,65 +8,80 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from vita.errors import ResourceError
+from vita.speech.device import OutputDevice, open_output
 from vita.speech.voice import PIECE, SAMPLE_RATE
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+POLL_SECONDS = 0.2  # Ctrl-C is noticed so often on every system
+
 
 class Player:
-    """The default output device. `write` never blocks, so that a text is not printed at the pace of its speech.
+    """A loudspeaker. `write` never blocks, so that a text is not printed at the pace of its speech.
+
+    Args:
+        device: started, for mono audio at 24 kHz; None: the system's default.
 
     Raises:
         ResourceError: sounddevice is not installed, or there is no device.
     """
 
-    def __init__(self) -> None:
-        try:
-            import sounddevice
-        except ImportError as error:
-            raise ResourceError(
-                "the package sounddevice is not installed", where="play", fix='run pip install "vita-engine[play]"'
-            ) from error
-        except OSError as error:
-            raise ResourceError(f"{error}", where="play", fix="install the library PortAudio") from error
-        try:
-            self._stream = sounddevice.OutputStream(samplerate=SAMPLE_RATE, channels=1, dtype="float32")
-            self._stream.start()
-        except sounddevice.PortAudioError as error:
-            raise ResourceError(
-                f"there is no audio output device ({error})", where="play", fix="write a file instead"
-            ) from error
+    def __init__(self, device: OutputDevice | None = None) -> None:
+        self._device = open_output(SAMPLE_RATE) if device is None else device
         self._queue: queue.SimpleQueue[NDArray[np.float32] | None] = queue.SimpleQueue()
         self._stopped = False
+        self._written = 0  # samples that the device has taken
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._play, name="vita-play", daemon=True)
         self._thread.start()
 
     def _play(self) -> None:
-        while (samples := self._queue.get()) is not None:
-            if self._stopped:
-                continue
-            try:
-                self._stream.write(samples[:, None])
-            except BaseException as error:
-                self._error, self._stopped = error, True
+        try:
+            while (samples := self._queue.get()) is not None and not self._stopped:
+                self._device.write(samples[:, None])
+                self._written += len(samples)
+        except BaseException as error:
+            self._error = error
 
     def write(self, samples: NDArray[np.float32]) -> None:
-        """Play mono audio at 24 kHz after what was written before.
+        """Play mono audio, [n] float32, after what was written before.
 
         Raises:
             ResourceError: the device is gone.
         """
-        if self._error is not None:
-            raise ResourceError(f"the audio device failed ({self._error})", where="play") from self._error
+        self._check()
         for start in range(0, len(samples), PIECE):
             self._queue.put(samples[start : start + PIECE])
 
-    def stop(self) -> None:
-        """Drop what is not played yet."""
+    def _check(self) -> None:
+        if self._error is not None:
+            raise ResourceError(
+                f"the loudspeaker has failed ({self._error})", fix="attach it and start again"
+            ) from self._error
+
+    @property
+    def heard(self) -> int:
+        """Samples that were heard so far, never too many; the pieces in the device's buffer do not count."""
+        return max(0, self._written - round(self._device.latency * SAMPLE_RATE))
+
+    def wait(self) -> None:
+        """Block until the device has taken all that was written; nothing can be written after it.
+
+        Raises:
+            ResourceError: the device is gone.
+        """
+        self._queue.put(None)
+        while self._thread.is_alive():
+            self._thread.join(POLL_SECONDS)
+        self._check()
+
+    def stop(self) -> int:
+        """Drop what is not played yet; a piece of 80 ms may still be heard. Returns `heard`, the samples until now."""
         self._stopped = True
+        self._queue.put(None)
+        return self.heard
 
     def __enter__(self) -> Player:
         return self
@@ -75,12 +90,19 @@ class Player:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Wait until all is played; after an error, stop at once."""
-        if kind is not None:
+        try:
+            if kind is None and not self._stopped:
+                self.wait()
+        except BaseException:
+            self._end(at_once=True)
+            raise
+        self._end(at_once=self._stopped or kind is not None)
+
+    def _end(self, *, at_once: bool) -> None:
+        if at_once:
             self.stop()
-        self._queue.put(None)
-        self._thread.join()
-        if self._stopped:
-            self._stream.abort()
+            self._thread.join()  # a stream of PortAudio is used by one thread at a time
+            self._device.abort()
         else:
-            self._stream.stop()
-        self._stream.close()
+            self._device.stop()
+        self._device.close()

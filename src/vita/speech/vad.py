@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vita.errors import CheckpointError, ResourceError
+from vita.speech.extras import install
 from vita.speech.torchscript import read_tensors
 
 Samples: TypeAlias = NDArray[np.float32]
@@ -30,7 +31,6 @@ CONTEXT = 64  # samples of the frame before that the network sees with each fram
 WINDOW, HOP = 256, 128  # of the short-time Fourier transform, in samples
 BINS = WINDOW // 2 + 1
 WIDTH = 128  # of the LSTM
-INSTALL = "pip install 'vita-engine[listen]'"
 
 SHAPES: dict[str, tuple[int, ...]] = {
     "stft.forward_basis_buffer": (2 * BINS, 1, WINDOW),
@@ -54,10 +54,10 @@ def find_weights() -> Path:
     """
     spec = find_spec("silero_vad")
     if spec is None or not spec.submodule_search_locations:
-        raise ResourceError("voice activity needs the package silero-vad", fix=INSTALL)
+        raise ResourceError("voice activity needs the package silero-vad", fix=install("listen"))
     path = Path(spec.submodule_search_locations[0]) / "data" / "silero_vad.jit"
     if not path.is_file():
-        raise ResourceError("this version of silero-vad has no such file", where=path, fix=f"{INSTALL} -U")
+        raise ResourceError("this version of silero-vad has no such file", where=path, fix=f"{install('listen')} -U")
     return path
 
 

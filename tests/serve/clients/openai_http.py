@@ -1,6 +1,6 @@
-"""The official openai client against a running server: `openai_http.py URL KEY MODEL IMAGE AUDIO VOICE`. Exits 1 at a fault.
+"""The official openai client against a running server: `openai_http.py URL KEY MODEL IMAGE AUDIO VOICE`.
 
-Runs in the environment of scripts/serve_env.sh; imports nothing of ours.
+Exits 1 at a fault. Runs in the environment of scripts/serve_env.sh; imports nothing of ours.
 """
 
 from __future__ import annotations
@@ -112,9 +112,9 @@ def speech(client: OpenAI, model: str) -> None:
     ):  # fmt: skip
         strict(chunk)
         for choice in chunk.choices:
-            piece = getattr(choice.delta, "audio", None) or {}
-            audio += base64.b64decode(piece.get("data", ""))
-            text += piece.get("transcript", "")
+            piece = choice.delta.audio
+            audio += base64.b64decode(piece.data or "") if piece else b""
+            text += (piece.transcript or "") if piece else ""
     assert text == spoken.transcript and len(audio) > 10_000
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from vita.cli.chat.output import note
 from vita.cli.chat.paths import Kind, first_word, split_path
+from vita.cli.chat.speech import describe_voices
 from vita.cli.chat.transcript import save_transcript
 from vita.errors import RequestError
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "default"  # the name of the embedded model
 DEFAULT_TEXT = "default"  # the name of the built-in system text
+SPEAK, SILENT = "on", "off"  # instead of the name of a voice
 GREEDY, REGENERATE_TEMPERATURE = 1e-6, 0.7  # a greedy answer would be the same again
 
 
@@ -103,6 +105,19 @@ def run_save(chat: Conversation, rest: str) -> bool:
     return True
 
 
+def run_voice(chat: Conversation, rest: str) -> bool:
+    """List the voices, speak with one, or stop speaking."""
+    if not rest:
+        print(describe_voices(chat.speech, chat.model))
+    elif rest.lower() == SILENT:
+        chat.speech.on = False
+        note("Answers are not spoken.")
+    else:
+        chat.speech.switch(None if rest.lower() == SPEAK else rest, chat.model)
+        note(f"Answers are spoken by {chat.speech.current(chat.model)}.")
+    return True
+
+
 def run_reset(chat: Conversation, rest: str) -> bool:
     """Forget the conversation and the attached media."""
     chat.pending = []
@@ -136,6 +151,8 @@ COMMANDS: dict[str, Command] = {
                       run_system),
     "model": Command("[MODEL]", f"show the model, or load another and start over; {DEFAULT_MODEL}: the embedded one",
                      run_model, "file"),
+    "voice": Command("[NAME]", f"list the voices, or speak with one; {SPEAK}: the last one or the best, {SILENT}: none",
+                     run_voice),
     "reset": Command("", "forget the conversation", run_reset),
     "help": Command("", "this list", run_help),
     "quit": Command("", "leave (so does Ctrl-D)", run_quit),
@@ -145,8 +162,8 @@ HIDDEN = ("exit",)
 KEYS = """\
 A file that is dropped into the terminal is attached; media go with the next question. Audio alone is the question:
 press Enter. Tab completes commands and paths. Alt-Enter, or \\ at the end of a line, starts a new line. The up arrow
-brings back earlier input, which is kept between chats (VITA_HISTORY=off: not). Ctrl-C stops the answer, not the
-program."""
+brings back earlier input, which is kept between chats (VITA_HISTORY=off: not). Ctrl-C stops the answer and its
+speech, not the program."""
 
 
 def help_text() -> str:

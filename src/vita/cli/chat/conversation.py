@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import re
-from dataclasses import dataclass, replace
+import time
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from vita.cli.ask import explain
@@ -12,15 +13,17 @@ from vita.cli.chat.attachments import Attachment, MediaReader, build_turn
 from vita.cli.chat.commands import COMMANDS, DEFAULT_MODEL, suggest
 from vita.cli.chat.output import note, print_answer
 from vita.cli.chat.paths import Kind, find_dropped, is_file
+from vita.cli.chat.speech import ChatSpeech
 from vita.cli.chat.transcript import Exchange
 from vita.cli.guard import with_flag
 from vita.cli.loading import load_model
 from vita.errors import RequestError, VitaError
 from vita.events import Done
-from vita.types import MediaOptions, SamplingParams
+from vita.types import MediaOptions, SamplingParams, SpeechOptions
 
 if TYPE_CHECKING:
     from vita.api import Vita
+    from vita.engine.handle import Handle
     from vita.engine.session import Session
     from vita.options import EngineOptions
     from vita.prompt.turn_reader import PreparedTurn
@@ -30,7 +33,7 @@ COMMAND = re.compile(r"/([A-Za-z]*)(?:\s+(.*))?$", re.DOTALL)
 
 @dataclass(frozen=True, kw_only=True)
 class ChatFlags:
-    """The arguments of one call; media go with the first question."""
+    """The arguments of one call; media go with the first question, `speech` is how answers are spoken if `speak`."""
 
     model: str | None
     base: str | None
@@ -44,6 +47,8 @@ class ChatFlags:
     max_frames: int
     media: MediaOptions
     verbose: bool
+    speak: bool = False
+    speech: SpeechOptions = field(default_factory=SpeechOptions)
 
     @property
     def files(self) -> list[tuple[Kind, str]]:
@@ -60,6 +65,7 @@ class Conversation:
     Args:
         model: loaded. Nothing else may hold it: /model frees it before the next one is loaded.
         flags: of the command line.
+        speech: of the answers; None: by the flags, on the system's loudspeaker.
 
     Attributes:
         flags: as given.
@@ -69,10 +75,12 @@ class Conversation:
         pending: media of the next question.
         exchanges: questions and answers, oldest first.
         failures: lines that could not be done.
+        speech: whether and how answers are spoken.
     """
 
-    def __init__(self, model: Vita, flags: ChatFlags) -> None:
+    def __init__(self, model: Vita, flags: ChatFlags, speech: ChatSpeech | None = None) -> None:
         self.flags, self.system, self.name, self._base = flags, flags.system, flags.model, flags.base
+        self.speech = ChatSpeech(flags.speech, on=flags.speak) if speech is None else speech
         self.media = MediaReader(flags.fps, flags.max_frames, flags.media)
         self.pending: list[Attachment] = []
         self.exchanges: list[Exchange] = []
@@ -133,7 +141,7 @@ class Conversation:
             note(f"vita: note: {sentence}")
 
     def ask(self, question: str) -> None:
-        """Answer a question with the media that are attached; Ctrl-C stops the answer.
+        """Answer a question with the media that are attached; Ctrl-C stops the answer and its speech.
 
         Media of a turn that the history does not hold in the end go with the next question.
 
@@ -146,7 +154,8 @@ class Conversation:
         try:
             done = self._answer(turn, asked, self.flags.params)
         except BaseException:
-            self.pending = attachments + self.pending
+            if not self._holds(turn):
+                self.pending = attachments + self.pending
             raise
         if done is not None and not self._holds(turn):
             # Audio that was taken for noise is not asked about again.
@@ -154,23 +163,46 @@ class Conversation:
             self.pending = kept + self.pending
 
     def _answer(self, turn: PreparedTurn, asked: Exchange, params: SamplingParams) -> Done | None:
-        """Print the answer to a turn and note it; None if a second Ctrl-C came before the end was known."""
+        """Print the answer to a turn, speak it and note it; None if a second Ctrl-C came before the end was known.
+
+        The history holds what was printed, or of an answer that was stopped while it was spoken what was heard.
+
+        Raises:
+            VitaError: the request failed and left no trace, or its speech did: then the answer so far is kept.
+        """
         pieces: list[str] = []
-        handle = self.session.submit(turn, params)
         done: Done | None = None
-        try:
+        heard: int | None = None
+        stopped = False
+        with self.speech.answer(self.model) as spoken:
+            handle = spoken.start(self.session.submit(turn, params))
             try:
-                done = print_answer(handle, pieces)
+                try:
+                    done = print_answer(handle, pieces, spoken.play)
+                    spoken.wait()
+                except KeyboardInterrupt:
+                    stopped = True
+                    heard = spoken.stop()
+                    handle.cancel()
+                    if heard is not None:
+                        self.session.truncate(heard)
+                    if done is None:
+                        done = print_answer(handle, pieces)  # to the end, so that the history holds what is printed
             except KeyboardInterrupt:
                 handle.cancel()
-                done = print_answer(handle, pieces)  # to the end, so that the history holds what is printed
-        except KeyboardInterrupt:
-            handle.cancel()
+            except VitaError:
+                _cancel_and_wait(handle)
+                if self._holds(turn):  # the speech failed, not the request
+                    print()
+                    self.exchanges.append(replace(asked, answer="".join(pieces)))
+                raise
         print()
+        text = "".join(pieces)
         if done is None or self._holds(turn):
-            self.exchanges.append(replace(asked, answer="".join(pieces)))
-        if done is None or done.finish_reason == "cancelled":
-            note("(stopped)")
+            self.exchanges.append(replace(asked, answer=text[:heard]))
+        if stopped or done is None or done.finish_reason == "cancelled":
+            cut = heard is not None and heard < len(text)
+            note("(stopped; the conversation goes on from what was heard)" if cut else "(stopped)")
         else:
             explain(done)
         return done
@@ -258,3 +290,10 @@ class Conversation:
 
         self.failures += 1
         note(f"vita: {with_flag(error, flag_names())}")
+
+
+def _cancel_and_wait(handle: Handle) -> None:
+    """Cancel a request and wait until its session's history is final."""
+    handle.cancel()
+    while handle.request is not None and not handle.request.ended:
+        time.sleep(0.01)

@@ -8,6 +8,7 @@ from vita.cli.chat.attachments import MediaReader, count_kinds
 from vita.cli.chat.conversation import ChatFlags, Conversation
 from vita.cli.chat.output import note
 from vita.cli.chat.reader import open_reader
+from vita.cli.chat.speech import ChatSpeech
 from vita.cli.loading import load_model
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ def run_chat(flags: ChatFlags) -> int:
         Exit code: 0; 2 if stdin is no terminal and a line of it could not be done.
 
     Raises:
-        VitaError: the model cannot be loaded, an option has no such value, or a file cannot be used.
+        VitaError: the model cannot be loaded, an option has no such value, a file cannot be used, or answers cannot be
+            spoken.
         KeyboardInterrupt: Ctrl-C twice at the prompt; once where the input is no terminal.
     """
     from vita.engine.sampler import check_params
@@ -32,7 +34,12 @@ def run_chat(flags: ChatFlags) -> int:
     media = MediaReader(flags.fps, flags.max_frames, flags.media)
     for kind, path in flags.files:
         media.check(kind, path)
-    conversation = Conversation(load_model(flags.model, flags.options, base=flags.base, verbose=flags.verbose), flags)
+    speech = ChatSpeech(flags.speech, on=flags.speak)
+    speech.check_player()
+    model = load_model(flags.model, flags.options, base=flags.base, verbose=flags.verbose)
+    speech.check_voice(model)
+    conversation = Conversation(model, flags, speech)
+    del model  # /model frees it
     conversation.model.engine.processor.check_options(flags.media)
     reader = open_reader()
     if reader.on_terminal:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vita.errors import ResourceError
+from vita.speech.extras import install
 from vita.speech.stretch import stretch
 from vita.speech.voice import Voice, pause_after, to_pieces
 
@@ -42,7 +43,7 @@ def make() -> Voice:
         raise ResourceError(
             "the package espeakng-loader is not installed",
             where="voice espeak",
-            fix='run pip install "vita-engine[espeak]"',
+            fix=install("espeak"),
         )
     return EspeakVoice()
 

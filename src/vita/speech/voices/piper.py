@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vita.errors import ResourceError
+from vita.speech.extras import install
 from vita.speech.stretch import stretch
 from vita.speech.voice import Voice, pause_after, to_pieces
 
@@ -41,7 +42,7 @@ def make() -> Voice:
             raise ResourceError(
                 f"the package {package} is not installed",
                 where="voice piper",
-                fix='run pip install "vita-engine[piper]"',
+                fix=install("piper"),
             )
     return PiperVoice()
 
