@@ -1,12 +1,11 @@
 """Ten spoken turns each with the official client, LiveKit's and Pipecat's, unmodified.
 
-They run in an environment of their own, which scripts/realtime_env.sh makes.
+They run in an environment of their own, which scripts/serve_env.sh makes.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,21 +17,14 @@ import pytest
 import vita
 from tests.serve.realtime.client import question, silence
 from tests.serve.running import Running, running
+from tests.serve.test_clients import CLIENTS, PYTHON
 from vita.serve.options import ServeOptions
 from vita.speech.voice import Voice
 
-ROOT = Path(__file__).parents[3]
-SCRIPTS = Path(__file__).parent / "clients"
 TURNS = 10
-
-
-@pytest.fixture(scope="module")
-def python() -> Path:
-    """Of the clients' environment."""
-    path = Path(os.environ.get("VITA_REALTIME_ENV", ROOT / ".realtime-env")) / "bin" / "python"
-    if not path.exists():
-        pytest.skip("SKIPPED LOUDLY: the realtime clients are not installed; scripts/realtime_env.sh installs them")
-    return path
+pytestmark = pytest.mark.skipif(
+    not PYTHON.exists(), reason="SKIPPED LOUDLY: scripts/serve_env.sh makes the environment of the clients"
+)
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +33,9 @@ def talking(embedded: vita.Vita, espeak: Voice) -> Iterator[Running]:
         yield server
 
 
-def run(python: Path, script: str, served: Running, speech: Path) -> Any:
+def run(script: str, served: Running, speech: Path) -> Any:
     done = subprocess.run(
-        [python, SCRIPTS / script, served.url, speech, str(TURNS)],
+        [PYTHON, CLIENTS / script, served.url, speech, str(TURNS)],
         capture_output=True,
         text=True,
         timeout=170,
@@ -63,21 +55,18 @@ def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.slow
-def test_official_client(python: Path, talking: Running, speech: Path) -> None:
-    found = run(python, "openai_turns.py", talking, speech)
+def test_official_client(talking: Running, speech: Path) -> None:
+    found = run("openai_turns.py", talking, speech)
     assert len(found["answers"]) == TURNS and all(found["answers"])
     assert all("what can you do" in text.lower() for text in found["transcripts"])
 
 
-@pytest.mark.slow
-def test_livekit(python: Path, talking: Running, speech: Path) -> None:
-    found = run(python, "livekit_turns.py", talking, speech)
+def test_livekit(talking: Running, speech: Path) -> None:
+    found = run("livekit_turns.py", talking, speech)
     assert len(found["answers"]) == TURNS + 1 and all(found["answers"]) and min(found["samples"]) > 12_000
     assert sum("what can you do" in text.lower() for text in found["transcripts"]) >= TURNS - 1  # the last may be late
 
 
-@pytest.mark.slow
-def test_pipecat(python: Path, talking: Running, speech: Path) -> None:
-    found = run(python, "pipecat_turns.py", talking, speech)
+def test_pipecat(talking: Running, speech: Path) -> None:
+    found = run("pipecat_turns.py", talking, speech)
     assert found["seen"]["TTSStoppedFrame"] == TURNS + 1 and found["seen"]["samples"] > TURNS * 12_000

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soxr
 from websockets.exceptions import InvalidStatus
 
 import vita
-from tests.serve.realtime.client import Client, audio_of, connected, question, silence
+from tests.serve.realtime.client import Client, as_pcm, audio_of, connected, question, silence
 from tests.serve.running import Running, running
+from tests.speech.recordings import NO_SPEECH, recording
 from vita.serve.options import ServeOptions
 from vita.serve.realtime import g711
 from vita.serve.realtime.events import DELTAS
@@ -150,6 +152,49 @@ def test_settings_of_open_webui(client: Client) -> None:
     assert client.until("response.done")["response"]["status"] == "completed"
 
 
+def test_a_call_of_open_webui(client: Client) -> None:
+    """Version 0.12: it asks for a response when it has the transcript, and any error but one ends its call."""
+    pcm = {"type": "audio/pcm", "rate": 24_000}
+    tool = {
+        "type": "function",
+        "name": "generate_chat_completion",
+        "description": "…",
+        "parameters": {"type": "object"},
+    }
+    detection = {"type": "server_vad", "interrupt_response": True, "create_response": False}
+    heard = {"format": pcm, "transcription": {"model": "gpt-transcribe"}, "turn_detection": detection}
+    assert client.receive()["type"] == "session.created"
+    session = {
+        "type": "realtime", "output_modalities": ["audio"], "instructions": "You are the assistant in this chat.",
+        "audio": {"input": heard, "output": {"format": pcm, "voice": "marin"}}, "tools": [tool], "tool_choice": "auto",
+    }  # fmt: skip
+    client.send("session.update", session=session)
+    assert client.receive()["type"] == "session.updated"
+    client.speak()
+    item_id = client.until(f"{PREFIX}.completed", lambda event: bool(event["transcript"].strip()))["item_id"]
+    client.send("response.create", response={"metadata": {"input_item_id": item_id}})
+    assert client.until("response.created")["response"]["metadata"] == {"input_item_id": item_id}
+    response_id = client.until("response.output_audio.delta")["response_id"]
+    item_id = client.wire.open_item
+    client.speak()
+    client.until("input_audio_buffer.speech_started")
+    client.send("response.cancel", response_id=response_id)
+    client.send("conversation.item.truncate", item_id=item_id, content_index=0, audio_end_ms=20)
+    client.until("conversation.item.truncated")
+    client.until(f"{PREFIX}.completed")
+    status = {
+        "conversation": "none",
+        "input": [],
+        "tools": [],
+        "tool_choice": "none",
+        "instructions": "Say: I work on it.",
+    }
+    client.send("response.create", response={**status, "metadata": {"status": "working"}})
+    client.until("response.done", lambda event: event["response"]["metadata"] == {"status": "working"})
+    errors = {event["error"]["code"] for event in client.wire.events if event["type"] == "error"}
+    assert errors <= {"response_cancel_not_active"}
+
+
 def test_the_beta_dialect(talking: Running) -> None:
     with connected(talking, beta=True) as client:
         session = client.receive()["session"]
@@ -216,7 +261,8 @@ def test_the_session_survives_what_clients_do_wrong(client: Client) -> None:
         client.send(kind, event_id=f"mine_{number}", **fields)
         error = client.until("error")["error"]
         assert (error["code"], error["event_id"]) == (code, f"mine_{number}")
-    for text in ("{", "[]", b"\0\1"):
+    nested, many = "[" * 200 + "]" * 200, "[" + "0," * 300_000 + "0]"
+    for text in ("{", "[]", b"\0\1", *(f'{{"type": "response.cancel", "x": {value}}}' for value in (nested, many))):
         client.send_text(text)
         assert client.until("error")["error"]["code"] == "invalid_json"
     client.send("conversation.item.truncate", item_id="item_x", content_index=0, audio_end_ms=100)
@@ -287,6 +333,26 @@ def test_the_speech_engine_of_open_webui(client: Client) -> None:
     client.until("response.output_audio.delta")
     client.send("response.cancel")
     assert client.until("response.done")["response"]["status"] == "cancelled"
+
+
+@pytest.mark.parametrize("name", ["ignore28", "ignore37", "ignore41", "ignore44"])
+def test_speech_that_is_not_meant_for_the_model(client: Client, name: str) -> None:
+    """Talk among others that the model takes for noise: heard, but neither answered nor written down."""
+    client.update(audio=WITH_TRANSCRIPT)
+    client.append(np.concatenate([as_pcm(recording(name, 24_000)), silence(1)]))
+    assert client.until(f"{PREFIX}.completed")["transcript"] == ""
+    assert {"response.created", f"{PREFIX}.delta", "error"}.isdisjoint(client.wire.kinds())
+    client.speak()
+    assert client.until("response.done")["response"]["status"] == "completed"
+
+
+def test_coughs_clicks_and_music_stop_no_answer(client: Client) -> None:
+    client.update(output_modalities=["text"])
+    for kind in ("coughs", "clicks", "typing", "music"):
+        client.append(as_pcm(soxr.resample(NO_SPEECH[kind](1), 16_000, 24_000)))
+    client.send("conversation.item.retrieve", item_id="nobody")
+    client.until("error")
+    assert client.wire.kinds().count("input_audio_buffer.speech_started") <= 1
 
 
 def test_silence_after_an_answer_has_a_timeout(client: Client) -> None:

@@ -16,6 +16,8 @@ import anyio
 from anyio.abc import TaskGroup
 
 from vita.serve.auth import Tenant
+from vita.serve.errors import ApiError
+from vita.serve.front import check_json
 from vita.serve.realtime.audio_buffer import AudioBuffer, to_pcm
 from vita.serve.realtime.codec import decode_audio
 from vita.serve.realtime.dialogue import Dialogue
@@ -110,14 +112,17 @@ class Connection:
         await asyncio.sleep(0.1)
 
     async def _send(self, text: str) -> None:
-        with anyio.fail_after(self._server.options.limits.idle_seconds):
+        with anyio.move_on_after(self._server.options.limits.idle_seconds) as timer:
             await self._socket.send(text)
+        if timer.cancelled_caught:
+            log.info("a realtime client does not read; its connection is closed")
+            self._generators.group.cancel_scope.cancel()
 
     # The reader.
 
     async def _read(self) -> None:
         while (text := await self._socket.receive()) is not None:
-            event, event_id = parse_event(text)
+            event, event_id = self._parse(text)
             if isinstance(event, RealtimeError):
                 self.dialogue.refuse(event, event_id)
             elif event.type == "response.cancel" and not self._creates:
@@ -130,6 +135,13 @@ class Connection:
                 while self._queued > MAX_QUEUED:  # the client sends faster than voice activity is computed
                     self._taken.clear()
                     await self._taken.wait()
+
+    def _parse(self, text: str) -> tuple[ClientEvent | RealtimeError, str | None]:
+        try:
+            check_json(text.encode("utf-8", "replace"), self._server.options.limits)
+        except ApiError as error:
+            return RealtimeError(error.message, "invalid_json"), None
+        return parse_event(text)
 
     def tell(self, given: Input) -> None:
         """Tell the listener something, behind the audio that has arrived."""

@@ -101,6 +101,9 @@ def server_event_to_beta(event: Event) -> Event | None:
     name = _TO_BETA_EVENT.get(kind, kind)
     if name is None:
         return None
+    session = event.get("session")
+    if isinstance(session, Mapping) and session.get("type") == "transcription":
+        name = f"transcription_{name}"
     out: Event = {**event, "type": name}
     for key, translate in (("session", session_to_beta), ("item", _item_to_beta), ("response", _response_to_beta)):
         value = event.get(key)

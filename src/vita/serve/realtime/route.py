@@ -19,7 +19,7 @@ from vita.serve.realtime.events import RealtimeError, new_id
 from vita.serve.realtime.session import Catalog, Session, new_session
 from vita.serve.server import Server, server_of, tenant_of
 from vita.speech.listener import ListenerThread
-from vita.speech.vad import INSTALL, SileroVad
+from vita.speech.vad import SileroVad
 from vita.speech.voice import available_voices
 
 router = APIRouter()
@@ -72,7 +72,7 @@ def shared_of(app: FastAPI, server: Server) -> Shared:
     if isinstance(found, Shared):
         return found
     if server.vad is None:
-        raise unavailable(f"Realtime needs a voice activity detector: {INSTALL}.")
+        raise unavailable("Realtime needs the package silero-vad; run pip install 'vita-engine[serve]'.")
     voices = [voice.name for voice in available_voices(server.model.checkpoint_voice)]
     default = server.options.voice or (voices[0] if voices else "")
     catalog = Catalog(server.model_id, default, frozenset(voices))
