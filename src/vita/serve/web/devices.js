@@ -7,10 +7,11 @@ export async function openDevice(kind, deviceId) {
   const what = kind === "video" ? "camera" : "microphone";
   if (!navigator.mediaDevices?.getUserMedia) throw new Error(insecure(what));
   const wish = deviceId ? { deviceId: { ideal: deviceId } } : {};
+  // Noise suppression takes the first syllable down to a quarter of its level (measured in Chromium), so it is off.
   const constraints =
     kind === "video"
       ? { video: { width: { ideal: 1280 }, height: { ideal: 720 }, facingMode: deviceId ? undefined : "environment", ...wish } }
-      : { audio: { echoCancellation: true, noiseSuppression: true, autoGainControl: true, channelCount: 1, ...wish } };
+      : { audio: { echoCancellation: true, noiseSuppression: false, autoGainControl: true, channelCount: 1, ...wish } };
   try {
     return await navigator.mediaDevices.getUserMedia(constraints);
   } catch (error) {
