@@ -193,3 +193,18 @@ def check_sentences(chunks: list[vita.SpeechChunk], text: str) -> None:
     for join in joins:
         around = np.delete(jumps[max(0, join - 480) : join + 480], min(join - 1, 479))
         assert jumps[join - 1] <= max(around.max(), 0.01), join
+
+
+def test_espeak_is_loaded_once_however_many_streams_open_together() -> None:
+    """In a process of its own: a second initialisation corrupts the library's memory."""
+    code = (
+        "import threading; from vita.speech.voices import espeak\n"
+        "start, found = threading.Barrier(8), []\n"
+        "def load(): start.wait(); found.append(espeak._library())\n"
+        "threads = [threading.Thread(target=load) for _ in range(8)]\n"
+        "[t.start() for t in threads]; [t.join() for t in threads]\n"
+        "assert len(found) == 8 and len(set(map(id, found))) == 1"
+    )
+    pytest.importorskip("espeakng_loader")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr

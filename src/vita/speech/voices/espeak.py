@@ -144,8 +144,17 @@ class Library:
         return samples.astype(np.float32) / np.float32(32768)
 
 
-@cache
+_loading = threading.Lock()
+
+
 def _library() -> Library:
+    """The library, loaded once a process: it has one global state, and `cache` alone does not lock."""
+    with _loading:
+        return _load_library()
+
+
+@cache
+def _load_library() -> Library:
     import espeakng_loader
 
     return Library(Path(espeakng_loader.get_library_path()), Path(espeakng_loader.get_data_path()))
