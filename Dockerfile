@@ -18,6 +18,7 @@ RUN pip install --no-cache-dir "uv>=0.7.14" \
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY src src
+COPY recipes recipes
 RUN pip install --no-cache-dir . \
     && useradd --create-home --uid 1000 vita \
     && install -d -o vita -g vita /home/vita/.cache /media

@@ -7,4 +7,4 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 . "$ROOT/scripts/env.sh"
 vita_env "[dev,serve,espeak]"
 cd "$ROOT"
-exec "$PYTHON" -m pytest tests/serve/test_clients.py tests/serve/test_serving_docs.py "$@"
+exec "$PYTHON" -m pytest tests/serve/test_clients.py tests/serve/test_serving_docs.py tests/serve/realtime/test_clients.py "$@"

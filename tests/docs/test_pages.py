@@ -23,10 +23,11 @@ from vita.cli.app import app
 NOT_RUN = {
     r"VITA-MLLM": "downloads the released model",
     r"\b(MODEL|FOLDER|COMMAND|OUT4?|SMALL|T)\b": "a placeholder",
-    r"^(pip|pipx|uv|docker|sudo) ": "installs",
+    r"^(pip|python -m pip|pipx|uv|docker|sudo) ": "installs",
     r"^(\./test\.sh|ruff|mypy|pytest|scripts/docs\.sh)": "the checks that run this test",
     r"^python -m (recipes|tests)|^(PYTHONPATH=src )?python benchmarks/": "takes minutes or hours",
     r"^vita eval": "takes minutes",
+    r"^vita serve|^\./demo\.sh --serve": "runs until it is stopped; tests/serve runs it",
     r"^vita .*--(play|listen)|^vita chat --speak": "needs an audio device",
     r"\.\./shared|…": "needs files beside the repository",
 }
@@ -119,7 +120,13 @@ def test_most_of_what_a_newcomer_types_is_run() -> None:
     assert ran["README.md"] >= 10 and ran["index.md"] >= 6 and ran["troubleshooting.md"] >= 13, ran
 
 
-PYTHON = [(page, block.text) for page in PAGES for block in blocks(page) if block.language == "python"]
+# serving.md needs a server and the clients of others: tests/serve/test_serving_docs.py runs its code.
+PYTHON = [
+    (page, block.text)
+    for page in PAGES
+    for block in blocks(page)
+    if block.language == "python" and page.name != "serving.md"
+]
 
 
 @pytest.mark.slow

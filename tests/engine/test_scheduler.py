@@ -236,17 +236,17 @@ def test_a_unit_goes_on_until_it_is_finished() -> None:
     assert bench.next_unit() is first is bench.next_unit()
 
 
-def test_the_budget_is_three_steps_of_what_decodes() -> None:
+def test_the_budget_is_two_steps_of_what_decodes() -> None:
     bench = Bench()
     bench.submit(prompt(5))
     assert bench.scheduler.plan().budget == 0, "nobody decodes: layer by layer"
     bench = Bench()
     bench.run(1)
     bench.scheduler.stepped(2.0)
-    assert bench.scheduler.plan().budget == 6.0
+    assert bench.scheduler.plan().budget == 4.0
     for _ in range(50):
         bench.scheduler.stepped(1.0)
-    assert bench.scheduler.plan().budget == pytest.approx(3.0)
+    assert bench.scheduler.plan().budget == pytest.approx(2.0)
     gpu = Bench(work_seconds=0.015)
     gpu.run(1)
     gpu.scheduler.stepped(2.0)

@@ -56,11 +56,13 @@ def test_the_curl_examples_run(documented: Running, folder: Path, block: str) ->
 @pytest.mark.skipif(not PYTHON.exists(), reason="SKIPPED LOUDLY: run scripts/serve_env.sh first")
 @pytest.mark.parametrize("block", CODE)
 def test_the_python_examples_run(documented: Running, folder: Path, block: str) -> None:
-    assert run([str(PYTHON), "-c", block.replace(ADDRESS, documented.url)], folder).strip()
+    socket = documented.url.replace("http", "ws", 1)
+    code = block.replace(ADDRESS, documented.url).replace(ADDRESS.replace("http", "ws"), socket)
+    assert run([str(PYTHON), "-c", code], folder).strip()
 
 
 def test_the_page_has_examples_and_names_the_limits() -> None:
-    assert len(SHELL) == 3 and len(CODE) == 2
+    assert len(SHELL) == 3 and len(CODE) == 5
     limits = Limits()
     for text in (
         f"| {limits.body_bytes >> 20} MB, {limits.buffered_bytes >> 20} MB |",

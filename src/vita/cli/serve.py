@@ -103,6 +103,7 @@ def print_ready(model: Vita, options: ServeOptions, url: str) -> None:
         f"{model!r}".strip("<>").replace("vita.Vita", "model"),
         f"memory: {engine.model.weight_bytes / 1e6:,.0f} MB are read for each token, "
         f"{kv_budget / 1e6:,.0f} MB hold the KV caches of all requests",
+        f"page: {url}/",
         f"API base URL: {url}/v1" + (" (needs a key)" if options.api_keys else ""),
         "Ctrl-C stops it",
     ]

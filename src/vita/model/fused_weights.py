@@ -13,6 +13,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from vita.kernels.matmul import Matmul, MatmulChooser, Matmuls
 from vita.kernels.triton.backends import cuda_chooser
@@ -74,7 +75,10 @@ class FusedWeights:
             self.blocks = [_fuse_block(cast(DecoderBlock, layer), chooser) for layer in decoder.layers]
             head = weight_view(decoder.head)
             if head.scale is None:
-                head = Weight(padded_rows(head.values), None, None)
+                values, bias = padded_rows(head.values), head.bias
+                if bias is not None:
+                    bias = functional.pad(bias, (0, len(values) - len(bias)))
+                head = Weight(values, None, bias)
             self.head, self.head_channels = chooser.choose(head, convert=False), len(head.values)
         self.vocab = len(decoder.embed.weight)
         log.info("matmuls: %s", ", ".join(sorted(chooser.chosen)))

@@ -19,6 +19,8 @@ from vita.serve import audio_speech, chat, models, responses, transcriptions, vo
 from vita.serve.errors import INVALID, ApiError, as_api_error
 from vita.serve.front import Front
 from vita.serve.options import ServeOptions
+from vita.serve.page import page_router
+from vita.serve.realtime import route
 from vita.serve.server import Server
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("vita.serve")
 ROUTERS: tuple[APIRouter, ...] = (
     models.router, chat.router, responses.router, transcriptions.router, audio_speech.router, voices.router,
+    route.router,
 )  # fmt: skip
 
 
@@ -54,7 +57,7 @@ def create_app(model: Vita, options: ServeOptions, routers: Sequence[APIRouter] 
         redirect_slashes=False, separate_input_output_schemas=False,
     )  # fmt: skip
     app.state.server = server
-    for router in (*ROUTERS, *routers):
+    for router in (*ROUTERS, page_router(), *routers):
         app.include_router(router)
     app.add_exception_handler(ApiError, _answer_error)
     app.add_exception_handler(VitaError, _answer_error)

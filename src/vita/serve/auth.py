@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from vita.serve.errors import forbidden, unauthorized
+from vita.serve.errors import JSON, forbidden, unauthorized
 from vita.serve.options import ServeOptions, is_loopback
 
 SECRET_PREFIX = "ek_"
@@ -31,10 +31,12 @@ class Tenant:
     Attributes:
         salt: of the caches, so that one key cannot find out what another one asked.
         secret: it came with a short-lived secret, which opens realtime sessions only.
+        settings: of the sessions that the secret opens.
     """
 
     salt: str = ""
     secret: bool = False
+    settings: Mapping[str, JSON] | None = None
 
 
 class ClientSecrets:
@@ -48,14 +50,22 @@ class ClientSecrets:
         self._clock = clock
         self._known: dict[bytes, tuple[float, Tenant]] = {}  # by digest: when it expires, of whom
 
-    def issue(self, tenant: Tenant, seconds: float) -> tuple[str, int]:
-        """A new secret and when it expires, in seconds since the epoch."""
+    def issue(
+        self, tenant: Tenant, seconds: float, settings: Mapping[str, JSON] | None = None
+    ) -> tuple[str, int]:  # fmt: skip
+        """A new secret and when it expires, in seconds since the epoch.
+
+        Args:
+            tenant: whose it is.
+            seconds: until it expires.
+            settings: of the sessions that it opens.
+        """
         now = self._clock()
         self._known = {digest: entry for digest, entry in self._known.items() if entry[0] > now}
         while len(self._known) >= MAX_SECRETS:
             self._known.pop(next(iter(self._known)))
         secret = SECRET_PREFIX + secrets.token_urlsafe(24)
-        self._known[_digest(secret)] = (now + seconds, Tenant(tenant.salt, secret=True))
+        self._known[_digest(secret)] = (now + seconds, Tenant(tenant.salt, secret=True, settings=settings))
         return secret, int(now + seconds)
 
     def find(self, secret: str) -> Tenant | None:

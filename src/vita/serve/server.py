@@ -157,7 +157,7 @@ class Server:
         self, messages: Sequence[Message], params: SamplingParams, tenant: Tenant, *,
         media: MediaOptions | None = None, priority: int = 0, speech: SpeechOptions | None = None,
     ) -> Handle:  # fmt: skip
-        """Queue a request with the server's policy, deadline and the caller's cache salt.
+        """Queue a request with the server's policy, deadline and the caller's cache salt; `speech`: it is spoken, too.
 
         Raises:
             ApiError, VitaError: as `Vita.submit`.
