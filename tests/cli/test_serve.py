@@ -24,7 +24,7 @@ pytest.importorskip("fastapi", reason='SKIPPED LOUDLY: pip install -e ".[serve]"
 def serving(*arguments: str, **variables: str) -> Iterator[tuple[subprocess.Popen[str], str, list[str]]]:
     """A server in a process of its own: the process, its URL, and the lines it printed."""
     command = [sys.executable, "-m", "vita", "serve", MINI, "--port", "0", *arguments]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENV | variables)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENV | variables, start_new_session=True)
     assert process.stderr is not None
     lines: list[str] = []
     try:
@@ -61,7 +61,7 @@ def test_it_says_where_it_answers_and_stops_when_told(how: signal.Signals) -> No
         text = "".join(lines)
         assert "million parameters" in text and "KV caches" in text and "needs a key" not in text
         assert get(f"{url}/health") == (200, {"status": "ok"})
-        process.send_signal(how)
+        os.killpg(process.pid, how)  # as a terminal does
         assert process.wait(30) == 0
         assert process.stderr is not None and "Traceback" not in process.stderr.read()
 

@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 import vita
 from tests.serve.running import Running, running
+from tests.serve.test_chat import wait_for
 from vita.errors import RequestError
 from vita.serve.errors import ApiError
 from vita.serve.front import ClientSlow, Front, check_json
@@ -160,7 +161,8 @@ class TestLimits:
                 assert busy.status_code == 429 and busy.headers["retry-after"] == "1"
             while served.server.buffered and time.monotonic() < until:
                 time.sleep(0.02)
-            assert served.client.post(CHAT, json=HELLO).status_code == 200 and served.server.buffered == 0
+            assert served.client.post(CHAT, json=HELLO).status_code == 200
+            wait_for(lambda: served.server.buffered == 0)
 
     def test_a_full_queue_is_429_and_the_others_finish(self, embedded: vita.Vita) -> None:
         with running(embedded, ServeOptions(port=0, limits=Limits(requests=6))) as served:
@@ -178,7 +180,7 @@ class TestLimits:
             for answer in answers:
                 if answer.status_code == 429:
                     assert answer.headers["retry-after"] == "1" and answer.json()["error"]["code"] == "queue_full"
-            assert served.server.active == 0
+            wait_for(lambda: served.server.active == 0)
 
     def test_the_engines_own_queue_is_429(self, embedded: vita.Vita, served: Running) -> None:
         core = embedded.engine.core

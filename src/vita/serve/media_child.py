@@ -9,6 +9,7 @@ import json
 import os
 import pickle
 import resource
+import signal
 import socket
 import sys
 import threading
@@ -27,6 +28,8 @@ PARENT_SECONDS = 1.0  # between two looks whether the server still lives
 
 def main() -> None:
     """Serve jobs until the server closes the socket."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # they reach the whole group, and requests in progress go on
+        signal.signal(number, signal.SIG_IGN)
     connection = socket.socket(fileno=int(sys.argv[1]))
     first = _receive(connection)
     if first is None:
