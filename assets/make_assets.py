@@ -1,4 +1,4 @@
-"""Makes the shipped samples: `python -m assets.make_assets` (needs fonts-lato and espeak-ng).
+"""Makes the shipped samples: `python -m assets.make_assets` (needs fonts-lato and espeakng-loader).
 
 - `vita_logo.png`: the embedded model is asked to say of it: the word 'VITA' in bold white letters on a dark blue
   background. The word never occurs in training.

@@ -14,14 +14,14 @@ def hear(
     """Float32 samples at 16 kHz, peak under 1.
 
     Args:
-        voice: int16 samples.
+        voice: float32 samples in -1..1.
         rate: of the voice.
         rng: of everything drawn.
         hard: 0 leaves the sound clean.
         stretch: how much faster or slower it may be played, which also makes another speaker of the same voice.
     """
     speed = rng.uniform(1 - stretch, 1 + stretch) if rng.random() < 0.5 * hard else 1.0
-    sound = soxr.resample(voice.astype(np.float32) / 32768, rate * speed, RATE).astype(np.float32)
+    sound = soxr.resample(voice, rate * speed, RATE).astype(np.float32)
     if rng.random() < 0.4 * hard:
         sound = reverberate(sound, rng)
     if rng.random() < 0.15 * hard:  # a telephone

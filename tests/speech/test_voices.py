@@ -200,7 +200,7 @@ def test_espeak_is_loaded_once_however_many_streams_open_together() -> None:
     code = (
         "import threading; from vita.speech.voices import espeak\n"
         "start, found = threading.Barrier(8), []\n"
-        "def load(): start.wait(); found.append(espeak._library())\n"
+        "def load(): start.wait(); found.append(espeak.library())\n"
         "threads = [threading.Thread(target=load) for _ in range(8)]\n"
         "[t.start() for t in threads]; [t.join() for t in threads]\n"
         "assert len(found) == 8 and len(set(map(id, found))) == 1"

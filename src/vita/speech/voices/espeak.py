@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SYNCHRONOUS, DO_NOT_EXIT = 2, 0x8000  # espeak_AUDIO_OUTPUT and an option of espeak_Initialize
-CHARS_UTF8, RATE, POS_CHARACTER = 1, 1, 1
+CHARS_UTF8, POS_CHARACTER = 1, 1
+RATE, PITCH, RANGE = 1, 3, 4  # espeak_PARAMETER
+NORMAL_PITCH = 50  # of 0 to 99, for the pitch and for its range
 NORMAL_RATE, SLOWEST_RATE = 175, 80  # words per minute; slower than that needs a change of tempo
 LEVEL = 0.9  # below full scale, since resampling overshoots
 NAMES = {"zh": "cmn", "en": "en-us"}  # BCP 47 to eSpeak's names, where they differ
@@ -39,12 +41,7 @@ def make() -> Voice:
     Raises:
         ResourceError: espeakng-loader is not installed.
     """
-    if importlib.util.find_spec("espeakng_loader") is None:
-        raise ResourceError(
-            "the package espeakng-loader is not installed",
-            where="voice espeak",
-            fix=install("espeak"),
-        )
+    _require()
     return EspeakVoice()
 
 
@@ -59,7 +56,7 @@ class EspeakVoice:
 
     def open(self, *, language: str, speed: float, seed: int | None) -> EspeakUtterances:
         """Start a stream; the seed has no effect, since nothing is sampled."""
-        return EspeakUtterances(_library(), language, speed)
+        return EspeakUtterances(library(), language, speed)
 
 
 class EspeakUtterances:
@@ -118,13 +115,17 @@ class Library:
             self._blocks.append(np.ctypeslib.as_array(samples, (count,)).copy())
         return 0  # go on
 
-    def synthesize(self, text: str, voice: str, rate: int) -> NDArray[np.float32]:
+    def synthesize(
+        self, text: str, voice: str, rate: int, pitch: int = NORMAL_PITCH, pitch_range: int = NORMAL_PITCH
+    ) -> NDArray[np.float32]:
         """Speak a text: mono, [n] float32 in -1..1.
 
         Args:
             text: plain text.
-            voice: eSpeak's name of the language.
+            voice: eSpeak's name of the language, with a variant if wanted: "en-us", "en-us+f3".
             rate: words per minute.
+            pitch: 0 to 99.
+            pitch_range: 0 (monotone) to 99.
 
         Raises:
             ResourceError: there is no such voice.
@@ -134,7 +135,8 @@ class Library:
             self._blocks.clear()
             if self._library.espeak_SetVoiceByName(voice.encode()):
                 raise ResourceError(f"eSpeak NG has no voice {voice!r}", where="voice espeak")
-            self._library.espeak_SetParameter(RATE, rate, 0)
+            for parameter, value in ((RATE, rate), (PITCH, pitch), (RANGE, pitch_range)):
+                self._library.espeak_SetParameter(parameter, value, 0)
             failed = self._library.espeak_Synth(data, len(data) + 1, 0, POS_CHARACTER, 0, CHARS_UTF8, None, None)
             if failed:
                 raise ResourceError(f"eSpeak NG failed with code {failed}", where="voice espeak")
@@ -147,17 +149,34 @@ class Library:
 _loading = threading.Lock()
 
 
-def _library() -> Library:
-    """The library, loaded once a process: it has one global state, and `cache` alone does not lock."""
+def library() -> Library:
+    """The library, loaded once a process: it has one global state, and `cache` alone does not lock.
+
+    A second copy of eSpeak NG, as from a Linux distribution, must not be loaded beside it: the dynamic linker takes two
+    libraries of one name for the same.
+
+    Raises:
+        ResourceError: espeakng-loader is not installed, or the library cannot be loaded.
+    """
     with _loading:
         return _load_library()
 
 
 @cache
 def _load_library() -> Library:
+    _require()
     import espeakng_loader
 
     return Library(Path(espeakng_loader.get_library_path()), Path(espeakng_loader.get_data_path()))
+
+
+def _require() -> None:
+    if importlib.util.find_spec("espeakng_loader") is None:
+        raise ResourceError(
+            "the package espeakng-loader is not installed",
+            where="voice espeak",
+            fix=install("espeak"),
+        )
 
 
 @cache
