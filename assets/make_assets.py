@@ -57,7 +57,7 @@ def draw_clip() -> np.ndarray:
 
 def speak(text: str, voice: Voice) -> np.ndarray:
     """Float32 samples at 16 kHz, with a little silence before and after."""
-    loud = espeak().speak(text, voice).astype(np.float32) / 32768
+    loud = espeak().speak(text, voice)
     rest = np.zeros(RATE // 4, np.float32)
     return np.concatenate([rest, soxr.resample(loud, espeak().rate, RATE).astype(np.float32), rest])
 
