@@ -37,6 +37,15 @@ BF16_BUILD = pytest.mark.parametrize("kernels", BF16_BUILDS, indirect=True)
 AVX512_BUILD = pytest.mark.parametrize("kernels", AVX512_BUILDS, indirect=True)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def two_threads() -> Iterator[None]:
+    """So that what threads share is tested too; `./test.sh` gives a process one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def libraries(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The builds that the collected tests ask for."""

@@ -22,6 +22,9 @@ typedef struct {
     const char *at;
     const uint16_t *scales;
     int64_t n_out, n_in, bytes;
+#if defined(__AVX512VBMI__)
+    Int7Table table;
+#endif
 } Weights;
 
 /* Adds `count` (at most 32) products of each row to the accumulators of `channels` weight rows and `rows` rows of x. */
@@ -37,6 +40,21 @@ static inline __attribute__((always_inline)) void add_products(
     }
 }
 
+#if defined(__AVX512VBMI__)
+/* As add_products, for 64 int8 weights a row. */
+static inline __attribute__((always_inline)) void add_int8_products(
+    __m512 acc[N_TILE][MAX_ROWS], const char *w, const uint16_t *x, int64_t n_in, const Int7Table *table,
+    const int channels, const int rows) {
+    __m512bh weight[N_TILE][2], row[2];
+    for (int c = 0; c < channels; c++) int8x64_to_bf16(_mm512_loadu_si512(w + c * n_in), table, weight[c]);
+    for (int r = 0; r < rows; r++) {
+        load_bf16x64_split(x + r * n_in, row);
+        for (int half = 0; half < 2; half++)
+            for (int c = 0; c < channels; c++) acc[c][r] = _mm512_dpbf16_ps(acc[c][r], weight[c][half], row[half]);
+    }
+}
+#endif
+
 /* Weights before the first address aligned to 32 weights (64 bytes of bfloat16, 32 of int8). */
 static inline int64_t until_aligned(const char *at, int64_t bytes) {
     return (int64_t)(-(uintptr_t)at & (uintptr_t)(32 * bytes - 1)) / bytes;
@@ -45,7 +63,7 @@ static inline int64_t until_aligned(const char *at, int64_t bytes) {
 /* Accumulates `channels` weight rows times `rows` rows of x over K from `start` to `end`. All weight rows have the same
  * alignment. Prefetches from `next` on. */
 static inline __attribute__((always_inline)) void accumulate(
-    const char *w, const uint16_t *x, int64_t n_in, int64_t start, int64_t end, const char *next,
+    const Weights *all, const char *w, const uint16_t *x, int64_t n_in, int64_t start, int64_t end, const char *next,
     __m512 sums[N_TILE][MAX_ROWS], const int bytes, const int channels, const int rows) {
     __m512 acc[N_TILE][MAX_ROWS];
     for (int c = 0; c < channels; c++)
@@ -58,6 +76,12 @@ static inline __attribute__((always_inline)) void accumulate(
     }
     for (; j + 64 / bytes <= end; j += 64 / bytes, next += 64 * channels) {
         for (int c = 0; c < channels; c++) _mm_prefetch(next + 64 * c, _MM_HINT_T0);
+#if defined(__AVX512VBMI__)
+        if (bytes == 1) {
+            add_int8_products(acc, w + j, x + j, n_in, &all->table, channels, rows);
+            continue;
+        }
+#endif
         for (int k = 0; k < 64 / bytes; k += 32)
             add_products(acc, w + (j + k) * bytes, x + j + k, n_in, 32, bytes, channels, rows);
     }
@@ -98,14 +122,14 @@ static inline __attribute__((always_inline)) void channel_block(
             for (int64_t t = 0; t < tiles; t++, next += N_TILE * bytes * (stop - start)) {
                 const char *at = w->at + (first + t * N_TILE) * size;
                 DISPATCH_ROWS(rows - r, taken,
-                              accumulate(at, from, n_in, start, stop, next, sums[t], bytes, N_TILE, ROWS))
+                              accumulate(w, at, from, n_in, start, stop, next, sums[t], bytes, N_TILE, ROWS))
             }
         }
         for (int64_t t = 0; t < tiles; t++)
             store_sums(w, sums[t], bias, y + r * w->n_out, first + t * N_TILE, N_TILE, taken);
         for (int64_t o = rest; o < end; o++) {
             const char *at = w->at + o * size;
-            DISPATCH_ROWS(rows - r, taken, accumulate(at, from, n_in, 0, n_in, at, sums[0], bytes, 1, ROWS))
+            DISPATCH_ROWS(rows - r, taken, accumulate(w, at, from, n_in, 0, n_in, at, sums[0], bytes, 1, ROWS))
             store_sums(w, sums[0], bias, y + r * w->n_out, o, 1, taken);
         }
     }
@@ -125,7 +149,10 @@ int64_t vita_gemm_small_max_rows_int8(void) { return MAX_GEMM_ROWS; }
  * `bias` can be null. */
 void vita_gemm_small(const void *w, const uint16_t *scales, const uint16_t *x, const uint16_t *bias, uint16_t *y,
                      int64_t rows, int64_t n_out, int64_t n_in) {
-    const Weights all = {w, scales, n_out, n_in, scales ? 1 : 2};
+    Weights all = {.at = w, .scales = scales, .n_out = n_out, .n_in = n_in, .bytes = scales ? 1 : 2};
+#if defined(__AVX512VBMI__)
+    if (scales) all.table = int7_table();
+#endif
     const int64_t share = n_out / (N_TILE * 4 * omp_get_max_threads());
     const int64_t most = N_BLOCK_BYTES / (all.bytes * N_TILE * n_in);
     int64_t tiles = k_block(rows) >= n_in ? 1 : share < most ? share : most;

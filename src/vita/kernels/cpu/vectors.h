@@ -55,6 +55,45 @@ static inline __attribute__((always_inline)) __m512bh load_as_bf16x32(const void
 }
 #endif
 
+#if defined(__AVX512BF16__) && defined(__AVX512VBMI__)
+/* Bytes of bfloat16(v) for v from 0 to 127, to be looked up 64 at a time. */
+typedef struct {
+    __m512i low[2], high[2];
+} Int7Table;
+
+static inline Int7Table int7_table(void) {
+    uint8_t low[128], high[128];
+    for (int v = 0; v < 128; v++) {
+        const union { float value; uint32_t bits; } as = {(float)v}; /* its lower 16 bits are 0 */
+        low[v] = (uint8_t)(as.bits >> 16), high[v] = (uint8_t)(as.bits >> 24);
+    }
+    Int7Table table;
+    for (int k = 0; k < 2; k++)
+        table.low[k] = _mm512_loadu_si512(low + 64 * k), table.high[k] = _mm512_loadu_si512(high + 64 * k);
+    return table;
+}
+
+/* 64 int8 values from -127 to 127 as bfloat16, by two look-ups instead of conversions through int32 and float32. Each
+ * 128-bit lane is split: `out[0]` has its values 0 to 7, `out[1]` its values 8 to 15. */
+static inline __attribute__((always_inline)) void int8x64_to_bf16(__m512i values, const Int7Table *t, __m512bh out[2]) {
+    const __m512i magnitude = _mm512_abs_epi8(values);
+    const __m512i low = _mm512_permutex2var_epi8(t->low[0], magnitude, t->low[1]);
+    const __m512i unsigned_high = _mm512_permutex2var_epi8(t->high[0], magnitude, t->high[1]);
+    const __m512i high = _mm512_ternarylogic_epi32(unsigned_high, values, _mm512_set1_epi8((char)0x80), 0xF8); /* a | (b & c) */
+    out[0] = (__m512bh)_mm512_unpacklo_epi8(low, high);
+    out[1] = (__m512bh)_mm512_unpackhi_epi8(low, high);
+}
+
+/* 64 bfloat16 values in the order of int8x64_to_bf16. */
+static inline __attribute__((always_inline)) void load_bf16x64_split(const uint16_t *from, __m512bh out[2]) {
+    const __m512i a = _mm512_loadu_si512(from), b = _mm512_loadu_si512(from + 32);
+    const __m512i even = _mm512_set_epi64(13, 12, 9, 8, 5, 4, 1, 0); /* lanes */
+    const __m512i odd = _mm512_set_epi64(15, 14, 11, 10, 7, 6, 3, 2);
+    out[0] = (__m512bh)_mm512_permutex2var_epi64(a, even, b);
+    out[1] = (__m512bh)_mm512_permutex2var_epi64(a, odd, b);
+}
+#endif
+
 /* Transposes 16 rows of 16 32-bit words. Columns are stored `stride` bytes apart. */
 static inline void transpose_16x16(const __m512i *rows, void *out, int64_t stride) {
     uint8_t *to = out;
