@@ -32,6 +32,7 @@ from vita.media.normalise import normalise
 from vita.model.audio import frame_mask
 from vita.model.kv_cache import KVCacheRagged
 from vita.runtime.clock import Clock
+from vita.runtime.core_usage import CoreUsage
 from vita.runtime.threads import ThreadChoice, cores_are_busy
 from vita.types import MediaSpan
 
@@ -105,17 +106,18 @@ class Runner:
         encoded: rows of media that were encoded before.
         threads: that a CPU has.
         clock: seconds, monotonic.
+        usage: of the cores, by other processes too.
     """
 
     def __init__(
         self, model: LoadedModel, decode: DecodeRunner, encoded: EncoderCache, threads: int,
-        clock: Clock = time.perf_counter,
+        clock: Clock = time.perf_counter, usage: CoreUsage | None = None,
     ) -> None:  # fmt: skip
         self.model, self.decode, self.encoded, self.clock = model, decode, encoded, clock
-        self._threads = threads
+        self._threads, self._usage = threads, usage or CoreUsage()
         one, busy = self.start_with_one_thread, self.cores_are_busy
-        self.step_threads = ThreadChoice(threads, torch.set_num_threads, busy=busy, on_one=one)
-        self._layer_threads = ThreadChoice(threads, torch.set_num_threads, busy=busy, on_one=one)
+        self.step_threads = ThreadChoice(threads, torch.set_num_threads, clock, busy=busy, on_one=one)
+        self._layer_threads = ThreadChoice(threads, torch.set_num_threads, clock, busy=busy, on_one=one)
         self.is_async = model.device.type == "cuda"
         self._work: tuple[WorkUnit, LayeredWork] | None = None
         self._results: dict[bytes, Tensor] = {}  # of the encoder's unit that runs
@@ -123,9 +125,12 @@ class Runner:
         self.steps = self.rows = 0  # decode steps, and sequences in them
 
     def cores_are_busy(self) -> bool:
-        """Whether other processes use the cores; takes about 10 ms, and sets all threads."""
+        """Whether other processes use the cores. If the system's counters do not say so, they are probed, which takes
+        about 10 ms and sets all threads."""
         if self._threads == 1:
             return False
+        if self._usage.busy:
+            return True
         return cores_are_busy(self._threads, torch.set_num_threads, partial(torch.exp, torch.zeros(1 << 17)))
 
     def start_with_one_thread(self) -> None:
@@ -136,6 +141,8 @@ class Runner:
     def launch(self, plan: Plan) -> Launched:
         """Compute a step, or queue it on a GPU."""
         launched = Launched(started=self.clock())
+        if self._threads > 1:
+            self._usage.update()
         if plan.decode:
             self._decode(plan.decode, launched)
         if plan.unit is not None:

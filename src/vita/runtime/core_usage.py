@@ -1,0 +1,79 @@
+"""Core usage: the share of this process's cores that other processes use.
+
+It costs a read of the system's counters four times a second, where a probe of the cores takes longer than a decode
+step and is wrong now and then: the scheduler gives a thread that has slept for a while its first milliseconds at once,
+however busy the cores are (docs/log.md).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+
+from vita.runtime.clock import Clock
+
+log = logging.getLogger("vita")
+
+WINDOW = 0.25  # seconds at least between two readings: the counters advance by 0.01 s
+MAX_WINDOW = 1.0  # an average over more tells nothing about now
+BUSY_SHARE = 0.3  # of all cores: other processes use so much that a thread on every core would wait for them
+
+
+def cores_in_use() -> tuple[float, int]:
+    """Seconds that this process's cores have spent on any process since the system started, and how many they are."""
+    import psutil
+
+    cores: Sequence[tuple[float, ...]] = psutil.cpu_times(percpu=True)
+    if hasattr(os, "sched_getaffinity") and all(core < len(cores) for core in os.sched_getaffinity(0)):
+        cores = [cores[core] for core in os.sched_getaffinity(0)]
+    return sum(map(_seconds_in_use, cores)), len(cores)
+
+
+def _seconds_in_use(times: tuple[float, ...]) -> float:
+    """All but idle seconds of a core. Seconds of guests are part of those of users."""
+    fields: tuple[str, ...] = getattr(times, "_fields", ())
+    idle = {"idle", "iowait", "guest", "guest_nice"}
+    return sum(value for name, value in zip(fields, times, strict=True) if name not in idle)
+
+
+class CoreUsage:
+    """Cores that other processes use, over the last fraction of a second.
+
+    Args:
+        in_use: see `cores_in_use`.
+        own: seconds of all cores that this process has used.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self, in_use: Callable[[], tuple[float, int]] = cores_in_use, own: Clock = time.process_time,
+        clock: Clock = time.monotonic,
+    ) -> None:  # fmt: skip
+        self._in_use, self._own, self._clock = in_use, own, clock
+        self._read_at = float("-inf")
+        self._others = 0.0  # seconds that other processes had used then
+        self.share: float | None = None  # of all cores that other processes used; None: not known
+
+    def update(self) -> None:
+        """Read the counters, if that was not done a moment ago. To be called often."""
+        now = self._clock()
+        seconds = now - self._read_at
+        if seconds < WINDOW:
+            return
+        self._read_at = now
+        try:
+            used, cores = self._in_use()
+        except OSError as error:  # a container may hide the counters
+            log.debug("the use of the cores is not known: %s", error)
+            self.share = None
+            return
+        others = used - self._own()
+        self.share = (others - self._others) / (seconds * max(1, cores)) if seconds <= MAX_WINDOW else None
+        self._others = others
+
+    @property
+    def busy(self) -> bool:
+        """Whether other processes are known to use the cores."""
+        return self.share is not None and self.share >= BUSY_SHARE
