@@ -253,6 +253,17 @@ def test_the_budget_is_two_steps_of_what_decodes() -> None:
     assert gpu.scheduler.plan().budget == 0.015
 
 
+def test_steps_that_the_system_interrupts_give_a_unit_no_more_time() -> None:
+    bench = Bench()
+    bench.run(1)
+    for seconds in (1.0, 1.1, 3.0, 1.0, 2.5, 4.0):  # beside a busy process
+        bench.scheduler.stepped(seconds)
+    assert bench.scheduler.plan().budget == pytest.approx(2.2)
+    for seconds in (3.0, 3.1, 3.0, 3.2):  # a larger batch
+        bench.scheduler.stepped(seconds)
+    assert bench.scheduler.plan().budget == pytest.approx(6.0)
+
+
 # Fairness
 
 
