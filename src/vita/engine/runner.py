@@ -25,6 +25,7 @@ from vita.engine.request import Phase, Request, Token
 from vita.engine.request import Sequence as Answer
 from vita.engine.sampler import log_probabilities, sample
 from vita.engine.scheduler import EncodeUnit, Plan, PrefillUnit, WorkUnit
+from vita.engine.tile_copies import choose_tile_copies
 from vita.engine.work import LayeredWork
 from vita.media.audio_frames import token_count
 from vita.media.filterbank import filterbank_pieces
@@ -120,6 +121,7 @@ class Runner:
         self._layer_threads = ThreadChoice(threads, torch.set_num_threads, clock, busy=busy, on_one=one)
         self.is_async = model.device.type == "cuda"
         self._work: tuple[WorkUnit, LayeredWork] | None = None
+        self._tiles = choose_tile_copies(model.device, model.config.image)
         self._results: dict[bytes, Tensor] = {}  # of the encoder's unit that runs
         self._wait_for_layers = False
         self.steps = self.rows = 0  # decode steps, and sequences in them
@@ -148,6 +150,8 @@ class Runner:
         if plan.unit is not None:
             self._wait_for_layers = self.model.device.type == "cuda" and bool(plan.decode)
             self._run_unit(plan.unit, plan.budget, launched)
+            if self._tiles is not None and plan.next_tiles:
+                self._tiles.prefetch(plan.next_tiles)
         elif plan.source is not None:
             self._run_source(plan.source, plan.budget)
         return launched
@@ -276,7 +280,10 @@ class Runner:
     def _encode_images(self, spans: Sequence[MediaSpan]) -> Iterator[object]:
         model = self.model
         with model.residency.encoding("vision", "projector"):
-            pixels = normalise([span.data[0] for span in spans], model.config.image, model.device)  # [tiles, 3, S, S]
+            if self._tiles is None:
+                pixels = normalise([span.data[0] for span in spans], model.config.image, model.device)
+            else:
+                pixels = self._tiles.normalised(spans)  # [tiles, 3, S, S]
             hidden = None
             for hidden in model.vision.hidden_states(pixels):
                 yield hidden
