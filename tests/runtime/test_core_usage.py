@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from vita.runtime.core_usage import BUSY_SHARE, MAX_WINDOW, WINDOW, CoreUsage, cores_in_use
+from vita.runtime.core_usage import BUSY_SHARE, MAX_PAUSE, WINDOW, CoreUsage, cores_in_use
 
 CORES = 2
 
@@ -25,12 +25,16 @@ class Counters:
         return self.used, CORES
 
     def run(self, seconds: float, own: float, others: float, steps: int = 100) -> None:
-        """Cores that this process and others use for so long, in steps of the engine."""
+        """Steps of the engine, one after the other, and the cores that this process and others use meanwhile."""
         for _ in range(steps):
-            self.now += seconds / steps
-            self.own += own * seconds / steps
-            self.used += (own + others) * seconds / steps
-            self.usage.update()
+            self.usage.begin_step()
+            self.wait(seconds / steps, own, others)
+            self.usage.end_step()
+
+    def wait(self, seconds: float, own: float, others: float) -> None:
+        self.now += seconds
+        self.own += own * seconds
+        self.used += (own + others) * seconds
 
 
 def test_only_what_other_processes_use_counts() -> None:
@@ -51,14 +55,21 @@ def test_the_counters_are_read_a_few_times_a_second() -> None:
     assert counters.reads <= 1 + 10 / WINDOW
 
 
-def test_an_average_over_a_long_pause_says_nothing() -> None:
+def test_what_others_use_while_the_engine_pauses_is_not_in_its_way() -> None:
     counters = Counters()
     assert counters.usage.share is None and not counters.usage.busy
-    counters.run(1.0, own=0.0, others=2.0)
+    counters.run(1.0, own=1.0, others=1.0)
     assert counters.usage.busy
-    counters.run(MAX_WINDOW + 1, own=0.0, others=2.0, steps=1)
+    counters.wait(10 * MAX_PAUSE, own=0.0, others=2.0)
+    counters.run(WINDOW * 0.9, own=2.0, others=0.0)
     assert counters.usage.share is None and not counters.usage.busy
-    counters.run(WINDOW * 1.01, own=0.0, others=2.0, steps=1)
+    counters.run(WINDOW, own=2.0, others=0.0)
+    assert counters.usage.share == pytest.approx(0.0, abs=1e-6)
+
+
+def test_steps_may_be_long() -> None:
+    counters = Counters()
+    counters.run(12.0, own=1.0, others=1.0, steps=6)
     assert counters.usage.busy
 
 
@@ -70,7 +81,8 @@ def test_a_system_that_hides_its_counters_is_not_known_to_be_busy() -> None:
     usage = CoreUsage(hidden, lambda: 0.0, lambda: now[0])
     for _ in range(10):
         now[0] += WINDOW
-        usage.update()
+        usage.begin_step()
+        usage.end_step()
         assert usage.share is None and not usage.busy
 
 

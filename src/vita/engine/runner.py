@@ -144,7 +144,7 @@ class Runner:
         """Compute a step, or queue it on a GPU."""
         launched = Launched(started=self.clock())
         if self._threads > 1:
-            self._usage.update()
+            self._usage.begin_step()
         if plan.decode:
             self._decode(plan.decode, launched)
         if plan.unit is not None:
@@ -154,6 +154,7 @@ class Runner:
                 self._tiles.prefetch(plan.next_tiles)
         elif plan.source is not None:
             self._run_source(plan.source, plan.budget)
+        self._usage.end_step()
         return launched
 
     def _decode(self, answers: list[Answer], launched: Launched) -> None:

@@ -17,7 +17,7 @@ from vita.runtime.clock import Clock
 log = logging.getLogger("vita")
 
 WINDOW = 0.25  # seconds at least between two readings: the counters advance by 0.01 s
-MAX_WINDOW = 1.0  # an average over more tells nothing about now
+MAX_PAUSE = 0.05  # seconds between two steps; while this process pauses, others use its cores without being in its way
 BUSY_SHARE = 0.3  # of all cores: other processes use so much that a thread on every core would wait for them
 
 
@@ -39,7 +39,7 @@ def _seconds_in_use(times: tuple[float, ...]) -> float:
 
 
 class CoreUsage:
-    """Cores that other processes use, over the last fraction of a second.
+    """Cores that other processes use beside steps that follow each other, over at least the last `WINDOW`.
 
     Args:
         in_use: see `cores_in_use`.
@@ -52,15 +52,15 @@ class CoreUsage:
         clock: Clock = time.monotonic,
     ) -> None:  # fmt: skip
         self._in_use, self._own, self._clock = in_use, own, clock
-        self._read_at = float("-inf")
-        self._others = 0.0  # seconds that other processes had used then
+        self._read_at = self._ended = float("-inf")
+        self._others = 0.0  # seconds that other processes had used when the counters were read
         self.share: float | None = None  # of all cores that other processes used; None: not known
 
-    def update(self) -> None:
-        """Read the counters, if that was not done a moment ago. To be called often."""
+    def begin_step(self) -> None:
+        """A step begins. Reads the counters, if that was not done a moment ago."""
         now = self._clock()
-        seconds = now - self._read_at
-        if seconds < WINDOW:
+        paused, seconds = now - self._ended > MAX_PAUSE, now - self._read_at
+        if seconds < WINDOW and not paused:
             return
         self._read_at = now
         try:
@@ -70,8 +70,12 @@ class CoreUsage:
             self.share = None
             return
         others = used - self._own()
-        self.share = (others - self._others) / (seconds * max(1, cores)) if seconds <= MAX_WINDOW else None
+        self.share = None if paused else (others - self._others) / (seconds * max(1, cores))
         self._others = others
+
+    def end_step(self) -> None:
+        """A step has ended."""
+        self._ended = self._clock()
 
     @property
     def busy(self) -> bool:
