@@ -50,7 +50,9 @@ def text(number, tokens):
     return first(vita.user(f"{number}: what is in an image?"), vita.MediaOptions())
 def prefill(number, tokens):
     asked = vita.user(f"{number}: " + " ".join(f"line {k} has {k * number} shapes." for k in range(80)))
-    return model.ask(asked, params=params(1)).timings.prefill
+    for event in model.stream(asked, params(1)):
+        last = event
+    return last.timings.prefill
 def image(number, tokens):
     pixels = np.random.default_rng(number).integers(0, 255, (896, 896, 3), dtype=np.uint8)
     return first(vita.user("What is it?", image=pixels), vita.MediaOptions(max_tiles=4))

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from vita.runtime.core_usage import BUSY_SHARE, MAX_PAUSE, WINDOW, CoreUsage, cores_in_use
+from vita.runtime.core_usage import MAX_PAUSE, MIN_FREE_CORES, WINDOW, CoreUsage, cores_in_use
 
 CORES = 2
 
@@ -40,12 +40,12 @@ class Counters:
 def test_only_what_other_processes_use_counts() -> None:
     counters = Counters()
     counters.run(1.0, own=2.0, others=0.0)
-    assert counters.usage.share == pytest.approx(0.0, abs=1e-6) and not counters.usage.busy
+    assert counters.usage.free == pytest.approx(2.0) and not counters.usage.busy
     counters.run(1.0, own=1.0, others=1.0)
-    assert counters.usage.share == pytest.approx(0.5) and counters.usage.busy
+    assert counters.usage.free == pytest.approx(1.0) and counters.usage.busy
     counters.run(1.0, own=0.0, others=2.0)
-    assert counters.usage.share == pytest.approx(1.0) and counters.usage.busy
-    counters.run(1.0, own=1.0, others=CORES * BUSY_SHARE * 0.9)
+    assert counters.usage.free == pytest.approx(0.0, abs=1e-6) and counters.usage.busy
+    counters.run(1.0, own=1.0, others=0.9 * (CORES - MIN_FREE_CORES))
     assert not counters.usage.busy
 
 
@@ -57,14 +57,14 @@ def test_the_counters_are_read_a_few_times_a_second() -> None:
 
 def test_what_others_use_while_the_engine_pauses_is_not_in_its_way() -> None:
     counters = Counters()
-    assert counters.usage.share is None and not counters.usage.busy
+    assert counters.usage.free is None and not counters.usage.busy
     counters.run(1.0, own=1.0, others=1.0)
     assert counters.usage.busy
     counters.wait(10 * MAX_PAUSE, own=0.0, others=2.0)
     counters.run(WINDOW * 0.9, own=2.0, others=0.0)
-    assert counters.usage.share is None and not counters.usage.busy
+    assert counters.usage.free is None and not counters.usage.busy
     counters.run(WINDOW, own=2.0, others=0.0)
-    assert counters.usage.share == pytest.approx(0.0, abs=1e-6)
+    assert counters.usage.free == pytest.approx(2.0)
 
 
 def test_steps_may_be_long() -> None:
@@ -83,7 +83,7 @@ def test_a_system_that_hides_its_counters_is_not_known_to_be_busy() -> None:
         now[0] += WINDOW
         usage.begin_step()
         usage.end_step()
-        assert usage.share is None and not usage.busy
+        assert usage.free is None and not usage.busy
 
 
 def test_the_system_counts_the_seconds_of_a_process() -> None:

@@ -145,6 +145,8 @@ class Runner:
         launched = Launched(started=self.clock())
         if self._threads > 1:
             self._usage.begin_step()
+            if self._usage.busy:
+                self.start_with_one_thread()
         if plan.decode:
             self._decode(plan.decode, launched)
         if plan.unit is not None:

@@ -1,4 +1,4 @@
-"""Core usage: the share of this process's cores that other processes use.
+"""Core usage: how many of this process's cores other processes leave free.
 
 It costs a read of the system's counters four times a second, where a probe of the cores takes longer than a decode
 step and is wrong now and then: the scheduler gives a thread that has slept for a while its first milliseconds at once,
@@ -18,7 +18,7 @@ log = logging.getLogger("vita")
 
 WINDOW = 0.25  # seconds at least between two readings: the counters advance by 0.01 s
 MAX_PAUSE = 0.05  # seconds between two steps; while this process pauses, others use its cores without being in its way
-BUSY_SHARE = 0.3  # of all cores: other processes use so much that a thread on every core would wait for them
+MIN_FREE_CORES = 1.5  # fewer: a second thread would wait for other processes
 
 
 def cores_in_use() -> tuple[float, int]:
@@ -39,7 +39,7 @@ def _seconds_in_use(times: tuple[float, ...]) -> float:
 
 
 class CoreUsage:
-    """Cores that other processes use beside steps that follow each other, over at least the last `WINDOW`.
+    """Cores that other processes leave free beside steps that follow each other, over at least the last `WINDOW`.
 
     Args:
         in_use: see `cores_in_use`.
@@ -54,7 +54,7 @@ class CoreUsage:
         self._in_use, self._own, self._clock = in_use, own, clock
         self._read_at = self._ended = float("-inf")
         self._others = 0.0  # seconds that other processes had used when the counters were read
-        self.share: float | None = None  # of all cores that other processes used; None: not known
+        self.free: float | None = None  # cores that other processes did not use; None: not known
 
     def begin_step(self) -> None:
         """A step begins. Reads the counters, if that was not done a moment ago."""
@@ -67,10 +67,10 @@ class CoreUsage:
             used, cores = self._in_use()
         except OSError as error:  # a container may hide the counters
             log.debug("the use of the cores is not known: %s", error)
-            self.share = None
+            self.free = None
             return
         others = used - self._own()
-        self.share = None if paused else (others - self._others) / (seconds * max(1, cores))
+        self.free = None if paused else cores - (others - self._others) / seconds
         self._others = others
 
     def end_step(self) -> None:
@@ -79,5 +79,5 @@ class CoreUsage:
 
     @property
     def busy(self) -> bool:
-        """Whether other processes are known to use the cores."""
-        return self.share is not None and self.share >= BUSY_SHARE
+        """Whether other processes are known to leave no core for a second thread."""
+        return self.free is not None and self.free < MIN_FREE_CORES
