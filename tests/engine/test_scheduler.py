@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +16,7 @@ from vita.engine.request import Phase, Request, Sequence
 from vita.engine.scheduler import EncodeUnit, Limits, PrefillUnit, Scheduler, WorkUnit, behind
 from vita.errors import ResourceError
 from vita.events import TextDelta
+from vita.planning.memory_plan import prefill_chunk, tile_batch
 from vita.prompt.processor import ProcessedInputs
 from vita.types import MediaSpan, SamplingParams, Span, TextSpan
 
@@ -211,6 +213,18 @@ def test_a_batch_of_tiles_is_no_larger_than_the_limit() -> None:
         sizes.append(len(unit.spans))
         bench.finish(unit)
     assert sizes == [4, 4, 4]
+
+
+def test_sixteen_images_on_a_gpu_are_encoded_in_two_batches_and_prefilled_together() -> None:
+    gpu = torch.device("cuda")
+    bench = Bench(tile_batch=tile_batch(gpu), prefill_chunk=prefill_chunk(gpu))
+    requests = [bench.submit(prompt(20, 100 * k), *tiles(k), prompt(10, 100 * k + 50)) for k in range(16)]
+    units: list[tuple[type[WorkUnit], int]] = []
+    while (unit := bench.next_unit()) is not None:
+        units.append((type(unit), len(unit.requests)))
+        bench.finish(unit)
+    assert units == [(EncodeUnit, 13), (EncodeUnit, 3), (PrefillUnit, 16)]
+    assert all(request.phase is Phase.RUNNING for request in requests)
 
 
 def test_exclusive_encoders_stop_decode_steps() -> None:
