@@ -152,10 +152,10 @@ class Runner:
         if plan.unit is not None:
             self._wait_for_layers = self.model.device.type == "cuda" and bool(plan.decode)
             self._run_unit(plan.unit, plan.budget, launched)
-            if self._tiles is not None and plan.next_tiles:
-                self._tiles.prefetch(plan.next_tiles)
         elif plan.source is not None:
             self._run_source(plan.source, plan.budget)
+        if self._tiles is not None and plan.next_tiles:  # behind the unit's first layer, beside which they are copied
+            self._tiles.prefetch(plan.next_tiles)
         self._usage.end_step()
         return launched
 

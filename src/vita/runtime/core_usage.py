@@ -43,15 +43,15 @@ class CoreUsage:
 
     Args:
         in_use: see `cores_in_use`.
-        own: seconds of all cores that this process has used.
+        used_here: seconds of all cores that this process has used.
         clock: seconds, monotonic.
     """
 
     def __init__(
-        self, in_use: Callable[[], tuple[float, int]] = cores_in_use, own: Clock = time.process_time,
+        self, in_use: Callable[[], tuple[float, int]] = cores_in_use, used_here: Clock = time.process_time,
         clock: Clock = time.monotonic,
     ) -> None:  # fmt: skip
-        self._in_use, self._own, self._clock = in_use, own, clock
+        self._in_use, self._used_here, self._clock = in_use, used_here, clock
         self._read_at = self._ended = float("-inf")
         self._others = 0.0  # seconds that other processes had used when the counters were read
         self.free: float | None = None  # cores that other processes did not use; None: not known
@@ -69,7 +69,7 @@ class CoreUsage:
             log.debug("the use of the cores is not known: %s", error)
             self.free = None
             return
-        others = used - self._own()
+        others = used - self._used_here()
         self.free = None if paused else cores - (others - self._others) / seconds
         self._others = others
 
