@@ -1,4 +1,4 @@
-"""Compare two versions of the engine in alternation: first token and single-stream decode speed.
+"""Compare two versions of the engine in alternation: first token, prefill and single-stream decode speed.
 
     python benchmarks/alternate.py OLD/src NEW/src [--rounds 30] [--busy 1] [--model FOLDER]
 
@@ -48,16 +48,21 @@ def first(message, options):
     return seconds
 def text(number, tokens):
     return first(vita.user(f"{number}: what is in an image?"), vita.MediaOptions())
+def prefill(number, tokens):
+    asked = vita.user(f"{number}: " + " ".join(f"line {k} has {k * number} shapes." for k in range(80)))
+    for event in model.stream(asked, params(1)):
+        last = event
+    return last.timings.prefill
 def image(number, tokens):
     pixels = np.random.default_rng(number).integers(0, 255, (896, 896, 3), dtype=np.uint8)
     return first(vita.user("What is it?", image=pixels), vita.MediaOptions(max_tiles=4))
-names = {"decode": decode, "whole": whole, "first_text": text, "first_image": image}
+names = {"decode": decode, "prefill": prefill, "whole": whole, "first_text": text, "first_image": image}
 print("ready", flush=True)
 for line in sys.stdin:
     name, number, tokens = json.loads(line)
     print(json.dumps(names[name](number, tokens)), flush=True)
 """
-MEASURES = {"decode": "tokens/s", "whole": "s", "first_text": "s", "first_image": "s"}
+MEASURES = {"decode": "tokens/s", "prefill": "s", "whole": "s", "first_text": "s", "first_image": "s"}
 
 
 class Version:

@@ -59,6 +59,48 @@ def test_a_stage_that_fails_or_has_no_time_does_not_end_the_others(tmp_path: Pat
     )
 
 
+WRAPPER = """
+import os, sys, time
+sys.path.insert(0, {root!r})
+from benchmarks import gpu, gpu_stages
+
+def raises(context):
+    yield "before", 1.0
+    raise SystemError("of a library")
+
+def ends(context):
+    os._exit(139)  # as a fault in a driver does
+
+def hangs(context):
+    yield "before", 1.0
+    time.sleep(600)
+
+for name, run in (("peaks", raises), ("verify", ends), ("memory", hangs), ("tune", ends)):
+    gpu_stages.STAGES[name] = gpu_stages.Stage(run, -1000)
+gpu_stages.STAGES["check"] = gpu_stages.Stage(lambda context: iter([("figure", 2.0)]), -1000)
+sys.exit(gpu.main())
+"""
+
+
+@pytest.mark.slow  # a stage hangs until its time is over
+def test_a_stage_that_raises_ends_its_process_or_hangs_does_not_end_the_others(tmp_path: Path) -> None:
+    wrapper = tmp_path / "wrapper.py"
+    wrapper.write_text(WRAPPER.format(root=str(ROOT)))
+    arguments = ["x", "--device", "cpu", "--image", "y", "--only", "peaks,verify,check,memory,tune", "--seconds", "15"]
+    done = subprocess.run(
+        [sys.executable, str(wrapper), *arguments, "--json", str(tmp_path / "gpu.json")],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT / "src")}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    results = json.loads(done.stdout.splitlines()[-1])
+    assert done.returncode == 1 and list(results) == ["machine", "peaks", "verify", "check", "memory", "tune"]
+    assert results["peaks"]["status"] == "failed: SystemError: of a library" and results["peaks"]["figures"]["before"]
+    assert results["verify"]["status"] == "failed: its process ended"
+    assert results["check"]["status"] == "ok" and results["check"]["figures"] == {"figure": 2.0}
+    assert results["memory"]["status"].startswith("failed: ")
+    assert results["tune"]["status"].startswith(("failed: ", "skipped: "))
+    assert json.loads((tmp_path / "gpu.json").read_text()) == results
+
+
 def test_an_unknown_stage_is_refused(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), "x", "--image", "y", "--only", "chekc"],

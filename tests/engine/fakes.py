@@ -20,6 +20,7 @@ from torch import Tensor
 from vita.checkpoint.open import open_checkpoint
 from vita.config import DecoderConfig, VitaConfig
 from vita.engine.core import EngineCore
+from vita.engine.decode import DecodeRunner
 from vita.engine.encoder_cache import EncoderCache
 from vita.engine.handle import EventQueue, Handle
 from vita.engine.inbox import Inbox
@@ -34,6 +35,7 @@ from vita.options import EngineOptions
 from vita.prompt.detokenizer import Detokenizer
 from vita.prompt.processor import ProcessedInputs
 from vita.prompt.tokenizer import Tokenizer
+from vita.runtime.core_usage import CoreUsage
 from vita.types import MediaSpan, SamplingParams, Span, TextSpan
 
 CPU = torch.device("cpu")
@@ -241,7 +243,7 @@ class FakeEngine:
 
     def __init__(
         self, folder: Path, *, positions: int = 4096, is_async: bool = False, max_events: int = 256,
-        layers: int = 3, **limits: Any,
+        layers: int = 3, threads: int = 1, usage: CoreUsage | None = None, **limits: Any,
     ) -> None:  # fmt: skip
         self.clock = FakeClock()
         if is_async:  # a step is only queued: a fixed time bounds the work beside it
@@ -254,7 +256,8 @@ class FakeEngine:
         core.inbox = self.inbox = IdleInbox()
         core.model = self.model  # type: ignore[assignment]
         core.encoder_cache = EncoderCache()
-        core.runner = Runner(core.model, self.model.decode, core.encoder_cache, 1, clock=self.clock)  # type: ignore[arg-type]
+        decode: DecodeRunner = self.model.decode  # type: ignore[assignment]
+        core.runner = Runner(core.model, decode, core.encoder_cache, threads, self.clock, usage)
         core.runner.is_async = is_async
         core.pool = KVPool(positions * POSITION_BYTES, new_cache, POSITION_BYTES)
         core.scheduler = Scheduler(self.limits, core.pool, core._admit, core.runner.known, self.clock)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -87,6 +89,37 @@ def test_only_filled_positions_are_kept() -> None:
     empty = acquire(p, (7, 8), 8)
     p.release(empty, (7, 8), "")
     assert len(p.prefixes) == 0
+
+
+def test_equal_sequences_leave_one_slab_and_evict_nothing() -> None:
+    p = pool(55)
+    prime(p, tuple(range(100, 110)))
+    first, second = (acquire(p, tuple(range(8)), 15) for _ in "ab")
+    for cache in (first, second):
+        fill(cache, tuple(range(12)))
+        p.release(cache, tuple(range(12)), "")
+    assert len(p.prefixes) == 2 and p.used == 25 * POSITION_BYTES
+    third = acquire(p, (*range(8), 50), 15)
+    fill(third, tuple(range(8)))
+    p.release(third, tuple(range(8)), "")
+    assert len(p.prefixes) == 2, "an idle slab holds it already"
+    longer = acquire(p, (*range(12), 12), 30)
+    fill(longer, tuple(range(30)))
+    p.release(longer, tuple(range(30)), "")
+    assert len(p.prefixes) == 2 and p.used == 40 * POSITION_BYTES
+
+
+def test_a_session_keeps_its_slab_when_others_ask_the_same() -> None:
+    p = pool(60)
+    first = prime(p, tuple(range(10)), capacity=12, session=7)
+    other = acquire(p, tuple(range(10)), 12)
+    assert other is not first and held(other) == list(range(9))
+    fill(other, tuple(range(12)))
+    p.release(other, tuple(range(12)), "")
+    [entry] = p.prefixes._entries
+    assert entry.cache is other and entry.pins == {7}, "the longer slab takes its place and its pin"
+    found = p.acquire((*range(12), 50), 20, "", session=7)
+    assert found is not None and held(found[0]) == list(range(12)) and len(p.prefixes) == 0
 
 
 def test_the_least_recently_used_goes_first_and_pinned_ones_last() -> None:
@@ -199,7 +232,7 @@ def test_the_budget_is_never_exceeded_and_no_byte_is_lost(
     for name, atoms, more, answers, salt, session in operations:
         if name == "acquire":
             capacity = len(atoms) + more
-            found = p.acquire(atoms, capacity, salt, answers)
+            found = p.acquire(atoms, capacity, salt, answers, session)
             if found is None:
                 assert p.active + capacity * answers * POSITION_BYTES > p.budget, "refused although there was room"
                 continue
@@ -225,6 +258,9 @@ def test_the_budget_is_never_exceeded_and_no_byte_is_lost(
                 p.drop(cache)
         assert p.active == sum(cache.nbytes for cache, *_ in active)
         assert p.used <= p.budget
+        idle = p.prefixes._entries
+        for one, other in itertools.permutations(idle, 2):
+            assert one.salt != other.salt or one.atoms != other.atoms[: len(one.atoms)], "kept twice"
         assert not {id(c) for c, *_ in active} & {id(entry.cache) for entry in p.prefixes._entries}
     for cache, atoms, salt, session in active:
         p.release(cache, atoms, salt, session)

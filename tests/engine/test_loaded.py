@@ -17,7 +17,7 @@ from vita.model.audio import AudioEncoder
 from vita.model.decoder import Decoder
 from vita.model.projectors import AudioAdapter, Projector
 from vita.model.vision import VisionEncoder
-from vita.options import EngineOptions
+from vita.options import EngineOptions, Quantize
 
 PARTS = {"decoder", "vision", "projector", "audio", "adapter"}
 CLASSES = (Decoder, VisionEncoder, Projector, AudioEncoder, AudioAdapter)
@@ -41,6 +41,18 @@ def test_every_module_is_built_once_a_load(mini: Path, monkeypatch: pytest.Monke
     model = LoadedModel(open_checkpoint(mini / "mini_ckpt"), options)
     model.warm_up()
     assert built == {kind.__name__: 1 for kind in CLASSES}
+
+
+@pytest.mark.parametrize("quantize", [None, "int8", "int4"])
+def test_progress_reaches_its_total_whatever_is_quantised(mini: Path, quantize: Quantize | None) -> None:
+    told: list[tuple[str, int, int]] = []
+    options = EngineOptions(device="cpu", quantize=quantize)
+    model = LoadedModel(open_checkpoint(mini / "mini_ckpt"), options, lambda *step: told.append(step))
+    model.warm_up()
+    for part in PARTS:
+        steps = [(done, total) for name, done, total in told if name == part]
+        counts, totals = zip(*steps, strict=True)
+        assert len(steps) > 1 and sorted(set(counts)) == list(counts) and set(totals) == {counts[-1]}
 
 
 def test_parts_are_loaded_when_first_used_and_once(mini: Path) -> None:

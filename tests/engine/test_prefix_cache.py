@@ -94,6 +94,32 @@ def test_the_same_question_again_computes_one_position(model: vita.Vita) -> None
     assert again.usage.reused_tokens == again.usage.prompt_tokens - 1
 
 
+def test_equal_requests_keep_one_idle_prefix(model: vita.Vita) -> None:
+    # The answer is much longer than the prompt: the slab is not handed over, so each request has one of its own.
+    message, params = vita.user("Hello"), SamplingParams(max_tokens=100, ignore_eos=True)
+    first = model.submit(message, params).result()
+    once, reused = model.engine.stats(), []
+    for _ in range(9):
+        again = model.submit(message, params).result()
+        assert again.token_ids == first.token_ids
+        reused.append(again.usage.reused_tokens)
+    stats = model.engine.stats()
+    assert (stats.kv_idle, stats.idle_prefixes) == (once.kv_idle, once.idle_prefixes) and stats.kv_active == 0
+    assert reused == [first.usage.prompt_tokens - 1] * 9
+    assert stats.reused_tokens - once.reused_tokens == sum(reused), "every hit is counted"
+
+
+def test_equal_requests_of_several_sessions_share_one_pinned_prefix(model: vita.Vita) -> None:
+    params = SamplingParams(max_tokens=100, ignore_eos=True)
+    with model.session() as one, model.session() as two:
+        for session in (one, two):
+            session.submit(vita.user("Hello"), params).result()
+        assert model.engine.stats().idle_prefixes == 1
+    for _ in range(2):
+        model.submit(vita.user("Hello"), SamplingParams(max_tokens=100, n=3, ignore_eos=True)).result()
+    assert model.engine.stats().idle_prefixes == 1
+
+
 def test_a_longer_answer_gets_a_larger_slab(model: vita.Vita) -> None:
     message = vita.user("Hello")
 
@@ -139,8 +165,9 @@ class TestPrefixCache:
     def put(self, cache: PrefixCache, *atoms: Atom, salt: str = "", session: int | None = None) -> CachedPrefix:
         slab = new_cache(max(1, rows_of(atoms)))
         slab.length = rows_of(atoms)
-        entry = CachedPrefix(atoms, slab, salt, session)
-        cache.put(entry)
+        entry = CachedPrefix(atoms, slab, salt)
+        if not cache.renew(atoms, salt, session):
+            cache.put(entry, session)
         return entry
 
     def test_the_longest_beginning_wins(self) -> None:
@@ -167,6 +194,14 @@ class TestPrefixCache:
         entry = self.put(cache, *range(20))
         assert cache.is_continued(entry, 18) and not cache.is_continued(entry, 17)
 
+    def test_an_entry_that_another_session_pins_is_not_handed_over(self) -> None:
+        cache = PrefixCache()
+        entry = self.put(cache, *range(20), session=3)
+        assert cache.is_continued(entry, 20, 3)
+        assert not cache.is_continued(entry, 20, 4) and not cache.is_continued(entry, 20)
+        cache.renew(range(20), "", 4)
+        assert not cache.is_continued(entry, 20, 3), "both need it"
+
     def test_eviction_by_age_pinned_entries_last_and_the_kept_one_never(self) -> None:
         cache = PrefixCache()
         pinned, old, new = self.put(cache, 1, session=3), self.put(cache, 2), self.put(cache, 3)
@@ -181,6 +216,45 @@ class TestPrefixCache:
         self.put(cache, 4)
         cache.unpin(3)
         assert cache.evict() is second
+
+    def test_an_entry_that_another_one_begins_with_is_not_kept_beside_it(self) -> None:
+        cache = PrefixCache()
+        long, other = self.put(cache, 1, 2, 3), self.put(cache, 1, 2, 4)
+        self.put(cache, 1, 2)
+        assert cache._entries == [other, long], "the longer one is kept, and was used last"
+        longer = self.put(cache, 1, 2, 4, 5)
+        assert cache._entries == [long, longer]
+        self.put(cache, 1, 2, 3)
+        assert cache._entries == [longer, long]
+        tenant = self.put(cache, 1, 2, 3, salt="a")
+        assert cache._entries == [longer, long, tenant], "not those of another salt"
+
+    def test_a_media_span_is_compared_whole(self) -> None:
+        cache = PrefixCache()
+        first, second = self.put(cache, 1, TILE, 2), self.put(cache, 1, AUDIO, 2)
+        assert cache._entries == [first, second]
+        self.put(cache, 1, TILE)
+        assert cache._entries == [second, first]
+
+    def test_an_entry_keeps_the_pins_of_those_that_it_replaces(self) -> None:
+        cache = PrefixCache()
+        self.put(cache, 1, 2, session=3)
+        long = self.put(cache, 1, 2, 5)
+        self.put(cache, 1, session=4)
+        other = self.put(cache, 7)
+        assert len(cache) == 2 and cache.evict() is other, "the session whose entry was replaced pins the longer one"
+        other = self.put(cache, 7)
+        cache.unpin(3)
+        assert cache.evict() is other, "another session pins it too"
+        cache.unpin(4)
+        self.put(cache, 7)
+        assert cache.evict() is long
+
+    def test_a_session_whose_newest_entry_is_another_no_longer_pins_the_shared_one(self) -> None:
+        cache = PrefixCache()
+        shared = self.put(cache, 1, 2, session=3)
+        newest = self.put(cache, 9, session=3)
+        assert cache.evict() is shared and cache.evict() is newest
 
     @given(st.lists(st.integers(0, 1), max_size=30), st.lists(st.integers(0, 1), max_size=30))
     def test_the_common_beginning(self, a: list[int], b: list[int]) -> None:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +16,7 @@ from vita.engine.request import Phase, Request, Sequence
 from vita.engine.scheduler import EncodeUnit, Limits, PrefillUnit, Scheduler, WorkUnit, behind
 from vita.errors import ResourceError
 from vita.events import TextDelta
+from vita.planning.memory_plan import prefill_chunk, tile_batch
 from vita.prompt.processor import ProcessedInputs
 from vita.types import MediaSpan, SamplingParams, Span, TextSpan
 
@@ -213,6 +215,18 @@ def test_a_batch_of_tiles_is_no_larger_than_the_limit() -> None:
     assert sizes == [4, 4, 4]
 
 
+def test_sixteen_images_on_a_gpu_are_encoded_in_two_batches_and_prefilled_together() -> None:
+    gpu = torch.device("cuda")
+    bench = Bench(tile_batch=tile_batch(gpu), prefill_chunk=prefill_chunk(gpu))
+    requests = [bench.submit(prompt(20, 100 * k), *tiles(k), prompt(10, 100 * k + 50)) for k in range(16)]
+    units: list[tuple[type[WorkUnit], int]] = []
+    while (unit := bench.next_unit()) is not None:
+        units.append((type(unit), len(unit.requests)))
+        bench.finish(unit)
+    assert units == [(EncodeUnit, 13), (EncodeUnit, 3), (PrefillUnit, 16)]
+    assert all(request.phase is Phase.RUNNING for request in requests)
+
+
 def test_exclusive_encoders_stop_decode_steps() -> None:
     for exclusive, decoding in ((False, 1), (True, 0)):
         bench = Bench(exclusive_encoders=exclusive)
@@ -251,6 +265,17 @@ def test_the_budget_is_two_steps_of_what_decodes() -> None:
     gpu.run(1)
     gpu.scheduler.stepped(2.0)
     assert gpu.scheduler.plan().budget == 0.015
+
+
+def test_steps_that_the_system_interrupts_give_a_unit_no_more_time() -> None:
+    bench = Bench()
+    bench.run(1)
+    for seconds in (1.0, 1.1, 3.0, 1.0, 2.5, 4.0):  # beside a busy process
+        bench.scheduler.stepped(seconds)
+    assert bench.scheduler.plan().budget == pytest.approx(2.2)
+    for seconds in (3.0, 3.1, 3.0, 3.2):  # a larger batch
+        bench.scheduler.stepped(seconds)
+    assert bench.scheduler.plan().budget == pytest.approx(6.0)
 
 
 # Fairness

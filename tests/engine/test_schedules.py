@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import groupby, pairwise
 from pathlib import Path
 
 import pytest
-from tests.engine.fakes import BAD_DECODE, BAD_PREFILL, BAD_TILE, BrokenInput, FakeEngine, clip, read, text, tile
+from tests.engine.fakes import (
+    BAD_DECODE,
+    BAD_PREFILL,
+    BAD_TILE,
+    BrokenInput,
+    FakeClock,
+    FakeEngine,
+    clip,
+    read,
+    text,
+    tile,
+)
 from torch import Tensor
 
 from vita.engine.request import Phase
 from vita.engine.runner import DeviceError
+from vita.engine.work import LayeredWork
 from vita.errors import ResourceError
 from vita.events import Done, Event
 from vita.types import SamplingParams, Span
@@ -69,6 +81,23 @@ def test_the_step_after_an_arrival_is_not_late_whatever_a_layer_costs(folder: Pa
     kinds = [kind for kind, _ in engine.model.log]
     assert "layer" in kinds
     assert all(pair != ("layer", "layer") for pair in pairwise(kinds)), "one layer, then a step"
+
+
+def test_a_long_layer_behind_a_short_one_waits_for_the_next_step() -> None:
+    clock, seconds = FakeClock(), [13.5, 9.0, 2.5, 26.0, 26.0, 60.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0]  # as 30 s of audio
+
+    def layers() -> Iterator[object]:
+        for duration in seconds:
+            clock.now += duration
+            yield None
+
+    work, runs, done = LayeredWork("audio", 1, layers(), clock=clock), [], False
+    while not done:
+        start = clock.now
+        done = work.run_some(32.0)
+        runs.append(clock.now - start)
+    assert runs == [22.5, 28.5, 26.0, 60.0, 5.0, 5.0, 20.0], "one slow layer is forgotten after three more"
+    assert sum(runs) == sum(seconds)
 
 
 def test_alone_a_unit_is_computed_layer_by_layer_so_that_messages_are_seen(folder: Path) -> None:

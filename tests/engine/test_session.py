@@ -73,9 +73,9 @@ def stream_until(handle: Handle, characters: int) -> str:
     return text
 
 
-def pins(model: vita.Vita) -> list[int | None]:
-    found: list[int | None] = []
-    model.engine.call(lambda: found.extend(entry.session for entry in model.engine.core.pool.prefixes._entries))
+def pins(model: vita.Vita) -> list[set[int]]:
+    found: list[set[int]] = []
+    model.engine.call(lambda: found.extend(set(entry.pins) for entry in model.engine.core.pool.prefixes._entries))
     return found
 
 
@@ -371,9 +371,9 @@ def test_a_session_pins_its_newest_prefix_until_it_is_closed(model: vita.Vita) -
     session = model.session()
     for text in ("Hello", "And?"):
         session.submit(vita.user(text), SHORT).result()
-    assert [pin for pin in pins(model) if pin is not None] == [session._number]
+    assert [pinned for pinned in pins(model) if pinned] == [{session._number}]
     session.close()
-    assert set(pins(model)) == {None}
+    assert not any(pins(model))
     with pytest.raises(RequestError, match="closed"):
         session.submit(vita.user("More"))
 
@@ -383,7 +383,7 @@ def test_closing_while_an_answer_runs_cancels_it_and_leaves_no_pin(model: vita.V
         handle = session.submit(vita.user("Hello"), ENDLESS)
         next(iter(handle))
     assert handle.result().finish_reason == "cancelled"
-    assert pins(model) == [None]
+    assert pins(model) == [set()]
 
 
 def test_a_dropped_session_is_unpinned(model: vita.Vita) -> None:
@@ -396,7 +396,7 @@ def test_a_dropped_session_is_unpinned(model: vita.Vita) -> None:
         assert gone() is None, "no cycle holds it"
     finally:
         gc.enable()
-    assert pins(model) == [None]
+    assert pins(model) == [set()]
 
 
 def test_salt_and_system_text_hold_for_every_turn(model: vita.Vita) -> None:

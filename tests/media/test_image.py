@@ -30,7 +30,7 @@ from vita.media.image import (
     load_image_with_notes,
     resize_and_crop,
 )
-from vita.media.normalise import _look_up, _normalisation_table, normalise, to_pixels
+from vita.media.normalise import normalise, normalise_pixels, to_pixels
 from vita.media.source import Loaded
 from vita.types import MediaOptions, MediaPolicy
 
@@ -66,7 +66,7 @@ def test_normalisation_on_a_gpu_gives_the_same_values_to_the_bit() -> None:
     preprocess, rng = ImagePreprocess(size=30, crop=30), np.random.default_rng(1)
     tiles = [rng.integers(0, 256, (30, 30, 3), np.uint8) for _ in range(3)]
     cpu = torch.device("cpu")
-    looked_up = _look_up(torch.from_numpy(np.stack(tiles)), torch.from_numpy(_normalisation_table(preprocess)), cpu)
+    looked_up = normalise_pixels(torch.from_numpy(np.stack(tiles)), preprocess)
     assert torch.equal(looked_up, normalise(tiles, preprocess, cpu)) and looked_up.is_contiguous()
     assert normalise(tiles, preprocess, torch.device("meta")).shape == (3, 3, 30, 30)
 

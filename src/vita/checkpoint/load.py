@@ -109,7 +109,7 @@ def load_part(
     tied = isinstance(module, Decoder) and _is_tied(module, checkpoint)
     wanted = module.state_dict()
     state: dict[str, Tensor] = {}
-    for done, ours in enumerate(wanted, start=1):
+    for ours in wanted:
         if ours in state:  # a scale that was made with its weights
             continue
         tensor = _read(checkpoint, part, ours)
@@ -125,7 +125,7 @@ def load_part(
         padded = device.type == "cuda" and ours == "head.weight" and tensor.is_floating_point()
         state[ours] = with_padding(tensor, device, kept) if padded else tensor.to(device=target, dtype=kept)
         if progress is not None:
-            progress(part, done, len(wanted))
+            progress(part, len(state), len(wanted))
     module.load_state_dict(state, strict=True, assign=True)
     if isinstance(module, Decoder) and tied:
         module.head.weight = module.embed.weight

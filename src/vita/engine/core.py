@@ -235,7 +235,7 @@ class EngineCore:
     def _admit(self, request: Request) -> bool:
         """Reserve memory for a request and find its prefix."""
         answers = request.params.n
-        found = self.pool.acquire(request.atoms, request.capacity, request.salt, answers)
+        found = self.pool.acquire(request.atoms, request.capacity, request.salt, answers, request.session)
         if found is None:
             return False
         request.reserved = self.pool.bytes_for(request.capacity) * (answers - 1)

@@ -42,7 +42,9 @@ class KVPool:
         """Whether so many positions fit into an empty pool."""
         return self.bytes_for(positions) <= self.budget
 
-    def acquire(self, atoms: Sequence[Atom], capacity: int, salt: str, answers: int = 1) -> tuple[KVCache, int] | None:
+    def acquire(
+        self, atoms: Sequence[Atom], capacity: int, salt: str, answers: int = 1, session: int | None = None
+    ) -> tuple[KVCache, int] | None:
         """A slab for a prompt that holds the longest beginning known of it, and how many atoms that is.
 
         A conversation that goes on gets its own slab back; one that only begins alike gets a copy of the beginning.
@@ -52,6 +54,7 @@ class KVPool:
             capacity: positions that the sequence may need.
             salt: see `PrefixCache`.
             answers: that the request wants. Memory for all but the first is reserved, for `fork` or `unreserve`.
+            session: of the request. The slab that another session pins is copied.
 
         Returns:
             None if the active slabs leave too little room.
@@ -59,10 +62,13 @@ class KVPool:
         reserved = self.bytes_for(capacity) * (answers - 1)
         entry, shared = self.prefixes.find(atoms, salt)
         rows = rows_of(atoms[:shared])
-        handed_over = (
-            entry is not None and capacity <= entry.cache.capacity and self.prefixes.is_continued(entry, shared)
-        )
-        if entry is not None and handed_over and self._evict_for(reserved, keep=entry):
+        continued = entry is not None and self.prefixes.is_continued(entry, shared, session)
+        if (
+            entry is not None
+            and continued
+            and capacity <= entry.cache.capacity
+            and self._evict_for(reserved, keep=entry)
+        ):
             self.prefixes.remove(entry)
             entry.cache.reset(rows)
             self.active += entry.cache.nbytes + reserved
@@ -76,7 +82,7 @@ class KVPool:
             cache = self._allocate(capacity)
         else:
             cache = entry.cache.copy_prefix(rows, capacity)
-            if self.prefixes.is_continued(entry, shared):
+            if continued:
                 self.prefixes.remove(entry)
             else:
                 self.prefixes.touch(entry)
@@ -110,7 +116,7 @@ class KVPool:
         return grown
 
     def release(self, cache: KVCache, atoms: Sequence[Atom], salt: str, session: int | None = None) -> None:
-        """A sequence has ended: its slab becomes idle.
+        """A sequence has ended: its slab becomes idle, unless an idle one holds the same positions.
 
         Args:
             cache: from `acquire`, `fork` or `grow`.
@@ -121,13 +127,14 @@ class KVPool:
         self.active -= cache.nbytes
         kept = filled(atoms, cache.length)
         rows = rows_of(kept)
-        if not rows:
+        if not rows or self.prefixes.renew(kept, salt, session):
             return
         cache.reset(rows)
         if rows < MAX_WASTE * cache.capacity:
             cache = cache.copy_prefix(rows, rows)
-        if self._evict_for(cache.nbytes):
-            self.prefixes.put(CachedPrefix(kept, cache, salt, session))
+        entry = CachedPrefix(kept, cache, salt)
+        self.prefixes.put(entry, session)  # frees the slabs that hold a beginning of it, before any is evicted
+        self._evict_for(0, keep=entry)
 
     def drop(self, cache: KVCache) -> None:
         """A slab is freed and nothing of it is kept."""

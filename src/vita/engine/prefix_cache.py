@@ -7,7 +7,7 @@ are invisible to requests with another.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
 from vita.model.kv_cache import KVCache
@@ -77,17 +77,20 @@ class CachedPrefix:
         atoms: what its filled positions hold, all of them.
         cache: the keys and values.
         salt: of the requests that may use it.
-        session: the session that pins it, which makes it the last to be evicted; None: nobody.
+        pins: sessions that pin it, which makes it the last to be evicted.
     """
 
     atoms: tuple[Atom, ...]
     cache: KVCache
     salt: str
-    session: int | None = None
+    pins: set[int] = field(default_factory=set)
 
 
 class PrefixCache:
-    """Idle KV caches, least recently used first. Used by the engine thread only."""
+    """Idle KV caches, least recently used first. Used by the engine thread only.
+
+    No entry is the beginning of another one of the same salt: equal requests keep one KV cache, not one each.
+    """
 
     def __init__(self) -> None:
         self._entries: list[CachedPrefix] = []
@@ -113,15 +116,38 @@ class PrefixCache:
                 best, shared = entry, same
         return best, shared
 
-    def is_continued(self, entry: CachedPrefix, shared: int) -> bool:
-        """Whether a prompt that shares so many atoms goes on where the entry ends: it gets the cache itself."""
-        return rows_of(entry.atoms[:shared]) >= HANDOVER_SHARE * entry.cache.length
+    def is_continued(self, entry: CachedPrefix, shared: int, session: int | None = None) -> bool:
+        """Whether a prompt that shares so many atoms goes on where the entry ends, and no session but the prompt's own
+        pins the entry: it gets the cache itself."""
+        return entry.pins <= {session} and rows_of(entry.atoms[:shared]) >= HANDOVER_SHARE * entry.cache.length
 
-    def put(self, entry: CachedPrefix) -> None:
-        """Add an entry, the most recently used one. A session pins its newest entry only."""
-        if entry.session is not None:
-            self.unpin(entry.session)
+    def renew(self, atoms: Sequence[Atom], salt: str, session: int | None = None) -> bool:
+        """Whether an entry begins with these atoms. It becomes the most recently used one, pinned by `session` too."""
+        held = tuple(atoms)
+        for entry in self._entries:
+            if entry.salt == salt and entry.atoms[: len(held)] == held:
+                self._pin(entry, session)
+                self.touch(entry)
+                return True
+        return False
+
+    def put(self, entry: CachedPrefix, session: int | None = None) -> None:
+        """Add an entry that `renew` did not find, the most recently used one, pinned by `session`.
+
+        It replaces the entries that it begins with, and is pinned by their sessions too.
+        """
+        for other in list(self._entries):
+            if other.salt == entry.salt and entry.atoms[: len(other.atoms)] == other.atoms:
+                entry.pins |= other.pins
+                self._entries.remove(other)
+        self._pin(entry, session)
         self._entries.append(entry)
+
+    def _pin(self, entry: CachedPrefix, session: int | None) -> None:
+        """A session pins its newest entry only."""
+        if session is not None:
+            self.unpin(session)
+            entry.pins.add(session)
 
     def touch(self, entry: CachedPrefix) -> None:
         """Make an entry the most recently used one."""
@@ -137,15 +163,14 @@ class PrefixCache:
         candidates = [entry for entry in self._entries if entry is not keep]
         if not candidates:
             return None
-        victim = next((entry for entry in candidates if entry.session is None), candidates[0])
+        victim = next((entry for entry in candidates if not entry.pins), candidates[0])
         self._entries.remove(victim)
         return victim
 
     def unpin(self, session: int) -> None:
         """A session no longer holds on to its entries."""
         for entry in self._entries:
-            if entry.session == session:
-                entry.session = None
+            entry.pins.discard(session)
 
     def clear(self) -> None:
         """Forget every entry."""

@@ -25,6 +25,7 @@ from vita.engine.request import Phase, Request, Token
 from vita.engine.request import Sequence as Answer
 from vita.engine.sampler import log_probabilities, sample
 from vita.engine.scheduler import EncodeUnit, Plan, PrefillUnit, WorkUnit
+from vita.engine.tile_copies import choose_tile_copies
 from vita.engine.work import LayeredWork
 from vita.media.audio_frames import token_count
 from vita.media.filterbank import filterbank_pieces
@@ -32,6 +33,7 @@ from vita.media.normalise import normalise
 from vita.model.audio import frame_mask
 from vita.model.kv_cache import KVCacheRagged
 from vita.runtime.clock import Clock
+from vita.runtime.core_usage import CoreUsage
 from vita.runtime.threads import ThreadChoice, cores_are_busy
 from vita.types import MediaSpan
 
@@ -105,27 +107,32 @@ class Runner:
         encoded: rows of media that were encoded before.
         threads: that a CPU has.
         clock: seconds, monotonic.
+        usage: of the cores, by other processes too.
     """
 
     def __init__(
         self, model: LoadedModel, decode: DecodeRunner, encoded: EncoderCache, threads: int,
-        clock: Clock = time.perf_counter,
+        clock: Clock = time.perf_counter, usage: CoreUsage | None = None,
     ) -> None:  # fmt: skip
         self.model, self.decode, self.encoded, self.clock = model, decode, encoded, clock
-        self._threads = threads
+        self._threads, self._usage = threads, usage or CoreUsage()
         one, busy = self.start_with_one_thread, self.cores_are_busy
-        self.step_threads = ThreadChoice(threads, torch.set_num_threads, busy=busy, on_one=one)
-        self._layer_threads = ThreadChoice(threads, torch.set_num_threads, busy=busy, on_one=one)
+        self.step_threads = ThreadChoice(threads, torch.set_num_threads, clock, busy=busy, on_one=one)
+        self._layer_threads = ThreadChoice(threads, torch.set_num_threads, clock, busy=busy, on_one=one)
         self.is_async = model.device.type == "cuda"
         self._work: tuple[WorkUnit, LayeredWork] | None = None
+        self._tiles = choose_tile_copies(model.device, model.config.image)
         self._results: dict[bytes, Tensor] = {}  # of the encoder's unit that runs
         self._wait_for_layers = False
         self.steps = self.rows = 0  # decode steps, and sequences in them
 
     def cores_are_busy(self) -> bool:
-        """Whether other processes use the cores; takes about 10 ms, and sets all threads."""
+        """Whether other processes use the cores. If the system's counters do not say so, they are probed, which takes
+        about 10 ms and sets all threads."""
         if self._threads == 1:
             return False
+        if self._usage.busy:
+            return True
         return cores_are_busy(self._threads, torch.set_num_threads, partial(torch.exp, torch.zeros(1 << 17)))
 
     def start_with_one_thread(self) -> None:
@@ -136,6 +143,10 @@ class Runner:
     def launch(self, plan: Plan) -> Launched:
         """Compute a step, or queue it on a GPU."""
         launched = Launched(started=self.clock())
+        if self._threads > 1:
+            self._usage.begin_step()
+            if self._usage.busy:
+                self.start_with_one_thread()
         if plan.decode:
             self._decode(plan.decode, launched)
         if plan.unit is not None:
@@ -143,6 +154,9 @@ class Runner:
             self._run_unit(plan.unit, plan.budget, launched)
         elif plan.source is not None:
             self._run_source(plan.source, plan.budget)
+        if self._tiles is not None and plan.next_tiles:  # behind the unit's first layer, beside which they are copied
+            self._tiles.prefetch(plan.next_tiles)
+        self._usage.end_step()
         return launched
 
     def _decode(self, answers: list[Answer], launched: Launched) -> None:
@@ -269,7 +283,10 @@ class Runner:
     def _encode_images(self, spans: Sequence[MediaSpan]) -> Iterator[object]:
         model = self.model
         with model.residency.encoding("vision", "projector"):
-            pixels = normalise([span.data[0] for span in spans], model.config.image, model.device)  # [tiles, 3, S, S]
+            if self._tiles is None:
+                pixels = normalise([span.data[0] for span in spans], model.config.image, model.device)
+            else:
+                pixels = self._tiles.normalised(spans)  # [tiles, 3, S, S]
             hidden = None
             for hidden in model.vision.hidden_states(pixels):
                 yield hidden

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
-from statistics import median_low
 from typing import Protocol
 
 from vita.engine.background import SourceQueue, WorkSource
@@ -21,7 +20,7 @@ from vita.runtime.clock import Clock
 from vita.types import MediaKind, MediaSpan, Span, TextSpan
 
 AGING_SECONDS = 10.0  # of waiting that make up for one level of priority
-MEDIAN_STEPS = 5
+RECENT_STEPS = 5
 UNREAD_SECONDS = 60.0  # after which a request whose event queue is full is cancelled
 FIRST_POSITIONS = 1024  # reserved for the answer of a request without a limit; grows by as many
 
@@ -95,12 +94,15 @@ class Plan:
         budget: seconds for the unit's layers. 0: one layer, since nobody decodes and the inbox is looked at between
             layers.
         source: background work that has the budget instead of a unit.
+        next_tiles: that are encoded after a unit which begins in this step, so that their pixels can be copied
+            meanwhile.
     """
 
     decode: list[Sequence] = field(default_factory=list)
     unit: WorkUnit | None = None
     budget: float = 0.0
     source: WorkSource | None = None
+    next_tiles: list[MediaSpan] = field(default_factory=list)
 
     @property
     def empty(self) -> bool:
@@ -130,8 +132,8 @@ class Scheduler:
         self.running: deque[Sequence] = deque()  # decoding, the next to be served first
         self.unit: WorkUnit | None = None  # began and is not finished
         self.background = SourceQueue()
-        self.step_seconds = 0.0  # median of the last decode steps
-        self._steps: deque[float] = deque(maxlen=MEDIAN_STEPS)
+        self.step_seconds = 0.0  # lower quartile of the last decode steps
+        self._steps: deque[float] = deque(maxlen=RECENT_STEPS)
 
     def requests(self) -> list[Request]:
         """All that have not ended."""
@@ -171,15 +173,16 @@ class Scheduler:
     def plan(self) -> Plan:
         """What to compute next."""
         self._admit_waiting()
-        if self.unit is None:
-            self.unit = self._next_unit()
+        next_tiles: list[MediaSpan] = []
+        if self.unit is None and (unit := self._next_unit()) is not None:
+            self.unit, next_tiles = unit, self._tiles_behind(unit)
         exclusive = self.limits.exclusive_encoders and isinstance(self.unit, EncodeUnit)
         decode = [] if exclusive else self._next_rows()
         budget = self._budget() if decode else 0.0
         source = self.background.next(
             has_unit=self.unit is not None, decoding=bool(decode), step_seconds=self.step_seconds + budget
         )
-        return Plan(decode, self.unit if source is None else None, budget, source)
+        return Plan(decode, self.unit if source is None else None, budget, source, next_tiles)
 
     def _budget(self) -> float:
         if self.limits.work_seconds is not None:
@@ -218,14 +221,29 @@ class Scheduler:
             request.phase = Phase.PREFILLING
         return request.phase is Phase.PREFILLING
 
-    def _by_priority(self, requests: Iterable[Request]) -> list[Request]:
+    def _by_priority(self, requests: Iterable[Request], served: Container[Request] = ()) -> list[Request]:
         """By priority and by how long ago each was served, so that requests of one priority take turns and none
-        starves."""
+        starves. Requests in `served` count as served now."""
         now = self._clock()
-        return sorted(requests, key=lambda r: r.priority - (now - r.served) / AGING_SECONDS)
 
-    def _encode_unit(self, kind: MediaKind, order: list[Request]) -> EncodeUnit:
-        """Tiles of several requests share a batch; audio clips differ in length and go alone."""
+        def rank(request: Request) -> tuple[float, bool]:
+            waited = 0.0 if request in served else now - request.served
+            return request.priority - waited / AGING_SECONDS, request in served
+
+        return sorted(requests, key=rank)
+
+    def _tiles_behind(self, unit: WorkUnit) -> list[MediaSpan]:
+        """The batch of tiles that is encoded next, if no request arrives or ends until then."""
+        present = {span.digest for span in unit.spans} if isinstance(unit, EncodeUnit) else set()
+        return self._encode_unit("image", self._by_priority(self.working, served=unit.requests), present).spans
+
+    def _encode_unit(self, kind: MediaKind, order: list[Request], without: Container[bytes] = ()) -> EncodeUnit:
+        """Tiles of several requests share a batch; audio clips differ in length and go alone.
+
+        Args:
+            kind, order: of the media and of the requests.
+            without: digests of spans that are left out.
+        """
         limit = self.limits.tile_batch if kind == "image" else 1
         spans: dict[tuple[str, bytes], MediaSpan] = {}
         requests: list[Request] = []
@@ -234,7 +252,9 @@ class Scheduler:
                 continue
             for span in request.pending_media:
                 key = (request.salt, span.digest)
-                if span.kind != kind or (len(spans) == limit and key not in spans) or self._known(request, span):
+                if span.kind != kind or span.digest in without or (len(spans) == limit and key not in spans):
+                    continue
+                if self._known(request, span):
                     continue
                 spans[key] = span
                 if request not in requests:
@@ -270,10 +290,10 @@ class Scheduler:
         return rows
 
     def stepped(self, seconds: float) -> None:
-        """A decode step took so long. The median: a step that the system interrupted for a second must not give the
-        next unit three seconds."""
+        """A decode step took so long. The lower quartile: steps that the system interrupted must not give the next unit
+        more time. On busy cores that is a step in five, and their median was up to 2.6 times the usual step."""
         self._steps.append(seconds)
-        self.step_seconds = median_low(self._steps)
+        self.step_seconds = sorted(self._steps)[(len(self._steps) - 1) // 4]
 
     def unit_finished(self, unit: WorkUnit) -> list[Request]:
         """A unit is computed. Its requests go to the end of their queue; returns those whose prompt is prefilled."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator
 from typing import Protocol
 
 from vita.runtime.clock import Clock
+
+RECENT_LAYERS = 3  # the longest of them is what the next one is expected to take
 
 
 class Work(Protocol):
@@ -43,6 +46,7 @@ class LayeredWork:
     ) -> None:
         self.stage, self.rows, self.cost = stage, rows, cost
         self._layers, self._clock = layers, clock
+        self._recent: deque[float] = deque(maxlen=RECENT_LAYERS)  # seconds of layers
 
     def run_some(self, budget: float) -> bool:
         """See `Work.run_some`."""
@@ -50,7 +54,9 @@ class LayeredWork:
         until = begun + budget
         for _ in self._layers:
             now = self._clock()
-            if 2 * now - begun > until:  # the next layer, if it takes as long as this one, would end too late
+            # The next layer may take much longer than the last one, which may have been a short last piece of audio.
+            self._recent.append(now - begun)
+            if now + max(self._recent) > until:
                 return False
             begun = now
         return True

@@ -20,13 +20,10 @@ def to_pixels(images: Sequence[Pillow.Image], preprocess: ImagePreprocess) -> Te
 
 
 def normalise(images: Sequence[Values], preprocess: ImagePreprocess, device: torch.device) -> Tensor:
-    """Scale, subtract the mean, divide by the deviation: float32 `[n, 3, S, S]` on the device.
-
-    On a GPU nothing waits: the bytes are copied from pinned memory and looked up there, with the same result.
-    """
-    shades = _normalisation_table(preprocess)
+    """Scale, subtract the mean, divide by the deviation: float32 `[n, 3, S, S]` on the device."""
     if device.type != "cpu":
-        return _look_up(torch.from_numpy(np.stack(images)), torch.from_numpy(shades), device)
+        return normalise_pixels(torch.from_numpy(np.stack(images)).to(device), preprocess)
+    shades = _normalisation_table(preprocess)
     out = np.empty((len(images), 3, preprocess.crop, preprocess.crop), np.float32)
     for values, planes in zip(images, out, strict=True):
         for channel in range(3):
@@ -34,11 +31,13 @@ def normalise(images: Sequence[Values], preprocess: ImagePreprocess, device: tor
     return torch.from_numpy(out)
 
 
-def _look_up(pixels: Tensor, shades: Tensor, device: torch.device) -> Tensor:
-    """Values `[n, 3, S, S]` of uint8 pixels `[n, S, S, 3]` in a table `[3, 256]`, on the device."""
+def normalise_pixels(pixels: Tensor, preprocess: ImagePreprocess) -> Tensor:
+    """As `normalise`, of uint8 pixels `[n, S, S, 3]` on any device, with the same result. On CUDA the host waits for
+    nothing."""
+    device, shades = pixels.device, torch.from_numpy(_normalisation_table(preprocess))  # [3, 256]
     if device.type == "cuda":
-        pixels, shades = pixels.pin_memory(), shades.pin_memory()
-    values = pixels.to(device, non_blocking=True).permute(0, 3, 1, 2).contiguous().int()  # [n, 3, S, S]
+        shades = shades.pin_memory()
+    values = pixels.permute(0, 3, 1, 2).contiguous().int()  # [n, 3, S, S]
     first = torch.arange(0, shades.numel(), shades.shape[1], dtype=torch.int32, device=device)
     return shades.to(device, non_blocking=True).flatten()[values + first[:, None, None]]
 

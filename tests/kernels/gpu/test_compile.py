@@ -38,7 +38,7 @@ def test_the_kernels_fit_smaller_gpus_in_float32(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", [AMPERE, BLACKWELL])
+@pytest.mark.parametrize("target", [AMPERE, ADA, BLACKWELL])
 def test_the_kernels_compile_for_older_and_newer_gpus(target: int, tmp_path: Path) -> None:
     kernels = resources(target, "bf16", tmp_path)
     assert [kernel for kernel in kernels if kernel[1]] == []

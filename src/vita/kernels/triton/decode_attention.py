@@ -107,12 +107,7 @@ def _split_kernel(
     cos = tl.load(cosines + row * HEAD_DIM + half).to(tl.float32)  # the second half is the same
     sin = tl.load(sines + row * HEAD_DIM + half).to(tl.float32)
     row_qkv = qkv + row * (HEADS + 2 * KV_HEADS) * HEAD_DIM
-    at = (kv_head * HEADS_PER_KV + head)[:, None] * HEAD_DIM + half[None, :]
-    head_mask = (head < HEADS_PER_KV)[:, None]
-    first = tl.load(row_qkv + at, mask=head_mask, other=0.0).to(tl.float32)
-    second = tl.load(row_qkv + at + HALF, mask=head_mask, other=0.0).to(tl.float32)
-    q1 = (first * cos[None] - second * sin[None]).to(dtype)  # [M_BLOCK, HALF]
-    q2 = (second * cos[None] + first * sin[None]).to(dtype)
+    q1, q2 = _rotated_queries(row_qkv + kv_head * HEADS_PER_KV * HEAD_DIM, cos, sin, HEADS_PER_KV, HEAD_DIM, M_BLOCK)
     offset = (layer * KV_HEADS + kv_head) * capacity  # in positions; int64, as the capacity is
     stored = tl.int8 if QUANTIZED else dtype
     keys = tl.load(entry).to(tl.pointer_type(stored)) + offset * HEAD_DIM
@@ -152,7 +147,21 @@ def _split_kernel(
     place = ((row * HEADS + kv_head * HEADS_PER_KV + head) * SPLITS + split) * (HEAD_DIM + 2)
     tl.store(partials + place, largest, mask=head < HEADS_PER_KV)
     tl.store(partials + place + 1, total, mask=head < HEADS_PER_KV)
-    tl.store(partials + place[:, None] + 2 + dim[None, :], acc, mask=head_mask)
+    tl.store(partials + place[:, None] + 2 + dim[None, :], acc, mask=(head < HEADS_PER_KV)[:, None])
+
+
+@triton.jit
+def _rotated_queries(
+    queries, cos, sin, HEADS_PER_KV: tl.constexpr, HEAD_DIM: tl.constexpr, M_BLOCK: tl.constexpr
+):  # fmt: skip
+    """Both halves `[M_BLOCK, HEAD_DIM // 2]` of a KV head's queries behind RoPE; rows past HEADS_PER_KV are 0."""
+    HALF: tl.constexpr = HEAD_DIM // 2
+    head = tl.arange(0, M_BLOCK)[:, None]
+    at = queries + head * HEAD_DIM + tl.arange(0, HALF)[None, :]
+    first = tl.load(at, mask=head < HEADS_PER_KV, other=0.0).to(tl.float32)
+    second = tl.load(at + HALF, mask=head < HEADS_PER_KV, other=0.0).to(tl.float32)
+    dtype = queries.dtype.element_ty
+    return (first * cos[None] - second * sin[None]).to(dtype), (second * cos[None] + first * sin[None]).to(dtype)
 
 
 @triton.jit
