@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-from tests.cli.commands import MINI, assert_sentence, process, run
+from tests.cli.commands import ENV, MINI, assert_sentence, process, run
 from tests.speech.test_audio_file import Device
+from tests.voices import declare_voices
 
 from vita.speech.voice import Voice
 
@@ -114,6 +119,39 @@ def test_play(monkeypatch: pytest.MonkeyPatch, espeak: Voice) -> None:
 def test_without_a_device_there_is_a_sentence(monkeypatch: pytest.MonkeyPatch, espeak: Voice) -> None:
     monkeypatch.setitem(sys.modules, "sounddevice", Device(exists=False))
     assert_sentence(run("say", "hi", "--voice", "espeak"), "this machine has no loudspeaker")
+
+
+LONG = "The quick brown fox jumps over the lazy dog, and then it runs away. " * 3_000
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".mp3", ".flac"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_it_at_once_and_leaves_no_file(
+    tmp_path: Path, espeak: Voice, suffix: str, number: signal.Signals
+) -> None:
+    """The signal comes once some audio is in the part file."""
+    (tmp_path / "voices").mkdir()
+    voices = declare_voices(tmp_path / "voices", {"espeak": "vita.speech.voices.espeak:make"})
+    env = ENV | {"PYTHONPATH": os.pathsep.join([ENV.get("PYTHONPATH", ""), str(voices)])}
+    folder = tmp_path / "out"
+    folder.mkdir()
+    command = [sys.executable, "-c", "from vita.cli import main; main()", "say", "-", "--voice", "espeak"]
+    say = subprocess.Popen([*command, "-o", str(folder / f"c{suffix}")], env=env, stdin=subprocess.PIPE,
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+    try:
+        assert say.stdin is not None
+        say.stdin.write(LONG.encode())
+        say.stdin.flush()
+        for _ in range(600):
+            if any(file.stat().st_size > 10_000 for file in folder.iterdir()) or say.poll() is not None:
+                break
+            time.sleep(0.05)
+        say.send_signal(number)
+        out, error = say.communicate(timeout=60)
+    finally:
+        say.kill()
+    assert (say.returncode, out, error) == (128 + number, b"", b"")
+    assert list(folder.iterdir()) == []
 
 
 def test_a_process_of_its_own_ends_cleanly(tmp_path: Path, espeak: Voice) -> None:

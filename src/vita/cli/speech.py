@@ -188,15 +188,16 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def open_sink(flags: SpeechFlags) -> Iterator[Sink]:
-    """Open what the flags name; a file appears once the block ends without an error.
+    """Open what the flags name; a file appears once the block ends without an error or a signal.
 
     Raises:
         RequestError: the file cannot be written. ResourceError: there is no audio device.
     """
+    from vita.cli.signals import exit_by_signals
     from vita.speech.audio_file import AudioFile, encoder
 
     sink = Sink()
-    with contextlib.ExitStack() as stack:
+    with exit_by_signals(), contextlib.ExitStack() as stack:
         if flags.to_stdout:
             sink.add(encoder(sys.stdout.buffer, "raw"))
         elif flags.file is not None:

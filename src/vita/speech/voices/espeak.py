@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vita.errors import ResourceError
+from vita.speech.callbacks import call_outside_main
 from vita.speech.extras import install
 from vita.speech.stretch import stretch
 from vita.speech.voice import Voice, pause_after, to_pieces
@@ -129,6 +130,9 @@ class Library:
         Raises:
             ResourceError: there is no such voice.
         """
+        return call_outside_main(lambda: self._synthesize(text, voice, rate))
+
+    def _synthesize(self, text: str, voice: str, rate: int) -> NDArray[np.float32]:
         data = text.replace("\0", " ").encode("utf-8", "replace")
         with self._lock:
             self._blocks.clear()
