@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -62,6 +64,7 @@ def test_speed_and_alias(tmp_path: Path, espeak: Voice) -> None:
     ("arguments", "said"),
     [
         (("say", "-o", "a.wav"), "there is no text"),
+        (("say", "hi", "-o", ""), "the name of the file is empty"),
         (("say", "hi", "-o", "a.txt"), ".txt is not an audio format"),
         (("say", "hi", "-o", "none/a.wav"), "cannot be written"),
         (("say", "hi", "-o", "a.wav", "--voice", "bob"), "--voice: there is no voice 'bob'"),
@@ -119,6 +122,40 @@ def test_play(monkeypatch: pytest.MonkeyPatch, espeak: Voice) -> None:
 def test_without_a_device_there_is_a_sentence(monkeypatch: pytest.MonkeyPatch, espeak: Voice) -> None:
     monkeypatch.setitem(sys.modules, "sounddevice", Device(exists=False))
     assert_sentence(run("say", "hi", "--voice", "espeak"), "this machine has no loudspeaker")
+
+
+def test_standard_input_is_spoken_as_it_arrives(tmp_path: Path, espeak: Voice) -> None:
+    """No line has ended yet, and a character is cut in two."""
+    (tmp_path / "voices").mkdir()
+    voices = declare_voices(tmp_path / "voices", {"espeak": "vita.speech.voices.espeak:make"})
+    env = ENV | {"PYTHONPATH": os.pathsep.join([ENV.get("PYTHONPATH", ""), str(voices)])}
+    command = [sys.executable, "-c", "from vita.cli import main; main()", "say", "-", "--voice", "espeak", "-o", "-"]
+    say = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    timer = threading.Timer(60, say.kill)  # it would wait forever
+    timer.start()
+    try:
+        assert say.stdin is not None and say.stdout is not None
+        say.stdin.write("Hello there, my friend. And é".encode()[:-1])
+        say.stdin.flush()
+        assert len(say.stdout.read(20_000)) == 20_000
+        out, error = say.communicate("é".encode()[1:] + b" is a letter.", timeout=60)
+    finally:
+        timer.cancel()
+        say.kill()
+    assert (say.returncode, error) == (0, b"") and len(out) > 20_000
+
+
+def test_standard_input_that_cannot_be_read_is_one_sentence(tmp_path: Path, espeak: Voice) -> None:
+    script = "from vita.cli import main; main()"
+    command = [sys.executable, "-c", script, "say", "-", "-o", str(tmp_path / "a.wav")]
+    voices = declare_voices(tmp_path, {"espeak": "vita.speech.voices.espeak:make"})
+    env = ENV | {"PYTHONPATH": os.pathsep.join([ENV.get("PYTHONPATH", ""), str(voices)])}
+    for redirection, reason in (("<&-", "it is closed"), (f"0>{shlex.quote(str(tmp_path / 'b'))}", "Bad file descriptor")):
+        shell = f"{shlex.join(command)} {redirection}"
+        done = subprocess.run(["sh", "-c", shell], env=env, capture_output=True, timeout=60, check=False)
+        assert (done.returncode, done.stdout) == (2, b"")
+        assert done.stderr.decode() == f"vita: standard input: cannot be read ({reason}); pipe a text to it.\n"
+    assert not (tmp_path / "a.wav").exists()
 
 
 LONG = "The quick brown fox jumps over the lazy dog, and then it runs away. " * 3_000

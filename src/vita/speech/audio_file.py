@@ -54,6 +54,8 @@ def format_of(path: str | Path) -> str:
     Raises:
         RequestError: the suffix is none of an audio format, or it is a folder.
     """
+    if not str(path):
+        raise RequestError("the name of the file is empty", fix="give one, such as speech.wav")
     found = _stat(path)
     if str(path).endswith("/") or (found is not None and stat.S_ISDIR(found.st_mode)):
         raise RequestError("it is a folder", where=path, fix=f"name a file in it, such as {Path(path) / 'speech.wav'}")
@@ -230,10 +232,11 @@ class AudioFile:
         self._lock = threading.Lock()  # of the encoder: after Ctrl-C its last call may still run
         self._encoder = self._run(lambda: encoder(cast(BinaryIO, self._written), format))
         self._part: Path | None = None
+        self._file: BinaryIO
         try:
             found = _stat(path)
             if _is_stream(path, found):
-                self._file: BinaryIO = Path(path).open("wb")
+                self._file = Path(path).open("wb")
             else:
                 self._target = Path(path).resolve()
                 self._part = self._target.with_name(f".vita-{secrets.token_hex(8)}.part")
