@@ -119,6 +119,36 @@ def test_play(monkeypatch: pytest.MonkeyPatch, espeak: Voice) -> None:
     assert sum(map(len, device.played)) / RATE > 0.8 and device.ended == "stopped"
 
 
+def test_a_device_that_fails_is_a_sentence_and_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, espeak: Voice
+) -> None:
+    def unplugged(self: object, samples: np.ndarray) -> None:
+        raise Device.PortAudioError("Device unavailable")
+
+    device = Device()
+    monkeypatch.setattr(device.OutputStream, "write", unplugged)
+    monkeypatch.setattr(device.OutputStream, "abort", lambda self: unplugged(self, np.zeros(0)))
+    monkeypatch.setitem(sys.modules, "sounddevice", device)
+    said = "vita: the loudspeaker has failed (Device unavailable); attach it and start again.\n"
+    for text in ("Hello.", "Hello, I am VITA. " * 50):
+        done = run("say", text, "--voice", "espeak", "--play", "-o", str(tmp_path / "a.wav"))
+        assert_sentence(done, "")
+        assert done.stderr.decode() == said and list(tmp_path.iterdir()) == []
+    silent = run(*ASK)
+    done = run(*ASK, "--voice", "espeak", "--play")
+    assert (done.returncode, done.stdout) == (2, silent.stdout), "the text is whole"
+    assert done.stderr.decode().endswith(said)
+
+
+def test_without_portaudio_the_sentence_says_what_needs_it_and_what_works(
+    monkeypatch: pytest.MonkeyPatch, espeak: Voice
+) -> None:
+    monkeypatch.setitem(sys.modules, "sounddevice", None)
+    instead = "or write a file: vita ask --speak FILE, vita say -o FILE."
+    for command in (("say", "hi"), (*ASK, "--play")):
+        assert_sentence(run(*command, "--voice", "espeak"), "(--play) needs the package sounddevice", instead)
+
+
 def test_without_a_device_there_is_a_sentence(monkeypatch: pytest.MonkeyPatch, espeak: Voice) -> None:
     monkeypatch.setitem(sys.modules, "sounddevice", Device(exists=False))
     assert_sentence(run("say", "hi", "--voice", "espeak"), "this machine has no loudspeaker")

@@ -248,11 +248,11 @@ class AudioFile:
         self._out = io.BytesIO() if self._part is None and format in PATCHED else self._file
 
     def _run(self, call: Callable[[], Value]) -> Value:
-        def locked() -> Value:
+        def call_alone() -> Value:
             with self._lock:
                 return call()
 
-        return call_outside_main(locked)
+        return call_outside_main(call_alone)
 
     def write(self, samples: NDArray[np.float32]) -> None:
         """Add mono audio at 24 kHz, [n] float32 in -1..1."""
