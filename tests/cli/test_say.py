@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import pytest
 import soundfile
 from tests.cli.commands import ENV, MINI, assert_sentence, process, run
 from tests.speech.test_audio_file import Device
+from tests.speech.tone import ToneUtterances
 from tests.voices import declare_voices
 
 from vita.speech.voice import Voice
@@ -103,6 +105,55 @@ def test_ask_with_json_speaks_too(tmp_path: Path, espeak: Voice) -> None:
     done = run(*ASK, "--speak", str(tmp_path / "a.wav"), "--voice", "espeak", "--json")
     result = json.loads(done.stdout)
     assert result["timings"]["speech_seconds"] >= 0
+
+
+@pytest.mark.parametrize("flags", [(), ("--no-stream",), ("--json",)])
+@pytest.mark.parametrize("broken", ["voice", "file"])
+def test_speech_that_fails_leaves_the_text_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tone_is_declared: None, flags: tuple[str, ...], broken: str
+) -> None:
+    """The sentence is a line of its own."""
+    question = ("ask", "What can you do?", "--max-tokens", "30", *flags)
+    silent = run(*question)
+
+    def fail(self: object, *arguments: object, **options: object) -> None:
+        raise RuntimeError("no phonemes")
+
+    file = tmp_path / "a.wav"
+    if broken == "voice":
+        monkeypatch.setattr(ToneUtterances, "speak", fail)
+        said = "vita: the voice tone has failed (RuntimeError: no phonemes); choose another --voice."
+    else:
+        if not Path("/dev/full").exists():
+            pytest.skip("SKIPPED LOUDLY: this system has no /dev/full")
+        file = tmp_path / "a.raw"
+        file.symlink_to("/dev/full")
+        said = f"vita: {file}: cannot be written (No space left on device); free some space, or name a file elsewhere."
+    done = run(*question, "--speak", str(file), "--voice", "tone")
+    assert done.returncode == 2 and done.stderr.decode().splitlines()[-1] == said
+    if "--json" in flags:
+        assert json.loads(done.stdout)["text"] == json.loads(silent.stdout)["text"]
+    else:
+        assert done.stdout == silent.stdout and done.stdout.endswith(b"\n")
+    assert broken == "file" or list(tmp_path.iterdir()) == []
+
+
+def test_a_voice_that_fails_while_a_text_is_said_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tone_is_declared: None
+) -> None:
+    spoken: list[str] = []
+    plain = ToneUtterances.speak
+
+    def fail(self: ToneUtterances, text: str, *, first: bool) -> Iterator[np.ndarray]:
+        spoken.append(text)
+        if len(spoken) == 2:
+            raise RuntimeError("no phonemes")
+        return plain(self, text, first=first)
+
+    monkeypatch.setattr(ToneUtterances, "speak", fail)
+    done = run("say", "Hello there. How are you?", "-o", str(tmp_path / "a.wav"), "--voice", "tone")
+    assert_sentence(done, "the voice tone has failed (RuntimeError: no phonemes); choose another --voice.")
+    assert len(spoken) == 2 and list(tmp_path.iterdir()) == []
 
 
 def test_raw_pcm_on_stdout_leaves_the_text_to_stderr(espeak: Voice) -> None:

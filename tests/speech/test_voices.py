@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.metadata import EntryPoint
 from itertools import pairwise
 from pathlib import Path
@@ -72,6 +73,53 @@ def test_what_cannot_be_had_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> 
         choose_voice("bob")
     with pytest.raises(vita.ResourceError, match="no voice of its own"):
         choose_voice("vita")
+
+
+class Nameless:
+    languages = ("en",)
+
+
+def raising(error: BaseException) -> Callable[[], Voice]:
+    def factory() -> Voice:
+        raise error
+
+    return factory
+
+
+@pytest.mark.parametrize(
+    ("factory", "said"),
+    [
+        (raising(OSError("no such library")), "OSError: no such library"),
+        (raising(ImportError("no module")), "ImportError: no module"),
+        (raising(KeyError("x")), "KeyError: 'x'"),
+        (None, "TypeError"),
+        (Nameless, "AttributeError"),
+        (lambda: ToneVoice(()), "its languages"),
+        (lambda: ToneVoice((5,)), "its languages"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_broken_voice_is_named_and_the_others_are_kept(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, factory: object, said: str
+) -> None:
+    voices._warn_once.cache_clear()
+    declare(monkeypatch, broken=factory, tone=ToneVoice)
+    for _ in range(3):
+        assert [found.name for found in voices.available_voices()] == ["tone"]
+        assert choose_voice(None).name == choose_voice("tone").name == "tone"
+    (record,) = caplog.records
+    assert record.getMessage().startswith("voice broken: cannot be loaded (") and said in record.getMessage()
+    with pytest.raises(vita.ResourceError, match=r"voice broken: cannot be loaded .*; update or remove its package\."):
+        choose_voice("broken")
+
+
+def test_a_voice_whose_module_is_gone_is_named(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    declare(monkeypatch, tone=ToneVoice)
+    entries = [*voices.entry_points(group=voices.GROUP), EntryPoint("gone", "no.such.module:Voice", voices.GROUP)]
+    monkeypatch.setattr(voices, "entry_points", lambda group: entries)
+    assert [found.name for found in voices.available_voices()] == ["tone"]
+    assert "voice gone: cannot be loaded (ModuleNotFoundError" in caplog.text
 
 
 def test_gpl_libraries_are_imported_by_their_voice_alone_and_when_it_is_opened() -> None:

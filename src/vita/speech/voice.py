@@ -7,17 +7,19 @@ without arguments that returns a `Voice`, or raises `ResourceError` where someth
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Protocol
 
-from vita.errors import RequestError, ResourceError
+from vita.errors import RequestError, ResourceError, VitaError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+log = logging.getLogger("vita")
 SAMPLE_RATE = 24_000  # of everything that a voice makes
 PIECE = 1_920  # samples: 80 ms, the most that is heard after a cancel
 MIN_SPEED, MAX_SPEED = 0.25, 4.0
@@ -96,7 +98,7 @@ def find_voices() -> dict[str, EntryPoint]:
 
 
 def available_voices(checkpoint_voice: Voice | None = None) -> list[Voice]:
-    """Voices whose libraries are installed, best first.
+    """Voices whose libraries are installed, best first. One that is broken is left out, with a warning.
 
     Args:
         checkpoint_voice: the loaded model's own, which is the best.
@@ -105,19 +107,43 @@ def available_voices(checkpoint_voice: Voice | None = None) -> list[Voice]:
     for entry in find_voices().values():
         try:
             voices.append(make_voice(entry))
+        except BrokenVoice as error:
+            _warn_once(str(error))
         except ResourceError:
             continue  # not installed
     return voices
+
+
+class BrokenVoice(ResourceError):
+    """A voice whose package is installed and does not work."""
+
+
+@cache
+def _warn_once(sentence: str) -> None:
+    """Once a process, since a server asks for the voices again and again."""
+    log.warning(sentence)
 
 
 def make_voice(entry: EntryPoint) -> Voice:
     """Make the voice of an entry point.
 
     Raises:
-        ResourceError: its library is not installed.
+        ResourceError: its library is not installed. BrokenVoice: its package raises an error, or makes no voice.
     """
-    factory: VoiceFactory = entry.load()
-    return factory()
+    try:
+        factory: VoiceFactory = entry.load()
+        voice = factory()
+        languages = voice.languages
+        if not (isinstance(voice.name, str) and languages and all(isinstance(tag, str) for tag in languages)):
+            raise TypeError("its name must be a text, and its languages texts")
+    except VitaError:
+        raise
+    except Exception as error:  # whatever another package raises
+        raise BrokenVoice(
+            f"cannot be loaded ({type(error).__name__}: {error})", where=f"voice {entry.name}",
+            fix="update or remove its package",
+        ) from error  # fmt: skip
+    return voice
 
 
 def choose_voice(name: str | None, checkpoint_voice: Voice | None = None, *, language: str | None = None) -> Voice:
