@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -346,6 +347,8 @@ def _as_list(value: object, name: str, *, array_dims: int) -> list[Any]:
     return list(value)
 
 
+_LANGUAGE_TAG = re.compile(r"[A-Za-z]{2,8}(?:[-_][A-Za-z0-9]{1,8})*(?:\.[A-Za-z0-9-]+)?")
+
 MediaKind = Literal["image", "audio"]
 
 
@@ -392,9 +395,45 @@ class SpeechOptions:
         language: BCP 47, such as "en" or "zh"; None: by the script of each clause, Latin letters as English.
         speed: 0.25 to 4; 1 is the voice's normal rate.
         seed: makes a voice that samples reproducible.
+
+    Raises:
+        RequestError: a value of another type, or a language that is no tag. What no voice can do is refused when it is
+            used.
     """
 
     voice: str | None = None
     language: str | None = None
     speed: float = 1.0
     seed: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("voice", self.voice), ("language", self.language)):
+            if value is not None and not isinstance(value, str):
+                raise RequestError(f"must be a string, not {value!r:.60}", where=name)
+        if self.language is not None and not _LANGUAGE_TAG.fullmatch(self.language):
+            fix = "use a code such as en or pt-BR"
+            raise RequestError(f"is not a language tag: {self.language!r:.60}", where="language", fix=fix)
+        _check_number(self.speed, "speed")
+        if self.seed is not None:
+            _check_number(self.seed, "seed", integer=True)
+
+    @classmethod
+    def of(cls, speech: object) -> SpeechOptions | None:
+        """What `speech=` of a request asks for.
+
+        Args:
+            speech: the options; True: the best voice; the name of a voice; False or None: no speech.
+
+        Raises:
+            RequestError: anything else.
+        """
+        if speech is None or speech is False:
+            return None
+        if isinstance(speech, SpeechOptions):
+            return speech
+        if isinstance(speech, str):
+            return cls(voice=speech)
+        if speech is True:
+            return cls()
+        kind = type(speech).__name__
+        raise RequestError(f"must be True, the name of a voice or SpeechOptions, not {kind}", where="speech")

@@ -73,6 +73,12 @@ def test_speed_and_alias(tmp_path: Path, espeak: Voice) -> None:
         (("say", "hi", "-o", "a.wav", "--speed", "9"), "--speed: must be 0.25 to 4"),
         (("say", "...", "-o", "a.wav", "--voice", "espeak"), "nothing to say"),
         (("say", "hi", "-o", "a.wav", "--language", "xx", "--voice", "espeak"), "does not speak the language 'xx'"),
+        (("say", "hi", "-o", "a.wav", "--language", "xx"), "--language: no installed voice speaks the language 'xx'"),
+        (("say", "hi", "-o", "a.wav", "--language", "e n"), "--language: is not a language tag"),
+        ((*ASK, "--speak", "a.wav", "--language", "xx"), "--language: no installed voice speaks the language 'xx'"),
+        ((*ASK, "--speak", "a.wav", "--language", "xx", "--voice", "espeak"), "--language: espeak does not speak"),
+        ((*ASK, "--speak", "a.wav", "--language", "de", "--voice", "vita"), "--language: vita does not speak"),
+        (("chat", "--speak", "--language", "xx", "--voice", "espeak"), "--language: espeak does not speak"),
         ((*ASK, "--voice", "espeak"), "add --speak FILE or --play"),
         ((*ASK, "--speak", "-", "--json"), "stdout holds the audio"),
         ((*ASK, "--speak", "a.doc"), ".doc is not an audio format"),
@@ -89,6 +95,12 @@ def test_what_cannot_be_spoken_is_one_sentence(
     monkeypatch.chdir(tmp_path)
     assert_sentence(run(*arguments), said)
     assert not list(tmp_path.iterdir()), "nothing is left"
+
+
+@pytest.mark.parametrize("language", ["fr-FR", "en-GB", "DE", "en_US", "zh-TW"])
+def test_a_language_may_be_written_in_any_way(tmp_path: Path, espeak: Voice, language: str) -> None:
+    done = run("say", "Bonjour.", "-o", str(tmp_path / "a.wav"), "--voice", "espeak", "--language", language)
+    assert done.returncode == 0 and done.stderr == b"" and seconds(tmp_path / "a.wav") > 0.3
 
 
 def test_ask_speaks_its_answer(tmp_path: Path, espeak: Voice) -> None:

@@ -256,3 +256,46 @@ def test_model_speak(mini_model: vita.Vita, espeak: Voice) -> None:
         mini_model.speak("  ", voice="espeak")
     with pytest.raises(vita.RequestError, match="there is no voice 'bob'"):
         mini_model.submit(vita.user("Hello"), speech=vita.SpeechOptions(voice="bob"))
+    with pytest.raises(vita.RequestError, match="language: espeak does not speak the language 'xx'"):
+        mini_model.submit(vita.user("Hello"), speech=vita.SpeechOptions(voice="espeak", language="xx"))
+
+
+def test_speech_may_be_the_name_of_a_voice(mini_model: vita.Vita, espeak: Voice) -> None:
+    with pytest.raises(vita.RequestError, match="there is no voice 'bob'"):
+        mini_model.submit(vita.user("Hello"), speech="bob")
+    events = list(mini_model.submit(vita.user("Hello"), vita.SamplingParams(max_tokens=3), speech="espeak"))
+    assert isinstance(events[-1], Done)
+    assert isinstance(mini_model.submit(vita.user("Hello"), vita.SamplingParams(max_tokens=3)).result(), vita.Result)
+
+
+@pytest.mark.parametrize("speech", [5, 0, b"espeak", ["espeak"], {"voice": "espeak"}, ToneVoice])
+def test_speech_of_another_type_is_one_sentence(mini_model: vita.Vita, speech: object) -> None:
+    with pytest.raises(vita.RequestError, match="speech: must be True, the name of a voice or SpeechOptions, not "):
+        mini_model.submit(vita.user("Hello"), speech=speech)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"language": 5}, "language: must be a string, not 5"),
+        ({"language": ""}, "language: is not a language tag: ''; use a code such as en or pt-BR"),
+        ({"language": "e n"}, "language: is not a language tag"),
+        ({"language": "Deutsch bitte"}, "language: is not a language tag"),
+        ({"voice": 5}, "voice: must be a string, not 5"),
+        ({"voice": b"espeak"}, "voice: must be a string"),
+        ({"speed": "fast"}, "speed: must be a number, not 'fast'"),
+        ({"speed": True}, "speed: must be a number, not True"),
+        ({"speed": None}, "speed: must be a number, not None"),
+        ({"seed": "x"}, "seed: must be an integer, not 'x'"),
+        ({"seed": 1.5}, "seed: must be an integer, not 1.5"),
+    ],
+)
+def test_options_of_another_type_are_refused_at_once(options: dict[str, object], said: str) -> None:
+    with pytest.raises(vita.RequestError) as found:
+        vita.SpeechOptions(**options)  # type: ignore[arg-type]
+    assert str(found.value).startswith(said)
+
+
+def test_options_as_people_write_them() -> None:
+    for tag in ("en", "EN_us", "zh-Hans-CN", "es-419", "en_US.UTF-8", "yue"):
+        assert vita.SpeechOptions(language=tag, speed=np.float32(2), seed=np.int64(3)).language == tag  # type: ignore[arg-type]

@@ -265,6 +265,25 @@ def test_options_reach_the_voice() -> None:
     assert voice.opened == [("de", 2.0, 7)]
 
 
+@pytest.mark.parametrize(("wanted", "opened"), [("de-AT", "de"), ("DE", "de"), ("de_DE", "de"), ("de-CH", "de-CH")])
+def test_the_voice_is_opened_with_a_tag_of_its_own(wanted: str, opened: str) -> None:
+    voice = ToneVoice(("de", "de-CH"))
+    stream = stream_of(voice, language=wanted)
+    stream.feed("Guten Tag")
+    stream.finish()
+    list(stream)
+    assert [language for language, *_ in voice.opened] == [opened]
+
+
+def test_english_of_any_region_is_normalised() -> None:
+    voice = ToneVoice(("en",))
+    stream = stream_of(voice, language="EN_gb")
+    stream.feed("It costs £5.")
+    stream.finish()
+    list(stream)
+    assert voice.spoken == ["It costs five pounds."]
+
+
 def test_what_a_voice_makes_is_kept_within_range() -> None:
     class Loud(ToneVoice):
         def open(self, *, language: str, speed: float, seed: int | None):  # type: ignore[no-untyped-def]

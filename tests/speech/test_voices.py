@@ -173,6 +173,22 @@ def test_espeak_speaks_chinese_and_german(espeak: Voice) -> None:
     assert len(make(espeak, "Guten Tag.", language="de")) > 0
 
 
+def test_espeak_speaks_varieties_by_their_tags(espeak: Voice) -> None:
+    assert {"en-US", "en-GB", "pt-BR", "fr-CH", "es-419"} <= set(espeak.languages)
+    for language in espeak.languages:
+        assert len(make(espeak, "a", language=language)) > 0, language
+    american, british = (make(espeak, "The water was hotter, after all.", language=tag) for tag in ("en-US", "en-GB"))
+    assert abs(len(american) - len(british)) > 100
+
+
+@pytest.mark.parametrize("name", ["espeak", "piper"])
+def test_a_foreign_word_is_spoken_and_not_spelled(name: str, request: pytest.FixtureRequest) -> None:
+    voice: Voice = request.getfixturevalue(name)
+    for word, latin in {"Привет": "Privet", "Việt": "Viet", "你好": "nihao"}.items():
+        foreign, spoken = (make(voice, f"The word {one} is there.", seed=1) for one in (word, latin))
+        assert len(foreign) == pytest.approx(len(spoken), rel=0.03)
+
+
 def test_espeak_refuses_a_language_it_does_not_have(espeak: Voice) -> None:
     with pytest.raises(vita.ResourceError, match="no voice 'xx'"):
         make(espeak, "x", language="xx")

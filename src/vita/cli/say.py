@@ -92,7 +92,7 @@ class _StandardInput:
         try:
             if sys.stdin is None:  # the shell's <&-
                 raise OSError("it is closed")
-            while data := sys.stdin.buffer.read1(4096):  # type: ignore[attr-defined]
+            while data := sys.stdin.buffer.read1(4096):  # type: ignore[union-attr]
                 self._stream.feed(decoder.decode(data))
             self._stream.feed(decoder.decode(b"", final=True))
         except (OSError, ValueError) as error:

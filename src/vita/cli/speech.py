@@ -127,11 +127,21 @@ def chat_speech(
 
 def _check(options: SpeechOptions) -> None:
     """Refuse what can be refused before a model is loaded."""
-    from vita.speech.voice import CHECKPOINT_VOICE, check_speed, choose_voice
+    from vita.speech.voice import (
+        CHECKPOINT_VOICE, available_voices, check_language, check_speed, checkpoint_speaks, choose_voice,
+        may_be_checkpoints, not_spoken, voices_by_language,
+    )  # fmt: skip
 
     check_speed(options.speed)
-    if options.voice is not None and options.voice != CHECKPOINT_VOICE:
-        choose_voice(options.voice)
+    voice, language = options.voice, options.language
+    if voice is not None and voice != CHECKPOINT_VOICE:
+        choose_voice(voice)
+    if language is None or (may_be_checkpoints(voice) and checkpoint_speaks(language)):
+        return
+    if voice == CHECKPOINT_VOICE:
+        raise not_spoken(voice, language)
+    if available_voices():
+        check_language(voices_by_language(voice), voice, language)
 
 
 def checkpoint_voice(model: Vita, options: SpeechOptions) -> Voice | None:

@@ -18,9 +18,7 @@ from vita.speech.runner import SpeechRunner
 from vita.speech.session import SpeechSession
 from vita.speech.stretch import Stretch
 from vita.speech.tts import SpeechSampling
-from vita.speech.voice import PIECE
-
-LANGUAGES = ("en", "zh")
+from vita.speech.voice import CHECKPOINT_LANGUAGES, PIECE
 
 Samples = NDArray[np.float32]
 
@@ -38,7 +36,7 @@ class CheckpointVoice:
     """
 
     name = "vita"
-    languages = LANGUAGES
+    languages = CHECKPOINT_LANGUAGES
 
     def __init__(
         self, model: SpeechModel, encode: Callable[[str], list[int]], embed: Callable[[list[int]], Tensor],

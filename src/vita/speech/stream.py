@@ -18,7 +18,7 @@ import numpy as np
 from vita.errors import RequestError, ResourceError, VitaError
 from vita.events import SpeechChunk
 from vita.speech.clauses import Clause, ClauseSplitter
-from vita.speech.language import CJK_START, language_of
+from vita.speech.language import CJK_START, canonical_tag, find_tag, language_of
 from vita.speech.normalize import announce_code, spoken_text
 from vita.speech.voice import (
     PIECE,
@@ -26,6 +26,7 @@ from vita.speech.voice import (
     Utterances,
     Voice,
     VoiceOf,
+    check_language,
     check_speed,
     speaks,
     voices_by_language,
@@ -84,7 +85,8 @@ class SpeechStream:
         index: int = 0, strict: bool = False,
     ) -> None:  # fmt: skip
         check_speed(speed)
-        self._voices, self._language, self._speed, self._seed = voices, language, speed, seed
+        self._voices, self._speed, self._seed = voices, speed, seed
+        self._language = None if language is None else canonical_tag(language)
         self._index, self._strict = index, strict
         self._changed = threading.Condition()
         self._splitter = ClauseSplitter()
@@ -215,12 +217,13 @@ class SpeechStream:
     def _utterances(self, language: str) -> Utterances | None:
         """The open voice of a language; None if it does not speak it."""
         voice = self._voices(language)
-        if not speaks(voice, language):
+        tag = find_tag(language, voice.languages)
+        if tag is None:
             return None
-        key = (voice.name, language)
+        key = (voice.name, tag)
         if key not in self._open:
             with self._run_voice(voice.name):
-                self._open[key] = voice.open(language=language, speed=self._speed, seed=self._seed)
+                self._open[key] = voice.open(language=tag, speed=self._speed, seed=self._seed)
         return self._open.get(key)  # none if the stream was closed meanwhile
 
     def _pieces(self, voice: str, utterances: Utterances, words: str) -> Generator[NDArray[np.float32], None, None]:
@@ -329,8 +332,8 @@ def speak_text(text: str, options: SpeechOptions, checkpoint_voice: Voice | None
         checkpoint_voice: the loaded model's own, if it has one.
 
     Raises:
-        RequestError: the text is empty, the speed is out of range, or there is no such voice. ResourceError: no voice
-        is installed. Iterating raises what `SpeechStream` says.
+        RequestError: the text is empty, the speed is out of range, there is no such voice, or it does not speak the
+        language. ResourceError: no voice is installed. Iterating raises what `SpeechStream` says.
     """
     if not isinstance(text, str) or not text.strip():
         raise RequestError("there is nothing to say", where="text", fix="give a text with at least one word")
@@ -344,7 +347,10 @@ def stream_for(
     options: SpeechOptions, checkpoint_voice: Voice | None = None, *, index: int = 0, strict: bool = False
 ) -> SpeechStream:
     """A stream with these options; errors as `speak_text`."""
+    voices = voices_by_language(options.voice, checkpoint_voice)
+    if options.language is not None:
+        check_language(voices, options.voice, options.language)
     return SpeechStream(
-        voices_by_language(options.voice, checkpoint_voice), language=options.language, speed=options.speed,
+        voices, language=options.language, speed=options.speed,
         seed=options.seed, index=index, strict=strict,
     )  # fmt: skip

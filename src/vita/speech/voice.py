@@ -14,6 +14,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Protocol
 
 from vita.errors import RequestError, ResourceError, VitaError
+from vita.speech.language import find_tag
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +27,7 @@ MIN_SPEED, MAX_SPEED = 0.25, 4.0
 
 GROUP = "vita.voices"
 CHECKPOINT_VOICE = "vita"  # name of the checkpoint's own
+CHECKPOINT_LANGUAGES = ("en", "zh")
 BEST_FIRST = ("piper",)
 LAST = ("espeak",)
 # OpenAI's names: accepted, and each stands for the best voice there is.
@@ -202,7 +204,37 @@ def may_be_checkpoints(name: str | None) -> bool:
 
 def speaks(voice: Voice, language: str) -> bool:
     """Whether a voice speaks a language; "en" and "en-US" are one."""
-    return language.split("-")[0] in {spoken.split("-")[0] for spoken in voice.languages}
+    return find_tag(language, voice.languages) is not None
+
+
+def check_language(voices: VoiceOf, name: str | None, language: str) -> None:
+    """Refuse a language that the voice does not speak.
+
+    Args:
+        voices: from a language to its voice.
+        name: of the voice that was asked for.
+        language: BCP 47.
+
+    Raises:
+        RequestError: it, or no installed voice, speaks it.
+    """
+    voice = voices(language)
+    if not speaks(voice, language):
+        raise not_spoken(None if name in ALIASES else name, language)
+
+
+def not_spoken(name: str | None, language: str) -> RequestError:
+    """The error for a language that a voice, or none of all, speaks."""
+    who = "no installed voice speaks" if name is None else f"{name} does not speak"
+    return RequestError(
+        f"{who} the language {language!r}", where="language",
+        fix="use a code such as en or pt-BR, or another `voice`; espeak speaks a hundred languages",
+    )  # fmt: skip
+
+
+def checkpoint_speaks(language: str) -> bool:
+    """Whether a checkpoint's own voice speaks a language; known before it is loaded."""
+    return find_tag(language, CHECKPOINT_LANGUAGES) is not None
 
 
 def check_speed(speed: float) -> None:
