@@ -343,6 +343,24 @@ def test_the_speed_changes_the_duration(voice: tuple[vita.Vita, CheckpointVoice]
         voice[1].open(language="en", speed=5, seed=1)
 
 
+class Reader(threading.Thread):
+    """Reads a stream to its end, and says when it has had so many chunks."""
+
+    def __init__(self, stream: SpeechStream, chunks: int) -> None:
+        super().__init__(daemon=True)
+        self.stream, self.chunks = stream, chunks
+        self.some = threading.Event()
+        self.failed: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            for number, _ in enumerate(self.stream, 1):
+                if number >= self.chunks:
+                    self.some.set()
+        except BaseException as error:
+            self.failed = error
+
+
 @pytest.mark.parametrize("chunks", [0, 1, 3])
 def test_a_stream_that_another_thread_closes_ends_cleanly(
     voice: tuple[vita.Vita, CheckpointVoice], chunks: int, caplog: pytest.LogCaptureFixture
@@ -350,22 +368,12 @@ def test_a_stream_that_another_thread_closes_ends_cleanly(
     for _ in range(5):
         stream = SpeechStream(lambda language: voice[1])
         stream.feed("One, two and three, and so on for a while. " * 30)
-        some, ended = threading.Event(), threading.Event()
-        failed: list[BaseException] = []
-
-        def read(stream: SpeechStream = stream, some: threading.Event = some, ended: threading.Event = ended) -> None:
-            try:
-                for number, _ in enumerate(stream):
-                    if number >= chunks:
-                        some.set()
-            except BaseException as error:
-                failed.append(error)
-            ended.set()
-
-        threading.Thread(target=read, daemon=True).start()
-        assert chunks == 0 or some.wait(60)
+        reader = Reader(stream, chunks)
+        reader.start()
+        assert chunks == 0 or reader.some.wait(60)
         stream.close()
-        assert ended.wait(60) and not failed and not caplog.records
+        reader.join(60)
+        assert not reader.is_alive() and reader.failed is None and not caplog.records
     utterances = voice[1].open(language="en", speed=1, seed=1)
     pieces = utterances.speak("Hello there.", first=True)
     next(pieces)

@@ -312,7 +312,9 @@ def test_a_voice_that_fails_is_one_sentence_with_its_name(broken: str, monkeypat
         monkeypatch.setattr(ToneUtterances, "speak", lambda self, text, first: iter(["no array"]))
     else:
         monkeypatch.setattr(ToneVoice if broken == "open" else ToneUtterances, broken, fail)
-    with pytest.raises(vita.ResourceError, match=r"the voice tone has failed \(\w+: .*\); choose another voice\.") as found:
+    with pytest.raises(
+        vita.ResourceError, match=r"the voice tone has failed \(\w+: .*\); choose another voice\."
+    ) as found:
         heard("Hello there.")
     assert found.value.__cause__ is not None
 

@@ -128,8 +128,15 @@ def chat_speech(
 def _check(options: SpeechOptions) -> None:
     """Refuse what can be refused before a model is loaded."""
     from vita.speech.voice import (
-        CHECKPOINT_VOICE, available_voices, check_language, check_speed, checkpoint_speaks, choose_voice,
-        may_be_checkpoints, not_spoken, voices_by_language,
+        CHECKPOINT_VOICE,
+        available_voices,
+        check_language,
+        check_speed,
+        checkpoint_speaks,
+        choose_voice,
+        may_be_checkpoints,
+        not_spoken,
+        voices_by_language,
     )  # fmt: skip
 
     check_speed(options.speed)

@@ -236,7 +236,7 @@ class AudioFile:
         try:
             found = _stat(path)
             if _is_stream(path, found):
-                self._file = Path(path).open("wb")
+                self._file = Path(path).open("wb")  # noqa: SIM115 closed by `__exit__`
             else:
                 self._target = Path(path).resolve()
                 self._part = self._target.with_name(f".vita-{secrets.token_hex(8)}.part")
