@@ -113,6 +113,42 @@ def test_ask_speaks_its_answer(tmp_path: Path, espeak: Voice) -> None:
     assert ("real-time factor" if spoken else "nothing was spoken") in done.stderr.decode()
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("-5 degrees", "-o", "FILE"),
+        ("-o", "FILE", "-5 degrees"),
+        ("-o", "FILE", "--voice", "espeak", "-40"),
+        ("-oFILE", "- that is all", "--speed", "1.5"),
+        ("--out=FILE", "--no, that is not what I said"),
+        ("-o", "FILE", "--", "-5 degrees"),
+        ("-.5 degrees", "-o", "FILE"),
+    ],
+)
+def test_a_text_may_begin_with_a_dash(tmp_path: Path, espeak: Voice, arguments: tuple[str, ...]) -> None:
+    file = tmp_path / "with space.wav"
+    done = run("say", *(argument.replace("FILE", str(file)) for argument in arguments))
+    assert done.returncode == 0 and done.stderr == b"" and seconds(file) > 0.4
+
+
+def test_the_value_of_an_option_may_begin_with_a_dash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, espeak: Voice
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("say", "hi", "-o", "-5 x.wav", "--voice", "espeak").returncode == 0
+    assert [file.name for file in tmp_path.iterdir()] == ["-5 x.wav"]
+    assert_sentence(run("say", "hi", "-o", "a.wav", "--speed", "-5"), "--speed: must be 0.25 to 4, not -5.0")
+
+
+def test_a_word_that_begins_with_a_dash_is_told_how_to_be_written() -> None:
+    said = 'No such option: -f; a text comes after --: vita say -- "-foo". See'
+    assert_sentence(run("say", "-foo", "-o", "a.wav"), said)
+    assert_sentence(run("ask", "--xyzzy"), 'a text comes after --: vita ask -- "--xyzzy"')
+    done = run("say", "hi", "--voise", "espeak")
+    assert b"--voice" in done.stderr and b"a text comes" not in done.stderr
+    assert_sentence(run("ask", "-5 + 3?", "--audio", "none.wav"), "none.wav")
+
+
 def test_ask_with_json_speaks_too(tmp_path: Path, espeak: Voice) -> None:
     done = run(*ASK, "--speak", str(tmp_path / "a.wav"), "--voice", "espeak", "--json")
     result = json.loads(done.stdout)
