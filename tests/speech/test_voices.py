@@ -108,7 +108,7 @@ def test_a_broken_voice_is_named_and_the_others_are_kept(
         assert choose_voice(None).name == choose_voice("tone").name == "tone"
     (record,) = caplog.records
     assert record.getMessage().startswith("voice broken: cannot be loaded (") and said in record.getMessage()
-    with pytest.raises(vita.ResourceError, match=r"voice broken: cannot be loaded .*; update or remove its package\."):
+    with pytest.raises(vita.ResourceError, match=r"voice broken: cannot be loaded .*; install its package again\."):
         choose_voice("broken")
 
 

@@ -143,7 +143,7 @@ def make_voice(entry: EntryPoint) -> Voice:
     except Exception as error:  # whatever another package raises
         raise BrokenVoice(
             f"cannot be loaded ({type(error).__name__}: {error})", where=f"voice {entry.name}",
-            fix="update or remove its package",
+            fix="install its package again",
         ) from error  # fmt: skip
     return voice
 
