@@ -69,6 +69,8 @@ def test_speed_and_alias(tmp_path: Path, espeak: Voice) -> None:
         (("say", "hi", "-o", ""), "the name of the file is empty"),
         (("say", "hi", "-o", "a.txt"), ".txt is not an audio format"),
         (("say", "hi", "-o", "none/a.wav"), "cannot be written"),
+        (("say", "hi", "-o", "."), "it is a folder; name a file in it"),
+        (("say", "hi", "-o", "new.wav/"), "it is a folder; name a file in it"),
         (("say", "hi", "-o", "a.wav", "--voice", "bob"), "--voice: there is no voice 'bob'"),
         (("say", "hi", "-o", "a.wav", "--speed", "9"), "--speed: must be 0.25 to 4"),
         (("say", "...", "-o", "a.wav", "--voice", "espeak"), "nothing to say"),
@@ -204,8 +206,9 @@ def test_a_voice_that_fails_while_a_text_is_said_is_one_sentence(
     assert len(spoken) == 2 and list(tmp_path.iterdir()) == []
 
 
-def test_raw_pcm_on_stdout_leaves_the_text_to_stderr(espeak: Voice) -> None:
-    silent, done = run(*ASK), run(*ASK, "--speak", "-", "--voice", "espeak")
+@pytest.mark.parametrize("name", ["-", "/dev/stdout"])
+def test_raw_pcm_on_stdout_leaves_the_text_to_stderr(espeak: Voice, name: str) -> None:
+    silent, done = run(*ASK), run(*ASK, "--speak", name, "--voice", "espeak")
     assert done.returncode == 0 and silent.stdout.decode().strip() in done.stderr.decode()
     assert len(done.stdout) % 2 == 0
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vita.speech.voice import Voice
     from vita.types import SpeechOptions
 
+STDOUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 SPEECH = "Speech"  # panel of the help text
 Speak = Callable[["Handle"], "Handle"]  # from a request that nobody has read to the same with its speech
 
@@ -96,7 +97,9 @@ def speech_flags(
         return None
     from vita.speech.audio_file import format_of
 
-    if speak is not None and speak != "-":
+    if speak in STDOUT:
+        speak = "-"  # so that the text goes to stderr
+    elif speak is not None:
         format_of(speak)
     _check(options)
     return SpeechFlags(file=speak, play=play, options=options)

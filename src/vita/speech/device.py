@@ -137,7 +137,8 @@ def open_output(sample_rate: int) -> OutputDevice:
 
 
 def _in_use(direction: Direction, error: Exception) -> ResourceError:
-    return ResourceError(f"the {NAMES[direction]} cannot be used ({error})", fix="close what else uses it")
+    fix = _or("close what else uses it", INSTEAD[direction])
+    return ResourceError(f"the {NAMES[direction]} cannot be used ({error})", fix=fix)
 
 
 class DefaultDevice:
