@@ -176,10 +176,10 @@ class SpeechOptions:
 
 
 def check_number(value: object, name: str, *, integer: bool = False) -> None:
-    """Refuse what is no number.
+    """Refuse a value that is not numeric.
 
     Raises:
-        RequestError: it is no number, or no integer.
+        RequestError: not a number, or not an integer.
     """
     wanted = numbers.Integral if integer else numbers.Real
     if not isinstance(value, wanted) or isinstance(value, bool):
