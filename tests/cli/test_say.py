@@ -293,6 +293,25 @@ def test_standard_input_that_cannot_be_read_is_one_sentence(tmp_path: Path, espe
     assert not (tmp_path / "a.wav").exists()
 
 
+def test_a_broken_voice_is_a_line_and_another_one_speaks(tmp_path: Path, espeak: Voice) -> None:
+    declared = {"espeak": "vita.speech.voices.espeak:make", "odd": "no_such_module:Voice"}
+    env = ENV | {"PYTHONPATH": os.pathsep.join([ENV.get("PYTHONPATH", ""), str(declare_voices(tmp_path, declared))])}
+    command = [
+        sys.executable,
+        "-c",
+        "from vita.cli import main; main()",
+        "say",
+        "Hello.",
+        "-o",
+        str(tmp_path / "a.wav"),
+    ]
+    done = subprocess.run(command, env=env, capture_output=True, timeout=100, check=False)
+    assert done.returncode == 0 and seconds(tmp_path / "a.wav") > 0.3
+    (line,) = done.stderr.decode().splitlines()
+    assert line.startswith("vita: voice odd: cannot be loaded (ModuleNotFoundError:")
+    assert line.endswith("; install its package again.")
+
+
 LONG = "The quick brown fox jumps over the lazy dog, and then it runs away. " * 3_000
 
 

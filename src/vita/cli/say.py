@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import logging
 import sys
 import threading
 from dataclasses import dataclass
@@ -40,6 +41,8 @@ def run_say(flags: Say) -> None:
         raise RequestError("there is no text", fix='type one, as in vita say "Hello." -o hello.wav, or - to read it')
     from vita.speech.stream import stream_for
 
+    # As `load_model` does, which most voices do without: warnings of voices are lines like the others.
+    logging.basicConfig(level=logging.INFO if flags.verbose else logging.WARNING, format="vita: %(message)s")
     with open_sink(flags.speech) as sink:
         model = _model(flags)  # kept until the end: its voice computes in its engine
         own_voice = None if model is None else model.checkpoint_voice
