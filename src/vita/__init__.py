@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         QueueFull,
         RequestError,
         ResourceError,
+        SpeechError,
         VitaError,
     )
     from vita.events import (
@@ -57,7 +58,8 @@ __version__ = "0.1.0"
 _MODULES = {
     "vita.api": ("Chat", "Vita", "load"),
     "vita.errors": (
-        "CheckpointError", "DownloadError", "MediaError", "QueueFull", "RequestError", "ResourceError", "VitaError",
+        "CheckpointError", "DownloadError", "MediaError", "QueueFull", "RequestError", "ResourceError", "SpeechError",
+        "VitaError",
     ),
     "vita.engine.handle": ("Handle",),
     "vita.engine.metrics": ("Stats",),
@@ -97,6 +99,7 @@ __all__ = [
     "SamplingParams",
     "Session",
     "SpeechChunk",
+    "SpeechError",
     "SpeechOptions",
     "Started",
     "Stats",

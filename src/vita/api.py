@@ -144,7 +144,7 @@ class Vita:
     def submit(
         self, messages: Sequence[Message] | Message, params: SamplingParams | None = None, *,
         options: MediaOptions | None = None, session: Session | None = None, priority: int = 0,
-        deadline: float | None = None, cache_salt: str = "", speech: SpeechOptions | bool = False,
+        deadline: float | None = None, cache_salt: str = "", speech: SpeechOptions | str | bool = False,
     ) -> Handle:  # fmt: skip
         """Queue a request and return at once.
 
@@ -157,19 +157,21 @@ class Vita:
             deadline: seconds from now after which the request is cancelled.
             cache_salt: requests with another salt neither use nor see what this one leaves in the caches.
             speech: also speak the answer: `SpeechChunk` events follow the text they speak, from the first clause on.
-                True: with the best voice.
+                True: with the best voice; a string: with the voice of this name.
 
         Raises:
-            RequestError: parameters, roles or types that cannot be used, or no such voice. Media and length errors are
-                raised by the handle.
+            RequestError: parameters, roles or types that cannot be used, no such voice, or it does not speak the
+                language. Media and length errors are raised by the handle.
             QueueFull: too many requests wait.
             ResourceError: no voice is installed.
         """
-        if speech:
+        if (wanted := SpeechOptions.of(speech)) is not None:
+            from vita.engine.sampler import check_params
             from vita.speech.answer import speak_answers
             from vita.speech.stream import stream_for
 
-            wanted = speech if isinstance(speech, SpeechOptions) else SpeechOptions()
+            if params is not None:
+                check_params(params)
             voice = self._voice_for(wanted)
             streams = [stream_for(wanted, voice, index=index) for index in range(params.n if params else 1)]
             inner = self.submit(

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vita.events import Done
 
 _OPTION = re.compile(r"`([a-z][a-z_]*)`")
 
@@ -67,6 +71,20 @@ class ResourceError(VitaError):
 
 class QueueFull(ResourceError):
     """Too many requests wait already; over HTTP this is status 429."""
+
+
+class SpeechError(ResourceError):
+    """An answer whose text is complete, and whose speech is not.
+
+    It is raised in place of the request's last `Done`, after all events of the text.
+
+    Attributes:
+        done: that `Done`.
+    """
+
+    def __init__(self, what: str, *, done: Done, where: object = None, fix: str | None = None) -> None:
+        super().__init__(what, where=where, fix=fix)
+        self.done = done
 
 
 class DownloadError(VitaError):

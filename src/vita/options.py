@@ -1,7 +1,8 @@
-"""Options that a model is loaded with, and the check of their values."""
+"""Options that a model is loaded with, those of speech, and the check of their values."""
 
 from __future__ import annotations
 
+import numbers
 import re
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -14,6 +15,7 @@ Dtype = Literal["auto", "float32", "fp32", "float16", "fp16", "bfloat16", "bf16"
 DTYPE_NAMES: tuple[Dtype, ...] = get_args(Dtype)
 MAX_QUEUE = 64  # waiting requests
 
+_LANGUAGE_TAG = re.compile(r"[A-Za-z]{2,8}(?:[-_][A-Za-z0-9]{1,8})*(?:\.[A-Za-z0-9-]+)?")
 _DEVICE = re.compile(r"auto|(cpu|mps)(:0)?|cuda(:[0-9]{1,3})?")
 _SIZE = re.compile(r"\s*([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([KMGT]?I?)B?\s*")
 _PREFIXES = {
@@ -117,3 +119,69 @@ def parse_size(text: str) -> int | None:
     if size < 1:
         raise RequestError(f"{text!r} is not a size", where="memory", fix="use auto, or a size such as 4GB")
     return size
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeechOptions:
+    """How an answer is spoken.
+
+    Attributes:
+        voice: "vita" (the checkpoint's own), "piper", "espeak" or another installed voice; None, like OpenAI's names
+            ("alloy", …): the best that is installed.
+        language: BCP 47, such as "en" or "zh"; None: by the script of each clause, Latin letters as English.
+        speed: 0.25 to 4; 1 is the voice's normal rate.
+        seed: makes a voice that samples reproducible.
+
+    Raises:
+        RequestError: a value of another type, or a language that is no tag. What no voice can do is refused when it is
+            used.
+    """
+
+    voice: str | None = None
+    language: str | None = None
+    speed: float = 1.0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("voice", self.voice), ("language", self.language)):
+            if value is not None and not isinstance(value, str):
+                raise RequestError(f"must be a string, not {value!r:.60}", where=name)
+        if self.language is not None and not _LANGUAGE_TAG.fullmatch(self.language):
+            fix = "use a code such as en or pt-BR"
+            raise RequestError(f"is not a language tag: {self.language!r:.60}", where="language", fix=fix)
+        check_number(self.speed, "speed")
+        if self.seed is not None:
+            check_number(self.seed, "seed", integer=True)
+
+    @classmethod
+    def of(cls, speech: object) -> SpeechOptions | None:
+        """What `speech=` of a request asks for.
+
+        Args:
+            speech: the options; True: the best voice; the name of a voice; False or None: no speech.
+
+        Raises:
+            RequestError: anything else.
+        """
+        if speech is None or speech is False:
+            return None
+        if isinstance(speech, SpeechOptions):
+            return speech
+        if isinstance(speech, str):
+            return cls(voice=speech)
+        if speech is True:
+            return cls()
+        kind = type(speech).__name__
+        raise RequestError(f"must be True, the name of a voice or SpeechOptions, not {kind}", where="speech")
+
+
+def check_number(value: object, name: str, *, integer: bool = False) -> None:
+    """Refuse a value that is not numeric.
+
+    Raises:
+        RequestError: not a number, or not an integer.
+    """
+    wanted = numbers.Integral if integer else numbers.Real
+    if not isinstance(value, wanted) or isinstance(value, bool):
+        what = "an integer" if integer else "a number"
+        raise RequestError(f"must be {what}, not {value!r:.60}", where=name)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from vita.errors import RequestError
+from vita.options import SpeechOptions as SpeechOptions
+from vita.options import check_number
 from vita.sources import Frames, Source, check_source, is_ndarray, is_source, is_tensor, wrong_source
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ class Image:
     def __post_init__(self) -> None:
         check_source(self.source, "an image")
         if self.max_tiles is not None:
-            _check_number(self.max_tiles, "max_tiles", integer=True)
+            check_number(self.max_tiles, "max_tiles", integer=True)
 
 
 @dataclass(frozen=True)
@@ -73,16 +75,16 @@ class Video:
                 check_source(frame, "a frame of a video")
         else:
             check_source(self.source, "a video")
-        _check_number(self.fps, "fps")
+        check_number(self.fps, "fps")
         if not (math.isfinite(self.fps) and self.fps > 0):
             raise RequestError(f"must be more than 0, not {self.fps}", where="fps")
-        _check_number(self.max_frames, "max_frames", integer=True)
+        check_number(self.max_frames, "max_frames", integer=True)
         if self.max_frames < 1:
             raise RequestError(f"must be 1 or more, not {self.max_frames}", where="max_frames")
         for name in ("start", "end"):
             seconds = getattr(self, name)
             if seconds is not None:
-                _check_number(seconds, name)
+                check_number(seconds, name)
                 if not seconds >= 0:
                     raise RequestError(f"must be 0 seconds or more, not {seconds}", where=name)
         if self.start is not None and self.end is not None and self.start > self.end:
@@ -109,7 +111,7 @@ class Audio:
     def __post_init__(self) -> None:
         check_source(self.source, "an audio clip")
         if self.sample_rate is not None:
-            _check_number(self.sample_rate, "sample_rate")
+            check_number(self.sample_rate, "sample_rate")
 
 
 Part: TypeAlias = Text | Image | Video | Audio
@@ -221,7 +223,7 @@ class MediaPolicy:
     def __post_init__(self) -> None:
         for name in ("max_bytes", "max_pixels", "max_seconds", "deadline"):
             value = getattr(self, name)
-            _check_number(value, name)
+            check_number(value, name)
             if not value > 0:
                 raise RequestError(f"must be more than 0, not {value}", where=name)
         if self.domains is None:
@@ -256,7 +258,7 @@ class MediaOptions:
         if not isinstance(self.reference, bool):
             raise RequestError(f"must be True or False, not {self.reference!r:.60}", where="reference")
         if self.max_tiles is not None:
-            _check_number(self.max_tiles, "max_tiles", integer=True)
+            check_number(self.max_tiles, "max_tiles", integer=True)
         if not isinstance(self.policy, MediaPolicy):
             raise RequestError(f"must be a MediaPolicy, not {type(self.policy).__name__}", where="policy")
 
@@ -320,13 +322,6 @@ def _plain(value: Any) -> Any:
     return float(value) if isinstance(value, numbers.Real) else value
 
 
-def _check_number(value: object, name: str, *, integer: bool = False) -> None:
-    wanted = numbers.Integral if integer else numbers.Real
-    if not isinstance(value, wanted) or isinstance(value, bool):
-        what = "an integer" if integer else "a number"
-        raise RequestError(f"must be {what}, not {value!r:.60}", where=name)
-
-
 def _as_list(value: object, name: str, *, array_dims: int) -> list[Any]:
     """The items of an argument that takes several; a single source is a list of one.
 
@@ -380,21 +375,3 @@ class MediaSpan:
 
 
 Span: TypeAlias = TextSpan | MediaSpan
-
-
-@dataclass(frozen=True, kw_only=True)
-class SpeechOptions:
-    """How an answer is spoken.
-
-    Attributes:
-        voice: "vita" (the checkpoint's own), "piper", "espeak" or another installed voice; None, like OpenAI's names
-            ("alloy", …): the best that is installed.
-        language: BCP 47, such as "en" or "zh"; None: by the script of each clause, Latin letters as English.
-        speed: 0.25 to 4; 1 is the voice's normal rate.
-        seed: makes a voice that samples reproducible.
-    """
-
-    voice: str | None = None
-    language: str | None = None
-    speed: float = 1.0
-    seed: int | None = None

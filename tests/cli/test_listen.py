@@ -132,6 +132,36 @@ def test_a_device_that_stops_ends_the_loop(mini_model: vita.Vita) -> None:
         ListenLoop(session, Microphone(room, vad, None), PARAMS).run()
 
 
+@pytest.mark.parametrize("error", [ResourceError("the voice has failed", fix="choose another"), KeyError("phonemes")])
+def test_an_answer_that_fails_prints_no_traceback(
+    mini_model: vita.Vita, error: Exception, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A sentence of its own for what a user can mend; anything else ends the loop."""
+
+    class Broken(Spoken):
+        def __iter__(self) -> Iterator[Event]:
+            for event in self._handle:
+                if isinstance(event, Done):
+                    raise error
+                yield event
+
+    vad, out = CountingVad(load_vad()), io.StringIO()
+    script = [(0, PAUSE), (0, recording("question03")), (lambda: "\n" in out.getvalue(), PAUSE)]
+    room = Room(vad, script, sample_rate=16_000, tail=2)
+    loop = ListenLoop(
+        mini_model.session(), Microphone(room, vad, None, OPTIONS), PARAMS, speak=lambda handle: Broken(handle, PAUSE),
+        out=out,
+    )  # fmt: skip
+    if isinstance(error, ResourceError):
+        listen(room, loop)
+        assert capfd.readouterr().err == "vita: the voice has failed; choose another.\n"
+    else:
+        with pytest.raises(KeyError, match="phonemes"):
+            listen(room, loop)
+        assert capfd.readouterr().err == ""
+    assert out.getvalue().endswith("\n")
+
+
 def test_a_machine_without_a_microphone_gets_one_sentence() -> None:
     try:
         DefaultDevice()

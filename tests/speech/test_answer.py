@@ -146,17 +146,65 @@ def test_a_dropped_handle_is_cancelled() -> None:
     wait_for(lambda: answer.cancels >= 1 and voice.closes == 1)
 
 
-def test_errors_of_the_answer_and_of_the_voice_reach_the_reader() -> None:
+def test_errors_of_the_answer_reach_the_reader() -> None:
     answer = Answer()
     answer.queue.put(vita.MediaError("it is no image", where="a.png"))
     with pytest.raises(vita.MediaError, match="no image"):
         list(spoken(answer, ToneVoice()))
+
+
+def test_a_voice_that_fails_leaves_the_text_whole_and_its_error_comes_last() -> None:
+    answer, voice = Answer(), ToneVoice(fails_at="broken")
+    handle = spoken(answer, voice)
+    answer.queue.put(Started("typed"))
+    answer.queue.put(TextDelta("This is broken. And"))
+    wait_for(lambda: voice.closes == 1)
+    for text in [" more"] * 300:  # more than a queue holds
+        answer.queue.put(TextDelta(text))
+    answer.queue.put(done())
+    text = ""
+    with pytest.raises(vita.SpeechError, match=r"the voice tone has failed \(RuntimeError: the voice broke\)") as found:
+        for event in handle:
+            text += event.text if isinstance(event, TextDelta) else ""
+    assert text == "This is broken. And" + " more" * 300 and answer.cancels == 0
+    assert found.value.done.finish_reason == "stop" and "not spoken to its end" in found.value.done.notes[0]
+    with pytest.raises(vita.SpeechError):
+        handle.result()
+
+
+def test_the_error_of_one_answer_comes_after_the_end_of_the_others() -> None:
+    answer = Answer(2)
+    handle = spoken(answer, ToneVoice(fails_at="broken"), 2)
+    answer.write("This is broken. And more.", index=0)
+    wait_for(lambda: len(handle._events._events) > 0)
+    answer.write("Hello there. Good bye.", index=1)
+    events: list[Event] = []
+    with pytest.raises(vita.SpeechError, match="the voice broke") as found:
+        iter_into(handle, events)
+    assert len(audio(events, 1)) == len(tone("Hello there.")) + len(tone("Good bye."))
+    texts = ["".join(e.text for e in events if isinstance(e, TextDelta) and e.index == index) for index in (0, 1)]
+    assert texts == ["This is broken. And more.", "Hello there. Good bye."]
+    assert sum(isinstance(event, Done) for event in events) == 1 and found.value.done.index in (0, 1)
+
+
+def iter_into(handle: Handle, events: list[Event]) -> None:
+    """The events up to the error."""
+    for event in handle:
+        events.append(event)
+
+
+def test_a_voice_that_cannot_be_opened_leaves_the_text_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: ToneVoice, **options: object) -> None:
+        raise ValueError("a damaged file")
+
+    monkeypatch.setattr(ToneVoice, "open", broken)
     answer = Answer()
-    handle = spoken(answer, ToneVoice(fails_at="broken"))
-    answer.write("This is broken. And more.")
-    with pytest.raises(RuntimeError, match="the voice broke"):
-        list(handle)
-    assert answer.cancels >= 1
+    handle = spoken(answer, ToneVoice())
+    answer.write("Hello there. Good bye.")
+    events: list[Event] = []
+    with pytest.raises(vita.SpeechError, match="damaged file"):
+        iter_into(handle, events)
+    assert "".join(e.text for e in events if isinstance(e, TextDelta)) == "Hello there. Good bye."
 
 
 def test_noise_is_not_spoken() -> None:
@@ -208,3 +256,46 @@ def test_model_speak(mini_model: vita.Vita, espeak: Voice) -> None:
         mini_model.speak("  ", voice="espeak")
     with pytest.raises(vita.RequestError, match="there is no voice 'bob'"):
         mini_model.submit(vita.user("Hello"), speech=vita.SpeechOptions(voice="bob"))
+    with pytest.raises(vita.RequestError, match="language: espeak does not speak the language 'xx'"):
+        mini_model.submit(vita.user("Hello"), speech=vita.SpeechOptions(voice="espeak", language="xx"))
+
+
+def test_speech_may_be_the_name_of_a_voice(mini_model: vita.Vita, espeak: Voice) -> None:
+    with pytest.raises(vita.RequestError, match="there is no voice 'bob'"):
+        mini_model.submit(vita.user("Hello"), speech="bob")
+    events = list(mini_model.submit(vita.user("Hello"), vita.SamplingParams(max_tokens=3), speech="espeak"))
+    assert isinstance(events[-1], Done)
+    assert isinstance(mini_model.submit(vita.user("Hello"), vita.SamplingParams(max_tokens=3)).result(), vita.Result)
+
+
+@pytest.mark.parametrize("speech", [5, 0, b"espeak", ["espeak"], {"voice": "espeak"}, ToneVoice])
+def test_speech_of_another_type_is_one_sentence(mini_model: vita.Vita, speech: object) -> None:
+    with pytest.raises(vita.RequestError, match="speech: must be True, the name of a voice or SpeechOptions, not "):
+        mini_model.submit(vita.user("Hello"), speech=speech)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"language": 5}, "language: must be a string, not 5"),
+        ({"language": ""}, "language: is not a language tag: ''; use a code such as en or pt-BR"),
+        ({"language": "e n"}, "language: is not a language tag"),
+        ({"language": "Deutsch bitte"}, "language: is not a language tag"),
+        ({"voice": 5}, "voice: must be a string, not 5"),
+        ({"voice": b"espeak"}, "voice: must be a string"),
+        ({"speed": "fast"}, "speed: must be a number, not 'fast'"),
+        ({"speed": True}, "speed: must be a number, not True"),
+        ({"speed": None}, "speed: must be a number, not None"),
+        ({"seed": "x"}, "seed: must be an integer, not 'x'"),
+        ({"seed": 1.5}, "seed: must be an integer, not 1.5"),
+    ],
+)
+def test_options_of_another_type_are_refused_at_once(options: dict[str, object], said: str) -> None:
+    with pytest.raises(vita.RequestError) as found:
+        vita.SpeechOptions(**options)  # type: ignore[arg-type]
+    assert str(found.value).startswith(said)
+
+
+def test_options_as_people_write_them() -> None:
+    for tag in ("en", "EN_us", "zh-Hans-CN", "es-419", "en_US.UTF-8", "yue"):
+        assert vita.SpeechOptions(language=tag, speed=np.float32(2), seed=np.int64(3)).language == tag  # type: ignore[arg-type]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -135,6 +135,65 @@ def test_a_device_that_stops_is_an_error_and_a_blocked_answer_is_freed() -> None
     microphone.close()
     thread.join(30)
     assert not thread.is_alive()
+
+
+class Idle:
+    """A device that runs when a test says so."""
+
+    sample_rate = 16_000
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error, self.closed = error, False
+
+    def start(self, exchange: Callable[[Samples], Samples], stopped: Callable[[], None]) -> None:
+        if self.error is not None:
+            raise self.error
+        self.exchange, self.stopped = exchange, stopped
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize("error", [ResourceError("the microphone cannot be used"), RuntimeError("no device")])
+def test_a_device_that_does_not_start_leaves_no_thread(error: Exception) -> None:
+    microphone = Microphone(Idle(error), load_vad(), None)
+    with pytest.raises(type(error)):
+        microphone.start()
+    assert not any(thread.name == "vita-microphone" for thread in threading.enumerate())
+    microphone.close()
+
+
+@pytest.mark.parametrize("fault", ["slow", "playback", "listener", "stopped"])
+def test_an_error_is_told_once_and_then_there_is_silence(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    device, vad = Idle(), load_vad()
+    microphone = Microphone(device, vad, None)
+    busy = threading.Event()
+
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("broken")
+
+    if fault == "slow":
+        monkeypatch.setattr(Listener, "feed", lambda self, samples: busy.wait(30) and [])
+    elif fault == "listener":
+        monkeypatch.setattr(Listener, "feed", fail)
+    elif fault == "playback":
+        monkeypatch.setattr(Playback, "take", fail)
+    microphone.start()
+    if fault == "stopped":
+        device.stopped()
+    block = np.ones(160, np.float32)
+    microphone.play(microphone.begin_answer(), np.ones(2_400, np.float32), 1)
+    for _ in range(3_000):
+        device.exchange(block)
+    with pytest.raises((ResourceError, RuntimeError)):
+        while True:
+            microphone.next_event(30)
+    assert not device.exchange(block).any()
+    device.stopped()
+    busy.set()
+    assert microphone.next_event(0.05) is None
+    microphone.close()
+    assert device.closed
 
 
 def test_a_machine_without_a_device_gets_one_sentence() -> None:

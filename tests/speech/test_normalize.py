@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vita.speech.language import language_of
+from vita.speech.language import find_tag, in_latin_letters, language_of
 from vita.speech.normalize import announce_code, is_speakable, spoken_text
 
 ENGLISH = [
@@ -39,6 +39,51 @@ ENGLISH = [
     ("1920x1080", "one thousand nine hundred and twenty by one thousand and eighty"),
     ("version 1.2.3", "version one point two point three"),
     ("#5", "number five"),
+    # operators
+    ("a != b", "a is not equal to b"),
+    ("if a !== b", "if a is not equal to b"),
+    ("if a == b && c <= d", "if a equals b and c is at most d"),
+    ("x >= 3 || y", "x is at least three or y"),
+    ("a => b", "a to b"),
+    ("A -> B --> C", "A to B to C"),
+    ("x <- y", "x from y"),
+    ("$a != b$", "a is not equal to b"),
+    ("3 -> 4", "three to four"),
+    ("Stop! = is a sign", "Stop! equals is a sign"),
+    ("C# and F#.", "C sharp and F sharp."),
+    ("C#7 vs. C++", "C sharp seven versus C plus plus"),
+    ("the #hashtag", "the hashtag hashtag"),
+    # ranges
+    ("10:30-11:30", "ten thirty to eleven thirty"),
+    ("9:00 – 17:00", "nine o'clock to seventeen hundred"),
+    ("10:30am-11:30 am", "ten thirty a m to eleven thirty a m"),
+    ("9am-5pm", "nine a m to five p m"),
+    ("$5M-$10M", "five million dollars to ten million dollars"),
+    ("$5-10 million", "five to ten million dollars"),
+    ("10:30:45", "ten thirty and forty-five seconds"),
+    # fractions
+    ("1½ cups, ½ cup", "one and one half cups, one half cup"),
+    ("2¾ and ⅓", "two and three quarters and one third"),
+    ("1½-2 hours", "one and one half to two hours"),
+    ("1½ km, 1/2 kg", "one and one half kilometers, one half kilogram"),
+    ("after 9/11", "after nine eleven"),
+    ("9/11/2001", "September eleventh, two thousand and one"),
+    ("8/11 and 50/50", "eight elevenths and fifty-fifty"),
+    # dates with dots
+    ("5.3.2024", "March fifth, twenty twenty-four"),
+    ("on 31.12.2024.", "on December thirty-first, twenty twenty-four."),
+    ("5.13.2024", "five point thirteen point two thousand and twenty-four"),
+    # money with magnitudes
+    ("$5M", "five million dollars"),
+    ("€3.2bn", "three point two billion euros"),
+    ("£2m, $1.5b, $5K", "two million pounds, one point five billion dollars, five thousand dollars"),
+    ("50¢", "fifty cents"),
+    # IP addresses
+    ("192.168.1.1", "one nine two dot one six eight dot one dot one"),
+    ("10.0.0.255:8080.", "one zero dot zero dot zero dot two five five port eight zero eight zero."),
+    ("10.0.0.0/8", "one zero dot zero dot zero dot zero slash eight"),
+    ("2001:db8::1", "two zero zero one colon d b eight colon colon one"),
+    ("256.1.1.1", "two hundred and fifty-six point one point one point one"),
     # units
     ("50% of 5 km", "fifty percent of five kilometers"),
     ("1 kg, 1.5 kg", "one kilogram, one point five kilograms"),
@@ -80,6 +125,13 @@ ENGLISH = [
 ]
 SILENT = ["", " ", "...", "---", "|---|---|", "***", "☞", "<|im_end|>", "\x00\x1b", "“”", "!?"]
 CHINESE = [
+    ("a != b", "a 不等于 b"),
+    ("a => b，x >= 3", "a 到 b，x 大于等于 三"),
+    ("1½", "一又二分之一"),
+    ("$5M和€3.2bn", "五百万美元和三十二亿欧元"),
+    ("9/11事件", "九一一事件"),
+    ("192.168.1.1:80", "一九二点一六八点一点一端口八零"),
+    ("C#语言", "C sharp 语言"),
     ("价格是¥12.50，共1,234.5元。", "价格是十二点五零元，共一千二百三十四点五元。"),
     ("2024-03-15", "二零二四年三月十五日"),
     ("今天是2024年3月15日，气温25°C。", "今天是二零二四年三月十五日，气温二十五摄氏度。"),
@@ -125,6 +177,22 @@ def test_other_languages_lose_markup_and_keep_their_numbers() -> None:
     assert spoken_text("नमस्ते **दुनिया**", "hi") == "नमस्ते दुनिया"
 
 
+@pytest.mark.parametrize(
+    ("written", "language", "spoken"),
+    [
+        ("a != b, C# -> 5", "de", "a ist ungleich b, C sharp nach 5"),
+        ("Das kostet €3,20 & mehr.", "de-AT", "Das kostet 3,20 Euro und mehr."),
+        ("10:30-11:30", "fr", "10:30 à 11:30"),
+        ("5 €, x >= 3", "es", "5 euros, x es como mínimo 3"),
+        ("a@b.it costa $5.", "IT", "a chiocciola b.it costa 5 dollari."),
+        ("a == b", "pt_BR", "a é igual a b"),
+        ("a == b", "sv", "a b"),
+    ],
+)
+def test_signs_of_other_languages(written: str, language: str, spoken: str) -> None:
+    assert spoken_text(written, language) == spoken
+
+
 def test_code_is_announced() -> None:
     assert announce_code("python", "en") == "Here is a block of python code."
     assert announce_code("", "en-US") == "Here is a block of code."
@@ -146,6 +214,72 @@ def test_code_is_announced() -> None:
 def test_language_by_script(text: str, language: str) -> None:
     assert language_of(text) == language
     assert language_of("Guten Tag", "de") == "de"
+
+
+@pytest.mark.parametrize(
+    ("text", "default", "language"),
+    [
+        ("Привіт", "uk", "uk"),
+        ("日本", "ja", "ja"),
+        ("你好", "zh-TW", "zh-TW"),
+        ("Привет", "de", "ru"),
+        ("سلام", "fa", "fa"),
+    ],
+)
+def test_a_script_of_several_languages_is_that_of_the_default(text: str, default: str, language: str) -> None:
+    assert language_of(text, default) == language
+
+
+@pytest.mark.parametrize(
+    ("wanted", "offered", "found"),
+    [
+        ("en", ("en", "zh"), "en"),
+        ("fr-FR", ("en", "fr"), "fr"),
+        ("DE", ("de",), "de"),
+        ("en_US", ("en",), "en"),
+        ("en_US.UTF-8", ("en",), "en"),
+        ("en-GB", ("en", "en-GB", "en-US"), "en-GB"),
+        ("EN-gb", ("en", "en-gb"), "en-gb"),
+        ("pt-BR-x-abc", ("pt", "pt-BR"), "pt-BR"),
+        ("zh", ("zh-CN", "zh-TW"), "zh-CN"),
+        ("zh-Hans-CN", ("en", "zh"), "zh"),
+        ("cmn", ("zh",), "zh"),
+        ("no", ("nb",), "nb"),
+        ("xx", ("en", "zh"), None),
+        ("eng", ("en",), None),
+        ("", ("en",), None),
+    ],
+)
+def test_a_language_is_looked_up_as_bcp_47_says(wanted: str, offered: tuple[str, ...], found: str | None) -> None:
+    assert find_tag(wanted, offered) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "latin"),
+    [
+        ("Say Привет to her.", "en", "Say Privet to her."),
+        ("你好, Αθήνα!", "en", "nihao, Athina!"),
+        ("Antonín Dvořák's café", "en", "Antonín Dvorák's café"),
+        ("Việt Nam", "en-GB", "Viet Nam"),
+        ("Москва und Łódź", "de", "Moskva und Łódź"),
+        ("Привет, world", "ru", "Привет, world"),
+        ("日本 and VITA", "ja", "日本 and VITA"),
+        ("नमस्ते", "fr", "nmste"),
+        ("plain", "en", "plain"),
+    ],
+)
+def test_foreign_letters_become_latin_ones_for_voices_that_would_spell_them(
+    text: str, language: str, latin: str
+) -> None:
+    assert in_latin_letters(text, language) == latin
+
+
+@given(text=st.text(max_size=100), language=st.sampled_from(["en", "de", "zh"]))
+def test_any_text_keeps_its_latin_letters(text: str, language: str) -> None:
+    changed = in_latin_letters(text, language)
+    if text.isascii() or language == "zh":
+        assert changed == text
+    assert in_latin_letters(changed, language) == changed
 
 
 @given(text=st.text(max_size=300), language=st.sampled_from(["en", "zh", "de"]))

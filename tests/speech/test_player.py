@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from tests.speech.devices import Loudspeaker
+from tests.speech.test_audio_file import Device
 
 from vita.errors import ResourceError
 from vita.speech.player import Player
@@ -65,3 +68,53 @@ def test_a_device_that_fails_is_an_error_even_at_the_end() -> None:
     with pytest.raises(ResourceError, match=r"the loudspeaker has failed \(unplugged\)"), Player(device) as player:
         player.write(SPEECH)
     assert (device.ended, device.closed) == ("aborted", True)
+
+
+class PortAudioError(Exception):
+    """As sounddevice's: of no class that Python knows."""
+
+
+@pytest.mark.parametrize("call", ["write", "stop", "close"])
+def test_a_device_that_fails_at_any_call_is_one_error(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the first failure the others fail, too, and are not told."""
+
+    def broken(*arguments: object) -> None:
+        raise PortAudioError("device unavailable")
+
+    device = Loudspeaker()
+    for name in ("write", "stop", "abort", "close")[("write", "stop", "close").index(call) :]:
+        monkeypatch.setattr(device, name, broken)
+    with (
+        pytest.raises(ResourceError, match=r"^the loudspeaker has failed \(device unavailable\); attach it"),
+        Player(device) as player,
+    ):
+        player.write(SPEECH)
+
+
+def test_ctrl_c_stays_ctrl_c_if_the_device_fails_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise PortAudioError("device unavailable")
+
+    device = Loudspeaker()
+    for name in ("abort", "close"):
+        monkeypatch.setattr(device, name, broken)
+    with pytest.raises(KeyboardInterrupt), Player(device):
+        raise KeyboardInterrupt
+
+
+def test_a_device_that_does_not_start_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device()
+    closed: list[bool] = []
+
+    class Stream(device.OutputStream):  # type: ignore[name-defined, misc]
+        def start(self) -> None:
+            raise Device.PortAudioError("Device unavailable")
+
+        def close(self) -> None:
+            closed.append(True)
+
+    device.OutputStream = Stream  # type: ignore[misc]
+    monkeypatch.setitem(sys.modules, "sounddevice", device)
+    with pytest.raises(ResourceError, match=r"the loudspeaker cannot be used \(Device unavailable\)"):
+        Player()
+    assert closed == [True]

@@ -24,6 +24,7 @@ from vita.speech.checkpoint_voice import CheckpointVoice, open_checkpoint_voice
 from vita.speech.join import ReferenceStreaming
 from vita.speech.runner import SpeechRunner
 from vita.speech.session import MAX_UNREAD, START_SECONDS, SpeechSession
+from vita.speech.stream import SpeechStream
 from vita.speech.tts import SpeechSampling
 from vita.types import Message, SamplingParams, Text
 
@@ -202,6 +203,19 @@ def test_a_cancelled_text_costs_no_further_step(setup: Setup) -> None:
     same(kept.audio, setup.expected(kept))
 
 
+@pytest.mark.parametrize("steps", [0, 1, 2, 3, 5, 20, 60])
+def test_a_session_that_is_closed_ends_its_reader_cleanly(
+    setup: Setup, steps: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    spoken, other = Spoken(setup, 3), Spoken(setup, 4)
+    setup.step(steps)
+    setup.runner.end_session(spoken.session)
+    assert spoken.session.cache is None
+    setup.run(other)
+    assert spoken.read().ended and not caplog.records
+    same(other.audio, setup.expected(other))
+
+
 def test_a_text_that_fails_ends_alone(setup: Setup) -> None:
     sane, broken = Spoken(setup, 3), Spoken(setup, 4)
     broken.rows = torch.zeros(2, 25)
@@ -327,6 +341,44 @@ def test_the_speed_changes_the_duration(voice: tuple[vita.Vita, CheckpointVoice]
         assert sum(map(len, stream.speak("Hello.", first=True))) == round(30 * 600 / speed)
     with pytest.raises(RequestError, match="speed"):
         voice[1].open(language="en", speed=5, seed=1)
+
+
+class Reader(threading.Thread):
+    """Reads a stream to its end, and says when it has had so many chunks."""
+
+    def __init__(self, stream: SpeechStream, chunks: int) -> None:
+        super().__init__(daemon=True)
+        self.stream, self.chunks = stream, chunks
+        self.some = threading.Event()
+        self.failed: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            for number, _ in enumerate(self.stream, 1):
+                if number >= self.chunks:
+                    self.some.set()
+        except BaseException as error:
+            self.failed = error
+
+
+@pytest.mark.parametrize("chunks", [0, 1, 3])
+def test_a_stream_that_another_thread_closes_ends_cleanly(
+    voice: tuple[vita.Vita, CheckpointVoice], chunks: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(5):
+        stream = SpeechStream(lambda language: voice[1])
+        stream.feed("One, two and three, and so on for a while. " * 30)
+        reader = Reader(stream, chunks)
+        reader.start()
+        assert chunks == 0 or reader.some.wait(60)
+        stream.close()
+        reader.join(60)
+        assert not reader.is_alive() and reader.failed is None and not caplog.records
+    utterances = voice[1].open(language="en", speed=1, seed=1)
+    pieces = utterances.speak("Hello there.", first=True)
+    next(pieces)
+    utterances.close()
+    assert len(list(pieces)) < 30 and list(utterances.speak("Hello.", first=True)) == []
 
 
 def test_threads_speak_while_text_is_written_and_one_stops_early(voice: tuple[vita.Vita, CheckpointVoice]) -> None:

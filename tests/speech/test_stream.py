@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.speech.test_clauses import TEXT
-from tests.speech.tone import ToneVoice, tone
+from tests.speech.tone import ToneUtterances, ToneVoice, tone
 
 import vita
 from vita.events import SpeechChunk
@@ -139,6 +139,51 @@ def test_cancel_ends_a_stream_that_waits_for_text() -> None:
     assert ended.wait(10)
 
 
+@pytest.mark.parametrize("inside", ["open", "speak"])
+def test_close_from_another_thread_waits_for_the_voice_to_be_left(inside: str) -> None:
+    entered, leave, ended = threading.Event(), threading.Event(), threading.Event()
+    problems: list[str] = []
+
+    class Slow(ToneVoice):
+        busy = False
+
+        def wait(self, where: str) -> None:
+            if where == inside:
+                self.busy = True
+                entered.set()
+                assert leave.wait(30)
+                self.busy = False
+
+        def open(self, *, language: str, speed: float, seed: int | None):  # type: ignore[no-untyped-def]
+            self.wait("open")
+            utterances = super().open(language=language, speed=speed, seed=seed)
+            speak, close = utterances.speak, utterances.close
+
+            def slow(text: str, *, first: bool):  # type: ignore[no-untyped-def]
+                self.wait("speak")
+                yield from speak(text, first=first)
+
+            def checked() -> None:
+                problems.extend(["closed while it speaks"] * self.busy)
+                close()
+
+            utterances.speak, utterances.close = slow, checked  # type: ignore[method-assign]
+            return utterances
+
+    voice = Slow()
+    stream = stream_of(voice)
+    stream.feed("A long sentence that goes on and on for a while, I think. " * 20)
+    thread = threading.Thread(target=lambda: (problems.extend(map(str, stream)), ended.set()))
+    thread.start()
+    assert entered.wait(30)
+    stream.close()
+    assert voice.closes == 0
+    leave.set()
+    assert ended.wait(30) and voice.closes == 1 and problems == [] and len(voice.spoken) <= 1
+    stream.close()
+    assert voice.closes == 1 and stream.unspoken == []
+
+
 def test_a_slow_reader_holds_the_voice() -> None:
     voice = ToneVoice()
     stream = stream_of(voice)
@@ -220,6 +265,25 @@ def test_options_reach_the_voice() -> None:
     assert voice.opened == [("de", 2.0, 7)]
 
 
+@pytest.mark.parametrize(("wanted", "opened"), [("de-AT", "de"), ("DE", "de"), ("de_DE", "de"), ("de-CH", "de-CH")])
+def test_the_voice_is_opened_with_a_tag_of_its_own(wanted: str, opened: str) -> None:
+    voice = ToneVoice(("de", "de-CH"))
+    stream = stream_of(voice, language=wanted)
+    stream.feed("Guten Tag")
+    stream.finish()
+    list(stream)
+    assert [language for language, *_ in voice.opened] == [opened]
+
+
+def test_english_of_any_region_is_normalised() -> None:
+    voice = ToneVoice(("en",))
+    stream = stream_of(voice, language="EN_gb")
+    stream.feed("It costs £5.")
+    stream.finish()
+    list(stream)
+    assert voice.spoken == ["It costs five pounds."]
+
+
 def test_what_a_voice_makes_is_kept_within_range() -> None:
     class Loud(ToneVoice):
         def open(self, *, language: str, speed: float, seed: int | None):  # type: ignore[no-untyped-def]
@@ -237,6 +301,22 @@ def test_what_a_voice_makes_is_kept_within_range() -> None:
 
     made = samples(heard("Hello", voice=Loud()))
     assert np.isfinite(made).all() and np.abs(made).max() <= 1
+
+
+@pytest.mark.parametrize("broken", ["open", "speak", "piece"])
+def test_a_voice_that_fails_is_one_sentence_with_its_name(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise KeyError("phonemes")
+
+    if broken == "piece":
+        monkeypatch.setattr(ToneUtterances, "speak", lambda self, text, first: iter(["no array"]))
+    else:
+        monkeypatch.setattr(ToneVoice if broken == "open" else ToneUtterances, broken, fail)
+    with pytest.raises(
+        vita.ResourceError, match=r"the voice tone has failed \(\w+: .*\); choose another voice\."
+    ) as found:
+        heard("Hello there.")
+    assert found.value.__cause__ is not None
 
 
 def test_metrics() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.metadata import EntryPoint
 from itertools import pairwise
 from pathlib import Path
@@ -74,6 +75,53 @@ def test_what_cannot_be_had_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> 
         choose_voice("vita")
 
 
+class Nameless:
+    languages = ("en",)
+
+
+def raising(error: BaseException) -> Callable[[], Voice]:
+    def factory() -> Voice:
+        raise error
+
+    return factory
+
+
+@pytest.mark.parametrize(
+    ("factory", "said"),
+    [
+        (raising(OSError("no such library")), "OSError: no such library"),
+        (raising(ImportError("no module")), "ImportError: no module"),
+        (raising(KeyError("x")), "KeyError: 'x'"),
+        (None, "TypeError"),
+        (Nameless, "AttributeError"),
+        (lambda: ToneVoice(()), "its languages"),
+        (lambda: ToneVoice((5,)), "its languages"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_broken_voice_is_named_and_the_others_are_kept(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, factory: object, said: str
+) -> None:
+    voices._warn_once.cache_clear()
+    declare(monkeypatch, broken=factory, tone=ToneVoice)
+    for _ in range(3):
+        assert [found.name for found in voices.available_voices()] == ["tone"]
+        assert choose_voice(None).name == choose_voice("tone").name == "tone"
+    (record,) = caplog.records
+    assert record.getMessage().startswith("voice broken: cannot be loaded (") and said in record.getMessage()
+    with pytest.raises(vita.ResourceError, match=r"voice broken: cannot be loaded .*; install its package again\."):
+        choose_voice("broken")
+
+
+def test_a_voice_whose_module_is_gone_is_named(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    declare(monkeypatch, tone=ToneVoice)
+    entries = [*voices.entry_points(group=voices.GROUP), EntryPoint("gone", "no.such.module:Voice", voices.GROUP)]
+    monkeypatch.setattr(voices, "entry_points", lambda group: entries)
+    assert [found.name for found in voices.available_voices()] == ["tone"]
+    assert "voice gone: cannot be loaded (ModuleNotFoundError" in caplog.text
+
+
 def test_gpl_libraries_are_imported_by_their_voice_alone_and_when_it_is_opened() -> None:
     for file in SOURCE.rglob("*.py"):
         tree = ast.parse(file.read_text(encoding="utf-8"))
@@ -123,6 +171,22 @@ def test_espeak_speaks_chinese_and_german(espeak: Voice) -> None:
     assert {"en", "zh", "de", "fr", "ja"} <= set(espeak.languages)
     assert 0.5 < len(make(espeak, "你好，世界。", language="zh")) / SAMPLE_RATE < 3
     assert len(make(espeak, "Guten Tag.", language="de")) > 0
+
+
+def test_espeak_speaks_varieties_by_their_tags(espeak: Voice) -> None:
+    assert {"en-US", "en-GB", "pt-BR", "fr-CH", "es-419"} <= set(espeak.languages)
+    for language in espeak.languages:
+        assert len(make(espeak, "a", language=language)) > 0, language
+    american, british = (make(espeak, "The water was hotter, after all.", language=tag) for tag in ("en-US", "en-GB"))
+    assert abs(len(american) - len(british)) > 100
+
+
+@pytest.mark.parametrize("name", ["espeak", "piper"])
+def test_a_foreign_word_is_spoken_and_not_spelled(name: str, request: pytest.FixtureRequest) -> None:
+    voice: Voice = request.getfixturevalue(name)
+    for word, latin in {"Привет": "Privet", "Việt": "Viet", "你好": "nihao"}.items():
+        foreign, spoken = (make(voice, f"The word {one} is there.", seed=1) for one in (word, latin))
+        assert len(foreign) == pytest.approx(len(spoken), rel=0.03)
 
 
 def test_espeak_refuses_a_language_it_does_not_have(espeak: Voice) -> None:

@@ -11,6 +11,7 @@ from vita.cli import options as o
 from vita.cli import speech as sp
 from vita.cli.options import MODEL, OUTPUT, engine_options, examples
 from vita.cli.serve_command import serve
+from vita.cli.text_argument import TextCommand
 
 app = typer.Typer(
     name="vita",
@@ -53,10 +54,11 @@ def _root(
 
 
 @app.command(
+    cls=TextCommand,
     epilog=examples(
         'vita ask "What does the logo say?" --image assets/vita_logo.png',
         "vita ask --audio assets/what_can_you_do.flac --json",
-    )
+    ),
 )
 def ask(
     question: Annotated[
@@ -124,7 +126,9 @@ def ask(
     )  # fmt: skip
 
 
-@app.command(epilog=examples('vita say "Hello, I am VITA." -o hello.wav', "vita say - --play --voice espeak"))
+@app.command(
+    cls=TextCommand, epilog=examples('vita say "Hello, I am VITA." -o hello.wav', "vita say - --play --voice espeak")
+)
 def say(
     text: Annotated[
         str | None, typer.Argument(metavar="TEXT", help="Text or Markdown; - speaks standard input while it arrives.")

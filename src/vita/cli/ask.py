@@ -12,7 +12,7 @@ from vita.cli.loading import load_model
 from vita.cli.output import print_json
 from vita.cli.report import images_per_second, print_timings
 from vita.cli.speech import Sink, SpeechFlags, open_sink
-from vita.errors import RequestError
+from vita.errors import RequestError, SpeechError, VitaError
 from vita.events import Done, Result, SpeechChunk, TextDelta
 from vita.types import Audio, MediaOptions, Message, SamplingParams, Video, system, user
 
@@ -74,8 +74,10 @@ def _answer(flags: Ask, messages: list[Message], sink: Sink | None) -> None:
     if sink is not None:
         events = heard(events, sink)
     if flags.json:
-        result = Result.collect(events)
+        result, failed = collect(events)
         print_json(as_json(result, flags.model or "default"))
+        if failed is not None:
+            raise failed
         return
     to_stdout = flags.speech is not None and flags.speech.to_stdout
     done = show_answer(events, stream=flags.stream, out=sys.stderr if to_stdout else sys.stdout)
@@ -116,36 +118,70 @@ def build_messages(flags: Ask) -> list[Message]:
 
 
 def heard(events: Iterable[Event], sink: Sink) -> Iterator[Event]:
-    """Hand the audio to a sink, and pass all events on."""
+    """Hand the audio to a sink, and pass all events on.
+
+    Raises:
+        SpeechError: in place of `Done`, if the sink takes no more: a disk is full, or the loudspeaker is gone.
+    """
+    failed: VitaError | None = None
     for event in events:
-        if isinstance(event, SpeechChunk):
-            sink.write(event.samples)
+        if isinstance(event, SpeechChunk) and failed is None:
+            try:
+                sink.write(event.samples)
+            except VitaError as error:
+                failed = error
+        if isinstance(event, Done) and failed is not None:
+            raise SpeechError(failed.what, where=failed.where, fix=failed.fix, done=event) from failed
         yield event
 
 
+def collect(events: Iterable[Event]) -> tuple[Result, SpeechError | None]:
+    """The answer, and why it was not spoken if it was to be."""
+    texts: list[Event] = []
+    try:
+        for event in events:
+            if not isinstance(event, SpeechChunk):
+                texts.append(event)
+    except SpeechError as error:
+        return Result.collect([*texts, error.done]), error
+    return Result.collect(texts), None
+
+
 def show_answer(events: Iterable[Event], *, stream: bool, out: TextIO | None = None) -> Done:
-    """Print the text and one newline.
+    """Print the text and one newline; text that was printed before an error gets one, too.
 
     Args:
         events: of one answer.
         stream: print piece by piece; else at the end.
         out: where to; default: stdout.
+
+    Raises:
+        VitaError: what went wrong with the request. SpeechError: the text is printed, and its speech failed.
     """
     out = out or sys.stdout
     pieces: list[str] = []
-    for event in events:
-        if isinstance(event, Done):
-            if not stream:
-                out.write("".join(pieces))
-            out.write("\n")
-            out.flush()
-            return event
-        if isinstance(event, TextDelta):
-            pieces.append(event.text)
-            if stream:
-                out.write(event.text)
-                out.flush()
+    try:
+        for event in events:
+            if isinstance(event, Done):
+                _end_answer(out, pieces, stream=stream)
+                return event
+            if isinstance(event, TextDelta):
+                pieces.append(event.text)
+                if stream:
+                    out.write(event.text)
+                    out.flush()
+    except VitaError as error:
+        if isinstance(error, SpeechError) or (stream and pieces):
+            _end_answer(out, pieces, stream=stream)
+        raise
     raise RuntimeError("the event stream ended without Done")
+
+
+def _end_answer(out: TextIO, pieces: list[str], *, stream: bool) -> None:
+    if not stream:
+        out.write("".join(pieces))
+    out.write("\n")
+    out.flush()
 
 
 def explain(done: Done) -> None:

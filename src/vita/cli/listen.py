@@ -54,22 +54,25 @@ class ListenLoop:
         self._out = out
         self._handle: Handle | None = None
         self._answer: threading.Thread | None = None
+        self._error: Exception | None = None  # of an answer, and no `VitaError`
 
     def run(self, stopped: Callable[[], bool] = lambda: False) -> None:
         """Listen until `stopped` says so, which is asked five times a second.
 
         Raises:
-            ResourceError: the device cannot be used, or has stopped.
+            ResourceError: the device cannot be used, or has stopped. Whatever else an answer ended with.
         """
         self._microphone.start()
         try:
-            while not stopped():
+            while self._error is None and not stopped():
                 event = self._microphone.next_event(POLL_SECONDS)
                 if event is not None:
                     self.handle(event)
         finally:
             self._stop_answer()
             self._microphone.close()
+        if self._error is not None:
+            raise self._error
 
     def handle(self, event: MicrophoneEvent) -> None:
         """React to what was heard."""
@@ -116,9 +119,14 @@ class ListenLoop:
                 elif isinstance(event, SpeechChunk):
                     self._microphone.play(number, event.samples, event.text_end)
         except VitaError as error:
-            self._fail(error)
-        finally:
             self._print("\n")
+            self._fail(error)
+        except Exception as error:
+            self._print("\n")
+            self._error = error
+        else:
+            self._print("\n")
+        finally:
             self._microphone.finish_answer(number)
 
     def _stop_answer(self) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vita.speech.voice import Voice
     from vita.types import SpeechOptions
 
+STDOUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 SPEECH = "Speech"  # panel of the help text
 Speak = Callable[["Handle"], "Handle"]  # from a request that nobody has read to the same with its speech
 
@@ -96,7 +97,9 @@ def speech_flags(
         return None
     from vita.speech.audio_file import format_of
 
-    if speak is not None and speak != "-":
+    if speak in STDOUT:
+        speak = "-"  # so that the text goes to stderr
+    elif speak is not None:
         format_of(speak)
     _check(options)
     return SpeechFlags(file=speak, play=play, options=options)
@@ -127,11 +130,28 @@ def chat_speech(
 
 def _check(options: SpeechOptions) -> None:
     """Refuse what can be refused before a model is loaded."""
-    from vita.speech.voice import CHECKPOINT_VOICE, check_speed, choose_voice
+    from vita.speech.voice import (
+        CHECKPOINT_VOICE,
+        available_voices,
+        check_language,
+        check_speed,
+        checkpoint_speaks,
+        choose_voice,
+        may_be_checkpoints,
+        not_spoken,
+        voices_by_language,
+    )  # fmt: skip
 
     check_speed(options.speed)
-    if options.voice is not None and options.voice != CHECKPOINT_VOICE:
-        choose_voice(options.voice)
+    voice, language = options.voice, options.language
+    if voice is not None and voice != CHECKPOINT_VOICE:
+        choose_voice(voice)
+    if language is None or (may_be_checkpoints(voice) and checkpoint_speaks(language)):
+        return
+    if voice == CHECKPOINT_VOICE:
+        raise not_spoken(voice, language)
+    if available_voices():
+        check_language(voices_by_language(voice), voice, language)
 
 
 def checkpoint_voice(model: Vita, options: SpeechOptions) -> Voice | None:
@@ -188,15 +208,16 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def open_sink(flags: SpeechFlags) -> Iterator[Sink]:
-    """Open what the flags name; a file appears once the block ends without an error.
+    """Open what the flags name; a file appears once the block ends without an error or a signal.
 
     Raises:
         RequestError: the file cannot be written. ResourceError: there is no audio device.
     """
+    from vita.cli.signals import exit_by_signals
     from vita.speech.audio_file import AudioFile, encoder
 
     sink = Sink()
-    with contextlib.ExitStack() as stack:
+    with exit_by_signals(), contextlib.ExitStack() as stack:
         if flags.to_stdout:
             sink.add(encoder(sys.stdout.buffer, "raw"))
         elif flags.file is not None:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from vita.engine.handle import EventQueue, Handle
+from vita.errors import SpeechError, VitaError
 from vita.events import Done, Event, Started, TextDelta
 from vita.speech.stream import SpeechStream
 
@@ -26,7 +27,8 @@ def speak_answers(inner: Handle, streams: Sequence[SpeechStream]) -> Handle:
 
     Args:
         inner: of a submitted request that nobody has read.
-        streams: new ones, for each answer of the request. An error of one ends the request.
+        streams: new ones, for each answer of the request. Where one fails, the text is given out whole; then the handle
+            raises `SpeechError` in place of the last `Done`.
     """
     speaker = _Speaker(inner, streams)
     speaker.start()
@@ -42,6 +44,8 @@ class _Speaker:
         self._cancelled = False
         self._start = time.monotonic()
         self._done: dict[int, Done] = {}  # waits for the end of the speech
+        self._unfinished = len(streams)  # answers whose `Done` the reader does not have
+        self._error: Exception | None = None  # the first of a voice
         self.events = EventQueue(self._wake, max_events=MAX_EVENTS)
 
     def _wake(self) -> None:
@@ -76,7 +80,7 @@ class _Speaker:
             stream.cancel()
         self._wake()
 
-    def _put(self, event: Event) -> None:
+    def _put(self, event: Event | SpeechError) -> None:
         """Give an event to the reader, once it is not behind."""
         with self._changed:
             self._changed.wait_for(lambda: self._cancelled or not self.events.full)
@@ -108,7 +112,7 @@ class _Speaker:
 
     def _speak(self, index: int) -> None:
         """Chunks of one answer, then its `Done`."""
-        stream, first = self._streams[index], 0.0
+        stream, first, failed = self._streams[index], 0.0, False
         try:
             stream.prepare()
             for chunk in stream:
@@ -116,20 +120,40 @@ class _Speaker:
                 if self._cancelled:
                     break
                 self._put(chunk)
-            stream.wait_finished()
+        except Exception as error:
+            failed, self._error = True, self._error or error
         except BaseException as error:
             self._fail(error)
             return
         finally:
             stream.close()
+        stream.wait_finished()
         done = self._done.get(index)
         if done is not None:
             metrics = stream.metrics
             timings = replace(done.timings, speech=metrics.compute, first_audio=first, speech_seconds=metrics.audio)
-            self._put(replace(done, timings=timings, notes=(*done.notes, *_notes(stream))))
+            self._end(replace(done, timings=timings, notes=(*done.notes, *_notes(stream, failed=failed))))
+
+    def _end(self, done: Done) -> None:
+        """The end of an answer: its `Done`, or the error if it is the last of a request whose speech failed."""
+        with self._changed:
+            self._unfinished -= 1
+            last = not self._unfinished
+        self._put(_speech_error(self._error, done) if last and self._error is not None else done)
 
 
-def _notes(stream: SpeechStream) -> list[str]:
+def _speech_error(error: Exception, done: Done) -> SpeechError:
+    if isinstance(error, VitaError):
+        found = SpeechError(error.what, where=error.where, fix=error.fix, done=done)
+    else:
+        found = SpeechError(f"the answer cannot be spoken ({type(error).__name__}: {error})", done=done)
+    found.__cause__ = error
+    return found
+
+
+def _notes(stream: SpeechStream, *, failed: bool) -> list[str]:
     """What the listener did not hear."""
+    if failed:
+        return ["the answer was not spoken to its end: the voice has failed"]
     languages = ", ".join(sorted(set(stream.unspoken)))
     return [f"parts of the answer in {languages} were not spoken: the voice does not speak it"] if languages else []

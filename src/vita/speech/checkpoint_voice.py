@@ -18,9 +18,7 @@ from vita.speech.runner import SpeechRunner
 from vita.speech.session import SpeechSession
 from vita.speech.stretch import Stretch
 from vita.speech.tts import SpeechSampling
-from vita.speech.voice import PIECE
-
-LANGUAGES = ("en", "zh")
+from vita.speech.voice import CHECKPOINT_LANGUAGES, PIECE
 
 Samples = NDArray[np.float32]
 
@@ -38,7 +36,7 @@ class CheckpointVoice:
     """
 
     name = "vita"
-    languages = LANGUAGES
+    languages = CHECKPOINT_LANGUAGES
 
     def __init__(
         self, model: SpeechModel, encode: Callable[[str], list[int]], embed: Callable[[list[int]], Tensor],
@@ -82,11 +80,13 @@ class CheckpointUtterances:
     def __init__(self, voice: CheckpointVoice, speed: float, seed: int | None) -> None:
         if not 0.25 <= speed <= 4:
             raise RequestError(f"must be 0.25 to 4, not {speed!r}", where="speed")
-        self._voice, self._speed = voice, speed
+        self._voice, self._speed, self._closed = voice, speed, False
         self._session = voice.session(seed)
 
     def speak(self, text: str, *, first: bool) -> Iterator[Samples]:
-        """Speak one clause; closing the iterator stops within 80 ms of audio."""
+        """Speak one clause; closing the iterator stops within 80 ms of audio. Nothing is spoken after `close`."""
+        if self._closed:
+            return
         with closing(self._voice.speak(self._session, text, first=first)) as pieces:
             for piece in pieces if self._speed == 1 else Stretch(self._speed).stretched(pieces):
                 for start in range(0, len(piece), PIECE):
@@ -97,8 +97,9 @@ class CheckpointUtterances:
         self._session.reset()
 
     def close(self) -> None:
-        """Free the KV cache."""
-        self._session.cache = None
+        """Free the KV cache; what is being spoken ends. May be called from any thread."""
+        self._closed = True
+        self._voice.run.end_session(self._session)
 
 
 def open_checkpoint_voice(engine: Engine, *, reference: bool = False) -> CheckpointVoice | None:

@@ -15,6 +15,11 @@ Samples = NDArray[np.float32]
 Direction = Literal["input", "output"]
 NAMES: dict[Direction, str] = {"input": "microphone", "output": "loudspeaker"}
 PORTAUDIO = "install it, for instance apt install libportaudio2"
+# What works without a device.
+INSTEAD: dict[Direction, str] = {
+    "input": "pass a recording with --audio FILE", "output": "write a file: vita ask --speak FILE, vita say -o FILE"
+}  # fmt: skip
+USES = {"play": "playing on the audio device (--play)", "listen": "--listen"}
 BLOCK_SECONDS = 0.01
 
 
@@ -66,11 +71,12 @@ class DuplexDevice(Protocol):
         """End; `exchange` is not called any more."""
 
 
-def load_sounddevice(extra: str) -> Any:
+def load_sounddevice(extra: str, instead: str = "") -> Any:
     """The package sounddevice.
 
     Args:
         extra: of this package that brings it: "play" or "listen".
+        instead: what works without it, for the error.
 
     Raises:
         ResourceError: it, or the library PortAudio, is not installed.
@@ -78,10 +84,16 @@ def load_sounddevice(extra: str) -> Any:
     try:
         import sounddevice
     except ImportError as error:
-        raise ResourceError("the package sounddevice is not installed", fix=install(extra)) from error
+        what = f"{USES[extra]} needs the package sounddevice, which is not installed"
+        raise ResourceError(what, fix=_or(install(extra), instead)) from error
     except OSError as error:
-        raise ResourceError("sounddevice needs the library PortAudio", fix=PORTAUDIO) from error
+        what = f"{USES[extra]} needs the library PortAudio, which is not installed"
+        raise ResourceError(what, fix=_or(PORTAUDIO, instead)) from error
     return sounddevice
+
+
+def _or(fix: str, instead: str) -> str:
+    return f"{fix}, or {instead}" if instead else fix
 
 
 def default_device(library: Any, direction: Direction, fix: str = "attach one") -> dict[str, Any]:
@@ -110,19 +122,23 @@ def open_output(sample_rate: int) -> OutputDevice:
     Raises:
         ResourceError: sounddevice is not installed, or there is no such device, or another program holds it.
     """
-    library = load_sounddevice("play")
-    default_device(library, "output", "attach one, or write a file: vita ask --speak FILE, vita say -o FILE")
+    library = load_sounddevice("play", INSTEAD["output"])
+    default_device(library, "output", _or("attach one", INSTEAD["output"]))
+    stream: Any = None
     try:
-        stream: Any = library.OutputStream(samplerate=sample_rate, channels=1, dtype="float32")
+        stream = library.OutputStream(samplerate=sample_rate, channels=1, dtype="float32")
         stream.start()
-    except library.PortAudioError as error:
+    except (library.PortAudioError, ValueError, OSError) as error:
+        if stream is not None:
+            stream.close()
         raise _in_use("output", error) from error
     device: OutputDevice = stream
     return device
 
 
 def _in_use(direction: Direction, error: Exception) -> ResourceError:
-    return ResourceError(f"the {NAMES[direction]} cannot be used ({error})", fix="close what else uses it")
+    fix = _or("close what else uses it", INSTEAD[direction])
+    return ResourceError(f"the {NAMES[direction]} cannot be used ({error})", fix=fix)
 
 
 class DefaultDevice:
@@ -133,9 +149,9 @@ class DefaultDevice:
     """
 
     def __init__(self) -> None:
-        self._library = load_sounddevice("listen")
+        self._library = load_sounddevice("listen", INSTEAD["input"])
         self._stream: Any = None
-        fix = "attach one, or pass a recording with --audio FILE"
+        fix = _or("attach one", INSTEAD["input"])
         default_device(self._library, "input", fix)
         self.sample_rate = int(default_device(self._library, "output", fix)["default_samplerate"])
 
@@ -151,10 +167,12 @@ class DefaultDevice:
                 dtype="float32", callback=block, finished_callback=stopped,
             )  # fmt: skip
             self._stream.start()
-        except self._library.PortAudioError as error:
+        except (self._library.PortAudioError, ValueError, OSError) as error:
+            self.close()
             raise _in_use("input", error) from error
 
     def close(self) -> None:
         """See `DuplexDevice`."""
-        if self._stream is not None:
-            self._stream.close()
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.close()

@@ -52,7 +52,7 @@ class Microphone:
         self._played = StreamResampler(device.sample_rate, SAMPLE_RATE)
         self._listener = Listener(vad, options)
         self._speaking = False  # an answer was begun that has not ended
-        self._closed = False
+        self._closed = self._failed = False
         self._inputs: queue.Queue[tuple[Samples, Samples] | Input | None] = queue.Queue()
         self._events: queue.Queue[MicrophoneEvent | BaseException] = queue.Queue()
         self._thread = threading.Thread(target=self._work, name="vita-microphone", daemon=True)
@@ -61,16 +61,24 @@ class Microphone:
         """Begin to listen.
 
         Raises:
-            ResourceError: the device cannot be used.
+            ResourceError: the device cannot be used. The thread has ended then.
         """
         self._thread.start()
-        self._device.start(self._exchange, self._stopped)
+        try:
+            self._device.start(self._exchange, self._stopped)
+        except BaseException:
+            self._closed = True
+            self._end_thread()
+            raise
 
     def close(self) -> None:
         """Stop the device and the thread; `play` returns."""
         self._closed = True
         self._playback.stop()
         self._device.close()
+        self._end_thread()
+
+    def _end_thread(self) -> None:
         self._inputs.put(None)
         if self._thread.is_alive():
             self._thread.join()
@@ -114,17 +122,28 @@ class Microphone:
         return heard
 
     def _exchange(self, recorded: Samples) -> Samples:
-        """In the device's thread: copies only."""
-        played = self._playback.take(len(recorded))
-        if self._inputs.qsize() < MAX_BLOCKS:
-            self._inputs.put((recorded, played))
-        else:
-            self._events.put(ResourceError("this machine is too slow to listen", fix="end other programs"))
-        return played
+        """In the device's thread: copies only. After an error nothing is recorded, and silence is played."""
+        try:
+            if not self._failed:
+                played = self._playback.take(len(recorded))
+                if self._inputs.qsize() >= MAX_BLOCKS:
+                    raise ResourceError("this machine is too slow to listen", fix="end other programs")
+                self._inputs.put((recorded, played))
+                return played
+        except Exception as error:  # the device's library would print it for each block
+            self._fail(error)
+        return np.zeros(len(recorded), np.float32)
 
     def _stopped(self) -> None:
         if not self._closed:
-            self._events.put(ResourceError("the microphone has stopped", fix="attach it and start again"))
+            self._fail(ResourceError("the microphone has stopped", fix="attach it and start again"))
+
+    def _fail(self, error: BaseException) -> None:
+        """Give the reader the first error; those that follow from it are not told."""
+        if not self._failed:
+            self._failed = True
+            self._events.put(error)
+            self._playback.stop()
 
     def _work(self) -> None:
         """In the microphone's thread."""
@@ -133,8 +152,7 @@ class Microphone:
                 for one in self._listen(*given) if isinstance(given, tuple) else self._tell(given):
                     self._emit(one)
         except BaseException as error:
-            self._events.put(error)
-            self._playback.stop()
+            self._fail(error)
 
     def _tell(self, given: Input) -> list[Heard]:
         self._speaking = self._speaking or isinstance(given, AnswerStarted)

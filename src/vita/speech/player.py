@@ -89,7 +89,11 @@ class Player:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Wait until all is played; after an error, stop at once."""
+        """Wait until all is played; after an error, stop at once.
+
+        Raises:
+            ResourceError: the device is gone, unless the block ends by another error.
+        """
         try:
             if kind is None and not self._stopped:
                 self.wait()
@@ -97,12 +101,15 @@ class Player:
             self._end(at_once=True)
             raise
         self._end(at_once=self._stopped or kind is not None)
+        if kind is None and not self._stopped:
+            self._check()
 
     def _end(self, *, at_once: bool) -> None:
         if at_once:
             self.stop()
             self._thread.join()  # a stream of PortAudio is used by one thread at a time
-            self._device.abort()
-        else:
-            self._device.stop()
-        self._device.close()
+        for call in (self._device.abort if at_once else self._device.stop, self._device.close):
+            try:
+                call()
+            except Exception as error:  # whatever the device's library raises; `__exit__` tells
+                self._error = self._error or error

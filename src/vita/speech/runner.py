@@ -131,6 +131,16 @@ class SpeechRunner:
         self._wake()
         return text
 
+    def end_session(self, session: SpeechSession) -> None:
+        """End what is spoken of a session, and free its KV cache. May be called from any thread; its reader ends."""
+        with self._lock:
+            texts = [text for text in self._texts if text.session is session]
+        for text in texts:
+            text.cancelled = True
+            text.audio.put(None)
+        session.cache = None
+        self._wake()
+
     # Called by the engine thread
 
     def slack(self) -> float | None:
@@ -219,10 +229,12 @@ class SpeechRunner:
             raise CheckpointError(f"the speech decoder's size {size} does not divide the text's {rows.shape[-1]}")
         hidden = rows.reshape(1, -1, size)  # [1, n * H / D, D]
         positions = hidden.shape[1] + 1 + session.options.max_tokens
-        if session.cache is None or session.cache.capacity < positions:
-            session.cache = decoder.new_cache(-(-positions // CACHE_STEP) * CACHE_STEP)
-        session.cache.reset()
-        text.steps, text.size, text.number = decoder.fill_prefix(hidden, session.cache), hidden.shape[1], 0
+        cache = session.cache
+        if cache is None or cache.capacity < positions:
+            session.cache = cache = decoder.new_cache(-(-positions // CACHE_STEP) * CACHE_STEP)
+        cache.reset()
+        text.cache = cache
+        text.steps, text.size, text.number = decoder.fill_prefix(hidden, cache), hidden.shape[1], 0
 
     def _start_piece(self, text: SpokenText, row: SpeechSequence) -> None:
         """The next tokens for the codec. The last ones are fed alone if they come after a piece that is due."""
@@ -256,8 +268,8 @@ class SpeechRunner:
             self._deliver(text)
             return
         session = text.session
-        assert session.cache is not None
-        text.sequence = self.model.decoder.start(session.cache, session.options, session.sampling)
+        assert text.cache is not None
+        text.sequence = self.model.decoder.start(text.cache, session.options, session.sampling)
         text.pieces = (
             ExactPieces(self.model.codec, first=text.first)
             if session.reference is None

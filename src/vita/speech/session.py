@@ -89,6 +89,7 @@ class SpokenText:
 
     Attributes:
         embed: makes its rows, in the engine thread.
+        cache: of the session, from the prefix on; the session may be closed while it is computed.
         steps: layers of the prefix, or of a piece of the codec, that began.
         pushed: tokens that the codec has.
         last: the piece that began is the last one.
@@ -100,6 +101,7 @@ class SpokenText:
     arrived: float
     first: bool
     cancelled: bool = False
+    cache: KVCache | None = None
     steps: Iterator[object] | None = None
     sequence: SpeechSequence | None = None
     pieces: Pieces | None = None

@@ -5,19 +5,20 @@ deltas → clauses (`clauses`) → words (`normalize`) → a voice (`voice`) →
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vita.errors import RequestError
+from vita.errors import RequestError, ResourceError, VitaError
 from vita.events import SpeechChunk
 from vita.speech.clauses import Clause, ClauseSplitter
-from vita.speech.language import CJK_START, language_of
+from vita.speech.language import CJK_START, canonical_tag, find_tag, language_of
 from vita.speech.normalize import announce_code, spoken_text
 from vita.speech.voice import (
     PIECE,
@@ -25,6 +26,7 @@ from vita.speech.voice import (
     Utterances,
     Voice,
     VoiceOf,
+    check_language,
     check_speed,
     speaks,
     voices_by_language,
@@ -83,14 +85,17 @@ class SpeechStream:
         index: int = 0, strict: bool = False,
     ) -> None:  # fmt: skip
         check_speed(speed)
-        self._voices, self._language, self._speed, self._seed = voices, language, speed, seed
+        self._voices, self._speed, self._seed = voices, speed, seed
+        self._language = None if language is None else canonical_tag(language)
         self._index, self._strict = index, strict
         self._changed = threading.Condition()
         self._splitter = ClauseSplitter()
         self._open: dict[tuple[str, str], Utterances] = {}
+        self._in_voice = False  # the reader's thread runs the voice now
         self._forget()
 
     def _forget(self) -> None:
+        self._closed = False
         self._clauses: deque[Clause] = deque()
         self._finished = self._cancelled = False
         self._fed_at = 0.0
@@ -133,11 +138,42 @@ class SpeechStream:
                 utterances.reset()
 
     def close(self) -> None:
-        """Cancel, and free what the voices took."""
-        self.cancel()
-        for utterances in self._open.values():
+        """Cancel, and free what the voices took. May be called from any thread; the iterator ends within one chunk."""
+        with self._changed:
+            self._cancelled = self._closed = True
+            self._changed.notify_all()
+        self._free()
+
+    def _free(self) -> None:
+        """Close the voices, unless the reader runs one: it does so when it leaves it."""
+        with self._changed:
+            if self._in_voice or not self._closed:
+                return
+            opened, self._open = self._open, {}
+        for utterances in opened.values():
             utterances.close()
-        self._open.clear()
+
+    @contextlib.contextmanager
+    def _run_voice(self, voice: str) -> Iterator[None]:
+        """Run a voice in the reader's thread.
+
+        Raises:
+            ResourceError: it failed.
+        """
+        with self._changed:
+            self._in_voice = True
+        try:
+            yield
+        except (VitaError, MemoryError):
+            raise
+        except Exception as error:
+            raise ResourceError(
+                f"the voice {voice} has failed ({type(error).__name__}: {error})", fix="choose another `voice`"
+            ) from error
+        finally:
+            with self._changed:
+                self._in_voice = False
+            self._free()
 
     def prepare(self) -> None:
         """Load the voice of the expected language, so that the first clause does not wait for it."""
@@ -181,12 +217,32 @@ class SpeechStream:
     def _utterances(self, language: str) -> Utterances | None:
         """The open voice of a language; None if it does not speak it."""
         voice = self._voices(language)
-        if not speaks(voice, language):
+        tag = find_tag(language, voice.languages)
+        if tag is None:
             return None
-        key = (voice.name, language)
+        key = (voice.name, tag)
         if key not in self._open:
-            self._open[key] = voice.open(language=language, speed=self._speed, seed=self._seed)
-        return self._open[key]
+            with self._run_voice(voice.name):
+                self._open[key] = voice.open(language=tag, speed=self._speed, seed=self._seed)
+        return self._open.get(key)  # none if the stream was closed meanwhile
+
+    def _pieces(self, voice: str, utterances: Utterances, words: str) -> Generator[NDArray[np.float32], None, None]:
+        """What a voice makes of a clause; ends early once the stream is cancelled."""
+        pieces: Iterator[NDArray[np.float32]] | None = None
+        try:
+            while not self._cancelled:
+                with self._run_voice(voice):
+                    if pieces is None:
+                        pieces = iter(utterances.speak(words, first=self._chunks == 0))
+                    piece = next(pieces, None)
+                    found = None if piece is None else _finite(piece)
+                if found is None:
+                    return
+                yield found
+        finally:
+            close = getattr(pieces, "close", None)  # an iterator that is no generator has none
+            if close is not None:
+                close()
 
     def _speak(self, clause: Clause) -> Iterator[SpeechChunk]:
         """One clause: its words, then the pause after it."""
@@ -198,14 +254,14 @@ class SpeechStream:
         start = time.monotonic()
         utterances = self._utterances(language)
         if utterances is None:
-            self.unspoken.append(language)
+            if not self._closed:
+                self.unspoken.append(language)
             return
-        pieces = utterances.speak(words, first=self._chunks == 0)
         width = sum(3 if ord(character) >= CJK_START else 1 for character in words)
         expected = width * (self._spoken / self._widths if self._widths else SECONDS_PER_WIDTH / self._speed)
         pause = np.zeros(round(clause.pause / self._speed * SAMPLE_RATE), np.float32)
         position, length = clause.start, 0
-        try:
+        with contextlib.closing(self._pieces(self._voices(language).name, utterances, words)) as pieces:
             for samples, last in self._cut(pieces, pause):
                 length += len(samples)
                 share = length / SAMPLE_RATE / expected if expected else 1.0
@@ -216,10 +272,6 @@ class SpeechStream:
                 if self._cancelled:
                     return
                 position, start = end, time.monotonic()
-        finally:
-            close = getattr(pieces, "close", None)  # an iterator that is no generator has none
-            if close is not None:
-                close()
         self._widths, self._spoken = self._widths + width, self._spoken + (length - len(pause)) / SAMPLE_RATE
 
     def _count(self, samples: int, seconds: float, now: float) -> None:
@@ -236,7 +288,7 @@ class SpeechStream:
         held = np.zeros(0, np.float32)
         faded_in = False
         for piece in pieces:
-            held = np.concatenate([held, _finite(piece)])
+            held = np.concatenate([held, piece])
             if not faded_in and len(held) >= FADE:
                 held[:FADE] *= np.linspace(0, 1, FADE, dtype=np.float32)
                 faded_in = True
@@ -280,8 +332,8 @@ def speak_text(text: str, options: SpeechOptions, checkpoint_voice: Voice | None
         checkpoint_voice: the loaded model's own, if it has one.
 
     Raises:
-        RequestError: the text is empty, the speed is out of range, or there is no such voice. ResourceError: no voice
-        is installed. Iterating raises what `SpeechStream` says.
+        RequestError: the text is empty, the speed is out of range, there is no such voice, or it does not speak the
+        language. ResourceError: no voice is installed. Iterating raises what `SpeechStream` says.
     """
     if not isinstance(text, str) or not text.strip():
         raise RequestError("there is nothing to say", where="text", fix="give a text with at least one word")
@@ -295,7 +347,10 @@ def stream_for(
     options: SpeechOptions, checkpoint_voice: Voice | None = None, *, index: int = 0, strict: bool = False
 ) -> SpeechStream:
     """A stream with these options; errors as `speak_text`."""
+    voices = voices_by_language(options.voice, checkpoint_voice)
+    if options.language is not None:
+        check_language(voices, options.voice, options.language)
     return SpeechStream(
-        voices_by_language(options.voice, checkpoint_voice), language=options.language, speed=options.speed,
+        voices, language=options.language, speed=options.speed,
         seed=options.seed, index=index, strict=strict,
     )  # fmt: skip

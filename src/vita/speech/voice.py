@@ -7,23 +7,27 @@ without arguments that returns a `Voice`, or raises `ResourceError` where someth
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Protocol
 
-from vita.errors import RequestError, ResourceError
+from vita.errors import RequestError, ResourceError, VitaError
+from vita.speech.language import find_tag
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+log = logging.getLogger("vita")
 SAMPLE_RATE = 24_000  # of everything that a voice makes
 PIECE = 1_920  # samples: 80 ms, the most that is heard after a cancel
 MIN_SPEED, MAX_SPEED = 0.25, 4.0
 
 GROUP = "vita.voices"
 CHECKPOINT_VOICE = "vita"  # name of the checkpoint's own
+CHECKPOINT_LANGUAGES = ("en", "zh")
 BEST_FIRST = ("piper",)
 LAST = ("espeak",)
 # OpenAI's names: accepted, and each stands for the best voice there is.
@@ -96,7 +100,7 @@ def find_voices() -> dict[str, EntryPoint]:
 
 
 def available_voices(checkpoint_voice: Voice | None = None) -> list[Voice]:
-    """Voices whose libraries are installed, best first.
+    """Voices whose libraries are installed, best first. One that is broken is left out, with a warning.
 
     Args:
         checkpoint_voice: the loaded model's own, which is the best.
@@ -105,19 +109,43 @@ def available_voices(checkpoint_voice: Voice | None = None) -> list[Voice]:
     for entry in find_voices().values():
         try:
             voices.append(make_voice(entry))
+        except BrokenVoice as error:
+            _warn_once(str(error))
         except ResourceError:
             continue  # not installed
     return voices
+
+
+class BrokenVoice(ResourceError):
+    """A voice whose package is installed and does not work."""
+
+
+@cache
+def _warn_once(sentence: str) -> None:
+    """Once a process, since a server asks for the voices again and again."""
+    log.warning(sentence)
 
 
 def make_voice(entry: EntryPoint) -> Voice:
     """Make the voice of an entry point.
 
     Raises:
-        ResourceError: its library is not installed.
+        ResourceError: its library is not installed. BrokenVoice: its package raises an error, or makes no voice.
     """
-    factory: VoiceFactory = entry.load()
-    return factory()
+    try:
+        factory: VoiceFactory = entry.load()
+        voice = factory()
+        languages = voice.languages
+        if not (isinstance(voice.name, str) and languages and all(isinstance(tag, str) for tag in languages)):
+            raise TypeError("its name must be a text, and its languages texts")
+    except VitaError:
+        raise
+    except Exception as error:  # whatever another package raises
+        raise BrokenVoice(
+            f"cannot be loaded ({type(error).__name__}: {error})", where=f"voice {entry.name}",
+            fix="install its package again",
+        ) from error  # fmt: skip
+    return voice
 
 
 def choose_voice(name: str | None, checkpoint_voice: Voice | None = None, *, language: str | None = None) -> Voice:
@@ -176,7 +204,37 @@ def may_be_checkpoints(name: str | None) -> bool:
 
 def speaks(voice: Voice, language: str) -> bool:
     """Whether a voice speaks a language; "en" and "en-US" are one."""
-    return language.split("-")[0] in {spoken.split("-")[0] for spoken in voice.languages}
+    return find_tag(language, voice.languages) is not None
+
+
+def check_language(voices: VoiceOf, name: str | None, language: str) -> None:
+    """Refuse a language that the voice does not speak.
+
+    Args:
+        voices: from a language to its voice.
+        name: of the voice that was asked for.
+        language: BCP 47.
+
+    Raises:
+        RequestError: it, or no installed voice, speaks it.
+    """
+    voice = voices(language)
+    if not speaks(voice, language):
+        raise not_spoken(None if name in ALIASES else name, language)
+
+
+def not_spoken(name: str | None, language: str) -> RequestError:
+    """The error for a language that a voice, or none of all, speaks."""
+    who = "no installed voice speaks" if name is None else f"{name} does not speak"
+    return RequestError(
+        f"{who} the language {language!r}", where="language",
+        fix="use a code such as en or pt-BR, or another `voice`; espeak speaks a hundred languages",
+    )  # fmt: skip
+
+
+def checkpoint_speaks(language: str) -> bool:
+    """Whether a checkpoint's own voice speaks a language; known before it is loaded."""
+    return find_tag(language, CHECKPOINT_LANGUAGES) is not None
 
 
 def check_speed(speed: float) -> None:

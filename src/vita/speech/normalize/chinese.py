@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from decimal import Decimal
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -19,11 +20,26 @@ _DATE = re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}")
 _SENTENCE = re.compile(r"[^，。；！？、,;!?]*[0-9][^，。；！？、,;!?]*")  # the parts that have a digit
 _SIGNS = {
     "=": "等于", "+": "加", "×": "乘", "÷": "除以", "<": "小于", ">": "大于", "≤": "小于等于", "≥": "大于等于",
-    "≠": "不等于",
-    "≈": "约等于", "±": "正负", "&": "和", "@": "艾特", "%": "百分号", "°": "度", "→": "到", "−": "负", "√": "根号",
-    "∞": "无穷大", "π": "派", "$": "美元", "€": "欧元", "£": "英镑", "¥": "元",
+    "≠": "不等于", "≈": "约等于", "±": "正负", "&": "和", "@": "艾特", "%": "百分号", "°": "度", "→": "到",
+    "←": "来自", "−": "负", "√": "根号", "∞": "无穷大", "π": "派", "$": "美元", "€": "欧元", "£": "英镑", "¥": "元",
 }  # fmt: skip
 _SIGN = re.compile("|".join(re.escape(sign) for sign in _SIGNS))
+
+
+_CURRENCIES = {"$": "美元", "€": "欧元", "£": "英镑", "¥": "元"}
+_MAGNITUDES = {"k": 3, "thousand": 3, "m": 6, "mn": 6, "million": 6, "b": 9, "bn": 9, "billion": 9, "t": 12, "tn": 12,
+               "trillion": 12}  # fmt: skip
+_MONEY = re.compile(
+    r"(?P<currency>[$€£¥])\s?(?P<amount>[0-9]{1,15}(?:\.[0-9]{1,9})?)\s?"
+    r"(?P<magnitude>[kKMBT]|(?<=[0-9])[mbt]|bn|mn|tn|thousand|million|billion|trillion)(?![A-Za-z0-9])"
+)
+
+
+def _money(found: re.Match[str]) -> str:
+    """An amount with a magnitude, in ten thousands or hundred millions."""
+    amount = Decimal(found["amount"]).scaleb(_MAGNITUDES[found["magnitude"].lower()])
+    size, name = (8, "亿") if amount >= 10**8 else (4, "万") if amount >= 10**4 else (0, "")
+    return f"{amount.scaleb(-size).normalize():f}{name}{_CURRENCIES[found['currency']]}"
 
 
 def chinese_words(text: str) -> str:
@@ -32,6 +48,8 @@ def chinese_words(text: str) -> str:
     Without the package `wetext`, numbers stay as digits, which the voice reads.
     """
     if any(character in "0123456789" for character in text):
+        text = _MONEY.sub(_money, _SEPARATOR.sub("", text))
+        text = re.sub(r"(?<![0-9./])9/11(?![0-9/])", "九一一", text)
         text = _LONG.sub(lambda found: "".join(_DIGITS[digit] for digit in found[0]), _SEPARATOR.sub("", text))
         text = re.sub(r"(?<=[A-Za-z])-(?=[0-9])", " ", text)  # a name, not a negative number
         dates = {found[0] for found in _DATE.finditer(text)}

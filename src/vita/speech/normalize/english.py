@@ -32,7 +32,9 @@ _MONTH = (
 )
 _DAY, _YEAR = r"(?P<day>[0-3]?[0-9])(?:st|nd|rd|th)?", r"(?P<year>1[0-9]{3}|20[0-9]{2})"
 _EDGE, _END = r"(?<![\w.,/:-])", r"(?![\w/:-]|[.,][0-9])"
-_MAGNITUDE = r"(?:\s?(?P<magnitude>[kKMBT]|bn|mn|tn|thousand|million|billion|trillion)\b)?"
+# Small letters stand for millions and billions only right after the amount: "$5 m" may be anything.
+_MAGNITUDE = r"(?:\s?(?P<magnitude>[kKMBT]|(?<=[0-9])[mb]|bn|mn|tn|thousand|million|billion|trillion)\b)?"
+_CURRENCY = r"US\$|C\$|A\$|HK\$|[$€£¥₹₩₽]"
 _YEAR_DIGITS = r"1[1-9][0-9]{2}|20[0-9]{2}"
 _UNITS = "|".join(re.escape(unit) for unit in sorted(UNITS, key=len, reverse=True))
 _SIGN = r"(?:(?<![\w)\]])(?P<sign>[-−+±])\s?)?"
@@ -110,6 +112,17 @@ def _fraction(found: re.Match[str]) -> str:
     return f"{cardinal(found['top'])} {part if top == 1 else many}"
 
 
+def _part_measure(found: re.Match[str]) -> str:
+    """A fraction with its unit."""
+    one, many = UNITS[found["unit"]]
+    integer = f"{cardinal(found['integer'])} and " if found["integer"] else ""
+    return f"{integer}{_fraction(found)} {many if integer else one}"
+
+
+def _time_range(found: re.Match[str]) -> str:
+    return f"{found[1] or found[2] or ''} to "
+
+
 def _plain(found: re.Match[str]) -> str:
     """A number of no other kind; four digits from 1100 to 2099 are a year."""
     text = found["amount"]
@@ -151,9 +164,12 @@ RULES: tuple[tuple[re.Pattern[str], Replace], ...] = (
      lambda found: BEFORE_A_NUMBER[found[1]] + " "),
     (_rule(rf"{_EDGE}{_YEAR}[-/.](?P<month>[01]?[0-9])[-/.](?P<day>[0-3]?[0-9])(?![\w/:-])"), _date),
     (_rule(rf"{_EDGE}(?P<month>[01]?[0-9])/(?P<day>[0-3]?[0-9])/{_YEAR}{_END}"), _date),
+    (_rule(rf"{_EDGE}(?P<day>[0-3]?[0-9])\.(?P<month>[01]?[0-9])\.{_YEAR}{_END}"), _date),
     (_rule(rf"\b{_MONTH}\s+{_DAY}(?:,?\s+{_YEAR})?\b(?![.,:][0-9])"), _date),
     (_rule(rf"\b{_DAY}\s+{_MONTH}(?:,?\s+{_YEAR}\b)?"), _date),
     (_rule(rf"\b{_MONTH},?\s+{_YEAR}\b"), _date),
+    (_rule(r"(?<=[0-9]:[0-5][0-9])(\s?[ap]\.?m\.?)?\s?[-–—−]\s?(?=[0-2]?[0-9]:[0-5][0-9])|"
+           r"(?<=[0-9])(\s?[ap]\.?m\.?)\s?[-–—−]\s?(?=[0-9])", re.IGNORECASE), _time_range),
     (_rule(rf"{_EDGE}(?P<hour>[0-2]?[0-9]):(?P<minute>[0-5][0-9])(?::(?P<second>[0-5][0-9]))?"
            r"(?:\s?(?P<half>[ap]\.?m\.?)(?!\w))?(?![\w:]|\.[0-9])", re.IGNORECASE), _time),
     (_rule(rf"{_EDGE}(?P<hour>1[0-2]|0?[1-9])(?P<minute>)(?P<second>)\s?(?P<half>[ap]\.?m\.?)(?!\w)", re.IGNORECASE),
@@ -161,18 +177,24 @@ RULES: tuple[tuple[re.Pattern[str], Replace], ...] = (
     (_rule(r"(?<![\w.-])(?:\+[0-9]{1,3}[-\s.]?)?(?:\([0-9]{2,4}\)\s?|[0-9]{2,4}[-\s.])"
            r"[0-9]{3,4}[-\s.][0-9]{3,4}(?![\w-])"), _phone),
     (_rule(r"(?<![\w.-])[0-9]{3}-[0-9]{4}(?![\w-])|(?<!\w)\+[0-9]{7,15}(?!\w)"), _phone),
-    (_rule(rf"(?P<currency>US\$|C\$|A\$|HK\$|[$€£¥₹₩₽])\s?(?P<amount>{ONE_NUMBER}){_MAGNITUDE}"), _money),
+    (_rule(rf"(?<=[0-9kKmMbBTn])\s?[–—-]\s?(?={_CURRENCY})"), " to "),
+    (_rule(rf"({_CURRENCY})({ONE_NUMBER})[–—-](?={ONE_NUMBER})"), r"\2 to \1"),
+    (_rule(rf"(?P<currency>{_CURRENCY})\s?(?P<amount>{ONE_NUMBER}){_MAGNITUDE}"), _money),
     (_rule(rf"\b(?P<currency>{'|'.join(CURRENCY_CODES)})\s?(?P<amount>{ONE_NUMBER}){_MAGNITUDE}"), _money),
     (_rule(rf"(?<![\w.,])(?P<amount>{ONE_NUMBER}){_MAGNITUDE}\s?(?P<currency>[€£¥₹₩₽]|(?:{'|'.join(CURRENCY_CODES)})\b)"),
      _money),
-    (_rule(r"(?<![\w.])24/7(?![\w/])"), "twenty-four seven"),
+    (_rule(r"(?<![\w./])24/7(?![\w/])"), "twenty-four seven"),
+    (_rule(r"(?<![\w./])9/11(?![\w/])"), "nine eleven"),
+    (_rule(r"(?<![\w./])50/50(?![\w/])"), "fifty-fifty"),
+    (_rule(r"(?<![\w./])(?:(?P<integer>[0-9]+) )?(?P<top>[0-9])/(?P<bottom>[0-9]{1,2})\s?"
+           rf"(?P<unit>{_UNITS})(?![\w²³/])"), _part_measure),
     (_rule(r"\b(?P<year>1[0-9][0-9]0|20[0-9]0)s\b"), _decade),
     (_rule(r"(?<!\w)['’]([2-9]0)s\b|(?<=\bthe )([2-9]0)s\b"), _short_decade),
     (_rule(r"(?<![\w.])\.(?=[0-9])"), "0."),
     (_rule(rf"(?<![\w.,-])({ONE_NUMBER})[–—-](?={ONE_NUMBER}(?![-\d]))"), lambda found: _range_start(found[1])),
     (_rule(r"(?<=[0-9])\s[-–—−]\s(?=[0-9])"), " minus "),
     (_rule(rf"(?<![\w.,])({ONE_NUMBER})\s?[x×]\s?({ONE_NUMBER})(?!\w)"), _dimensions),
-    (_rule(rf"{_SIGN}(?<![\w.,])(?P<amount>{ONE_NUMBER})[\s-]?(?P<unit>{_UNITS})(?![\w²³/])"), _measure),
+    (_rule(rf"{_SIGN}(?<![\w.,/])(?P<amount>{ONE_NUMBER})[\s-]?(?P<unit>{_UNITS})(?![\w²³/])"), _measure),
     (_rule(r"(?<![\w.])(v?)([0-9]+(?:\.[0-9]+){2,})(?!\w)"),
      lambda found: ("version " if found[1] else "") + " point ".join(cardinal(part) for part in found[2].split("."))),
     (_rule(r"(?<![\w.:])([0-9]+):([0-9]+)(?![\w:])"), r"\1 to \2"),
@@ -195,9 +217,8 @@ _OPERATORS = {
     "≠": "is not equal to", "≈": "is about", "×": "times", "÷": "divided by", "±": "plus or minus",
     "√": "the square root of",
     "%": "percent", "°": "degrees", "∞": "infinity", "π": "pi", "µ": "micro", "&": "and", "@": "at", "€": "euros",
-    "£": "pounds", "¥": "yen", "$": "dollars", "§": "section", "½": "one half", "¼": "one quarter",
-    "¾": "three quarters",
-    "~": "about", "→": "to", "−": "minus",
+    "£": "pounds", "¥": "yen", "$": "dollars", "§": "section",
+    "~": "about", "→": "to", "←": "from", "−": "minus", "⇔": "if and only if", "¢": "cents",
 }  # fmt: skip
 _OPERATOR = re.compile("|".join(re.escape(sign) for sign in _OPERATORS))
 _BETWEEN = re.compile(r"(?<=\w)\s*[/](?=\s*\w)")

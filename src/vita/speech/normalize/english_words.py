@@ -7,8 +7,8 @@ MONTHS = (
     "December",
 )  # fmt: skip
 SIGNS = {"-": "minus", "−": "minus", "+": "plus", "±": "plus or minus"}
-MAGNITUDES = {"k": "thousand", "K": "thousand", "M": "million", "mn": "million", "B": "billion", "bn": "billion",
-              "T": "trillion", "tn": "trillion"}  # fmt: skip
+MAGNITUDES = {"k": "thousand", "K": "thousand", "M": "million", "m": "million", "mn": "million", "B": "billion",
+              "b": "billion", "bn": "billion", "T": "trillion", "tn": "trillion"}  # fmt: skip
 # Singular and plural, of the hundredth part too.
 CURRENCIES = {
     "$": ("dollar", "dollars", "cent", "cents"), "US$": ("US dollar", "US dollars", "cent", "cents"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from vita.speech.normalize.operators import single_operators
+
 # A formula needs delimiters; a single dollar sign is one only if no white space or digit follows the closing one.
 _DELIMITED = re.compile(
     r"\$\$(?P<a>[^$]{1,500})\$\$|\\\((?P<b>.{1,500}?)\\\)|\\\[(?P<c>.{1,500}?)\\\]"
@@ -87,6 +89,7 @@ def read_formula(formula: str, language: str) -> str:
         language: "en" or "zh"; others are read in English.
     """
     words = _ZH if language == "zh" else _EN
+    formula = single_operators(formula)
     fraction, root, _, _, _, index = _PATTERNS.get(language, _PATTERNS["en"])
     for _ in range(4):  # nested from the inside
         shorter = _FRACTION.sub(lambda found: f" {_fraction(found[1], found[2], fraction)} ", formula)

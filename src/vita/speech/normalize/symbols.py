@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import unicodedata
 
@@ -17,16 +18,39 @@ _IN_ADDRESS = {
     "zh": {".": "点", "/": "斜杠", "-": "杠", "_": "下划线", "@": "艾特", ":": "冒号", "?": "问号", "=": "等于",
            "&": "和", "#": "井号", "+": "加", "%": "百分号", "~": "波浪号"},
 }  # fmt: skip
+# Candidates; the module ipaddress decides.
+_IP = re.compile(
+    r"(?<![\w.:])(?P<address>[0-9]{1,3}(?:\.[0-9]{1,3}){3}|[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7})"
+    r"(?P<port>(?<!:):[0-9]{1,5}|/[0-9]{1,3})?(?![\w:]|\.[0-9])"
+)
+_DIGITS = {"en": "0123456789", "zh": "零一二三四五六七八九"}
+_IN_IP = {"en": {":": "colon", "port": "port", "/": "slash", ".": "dot"},
+          "zh": {":": "冒号", "port": "端口", "/": "斜杠", ".": "点"}}  # fmt: skip
 LONGEST_PATH = 40  # characters of an address after its host that are read; the rest is a burden to hear
 
 
 def speak_addresses(text: str, language: str) -> str:
-    """URLs and e-mail addresses, spelled at their punctuation."""
+    """URLs and e-mail addresses, spelled at their punctuation; IP addresses digit by digit."""
     words = _IN_ADDRESS.get(language)
     if words is None:
         return text
     text = _EMAIL.sub(lambda found: _spell(found[0], words), text)
-    return _URL.sub(lambda found: _url(found[0], words), text)
+    text = _URL.sub(lambda found: _url(found[0], words), text)
+    return _IP.sub(lambda found: _ip(found, language), text)
+
+
+def _ip(found: re.Match[str], language: str) -> str:
+    """An IPv4 or IPv6 address with its port or length of prefix; anything else as it is."""
+    try:
+        ipaddress.ip_address(found["address"])
+    except ValueError:
+        return found[0]
+    words, digits = _IN_IP[language], _DIGITS[language]
+    spelled = [words.get(c, digits[int(c)] if c in "0123456789" else c) for c in found["address"].lower()]
+    rest = found["port"] or ""
+    if rest:
+        spelled += [words["port" if rest[0] == ":" else "/"], *(digits[int(c)] for c in rest[1:])]
+    return f" {' '.join(spelled)} " if language == "en" else "".join(spelled)
 
 
 def _url(address: str, words: dict[str, str]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import re
 import threading
 from collections.abc import Iterator
 from functools import cache
@@ -17,7 +18,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vita.errors import ResourceError
+from vita.speech.callbacks import call_outside_main
 from vita.speech.extras import install
+from vita.speech.language import canonical_tag, in_latin_letters
 from vita.speech.stretch import stretch
 from vita.speech.voice import Voice, pause_after, to_pieces
 
@@ -30,7 +33,8 @@ RATE, PITCH, RANGE = 1, 3, 4  # espeak_PARAMETER
 NORMAL_PITCH = 50  # of 0 to 99, for the pitch and for its range
 NORMAL_RATE, SLOWEST_RATE = 175, 80  # words per minute; slower than that needs a change of tempo
 LEVEL = 0.9  # below full scale, since resampling overshoots
-NAMES = {"zh": "cmn", "en": "en-us"}  # BCP 47 to eSpeak's names, where they differ
+NAMES = {"zh": "cmn", "en": "en-us", "en-GB": "en"}  # BCP 47 to eSpeak's names, where they differ
+VARIETY = re.compile(r"[a-z]{2,3}-(?:[A-Z]{2}|[0-9]{3})")  # a language and a region
 
 _SynthCallback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 
@@ -63,12 +67,13 @@ class EspeakUtterances:
     """One stream of speech. It has no state but its settings."""
 
     def __init__(self, library: Library, language: str, speed: float) -> None:
-        self._library, self._name, self._speed = library, NAMES.get(language, language), speed
+        self._library, self._language, self._speed = library, language, speed
+        self._name = NAMES.get(language, language.lower())
 
     def speak(self, text: str, *, first: bool) -> Iterator[NDArray[np.float32]]:
         """One clause, made at once (some milliseconds) and given out in pieces."""
         rate = max(SLOWEST_RATE, round(NORMAL_RATE * self._speed))
-        samples = self._library.synthesize(text, self._name, rate)
+        samples = self._library.synthesize(in_latin_letters(text, self._language), self._name, rate)
         samples = stretch(samples, self._speed * NORMAL_RATE / rate)
         silence = np.zeros(round(pause_after(text) / self._speed * self._library.rate), np.float32)
         yield from to_pieces(np.concatenate([samples * np.float32(LEVEL), silence]), self._library.rate)
@@ -130,6 +135,9 @@ class Library:
         Raises:
             ResourceError: there is no such voice.
         """
+        return call_outside_main(lambda: self._synthesize(text, voice, rate))
+
+    def _synthesize(self, text: str, voice: str, rate: int) -> NDArray[np.float32]:
         data = text.replace("\0", " ").encode("utf-8", "replace")
         with self._lock:
             self._blocks.clear()
@@ -185,8 +193,6 @@ def _languages() -> tuple[str, ...]:
     found = importlib.util.find_spec("espeakng_loader")
     folder = Path(found.origin).parent if found is not None and found.origin else Path()
     codes = {file.name for file in (folder / "espeak-ng-data" / "lang").rglob("*") if file.is_file()}
-    return (
-        "en",
-        "zh",
-        *sorted(code for code in codes if code.isalpha() and code.islower() and code not in ("en", "cmn")),
-    )
+    languages = sorted(code for code in codes if code.isalpha() and code.islower() and code not in ("en", "cmn"))
+    varieties = sorted({*filter(VARIETY.fullmatch, map(canonical_tag, codes)), "en-GB"})
+    return ("en", "zh", *languages, *varieties)

@@ -18,6 +18,7 @@ import numpy as np
 
 from vita.errors import ResourceError
 from vita.speech.extras import install
+from vita.speech.language import in_latin_letters
 from vita.speech.stretch import stretch
 from vita.speech.voice import Voice, pause_after, to_pieces
 
@@ -75,7 +76,8 @@ class PiperUtterances:
     def speak(self, text: str, *, first: bool) -> Iterator[NDArray[np.float32]]:
         """One clause; a sentence within it is made at once and given out in pieces."""
         rate = self._model.config.sample_rate
-        for chunk in self._model.synthesize(text.replace("[[", "[").replace("]]", "]"), self._config):
+        words = in_latin_letters(text, "en").replace("[[", "[").replace("]]", "]")  # double brackets mark phonemes
+        for chunk in self._model.synthesize(words, self._config):
             samples = _without_long_silence(chunk.audio_float_array, round(0.05 * rate))
             samples = stretch(samples, self._speed / _model_speed(self._speed))
             silence = np.zeros(round(pause_after(text) / self._speed * rate), np.float32)
