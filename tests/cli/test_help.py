@@ -75,15 +75,16 @@ class TestHelp:
         wrong = subprocess.run([*command, "answer"], capture_output=True, env=ENV, timeout=60, check=False)
         assert_sentence(Ended(wrong.returncode, wrong.stdout, wrong.stderr), "answer", "See 'vita --help'")
 
-    def test_help_imports_nothing_heavy(self) -> None:
+    @pytest.mark.parametrize("arguments", [("--help",), ("list",), ("list", "--json"), ("rm", "owner/name")])
+    def test_these_import_nothing_heavy(self, arguments: tuple[str, ...]) -> None:
         code = (
-            "import sys; sys.argv=['vita','--help']\n"
+            f"import sys; sys.argv=['vita', *{arguments}]\n"
             "from vita.cli import run\n"
             "try: run()\nexcept SystemExit: pass\n"
             "print([m for m in ('torch','numpy','PIL','av','tokenizers') if m in sys.modules])"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=ENV, timeout=60, check=False)
-        assert done.stdout.decode().strip().endswith("[]")
+        assert done.stdout.decode().strip().endswith("[]"), done.stdout
 
     @pytest.mark.parametrize(
         ("typed", "offered"), [("vita c", ["chat", "convert"]), ("vita ask --max-t", ["--max-tiles", "--max-tokens"])]

@@ -105,7 +105,19 @@ def test_no_weights_and_no_repository(user: User) -> None:
         file.unlink()
     assert_sentence(user.vita("pull", REPO), f"{REPO}: holds no weights in safetensors files")
     assert_sentence(user.vita("pull", "nobody/nothing"), "is neither a folder here nor a repository on the hub")
-    assert_sentence(user.vita("pull", "mini"), "mini: is no hub id; pass one like owner/name")
+
+
+@pytest.mark.parametrize("command", ["pull", "rm"])
+def test_what_never_is_in_the_cache_is_named(command: str, user: User) -> None:
+    """The embedded model, a folder, and what is no hub id."""
+    embedded = {"pull": "there is nothing to download", "rm": "vita list shows what can be removed"}[command]
+    said = f"vita: default: is the embedded model, a part of the package; {embedded}."
+    assert_sentence(user.vita(command, "default"), said)
+    folder = str(user.hub.folder)
+    assert_sentence(user.vita(command, folder), f"vita: {folder}: is a folder and not in the hub cache; {embedded}.")
+    assert_sentence(user.vita(command, "mini"), "vita: mini: is no hub id; pass one like owner/name.")
+    assert_sentence(user.vita(command, ""), "vita: '': is no hub id; pass one like owner/name.")
+    assert user.hub.folder.is_dir() and not user.cache.exists()
 
 
 def test_no_network_is_one_sentence(user: User) -> None:

@@ -17,8 +17,9 @@ from safetensors.torch import save_file
 
 import vita
 from vita.checkpoint.convert import convert
+from vita.checkpoint.files import DEFAULT
 from vita.checkpoint.mmap import drop_pages
-from vita.checkpoint.open import DEFAULT, open_checkpoint
+from vita.checkpoint.open import open_checkpoint
 from vita.errors import RequestError, ResourceError
 from vita.model.kv_cache import KVCache
 from vita.model.vita import VitaModel

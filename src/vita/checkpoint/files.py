@@ -1,4 +1,4 @@
-"""Small files of a checkpoint: existence checks and JSON that never raise anything but `CheckpointError`."""
+"""The embedded checkpoint's folder, existence checks, and JSON that raises nothing but `CheckpointError`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from vita.errors import CheckpointError
+
+DEFAULT = Path(__file__).parents[1] / "default"  # the embedded checkpoint
 
 
 def is_file(file: Path) -> bool:

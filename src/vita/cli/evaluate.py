@@ -22,7 +22,8 @@ def run_eval(model: str, images: int, out: Path, quantize: str | None = None) ->
     Raises:
         VitaError: no checkpoint, or another model than the recipe's.
     """
-    from vita.checkpoint.open import DEFAULT, open_checkpoint
+    from vita.checkpoint.files import DEFAULT
+    from vita.checkpoint.open import open_checkpoint
     from vita.errors import RequestError
     from vita.options import parse_quantize
 
