@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vita.cli.chat.output import note
@@ -99,9 +98,9 @@ def run_regenerate(chat: Conversation, rest: str) -> bool:
 def run_save(chat: Conversation, rest: str) -> bool:
     """Write the conversation to a file."""
     word, more = first_word(rest)
-    path = Path((rest if more else word) or time.strftime("vita-chat-%Y%m%d-%H%M%S.md"))
-    save_transcript(path, chat.exchanges, chat.name or DEFAULT_MODEL, chat.system)
-    note(f"The conversation is saved in {path}.")
+    name = (rest if more else word) or time.strftime("vita-chat-%Y%m%d-%H%M%S.md")
+    save_transcript(name, chat.exchanges, chat.name or DEFAULT_MODEL, chat.system)
+    note(f"The conversation is saved in {name}.")
     return True
 
 
