@@ -109,19 +109,15 @@ def ask(
         max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p,
         repetition_penalty=repetition_penalty, seed=seed, stop=tuple(stop or ()), logprobs=logprobs,
     )  # fmt: skip
-    options = engine_options(
-        device=device, dtype=dtype, quantize=quantize, kv_cache=kv_cache, memory=memory, old_memory=old_memory,
-        offline=offline,
-    )  # fmt: skip
+    options = engine_options(device=device, dtype=dtype, quantize=quantize, kv_cache=kv_cache, memory=memory,
+                             old_memory=old_memory, offline=offline)  # fmt: skip
     speech = sp.speech_flags(speak=speak, play=play, voice=voice, speed=speed, language=language, seed=seed)
-    run_ask(
-        Ask(
-            question=question, images=tuple(image or ()), videos=tuple(video or ()), audios=tuple(audio or ()),
-            model=model, base=base, options=options, params=params, json=json, stream=stream, system=system, fps=fps,
-            max_frames=max_frames, start=start, end=end, audio_from_video=audio_from_video, max_tiles=max_tiles,
-            reference=reference, timings=timings, verbose=verbose, speech=speech,
-        )
-    )  # fmt: skip
+    run_ask(Ask(
+        question=question, images=tuple(image or ()), videos=tuple(video or ()), audios=tuple(audio or ()),
+        model=model, base=base, options=options, params=params, json=json, stream=stream, system=system, fps=fps,
+        max_frames=max_frames, start=start, end=end, audio_from_video=audio_from_video, max_tiles=max_tiles,
+        reference=reference, timings=timings, verbose=verbose, speech=speech,
+    ))  # fmt: skip
 
 
 @app.command(epilog=examples('vita say "Hello, I am VITA." -o hello.wav', "vita say - --play --voice espeak"))

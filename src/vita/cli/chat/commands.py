@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import shutil
+import textwrap
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -127,7 +129,7 @@ def run_reset(chat: Conversation, rest: str) -> bool:
 
 def run_help(chat: Conversation, rest: str) -> bool:
     """List the commands."""
-    print(help_text())
+    print(help_text(shutil.get_terminal_size().columns))
     return True
 
 
@@ -158,18 +160,29 @@ COMMANDS: dict[str, Command] = {
     "exit": Command("", "the same", run_quit),
 }  # fmt: skip
 HIDDEN = ("exit",)
-KEYS = """\
-A file that is dropped into the terminal is attached; media go with the next question. Audio alone is the question:
-press Enter. Tab completes commands and paths. Alt-Enter, or \\ at the end of a line, starts a new line. The up arrow
-brings back earlier input, which is kept between chats (VITA_HISTORY=off: not). Ctrl-C stops the answer and its
-speech, not the program."""
+KEYS = (
+    "A file that is dropped into the terminal is attached; media go with the next question. Audio alone is the "
+    "question: press Enter. Tab completes commands and paths. Alt-Enter, or \\ at the end of a line, starts a new "
+    "line. The up arrow brings back earlier input, which is kept between chats (VITA_HISTORY=off: not). Ctrl-C stops the "
+    "answer and its speech, not the program."
+)
+MAX_COLUMNS = 100  # longer lines are hard to read
+MIN_COLUMNS = 20
+MIN_HELP_COLUMNS = 30  # beside the commands; in less room, the help is written below them
 
 
-def help_text() -> str:
-    """The commands, one a line, and the keys."""
+def help_text(columns: int) -> str:
+    """The commands and the keys, in lines of up to `columns` characters."""
+    columns = max(MIN_COLUMNS, min(columns, MAX_COLUMNS))
     shown = {f"/{name} {command.arguments}": command.help for name, command in COMMANDS.items() if name not in HIDDEN}
     width = max(map(len, shown)) + 2
-    return "\n".join([*(f"{usage:{width}}{text}" for usage, text in shown.items()), "", KEYS])
+    is_beside = columns - width >= MIN_HELP_COLUMNS
+    indent = " " * (width if is_beside else 4)
+    lines: list[str] = []
+    for usage, text in shown.items():
+        wrapped = textwrap.wrap(text, columns, initial_indent=indent, subsequent_indent=indent)
+        lines += [usage + wrapped[0][len(usage) :], *wrapped[1:]] if is_beside else [usage.rstrip(), *wrapped]
+    return "\n".join([*lines, "", *textwrap.wrap(KEYS, columns)])
 
 
 def suggest(name: str) -> str:
