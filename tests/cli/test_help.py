@@ -33,6 +33,7 @@ class TestHelp:
         done = run(name, "--help")
         shown = done.stdout.decode()
         assert (done.returncode, done.stderr, run(name, "-h").stdout) == (0, b"", done.stdout)
+        assert "<bool>" not in shown and "<bool>" not in run("--help").stdout.decode()
         found = re.findall(r"^ +((?:\w+=\w+ )?vita .*?) *$", shown.split("Examples:")[1], re.MULTILINE)
         assert len(found) == 2, shown
         command = typer.main.get_group(app).commands[name]

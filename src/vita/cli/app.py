@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -9,11 +10,13 @@ import typer
 
 from vita.cli import options as o
 from vita.cli import speech as sp
+from vita.cli.help import Command, Group
 from vita.cli.options import MODEL, OUTPUT, engine_options, examples
 from vita.cli.serve_command import serve
 
 app = typer.Typer(
     name="vita",
+    cls=Group,
     help="VITA-1.5: ask about images, videos and audio.",
     epilog=examples('vita ask "What does the logo say?" --image assets/vita_logo.png', "vita COMMAND --help"),
     invoke_without_command=True,
@@ -22,12 +25,13 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+command = partial(app.command, cls=Command)
 
 
 def flag_names() -> dict[str, str]:
     """The option's name in Python to its flag, of all commands: `max_tokens` to `--max-tokens`."""
     group = typer.main.get_group(app)
-    options = [p for command in group.commands.values() for p in command.params if p.param_type_name == "option"]
+    options = [p for one in group.commands.values() for p in one.params if p.param_type_name == "option"]
     return {p.name: p.opts[0] for p in options if p.name is not None}
 
 
@@ -52,7 +56,7 @@ def _root(
         typer.echo(context.get_help())
 
 
-@app.command(
+@command(
     epilog=examples(
         'vita ask "What does the logo say?" --image assets/vita_logo.png',
         "vita ask --audio assets/what_can_you_do.flac --json",
@@ -120,7 +124,7 @@ def ask(
     ))  # fmt: skip
 
 
-@app.command(epilog=examples('vita say "Hello, I am VITA." -o hello.wav', "vita say - --play --voice espeak"))
+@command(epilog=examples('vita say "Hello, I am VITA." -o hello.wav', "vita say - --play --voice espeak"))
 def say(
     text: Annotated[
         str | None, typer.Argument(metavar="TEXT", help="Text or Markdown; - speaks standard input while it arrives.")
@@ -158,11 +162,11 @@ def say(
     run_say(Say(text=text, speech=speech, model=model, options=options, timings=timings, verbose=verbose))
 
 
-@app.command(epilog=examples("vita chat --speak", 'vita chat --image assets/vita_logo.png --system "Be brief."'))
+@command(epilog=examples("vita chat --speak", 'vita chat --image assets/vita_logo.png --system "Be brief."'))
 def chat(
-    image: o.ImageFiles = None,
-    video: o.VideoFiles = None,
-    audio: o.AudioFiles = None,
+    image: o.ChatImages = None,
+    video: o.ChatVideos = None,
+    audio: o.ChatAudios = None,
     fps: o.Fps = 1.0,
     max_frames: o.MaxFrames = 16,
     max_tiles: o.MaxTiles = None,
@@ -221,10 +225,10 @@ def chat(
         raise typer.Exit(run_chat(flags))
 
 
-app.command(epilog=examples("vita serve", "vita serve --host 0.0.0.0 --self-signed --api-key-file keys.txt"))(serve)
+command(epilog=examples("vita serve", "vita serve --host 0.0.0.0 --self-signed --api-key-file keys.txt"))(serve)
 
 
-@app.command(epilog=examples("vita info", "vita info VITA-MLLM/VITA-1.5 --memory 6GB"))
+@command(epilog=examples("vita info", "vita info VITA-MLLM/VITA-1.5 --memory 6GB"))
 def info(
     model: o.ModelArgument = None,
     device: o.Device = "auto",
@@ -255,7 +259,7 @@ def info(
     raise typer.Exit(run_info(model, options, positions=context, as_json=json))
 
 
-@app.command(epilog=examples("vita verify FOLDER", "vita verify FOLDER --quantize int4+encoders"))
+@command(epilog=examples("vita verify FOLDER", "vita verify FOLDER --quantize int4+encoders"))
 def verify(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A checkpoint with its reference numbers.")],
     dtype: Annotated[
@@ -275,7 +279,7 @@ def verify(
     raise typer.Exit(run_verify(folder, options, as_json=json))
 
 
-@app.command(epilog=examples("vita bench --json > before.json", "vita bench --compare before.json"))
+@command(epilog=examples("vita bench --json > before.json", "vita bench --compare before.json"))
 def bench(
     model: o.ModelArgument = None,
     device: o.Device = "auto",
@@ -304,7 +308,7 @@ def bench(
     raise typer.Exit(run_bench(model, options, tokens=tokens, compare=compare, cold=cold, as_json=json))
 
 
-@app.command("eval", epilog=examples("vita eval default", "vita eval default --quantize int4 --images 100"))
+@command("eval", epilog=examples("vita eval default", "vita eval default --quantize int4 --images 100"))
 def evaluate(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="default, or a folder that the recipe exported.")
@@ -329,7 +333,7 @@ def evaluate(
     raise typer.Exit(run_eval(model, images if old_images is None else old_images, out, quantize))
 
 
-@app.command(
+@command(
     epilog=examples(
         "vita convert VITA-MLLM/VITA-1.5 vita-int4 --quantize int4", "vita convert MODEL OUT --quantize int8+encoders"
     )
@@ -346,7 +350,7 @@ def convert(
     raise typer.Exit(run_convert(model, out, quantize, offline=offline))
 
 
-@app.command(epilog=examples("vita pull VITA-MLLM/VITA-1.5", "vita pull OWNER/NAME"))
+@command(epilog=examples("vita pull VITA-MLLM/VITA-1.5", "vita pull OWNER/NAME"))
 def pull(model: o.HubId) -> None:
     """Download a checkpoint from the hub: says its size and the free space first, and resumes."""
     from vita.cli.hub import run_pull
@@ -354,7 +358,7 @@ def pull(model: o.HubId) -> None:
     raise typer.Exit(run_pull(model))
 
 
-@app.command("list", epilog=examples("vita list", "vita list --json"))
+@command("list", epilog=examples("vita list", "vita list --json"))
 def list_models(json: o.Json = False) -> None:
     """List the checkpoints that are on this machine: the embedded one and those of the hub's cache."""
     from vita.cli.hub import run_list
@@ -362,7 +366,7 @@ def list_models(json: o.Json = False) -> None:
     raise typer.Exit(run_list(as_json=json))
 
 
-@app.command(epilog=examples("vita rm VITA-MLLM/VITA-1.5", "vita rm OWNER/NAME"))
+@command(epilog=examples("vita rm VITA-MLLM/VITA-1.5", "vita rm OWNER/NAME"))
 def rm(model: o.HubId) -> None:
     """Remove a checkpoint from the hub's cache."""
     from vita.cli.hub import run_rm
@@ -370,7 +374,7 @@ def rm(model: o.HubId) -> None:
     raise typer.Exit(run_rm(model))
 
 
-@app.command(epilog=examples("vita doctor", "VITA_KERNELS=off vita doctor"))
+@command(epilog=examples("vita doctor", "VITA_KERNELS=off vita doctor"))
 def doctor() -> None:
     """Show what this machine can do, and what to fix."""
     from vita.cli.doctor import run_doctor

@@ -163,8 +163,8 @@ HIDDEN = ("exit",)
 KEYS = (
     "A file that is dropped into the terminal is attached; media go with the next question. Audio alone is the "
     "question: press Enter. Tab completes commands and paths. Alt-Enter, or \\ at the end of a line, starts a new "
-    "line. The up arrow brings back earlier input, which is kept between chats (VITA_HISTORY=off: not). Ctrl-C stops the "
-    "answer and its speech, not the program."
+    "line. The up arrow brings back earlier input, which is kept between chats (VITA_HISTORY=off: not). Ctrl-C stops "
+    "the answer and its speech, not the program."
 )
 MAX_COLUMNS = 100  # longer lines are hard to read
 MIN_COLUMNS = 20
