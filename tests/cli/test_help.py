@@ -58,6 +58,28 @@ class TestHelp:
         ):  # fmt: skip
             assert all(flag in panel for flag in flags), panel
 
+    @pytest.mark.parametrize("columns", [60, 80, 120, 160])
+    def test_the_width_of_the_terminal_is_used(self, columns: int, monkeypatch: Any) -> None:
+        monkeypatch.setenv("COLUMNS", str(columns))
+        widths = {len(line) for line in run("ask", "--help").stdout.decode().splitlines() if line.startswith("╭")}
+        assert widths == {columns}
+
+    @pytest.mark.parametrize("name", COMMANDS)
+    def test_what_a_flag_takes_is_a_word(self, name: str) -> None:
+        for parameter in typer.main.get_group(app).commands[name].params:
+            takes_value = parameter.param_type_name == "option" and not getattr(parameter, "is_flag", False)
+            if takes_value and not getattr(parameter, "hidden", False):
+                word = str(parameter.metavar)
+                assert re.fullmatch(r"[A-Z]{4,}", word) and word not in ("TEXT[]", "INTEGER", "FLOAT", "BOOLEAN"), word
+
+    def test_chat_has_the_flags_of_ask(self) -> None:
+        """But those of one answer, and of a part of a video."""
+        commands = typer.main.get_group(app).commands
+        ask, chat = ({p.name for p in commands[name].params} for name in ("ask", "chat"))
+        assert ask - chat == {
+            "question", "json", "stream", "timings", "logprobs", "start", "end", "audio_from_video", "play",
+        }  # fmt: skip
+
     @pytest.mark.parametrize("name", ["ask", "chat"])
     def test_media_have_short_flags(self, name: str) -> None:
         command = typer.main.get_group(app).commands[name]
