@@ -1,4 +1,4 @@
-"""What a visitor must find in README and docs: the image beside the answer, the machines, the model's limits, errors."""
+"""What a visitor must find in README and docs: the image beside the answer, the machines, the model's limits."""
 
 from __future__ import annotations
 
