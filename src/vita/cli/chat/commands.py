@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import shutil
 import textwrap
 import time
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from vita.cli.chat.output import note
+from vita.cli.chat.output import MAX_COLUMNS, note, terminal_columns
 from vita.cli.chat.paths import Kind, first_word, split_path
 from vita.cli.chat.speech import describe_voices
 from vita.cli.chat.transcript import save_transcript
@@ -129,7 +128,7 @@ def run_reset(chat: Conversation, rest: str) -> bool:
 
 def run_help(chat: Conversation, rest: str) -> bool:
     """List the commands."""
-    print(help_text(shutil.get_terminal_size().columns))
+    print(help_text(terminal_columns()))
     return True
 
 
@@ -152,7 +151,7 @@ COMMANDS: dict[str, Command] = {
                       run_system),
     "model": Command("[MODEL]", f"show the model, or load another and start over; {DEFAULT_MODEL}: the embedded one",
                      run_model, "file"),
-    "voice": Command("[NAME]", f"list the voices, or speak with one; {SPEAK}: the last one or the best, {SILENT}: none",
+    "voice": Command("[NAME]", f"list the voices, or speak with one; {SPEAK}: the last or best, {SILENT}: none",
                      run_voice),
     "reset": Command("", "forget the conversation", run_reset),
     "help": Command("", "this list", run_help),
@@ -166,7 +165,6 @@ KEYS = (
     "line. The up arrow brings back earlier input, which is kept between chats (VITA_HISTORY=off: not). Ctrl-C stops "
     "the answer and its speech, not the program."
 )
-MAX_COLUMNS = 100  # longer lines are hard to read
 MIN_COLUMNS = 20
 MIN_HELP_COLUMNS = 30  # beside the commands; in less room, the help is written below them
 
