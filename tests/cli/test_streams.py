@@ -68,9 +68,8 @@ def test_a_command_that_prints_nothing_needs_no_stdout(tmp_path: Path) -> None:
     ("arguments", "code"), [(("info", MINI), 0), (("info", "/nowhere"), 2), (("-V",), 0), (("ask",), 2)]
 )
 def test_a_closed_stderr_changes_no_exit_code(arguments: tuple[str, ...], code: int) -> None:
-    for streams in ("2>&-", ">/dev/null 2>&-"):
-        done = shell(*arguments, streams=streams)
-        assert done[0] == code and done[2] == b""
+    done = shell(*arguments, streams="2>&-")
+    assert done[0] == code and done[2] == b""
     assert shell(*arguments, streams=">&- 2>&-") == (2, b"", b"")
 
 
