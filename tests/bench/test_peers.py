@@ -58,6 +58,11 @@ def test_too_few_rounds_and_a_missing_folder_are_said(arguments: tuple[str, ...]
     assert done.returncode == 2 and said in done.stderr
 
 
+def test_help_names_the_tokenizer_and_the_length_of_the_request() -> None:
+    shown = peers("--help").stdout
+    assert "Qwen/Qwen2.5-7B-Instruct" in shown and "1,435 positions" in shown
+
+
 @pytest.mark.slow
 def test_it_runs_in_turns_and_says_who_cannot() -> None:
     done = peers("--positions", "340", "--tokens", "4", "--peers", "vita", "llama-q4_0")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from scripts.terminal import Terminal
 from tests.checkpoint.hub_server import COMMIT, Hub, serve
 from tests.checkpoints import VISION, copy_mini, edit_json
 from tests.cli.commands import ENV, Ended, assert_sentence
@@ -65,6 +67,21 @@ def test_pull_list_ask_and_rm(user: User) -> None:
     assert removed.stdout.decode() == f"{REPO}: removed, 1.1 MB freed\n" and removed.stderr == b""
     assert not [f for f in user.cache.rglob("*") if f.is_file() and "somebody" in str(f)]
     assert_sentence(user.vita("rm", REPO), f"{REPO}: is not in the hub cache; see vita list")
+
+
+def test_a_terminal_shows_how_far_it_is(user: User) -> None:
+    shown: set[str] = set()
+    env = {k: v for k, v in ENV.items() if k != "HF_HUB_OFFLINE"} | {
+        "HF_ENDPOINT": user.hub.endpoint, "HF_HUB_CACHE": str(user.cache), "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TERM": "xterm-256color",
+    }  # fmt: skip
+    command = [sys.executable, "-m", "vita", "pull", REPO]
+    with Terminal(command, columns=200, rows=20, env=env, changed=lambda screen: shown.update(screen.display)) as pull:
+        assert pull.end(120) == 0, pull.text
+        first, folder = pull.lines
+    assert first.startswith(f"vita: {REPO}: 1.1 MB in 12 files") and Path(folder).name == COMMIT
+    bars = [line for line in shown if re.match(r"file \d of 3 ", line)]
+    assert any(re.search(r"\d/1\.1 MB", line) for line in bars), shown
 
 
 def test_a_partial_file_is_resumed_where_it_ends(user: User) -> None:
