@@ -44,7 +44,7 @@ from recipes.speech.rows import (
 from recipes.steps import answers_loss, apply, half
 from recipes.tiles import normalise
 from recipes.train import Log
-from vita.checkpoint.open import DEFAULT
+from vita.checkpoint.files import DEFAULT
 from vita.prompt.tokenizer import Tokenizer
 
 HEARING_UNTIL = 0.4  # share of the budget with CTC alone

@@ -165,30 +165,37 @@ class Vita:
             QueueFull: too many requests wait.
             ResourceError: no voice is installed.
         """
-        if (wanted := SpeechOptions.of(speech)) is not None:
-            from vita.engine.sampler import check_params
-            from vita.speech.answer import speak_answers
-            from vita.speech.stream import stream_for
+        if session is not None:
+            if options is not None or cache_salt:
+                raise RequestError(
+                    "are the session's own", where="options and cache_salt", fix="pass them to session()"
+                )
+            turns = _as_turns(messages)
+            if len(turns) != 1:
+                raise RequestError(f"a session takes one message at a time, not {len(turns)}", where="messages")
+            return session.submit(turns[0], params, priority=priority, deadline=deadline, speech=speech)
+        wanted = SpeechOptions.of(speech)
+        speak = None if wanted is None else self._speaker(wanted, params)
+        handle = self.engine.submit(
+            _as_turns(messages), params, options, priority=priority, deadline=deadline, cache_salt=cache_salt
+        )
+        return handle if speak is None else speak(handle)
 
-            if params is not None:
-                check_params(params)
-            voice = self._voice_for(wanted)
-            streams = [stream_for(wanted, voice, index=index) for index in range(params.n if params else 1)]
-            inner = self.submit(
-                messages, params, options=options, session=session, priority=priority, deadline=deadline,
-                cache_salt=cache_salt,
-            )  # fmt: skip
-            return speak_answers(inner, streams)
-        if session is None:
-            return self.engine.submit(
-                _as_turns(messages), params, options, priority=priority, deadline=deadline, cache_salt=cache_salt
-            )
-        if options is not None or cache_salt:
-            raise RequestError("are the session's own", where="options and cache_salt", fix="pass them to session()")
-        turns = _as_turns(messages)
-        if len(turns) != 1:
-            raise RequestError(f"a session takes one message at a time, not {len(turns)}", where="messages")
-        return session.submit(turns[0], params, priority=priority, deadline=deadline)
+    def _speaker(self, options: SpeechOptions, params: SamplingParams | None) -> Callable[[Handle], Handle]:
+        """A function that speaks the answers of one request, whose voices are open.
+
+        Raises:
+            RequestError: there is no such voice, or a parameter is wrong. ResourceError: no voice is installed.
+        """
+        from vita.engine.sampler import check_params
+        from vita.speech.answer import speak_answers
+        from vita.speech.stream import stream_for
+
+        if params is not None:
+            check_params(params)
+        voice = self._voice_for(options)
+        streams = [stream_for(options, voice, index=index) for index in range(params.n if params else 1)]
+        return lambda handle: speak_answers(handle, streams)
 
     @property
     def checkpoint_voice(self) -> Voice | None:
@@ -233,7 +240,7 @@ class Vita:
         self, system: str | None = None, *, options: MediaOptions | None = None, cache_salt: str = ""
     ) -> Session:
         """A conversation whose media are decoded once and whose prefix stays in the cache."""
-        return Session(self.engine, system, options, cache_salt)
+        return Session(self.engine, system, options, cache_salt, self._speaker)
 
     def stream(
         self,

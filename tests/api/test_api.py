@@ -176,3 +176,22 @@ def test_a_model_says_what_it_is(mini: Path) -> None:
 
 def test_the_embedded_model_says_its_name(model: vita.Vita) -> None:
     assert repr(model) == "<vita.Vita 'default': 7.9 million parameters, float32 on cpu, context of 4,096 tokens>"
+
+
+def test_a_session_speaks_its_answer_as_the_model_does(model: vita.Vita, tone_is_declared: None) -> None:
+    """`Session.submit(speech=)` gives the events of `Vita.submit(session=, speech=)`, and the history goes on."""
+    tone, question = vita.SpeechOptions(voice="tone"), vita.user("What does the logo say?", image=LOGO)
+    heard: list[bytes] = []
+    for through_the_model in (False, True):
+        with model.session() as session:
+            if through_the_model:
+                events = list(model.submit(question, session=session, speech=tone))
+            else:
+                events = list(session.submit(question, speech=tone))
+            assert "VITA" in "".join(e.text for e in events if isinstance(e, vita.TextDelta))
+            assert isinstance(events[-1], vita.Done) and events[-1].timings.speech_seconds > 0.2
+            heard.append(b"".join(e.samples.tobytes() for e in events if isinstance(e, vita.SpeechChunk)))
+            assert session.submit(vita.user("Which colour is it?")).result().usage.reused_tokens > 0
+            with pytest.raises(vita.RequestError, match="there is no voice 'bob'"):
+                session.submit(question, speech=vita.SpeechOptions(voice="bob"))
+    assert heard[0] == heard[1] and len(heard[0]) > 20_000

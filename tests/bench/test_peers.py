@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -40,8 +41,8 @@ def test_the_table_shows_median_minimum_and_maximum_and_the_marks() -> None:
     assert "256 tokens in all" in shown
 
 
-def peers(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "benchmarks/peers.py", "src/vita/default", "--picture", PICTURE, *arguments]
+def peers(*arguments: str, checkpoint: Path = Path("src/vita/default")) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "benchmarks/peers.py", str(checkpoint), "--picture", PICTURE, *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=170, check=False)
 
 
@@ -57,6 +58,11 @@ def test_too_few_rounds_and_a_missing_folder_are_said(arguments: tuple[str, ...]
     assert done.returncode == 2 and said in done.stderr
 
 
+def test_help_names_the_tokenizer_and_the_length_of_the_request() -> None:
+    shown = peers("--help").stdout
+    assert "Qwen/Qwen2.5-7B-Instruct" in shown and "1,435 positions" in shown
+
+
 @pytest.mark.slow
 def test_it_runs_in_turns_and_says_who_cannot() -> None:
     done = peers("--positions", "340", "--tokens", "4", "--peers", "vita", "llama-q4_0")
@@ -64,6 +70,71 @@ def test_it_runs_in_turns_and_says_who_cannot() -> None:
     runs = json.loads(done.stdout.splitlines()[-1])
     assert len(runs["vita"]) == 3 and all(r["step"] > 0 and r["read"] > 0 for r in runs["vita"])
     assert "llama-q4_0" in runs or "llama-q4_0 cannot run here" in done.stderr
+
+
+LLAMA_CPP = """
+# llama-cpp-python as far as peers.py uses it; what it is asked for is appended to the file ASKED.
+import json, os
+def ask(**call):
+    with open(os.environ["ASKED"], "a") as out:
+        print(json.dumps(call), file=out)
+class Llama:
+    def __init__(self, model_path, **options):
+        ask(model=model_path, **options)
+        self.size, self.held = options["n_ctx"], 0
+    def reset(self):
+        self.held = 0
+        ask(reset=True)
+    def eval(self, tokens):
+        self.held += len(tokens)
+        assert self.held <= self.size, "the context is too short"
+        ask(tokens=tokens)
+"""
+
+
+@pytest.fixture
+def llama(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stand-in for llama-cpp-python, and GGUFs that need not be written; returns the checkpoint."""
+    (tmp_path / "llama_cpp.py").write_text(LLAMA_CPP, encoding="utf-8")
+    checkpoint = tmp_path / "weights"
+    checkpoint.symlink_to(ROOT / "src" / "vita" / "default")
+    for form in ("q4_0", "q4_k_m"):
+        (tmp_path / f"weights.{form}.gguf").touch()
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("ASKED", str(tmp_path / "asked"))
+    return checkpoint
+
+
+@pytest.mark.parametrize("form", ["q4_0", "q4_k_m"])
+def test_llama_cpp_runs_at_its_best_settings_and_warms_up(form: str, llama: Path, tmp_path: Path) -> None:
+    done = peers(
+        "--positions", "300", "--tokens", "5", "--peers", f"llama-{form}", "--one", f"llama-{form}", checkpoint=llama
+    )
+    assert done.returncode == 0, done.stderr
+    opened, *calls = [json.loads(line) for line in (tmp_path / "asked").read_text(encoding="utf-8").splitlines()]
+    threads = len(os.sched_getaffinity(0))
+    assert opened == {
+        "model": str(tmp_path / f"weights.{form}.gguf"), "n_ctx": 306, "n_batch": 306, "n_ubatch": 512,
+        "n_threads": threads, "n_threads_batch": threads, "flash_attn": True, "use_mmap": False, "verbose": False,
+    }  # fmt: skip
+    counts = [len(call.get("tokens", [])) for call in calls]
+    assert counts == [0, 300, 1, 0, 300, 1, 1, 1, 1], "a whole request that is not timed, then the timed one"
+    figures = json.loads(done.stdout)
+    assert figures["vision"] == 0 and figures["step"] > 0 and figures["peak_gb"] > 0
+    assert figures["whole"] == pytest.approx(figures["prefill"] + 255 * figures["step"])
+
+
+@pytest.mark.slow
+def test_rounds_of_llama_cpp_are_in_turns(llama: Path) -> None:
+    done = peers(
+        "--positions", "300", "--tokens", "5", "--peers", "llama-q4_0", "llama-q4_k_m", checkpoint=llama
+    )  # fmt: skip
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    rounds = [line.split(":")[0] for line in done.stdout.splitlines() if line.startswith("round ")]
+    assert rounds == [f"round {k} llama-{form}" for k in (1, 2, 3) for form in ("q4_0", "q4_k_m")]
+    assert {name: len(runs) for name, runs in json.loads(done.stdout.splitlines()[-1]).items()} == {
+        "llama-q4_0": 3, "llama-q4_k_m": 3,
+    }  # fmt: skip
 
 
 def test_q4_k_m_has_more_bits_where_llama_cpp_has_them() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import struct
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import torch
 from tests.checkpoints import AUDIO, VISION, copy_mini, edit_json, read_tensors, write_single
 
 import vita
+from vita.checkpoint.convert import convert
 from vita.checkpoint.load import load_part
 from vita.checkpoint.open import open_checkpoint
 from vita.errors import CheckpointError, DownloadError, RequestError, ResourceError
@@ -268,3 +270,10 @@ def test_devices_dtypes_and_memory_are_checked_before_loading(mini: Path, monkey
     monkeypatch.setattr("vita.planning.memory_plan.available_memory", lambda device: 50_000_000)
     with pytest.raises(ResourceError, match=r"needs about 0\.\d GB of memory and 0\.1 GB are available"):
         vita.load(place, device="cpu")
+
+
+def test_a_folder_whose_name_is_not_utf8(mini: Path, tmp_path: Path, expected: tuple[int, ...]) -> None:
+    folder = copy_mini(mini, tmp_path / os.fsdecode(b"caf\xe9"))
+    assert answer(folder) == expected
+    convert(open_checkpoint(folder), folder.parent / "int8", "int8")
+    assert len(answer(folder.parent / "int8")) == len(expected)

@@ -109,5 +109,6 @@ def test_a_cache_without_checkpoints_and_with_odd_folders(cache: Path) -> None:
         remove("a/c")
     with pytest.raises(CheckpointError, match="is not in the hub cache"):
         remove("a/d")
-    with pytest.raises(CheckpointError, match="is not in the hub cache"):
-        remove("../x")
+    for no_id in ("../x", "c", ""):
+        with pytest.raises(CheckpointError, match="is no hub id"):
+            remove(no_id)

@@ -225,6 +225,8 @@ MISTAKES: dict[str, tuple[Callable[[Path], list[str]], tuple[str, ...]]] = {
     "tokens": (lambda f: ["ask", "x", "--max-tokens", "0"], ("--max-tokens: must be 1 or more",)),
     "tokens no number": (lambda f: ["ask", "x", "--max-tokens", "many"], ("--max-tokens", "integer")),
     "top p": (lambda f: ["ask", "x", "--top-p", "2"], ("--top-p: must be over 0 and at most 1",)),
+    "voice alone": (lambda f: ["ask", "x", "--voice", "espeak"], ("vita: --voice: is about speech; add --speak FILE",)),
+    "language alone": (lambda f: ["ask", "x", "--language", "de"], ("vita: --language: is about speech; add",)),
     "log-probabilities": (lambda f: ["ask", "x", "--logprobs", "3"], ("--logprobs: is part of the JSON output",)),
     "chat tiles": (lambda f: ["chat", "--model", MINI, "--max-tiles", "0"], ("--max-tiles: must be 1 to 12, not 0",)),
     "chat top p": (lambda f: ["chat", "--model", MINI, "--top-p", "2"], ("--top-p: must be over 0",)),

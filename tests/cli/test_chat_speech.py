@@ -245,7 +245,9 @@ class TestVoice:
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("--voice", "tone"), "--voice and --speed: are about speech; add --speak or --listen"),
+        (("--voice", "tone"), "vita: --voice: is about speech; add --speak or --listen."),
+        (("--language", "de"), "vita: --language: is about speech; add --speak or --listen."),
+        (("--speed", "2", "--language", "de"), "vita: --language and --speed: are about speech; add --speak or"),
         (("--speak", "--voice", "bob"), "--voice: there is no voice 'bob'"),
         (("--speak", "--speed", "9"), "--speed: must be 0.25 to 4"),
         (("--listen", "--voice", "bob"), "--voice: there is no voice 'bob'"),

@@ -6,6 +6,7 @@ import json
 import shutil
 import stat
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from prompt_toolkit.history import FileHistory, InMemoryHistory
 from scripts.terminal import ALT_ENTER, CTRL_C, CTRL_D, UP, Terminal
 from tests.cli.commands import ENV, MINI
 
+from vita.cli.chat.commands import help_text
 from vita.cli.chat.history import history_file, open_history, shorten
 from vita.cli.chat.loop import WELCOME
 
@@ -72,6 +74,20 @@ def test_tab_history_and_the_end(folder: Path) -> None:
         chat.type(UP * 2)
         chat.wait("> What is it?")
         chat.type(CTRL_C + CTRL_D)
+        assert chat.end() == 0
+
+
+def test_a_narrow_terminal_breaks_no_word(folder: Path) -> None:
+    """The welcome and /help have the width of the terminal, and no line of theirs is wrapped by it."""
+    command = [sys.executable, "-m", "vita", "chat", "--model", MINI]
+    env = ENV | {"VITA_HISTORY": "off", "TERM": "xterm-256color"}
+    with Terminal(command, columns=60, rows=90, env=env, cwd=folder) as chat:
+        chat.wait(lambda screen: screen.endswith("\n>"), seconds=150)
+        assert chat.lines[-3:-1] == textwrap.wrap(WELCOME, 60)
+        chat.type("/help\r")
+        chat.wait(at_prompt(">", 2))
+        assert help_text(60) in chat.text
+        chat.type(CTRL_D)
         assert chat.end() == 0
 
 

@@ -33,6 +33,7 @@ class TestHelp:
         done = run(name, "--help")
         shown = done.stdout.decode()
         assert (done.returncode, done.stderr, run(name, "-h").stdout) == (0, b"", done.stdout)
+        assert "<bool>" not in shown and "<bool>" not in run("--help").stdout.decode()
         found = re.findall(r"^ +((?:\w+=\w+ )?vita .*?) *$", shown.split("Examples:")[1], re.MULTILINE)
         assert len(found) == 2, shown
         command = typer.main.get_group(app).commands[name]
@@ -57,6 +58,28 @@ class TestHelp:
         ):  # fmt: skip
             assert all(flag in panel for flag in flags), panel
 
+    @pytest.mark.parametrize("columns", [60, 80, 120, 160])
+    def test_the_width_of_the_terminal_is_used(self, columns: int, monkeypatch: Any) -> None:
+        monkeypatch.setenv("COLUMNS", str(columns))
+        widths = {len(line) for line in run("ask", "--help").stdout.decode().splitlines() if line.startswith("╭")}
+        assert widths == {columns}
+
+    @pytest.mark.parametrize("name", COMMANDS)
+    def test_what_a_flag_takes_is_a_word(self, name: str) -> None:
+        for parameter in typer.main.get_group(app).commands[name].params:
+            takes_value = parameter.param_type_name == "option" and not getattr(parameter, "is_flag", False)
+            if takes_value and not getattr(parameter, "hidden", False):
+                word = str(parameter.metavar)
+                assert re.fullmatch(r"[A-Z]{4,}", word) and word not in ("TEXT[]", "INTEGER", "FLOAT", "BOOLEAN"), word
+
+    def test_chat_has_the_flags_of_ask(self) -> None:
+        """But those of one answer, and of a part of a video."""
+        commands = typer.main.get_group(app).commands
+        ask, chat = ({p.name for p in commands[name].params} for name in ("ask", "chat"))
+        assert ask - chat == {
+            "question", "json", "stream", "timings", "logprobs", "start", "end", "audio_from_video", "play",
+        }  # fmt: skip
+
     @pytest.mark.parametrize("name", ["ask", "chat"])
     def test_media_have_short_flags(self, name: str) -> None:
         command = typer.main.get_group(app).commands[name]
@@ -75,15 +98,16 @@ class TestHelp:
         wrong = subprocess.run([*command, "answer"], capture_output=True, env=ENV, timeout=60, check=False)
         assert_sentence(Ended(wrong.returncode, wrong.stdout, wrong.stderr), "answer", "See 'vita --help'")
 
-    def test_help_imports_nothing_heavy(self) -> None:
+    @pytest.mark.parametrize("arguments", [("--help",), ("list",), ("list", "--json"), ("rm", "owner/name")])
+    def test_these_import_nothing_heavy(self, arguments: tuple[str, ...]) -> None:
         code = (
-            "import sys; sys.argv=['vita','--help']\n"
+            f"import sys; sys.argv=['vita', *{arguments}]\n"
             "from vita.cli import run\n"
             "try: run()\nexcept SystemExit: pass\n"
             "print([m for m in ('torch','numpy','PIL','av','tokenizers') if m in sys.modules])"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=ENV, timeout=60, check=False)
-        assert done.stdout.decode().strip().endswith("[]")
+        assert done.stdout.decode().strip().endswith("[]"), done.stdout
 
     @pytest.mark.parametrize(
         ("typed", "offered"), [("vita c", ["chat", "convert"]), ("vita ask --max-t", ["--max-tiles", "--max-tokens"])]

@@ -17,7 +17,7 @@ from tests.cli.commands import MINI, assert_sentence, run
 from tests.speech.test_audio_file import Device
 from tests.voices import declare_voices, on_path
 
-from vita.checkpoint.open import DEFAULT
+from vita.checkpoint.files import DEFAULT
 from vita.cli import doctor
 
 

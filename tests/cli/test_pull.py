@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from scripts.terminal import Terminal
 from tests.checkpoint.hub_server import COMMIT, Hub, serve
 from tests.checkpoints import VISION, copy_mini, edit_json
 from tests.cli.commands import ENV, Ended, assert_sentence
@@ -67,6 +69,21 @@ def test_pull_list_ask_and_rm(user: User) -> None:
     assert_sentence(user.vita("rm", REPO), f"{REPO}: is not in the hub cache; see vita list")
 
 
+def test_a_terminal_shows_how_far_it_is(user: User) -> None:
+    shown: set[str] = set()
+    env = {k: v for k, v in ENV.items() if k != "HF_HUB_OFFLINE"} | {
+        "HF_ENDPOINT": user.hub.endpoint, "HF_HUB_CACHE": str(user.cache), "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TERM": "xterm-256color",
+    }  # fmt: skip
+    command = [sys.executable, "-m", "vita", "pull", REPO]
+    with Terminal(command, columns=200, rows=20, env=env, changed=lambda screen: shown.update(screen.display)) as pull:
+        assert pull.end(120) == 0, pull.text
+        first, folder = pull.lines
+    assert first.startswith(f"vita: {REPO}: 1.1 MB in 12 files") and Path(folder).name == COMMIT
+    bars = [line for line in shown if re.match(r"file \d of 3 ", line)]
+    assert any(re.search(r"\d/1\.1 MB", line) for line in bars), shown
+
+
 def test_a_partial_file_is_resumed_where_it_ends(user: User) -> None:
     data = (user.hub.folder / SHARD).read_bytes()
     partial = user.blob(SHARD).with_name(user.blob(SHARD).name + ".partial")
@@ -105,7 +122,19 @@ def test_no_weights_and_no_repository(user: User) -> None:
         file.unlink()
     assert_sentence(user.vita("pull", REPO), f"{REPO}: holds no weights in safetensors files")
     assert_sentence(user.vita("pull", "nobody/nothing"), "is neither a folder here nor a repository on the hub")
-    assert_sentence(user.vita("pull", "mini"), "mini: is no hub id; pass one like owner/name")
+
+
+@pytest.mark.parametrize("command", ["pull", "rm"])
+def test_what_never_is_in_the_cache_is_named(command: str, user: User) -> None:
+    """The embedded model, a folder, and what is no hub id."""
+    embedded = {"pull": "there is nothing to download", "rm": "vita list shows what can be removed"}[command]
+    said = f"vita: default: is the embedded model, a part of the package; {embedded}."
+    assert_sentence(user.vita(command, "default"), said)
+    folder = str(user.hub.folder)
+    assert_sentence(user.vita(command, folder), f"vita: {folder}: is a folder and not in the hub cache; {embedded}.")
+    assert_sentence(user.vita(command, "mini"), "vita: mini: is no hub id; pass one like owner/name.")
+    assert_sentence(user.vita(command, ""), "vita: '': is no hub id; pass one like owner/name.")
+    assert user.hub.folder.is_dir() and not user.cache.exists()
 
 
 def test_no_network_is_one_sentence(user: User) -> None:

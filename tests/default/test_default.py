@@ -23,7 +23,7 @@ from recipes.data import QA
 from recipes.score import holds, points
 
 import vita
-from vita.checkpoint.open import DEFAULT
+from vita.checkpoint.files import DEFAULT
 from vita.errors import RequestError
 from vita.types import MediaOptions, SamplingParams
 

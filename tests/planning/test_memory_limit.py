@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +13,14 @@ import torch
 from benchmarks.make_checkpoint import RELEASED, USED_VOCAB
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors import safe_open
 from safetensors.torch import save_file
 
 import vita
 from vita.checkpoint.convert import convert
+from vita.checkpoint.files import DEFAULT
 from vita.checkpoint.mmap import drop_pages
-from vita.checkpoint.open import DEFAULT, open_checkpoint
+from vita.checkpoint.open import open_checkpoint
+from vita.checkpoint.safetensors import TensorStore, read_header
 from vita.errors import RequestError, ResourceError
 from vita.model.kv_cache import KVCache
 from vita.model.vita import VitaModel
@@ -170,17 +172,17 @@ def test_fit_is_the_deprecated_name_of_memory() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="SKIPPED LOUDLY: pages are given back on Linux only")
-def test_given_back_pages_are_read_again_and_other_memory_is_left_alone(tmp_path: Path) -> None:
-    file = tmp_path / "model.safetensors"
-    whole = torch.arange(16 << 20, dtype=torch.float32)  # 64 MiB
-    save_file({"w": whole, "v": torch.ones(3)}, file)
-    with safe_open(file, framework="pt") as opened:
-        mapped = opened.get_tensor("w")
-        assert torch.equal(mapped, whole)
-        before = psutil.Process().memory_info().rss
-        assert drop_pages(mapped, file)
-        assert before - psutil.Process().memory_info().rss > 50 << 20
-        assert torch.equal(mapped, whole)
+@pytest.mark.parametrize("name", [b"plain", b"caf\xe9"])
+def test_given_back_pages_are_read_again_and_other_memory_is_left_alone(tmp_path: Path, name: bytes) -> None:
+    save_file({"w": torch.arange(16 << 20, dtype=torch.float32), "v": torch.ones(3)}, tmp_path / "new")  # 64 MiB
+    file = (tmp_path / "new").rename(tmp_path / os.fsdecode(name))
+    whole = torch.arange(16 << 20, dtype=torch.float32)
+    mapped = TensorStore(read_header(file)).get("w")
+    assert torch.equal(mapped, whole)
+    before = psutil.Process().memory_info().rss
+    assert drop_pages(mapped, file)
+    assert before - psutil.Process().memory_info().rss > 50 << 20
+    assert torch.equal(mapped, whole)
     own = whole.clone()
     assert not drop_pages(own, file) and torch.equal(own, whole)
     assert not drop_pages(torch.ones(3), file)

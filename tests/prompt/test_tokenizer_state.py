@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -81,17 +82,51 @@ def test_a_saved_state_changes_no_text(stateful: Tokenizer, clean: Tokenizer) ->
     assert stateful.decode(stateful.encode(TEXT)) == TEXT
 
 
-def test_the_older_file_pair_loads_without_state_too(mini: Path, tmp_path: Path, clean: Tokenizer) -> None:
-    source = mini / "mini_ckpt"
+def write_pair(source: Path, folder: Path, line_end: str = "\n") -> None:
+    """The older file pair, made from `tokenizer.json`."""
     whole = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))["model"]
     merges = [m if isinstance(m, str) else " ".join(m) for m in whole["merges"]]
-    (tmp_path / "vocab.json").write_text(json.dumps(whole["vocab"]), encoding="utf-8")
-    (tmp_path / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
-    shutil.copy(source / "tokenizer_config.json", tmp_path)
-    loaded = Tokenizer.load(tmp_path)
+    (folder / "vocab.json").write_text(json.dumps(whole["vocab"]), encoding="utf-8")
+    lines = "".join(line + line_end for line in ("#version: 0.2", *merges))
+    (folder / "merges.txt").write_bytes(lines.encode())
+    shutil.copy(source / "tokenizer_config.json", folder)
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+@pytest.mark.parametrize("name", [b"plain", b"caf\xe9"])
+def test_the_older_file_pair_loads_without_state_too(
+    mini: Path, tmp_path: Path, clean: Tokenizer, name: bytes, line_end: str
+) -> None:
+    """Also in a folder whose name is not UTF-8."""
+    folder = tmp_path / os.fsdecode(name)
+    folder.mkdir()
+    write_pair(mini / "mini_ckpt", folder, line_end)
+    loaded = Tokenizer.load(folder)
     for text in (TEXT, MARKED):
         assert loaded.encode(text) == clean.encode(text)
         assert loaded.encode_with_specials(text) == clean.encode_with_specials(text)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("merges.txt", b"#version: 0.2\na b c\n", "its tokenizer files are damaged"),
+        ("merges.txt", b"a b\n\nc d\n", "its tokenizer files are damaged"),
+        ("merges.txt", b"\xff \xff\n", "its tokenizer files are damaged"),
+        ("vocab.json", b"[]", "its tokenizer files are damaged"),
+        ("tokenizer_config.json", None, "tokenizer_config.json: cannot be read"),
+    ],
+)
+def test_a_damaged_file_pair_is_one_sentence(
+    mini: Path, tmp_path: Path, file: str, content: bytes | None, said: str
+) -> None:
+    write_pair(mini / "mini_ckpt", tmp_path)
+    if content is None:
+        (tmp_path / file).unlink()
+    else:
+        (tmp_path / file).write_bytes(content)
+    with pytest.raises(CheckpointError, match=said):
+        Tokenizer.load(tmp_path)
 
 
 DAMAGES: dict[str, Callable[[dict[str, Any]], object]] = {

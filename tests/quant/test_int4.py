@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 import vita
 from vita.checkpoint.convert import convert
-from vita.checkpoint.open import DEFAULT, open_checkpoint
+from vita.checkpoint.files import DEFAULT
+from vita.checkpoint.open import open_checkpoint
 from vita.kernels.cpu.bindings import GROUP_SIZE, compiled, kernels
 from vita.quant import int4
 from vita.quant.int4 import Int4Linear, quantize_groups, unpack

@@ -11,7 +11,8 @@ from benchmarks.make_checkpoint import RELEASED, USED_VOCAB
 
 import vita
 from vita.checkpoint.convert import convert
-from vita.checkpoint.open import DEFAULT, open_checkpoint
+from vita.checkpoint.files import DEFAULT
+from vita.checkpoint.open import open_checkpoint
 from vita.layers.linear import Linear
 from vita.model.vita import VitaModel
 from vita.planning.memory_plan import Placement, part_bytes, predict_memory

@@ -105,7 +105,7 @@ def test_a_run_can_go_on_from_the_shipped_model(tmp_path: Path) -> None:
     from recipes.checkpoint import hears, read_shipped
     from recipes.model import Learner, sizes
 
-    from vita.checkpoint.open import DEFAULT
+    from vita.checkpoint.files import DEFAULT
 
     weights = read_shipped(DEFAULT)
     assert hears(weights), "the ears are built as the recipe builds them"

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from vita.bench.decode import decode, prefill
 from vita.bench.peaks import best_seconds, measure_peaks, synchronize
-from vita.checkpoint.open import DEFAULT, Checkpoint
+from vita.checkpoint.files import DEFAULT
+from vita.checkpoint.open import Checkpoint
 from vita.engine.decode import DecodeRunner, choose_decode_runner
 from vita.engine.fusion import fuse
 from vita.engine.loaded import LoadedModel

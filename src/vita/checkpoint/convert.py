@@ -33,7 +33,7 @@ def convert(checkpoint: Checkpoint, out: Path, quantize: Quantize, progress: Pro
 
     Args:
         checkpoint: opened and checked.
-        out: a folder that does not exist yet.
+        out: a folder that does not exist yet; a symbolic link to one is followed.
         quantize: how linear layers are stored.
         progress: called as `progress("tensors", done, total)`.
 
@@ -44,12 +44,7 @@ def convert(checkpoint: Checkpoint, out: Path, quantize: Quantize, progress: Pro
         raise RequestError("is quantised already", where=checkpoint.folder)
     if out.exists():
         raise RequestError("exists already", where=out, fix="name a folder that does not exist")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ResourceError(
-            f"cannot be made ({error.strerror})", where=out.parent, fix="name another folder"
-        ) from error
+    out = _make_parent(out)
     need = sum(e.bytes for e in checkpoint.store.entries.values()) * 6 // 10
     free = shutil.disk_usage(out.parent).free
     if need > free:
@@ -68,6 +63,23 @@ def convert(checkpoint: Checkpoint, out: Path, quantize: Quantize, progress: Pro
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _make_parent(out: Path) -> Path:
+    """Make the folder around `out`; returns the path without symbolic links.
+
+    Raises:
+        ResourceError: it cannot be made.
+    """
+    try:
+        target = out.resolve(strict=False)
+        if target.is_symlink():
+            raise ResourceError("cannot be made (it is a link to itself)", where=out, fix="name another folder")
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError) as error:  # RuntimeError: a link to itself, before Python 3.13
+        reason = "it is a file" if isinstance(error, FileExistsError) else getattr(error, "strerror", None) or error
+        raise ResourceError(f"cannot be made ({reason})", where=out.parent, fix="name another folder") from error
+    return target
 
 
 def _tensors(checkpoint: Checkpoint, quantize: Quantize) -> Iterator[tuple[str, Tensor]]:

@@ -1,12 +1,15 @@
-"""Small files of a checkpoint: existence checks and JSON that never raise anything but `CheckpointError`."""
+"""The embedded checkpoint's folder, existence checks, and JSON that raises nothing but `CheckpointError`."""
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from vita.errors import CheckpointError
+
+DEFAULT = Path(__file__).parents[1] / "default"  # the embedded checkpoint
 
 
 def is_file(file: Path) -> bool:
@@ -31,6 +34,15 @@ def expand_user(path: Path) -> Path:
         return path.expanduser()
     except RuntimeError:
         return path
+
+
+def is_utf8(path: Path) -> bool:
+    """Whether the path is valid UTF-8; on Linux and macOS it may be any bytes."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_json(file: Path) -> dict[str, Any]:

@@ -9,8 +9,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from vita.checkpoint import read_config
-from vita.checkpoint.files import read_json
+from vita.checkpoint import hub, read_config
+from vita.checkpoint.files import expand_user, is_folder, read_json
 from vita.checkpoint.settings import Settings
 from vita.errors import CheckpointError, ResourceError
 
@@ -55,12 +55,33 @@ def cached_models() -> list[CachedModel]:
     return [model for model in found if model is not None]
 
 
+def check_downloadable(repo: str, fix: str) -> None:
+    """Refuse what never is in the cache.
+
+    Args:
+        repo: as the user named it.
+        fix: what to do instead, for the embedded model and a folder.
+
+    Raises:
+        CheckpointError: it is the embedded model, a folder, or no hub id.
+    """
+    if repo == "default":
+        raise CheckpointError("is the embedded model, a part of the package", where=repo, fix=fix)
+    if hub.is_hub_id(repo):
+        return
+    if repo and is_folder(expand_user(Path(repo))):
+        raise CheckpointError("is a folder and not in the hub cache", where=repo, fix=fix)
+    raise CheckpointError("is no hub id", where=repo or "''", fix="pass one like owner/name")
+
+
 def remove(repo: str) -> CachedModel:
     """Remove a checkpoint from the cache, all its revisions; returns what it was.
 
     Raises:
-        CheckpointError: the cache has no such checkpoint. ResourceError: a file cannot be removed.
+        CheckpointError: the cache has no such checkpoint, or it is not in the cache. ResourceError: a file cannot be
+        removed.
     """
+    check_downloadable(repo, "vita list shows what can be removed")
     model = next((m for m in cached_models() if m.repo == repo), None)
     if model is None:
         if repo_folder(repo).is_dir():

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from vita.checkpoint import hub
-from vita.checkpoint.hub_cache import cache_folder, repo_folder
+from vita.checkpoint.hub_cache import cache_folder, check_downloadable, repo_folder
 from vita.errors import CheckpointError, DownloadError, ResourceError
 
 if TYPE_CHECKING:
@@ -95,10 +95,10 @@ def plan_pull(repo: str, client: HubClient | None = None) -> PullPlan:
         client: of the hub; None: the default one, for the endpoint of HF_ENDPOINT.
 
     Raises:
-        DownloadError: no such repository, or the hub cannot be reached. CheckpointError: it holds no safetensors.
+        DownloadError: no such repository, or the hub cannot be reached. CheckpointError: it holds no safetensors, or
+        the name is not one of the hub.
     """
-    if not hub.is_hub_id(repo):
-        raise DownloadError("is no hub id", where=repo, fix="pass one like owner/name")
+    check_downloadable(repo, "there is nothing to download")
     with hub.hub_errors(repo):
         info = (client or _default_client()).model_info(repo, files_metadata=True)
     siblings = {s.rfilename: s for s in info.siblings or ()}

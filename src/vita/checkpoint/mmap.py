@@ -72,7 +72,7 @@ def _libc() -> ctypes.CDLL:
 def _mappings(wanted: set[str]) -> list[tuple[int, int]]:
     """First and last address of every mapping of these files."""
     found = []
-    for line in MAPS.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in MAPS.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
         fields = line.split(maxsplit=5)
         if len(fields) == 6 and fields[5] in wanted:
             first, last = (int(part, 16) for part in fields[0].split("-"))

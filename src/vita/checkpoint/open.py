@@ -14,14 +14,13 @@ import torch
 from torch import Tensor
 
 from vita.checkpoint import hub, read_config
-from vita.checkpoint.files import expand_user, is_file, is_folder, read_json
+from vita.checkpoint.files import DEFAULT, expand_user, is_file, is_folder, read_json
 from vita.checkpoint.safetensors import TensorStore, list_tensors
 from vita.checkpoint.settings import Settings, show
 from vita.config import VitaConfig
 from vita.errors import CheckpointError, DownloadError
 from vita.options import SCHEMES, Quantize
 
-DEFAULT = Path(__file__).parents[1] / "default"
 # Whose repository holds the vision folder's configuration when a checkpoint names the folder without holding it.
 VISION_HUB_OWNER = "OpenGVLab"
 MAX_NAME = 255  # characters of a folder's name

@@ -16,7 +16,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor
 
-from vita.checkpoint.files import is_file, read_json
+from vita.checkpoint.files import is_file, is_utf8, read_json
 from vita.checkpoint.mmap import drop_pages
 from vita.checkpoint.settings import show
 from vita.errors import CheckpointError
@@ -72,12 +72,12 @@ class TensorStore:
         Raises:
             CheckpointError: the file has changed since its header was read, or cannot be mapped.
         """
-        from safetensors import SafetensorError, safe_open
+        from safetensors import SafetensorError
 
         entry = self.entries[name]
         try:
             if entry.file not in self._open:
-                self._open[entry.file] = safe_open(entry.file, framework="pt", device="cpu").__enter__()
+                self._open[entry.file] = _map_file(entry.file)
             tensor: Tensor = self._open[entry.file].get_tensor(name)
         except SafetensorError as error:
             raise CheckpointError(f"is damaged ({error})", where=entry.file, fix="download it again") from error
@@ -88,6 +88,20 @@ class TensorStore:
     def release(self, name: str, tensor: Tensor) -> None:
         """Drop the mapped pages of a tensor from `get` that is not needed again soon."""
         drop_pages(tensor, self.entries[name].file)
+
+
+def _map_file(file: Path) -> Any:
+    """The mapped file as the library's reader, which opens a path only if it is UTF-8.
+
+    Raises:
+        OSError, SafetensorError: it cannot be opened, or is damaged.
+    """
+    from safetensors import safe_open
+
+    if is_utf8(file):
+        return safe_open(file, framework="pt", device="cpu").__enter__()
+    with file.open("rb") as stream:  # the mapping outlives the descriptor
+        return safe_open(f"/dev/fd/{stream.fileno()}", framework="pt", device="cpu").__enter__()
 
 
 def list_tensors(folder: Path) -> dict[str, Entry]:

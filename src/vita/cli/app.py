@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -9,12 +10,14 @@ import typer
 
 from vita.cli import options as o
 from vita.cli import speech as sp
+from vita.cli.help import Command, Group
 from vita.cli.options import MODEL, OUTPUT, engine_options, examples
 from vita.cli.serve_command import serve
 from vita.cli.text_argument import TextCommand
 
 app = typer.Typer(
     name="vita",
+    cls=Group,
     help="VITA-1.5: ask about images, videos and audio.",
     epilog=examples('vita ask "What does the logo say?" --image assets/vita_logo.png', "vita COMMAND --help"),
     invoke_without_command=True,
@@ -23,12 +26,13 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+command = partial(app.command, cls=Command)
 
 
 def flag_names() -> dict[str, str]:
     """The option's name in Python to its flag, of all commands: `max_tokens` to `--max-tokens`."""
     group = typer.main.get_group(app)
-    options = [p for command in group.commands.values() for p in command.params if p.param_type_name == "option"]
+    options = [p for one in group.commands.values() for p in one.params if p.param_type_name == "option"]
     return {p.name: p.opts[0] for p in options if p.name is not None}
 
 
@@ -111,19 +115,15 @@ def ask(
         max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p,
         repetition_penalty=repetition_penalty, seed=seed, stop=tuple(stop or ()), logprobs=logprobs,
     )  # fmt: skip
-    options = engine_options(
-        device=device, dtype=dtype, quantize=quantize, kv_cache=kv_cache, memory=memory, old_memory=old_memory,
-        offline=offline,
-    )  # fmt: skip
+    options = engine_options(device=device, dtype=dtype, quantize=quantize, kv_cache=kv_cache, memory=memory,
+                             old_memory=old_memory, offline=offline)  # fmt: skip
     speech = sp.speech_flags(speak=speak, play=play, voice=voice, speed=speed, language=language, seed=seed)
-    run_ask(
-        Ask(
-            question=question, images=tuple(image or ()), videos=tuple(video or ()), audios=tuple(audio or ()),
-            model=model, base=base, options=options, params=params, json=json, stream=stream, system=system, fps=fps,
-            max_frames=max_frames, start=start, end=end, audio_from_video=audio_from_video, max_tiles=max_tiles,
-            reference=reference, timings=timings, verbose=verbose, speech=speech,
-        )
-    )  # fmt: skip
+    run_ask(Ask(
+        question=question, images=tuple(image or ()), videos=tuple(video or ()), audios=tuple(audio or ()),
+        model=model, base=base, options=options, params=params, json=json, stream=stream, system=system, fps=fps,
+        max_frames=max_frames, start=start, end=end, audio_from_video=audio_from_video, max_tiles=max_tiles,
+        reference=reference, timings=timings, verbose=verbose, speech=speech,
+    ))  # fmt: skip
 
 
 @app.command(
@@ -166,11 +166,11 @@ def say(
     run_say(Say(text=text, speech=speech, model=model, options=options, timings=timings, verbose=verbose))
 
 
-@app.command(epilog=examples("vita chat --speak", 'vita chat --image assets/vita_logo.png --system "Be brief."'))
+@command(epilog=examples("vita chat --speak", 'vita chat --image assets/vita_logo.png --system "Be brief."'))
 def chat(
-    image: o.ImageFiles = None,
-    video: o.VideoFiles = None,
-    audio: o.AudioFiles = None,
+    image: o.ChatImages = None,
+    video: o.ChatVideos = None,
+    audio: o.ChatAudios = None,
     fps: o.Fps = 1.0,
     max_frames: o.MaxFrames = 16,
     max_tiles: o.MaxTiles = None,
@@ -229,10 +229,10 @@ def chat(
         raise typer.Exit(run_chat(flags))
 
 
-app.command(epilog=examples("vita serve", "vita serve --host 0.0.0.0 --self-signed --api-key-file keys.txt"))(serve)
+command(epilog=examples("vita serve", "vita serve --host 0.0.0.0 --self-signed --api-key-file keys.txt"))(serve)
 
 
-@app.command(epilog=examples("vita info", "vita info VITA-MLLM/VITA-1.5 --memory 6GB"))
+@command(epilog=examples("vita info", "vita info VITA-MLLM/VITA-1.5 --memory 6GB"))
 def info(
     model: o.ModelArgument = None,
     device: o.Device = "auto",
@@ -263,7 +263,7 @@ def info(
     raise typer.Exit(run_info(model, options, positions=context, as_json=json))
 
 
-@app.command(epilog=examples("vita verify FOLDER", "vita verify FOLDER --quantize int4+encoders"))
+@command(epilog=examples("vita verify FOLDER", "vita verify FOLDER --quantize int4+encoders"))
 def verify(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A checkpoint with its reference numbers.")],
     dtype: Annotated[
@@ -283,7 +283,7 @@ def verify(
     raise typer.Exit(run_verify(folder, options, as_json=json))
 
 
-@app.command(epilog=examples("vita bench --json > before.json", "vita bench --compare before.json"))
+@command(epilog=examples("vita bench --json > before.json", "vita bench --compare before.json"))
 def bench(
     model: o.ModelArgument = None,
     device: o.Device = "auto",
@@ -312,7 +312,7 @@ def bench(
     raise typer.Exit(run_bench(model, options, tokens=tokens, compare=compare, cold=cold, as_json=json))
 
 
-@app.command("eval", epilog=examples("vita eval default", "vita eval default --quantize int4 --images 100"))
+@command("eval", epilog=examples("vita eval default", "vita eval default --quantize int4 --images 100"))
 def evaluate(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="default, or a folder that the recipe exported.")
@@ -337,7 +337,7 @@ def evaluate(
     raise typer.Exit(run_eval(model, images if old_images is None else old_images, out, quantize))
 
 
-@app.command(
+@command(
     epilog=examples(
         "vita convert VITA-MLLM/VITA-1.5 vita-int4 --quantize int4", "vita convert MODEL OUT --quantize int8+encoders"
     )
@@ -354,7 +354,7 @@ def convert(
     raise typer.Exit(run_convert(model, out, quantize, offline=offline))
 
 
-@app.command(epilog=examples("vita pull VITA-MLLM/VITA-1.5", "vita pull OWNER/NAME"))
+@command(epilog=examples("vita pull VITA-MLLM/VITA-1.5", "vita pull OWNER/NAME"))
 def pull(model: o.HubId) -> None:
     """Download a checkpoint from the hub: says its size and the free space first, and resumes."""
     from vita.cli.hub import run_pull
@@ -362,7 +362,7 @@ def pull(model: o.HubId) -> None:
     raise typer.Exit(run_pull(model))
 
 
-@app.command("list", epilog=examples("vita list", "vita list --json"))
+@command("list", epilog=examples("vita list", "vita list --json"))
 def list_models(json: o.Json = False) -> None:
     """List the checkpoints that are on this machine: the embedded one and those of the hub's cache."""
     from vita.cli.hub import run_list
@@ -370,7 +370,7 @@ def list_models(json: o.Json = False) -> None:
     raise typer.Exit(run_list(as_json=json))
 
 
-@app.command(epilog=examples("vita rm VITA-MLLM/VITA-1.5", "vita rm OWNER/NAME"))
+@command(epilog=examples("vita rm VITA-MLLM/VITA-1.5", "vita rm OWNER/NAME"))
 def rm(model: o.HubId) -> None:
     """Remove a checkpoint from the hub's cache."""
     from vita.cli.hub import run_rm
@@ -378,7 +378,7 @@ def rm(model: o.HubId) -> None:
     raise typer.Exit(run_rm(model))
 
 
-@app.command(epilog=examples("vita doctor", "VITA_KERNELS=off vita doctor"))
+@command(epilog=examples("vita doctor", "VITA_KERNELS=off vita doctor"))
 def doctor() -> None:
     """Show what this machine can do, and what to fix."""
     from vita.cli.doctor import run_doctor

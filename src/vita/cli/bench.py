@@ -20,7 +20,8 @@ def run_bench(
     """
     from vita.bench.report import read_earlier, table
     from vita.bench.run import bench
-    from vita.checkpoint.open import DEFAULT, open_checkpoint
+    from vita.checkpoint.files import DEFAULT
+    from vita.checkpoint.open import open_checkpoint
 
     if compare is not None and as_json:
         raise RequestError("adds ratios to the table", where="--compare", fix="leave out --json")

@@ -22,7 +22,8 @@ def run_eval(model: str, images: int, out: Path, quantize: str | None = None) ->
     Raises:
         VitaError: no checkpoint, or another model than the recipe's.
     """
-    from vita.checkpoint.open import DEFAULT, open_checkpoint
+    from vita.checkpoint.files import DEFAULT
+    from vita.checkpoint.open import open_checkpoint
     from vita.errors import RequestError
     from vita.options import parse_quantize
 
@@ -35,10 +36,28 @@ def run_eval(model: str, images: int, out: Path, quantize: str | None = None) ->
     home = next((h for h in HOMES if (h / "recipes" / "evaluate.py").is_file()), None)
     if home is None:
         raise RequestError("the recipe that draws the data is not installed", fix="install the package again")
+    folder = _make_folder(out)
     if str(home) not in sys.path:
         sys.path.insert(0, str(home))
     evaluate: Callable[[Sequence[str]], int] = import_module("recipes.evaluate").main
-    return evaluate(arguments(checkpoint.folder, images, out, parse_quantize(quantize)))
+    return evaluate(arguments(checkpoint.folder, images, folder, parse_quantize(quantize)))
+
+
+def _make_folder(out: Path) -> Path:
+    """Make the folder of the report; a symbolic link is followed.
+
+    Raises:
+        RequestError: it cannot be made.
+    """
+    from vita.errors import RequestError
+
+    try:
+        folder = out.resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError) as error:  # RuntimeError: a link to itself, before Python 3.13
+        reason = "it is no folder" if isinstance(error, FileExistsError) else getattr(error, "strerror", None) or error
+        raise RequestError(f"cannot be written to ({reason})", where=out, fix="name another folder") from error
+    return folder
 
 
 def arguments(folder: Path, images: int, out: Path, scheme: str | None) -> list[str]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 from vita.cli.output import replace_unencodable
+from vita.cli.streams import CLOSED, is_failed_write, open_closed_streams
 from vita.errors import VitaError
 
 SHOW_CURSOR = "\x1b[?25h"
@@ -27,6 +28,7 @@ def run_guarded(command: Callable[[], int], flags: Flags = dict) -> NoReturn:
         command: returns an exit code.
         flags: of this command line. Errors about an option show its flag, `--max-tokens` for `max_tokens`.
     """
+    stdout_closed = open_closed_streams()
     replace_unencodable()
     code = 1
     try:
@@ -41,7 +43,7 @@ def run_guarded(command: Callable[[], int], flags: Flags = dict) -> NoReturn:
     except SystemExit as stop:
         code = 0 if isinstance(stop.__context__, BrokenPipeError) else _code(stop)  # typer turns it into an exit
     except BaseException as error:
-        code = _explain(error, flags)
+        code = say(CLOSED, 2) if stdout_closed and is_failed_write(error) else _explain(error, flags)
     _leave(code)
 
 

@@ -61,8 +61,8 @@ def _pull_with_bar(plan: PullPlan) -> Path:
 
 def run_list(*, as_json: bool) -> int:
     """Print the embedded model and every VITA checkpoint in the cache."""
+    from vita.checkpoint.files import DEFAULT
     from vita.checkpoint.hub_cache import cache_folder, cached_models
-    from vita.checkpoint.open import DEFAULT
 
     models = cached_models()
     embedded = sum(f.stat().st_size for f in DEFAULT.rglob("*") if f.is_file())

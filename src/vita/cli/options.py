@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 # Panels of the help text.
 MEDIA, MODEL, ANSWER, OUTPUT = "Media", "Model", "Answer", "Output"
 
-_FILE = "File, URL, or - for standard input (not in chat); repeatable."
+_FILE = "File, URL, or - for standard input; repeatable."
+_CHAT_FILE = "File or URL of the first question; repeatable."
 _MODEL = "Checkpoint folder or hub id; default: the embedded model."
 _SCHEMES = (
     "int8 or int4: quantise the decoder to 8 or 4 bits. int8+encoders or int4+encoders: the encoders too, to 8 bits."
@@ -43,6 +44,15 @@ VideoFiles = Annotated[
 ]
 AudioFiles = Annotated[
     list[str] | None, typer.Option("--audio", "-a", metavar="FILE", help=_FILE, rich_help_panel=MEDIA)
+]
+ChatImages = Annotated[
+    list[str] | None, typer.Option("--image", "-i", metavar="FILE", help=_CHAT_FILE, rich_help_panel=MEDIA)
+]
+ChatVideos = Annotated[
+    list[str] | None, typer.Option("--video", "-v", metavar="FILE", help=_CHAT_FILE, rich_help_panel=MEDIA)
+]
+ChatAudios = Annotated[
+    list[str] | None, typer.Option("--audio", "-a", metavar="FILE", help=_CHAT_FILE, rich_help_panel=MEDIA)
 ]
 Fps = Annotated[
     float, typer.Option(metavar="RATE", help="Frames to take from each second of video.", rich_help_panel=MEDIA)

@@ -92,8 +92,7 @@ def speech_flags(
 
     options = SpeechOptions(voice=voice, language=language, speed=speed, seed=seed)
     if speak is None and not play:
-        if options != SpeechOptions(seed=seed):
-            raise RequestError("are about speech", where="--voice and --speed", fix="add --speak FILE or --play")
+        _refuse_without_speech(options, "add --speak FILE or --play")
         return None
     from vita.speech.audio_file import format_of
 
@@ -123,9 +122,21 @@ def chat_speech(
     options = SpeechOptions(voice=voice, language=language, speed=speed, seed=seed)
     if speak or listen:
         _check(options)
-    elif options != SpeechOptions(seed=seed):
-        raise RequestError("are about speech", where="--voice and --speed", fix="add --speak or --listen")
+    else:
+        _refuse_without_speech(options, "add --speak or --listen")
     return options
+
+
+def _refuse_without_speech(options: SpeechOptions, fix: str) -> None:
+    """Refuse options of speech where nothing is spoken, each by its flag."""
+    from vita.types import SpeechOptions
+
+    given = {"--voice": options.voice is not None, "--language": options.language is not None,
+             "--speed": options.speed != SpeechOptions().speed}  # fmt: skip
+    flags = [flag for flag, is_given in given.items() if is_given]
+    if flags:
+        is_about = "is" if len(flags) == 1 else "are"
+        raise RequestError(f"{is_about} about speech", where=" and ".join(flags), fix=fix)
 
 
 def _check(options: SpeechOptions) -> None:

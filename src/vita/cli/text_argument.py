@@ -6,12 +6,13 @@ import re
 from collections.abc import Iterable
 
 import typer
-from typer.core import TyperCommand
+
+from vita.cli.help import Command
 
 _NUMBER = re.compile(r"-[0-9.,]*[0-9]")
 
 
-class TextCommand(TyperCommand):
+class TextCommand(Command):
     """Takes an argument that cannot be an option as the text: it has white space, or begins with a negative number."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]

@@ -18,7 +18,7 @@ from vita.prompt.processor import ProcessedInputs, without_oldest
 from vita.prompt.template import check_text
 from vita.prompt.turn_reader import PreparedTurn
 from vita.runtime.clock import Stopwatch
-from vita.types import MediaOptions, Message, SamplingParams
+from vita.types import MediaOptions, Message, SamplingParams, SpeechOptions
 
 _numbers = itertools.count(1)
 
@@ -52,20 +52,22 @@ class Session:
         system: replaces the built-in system text.
         options: how media are read.
         cache_salt: see `Engine.submit`.
+        speaker: makes a function that speaks the answer of a handle nobody has read; None: answers are not spoken.
 
     Raises:
         RequestError: an argument of another type, or options that the model does not have.
     """
 
     def __init__(
-        self, engine: Engine, system: str | None = None, options: MediaOptions | None = None, cache_salt: str = ""
-    ) -> None:
+        self, engine: Engine, system: str | None = None, options: MediaOptions | None = None, cache_salt: str = "",
+        speaker: Callable[[SpeechOptions, SamplingParams | None], Callable[[Handle], Handle]] | None = None,
+    ) -> None:  # fmt: skip
         self.system, self.cache_salt = system, cache_salt
         self.options = MediaOptions() if options is None else options
         if system is not None:
             check_text(system, "the system text")
         engine.processor.check_options(self.options)
-        self._engine = engine
+        self._engine, self._speaker = engine, speaker
         self._number = next(_numbers)
         self._lock = threading.Lock()
         self._turns: list[PreparedTurn] = []
@@ -98,7 +100,7 @@ class Session:
 
     def submit(
         self, message: Message | PreparedTurn, params: SamplingParams | None = None, *, priority: int = 0,
-        deadline: float | None = None,
+        deadline: float | None = None, speech: SpeechOptions | str | bool = False,
     ) -> Handle:  # fmt: skip
         """Ask the next turn. It waits for the end of the one before, if that was cancelled.
 
@@ -106,11 +108,18 @@ class Session:
             message: the user's turn, or what `prepare` or `undo` returned.
             params: how tokens are chosen; one answer only.
             priority, deadline: see `Engine.submit`.
+            speech: also speak the answer, as in `Vita.submit`.
 
         Raises:
-            RequestError: the turn is not the user's or is empty, the turn before is still being answered, or the
-                session is closed. Otherwise as `Engine.submit`.
+            RequestError: the turn is not the user's or is empty, the turn before is still being answered, the session
+                is closed, or there is no such voice. Otherwise as `Engine.submit`.
+            ResourceError: no voice is installed.
         """
+        wanted, speak = SpeechOptions.of(speech), None
+        if wanted is not None:
+            if self._speaker is None:
+                raise RequestError("this session cannot speak", where="speech", fix="make one with model.session()")
+            speak = self._speaker(wanted, params)
         if not self._finalizer.alive:
             raise RequestError("the session is closed", fix="make another one")
         if isinstance(message, PreparedTurn):
@@ -146,7 +155,7 @@ class Session:
             has_media=isinstance(asked, Message) and has_media(asked),
         )  # fmt: skip
         self._last, self._running = handle, running
-        return handle
+        return handle if speak is None else speak(handle)
 
     def _ended(self, running: _Running, request: Request) -> None:
         """Keep a turn and its answer; called in the engine thread."""

@@ -58,7 +58,7 @@ class Tokenizer:
         """From `tokenizer.json`, or from `vocab.json` and `merges.txt`.
 
         Raises:
-            CheckpointError: neither is there, or a file is damaged.
+            CheckpointError: neither is there, or a file cannot be read or is damaged.
         """
         single = folder / "tokenizer.json"
         try:
@@ -67,6 +67,8 @@ class Tokenizer:
                 return cls(Backend.from_buffer(single.read_bytes()), folder)
             if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
                 return cls(_from_parts(folder), folder)
+        except OSError as error:
+            raise CheckpointError(f"cannot be read ({error.strerror})", where=error.filename or folder) from error
         except BaseException as error:
             # The library raises plain Exception for damage; a panic of its Rust code is a BaseException.
             if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
@@ -168,9 +170,24 @@ def _disable_saved_state(backend: Backend) -> None:
         model.dropout = None
 
 
+def _read_merges(file: Path) -> list[tuple[str, str]]:
+    """One pair a line; a line that begins with #version is none.
+
+    Raises:
+        ValueError: a line that is no pair, or no UTF-8.
+    """
+    lines = file.read_bytes().decode("utf-8").removesuffix("\n").split("\n")  # a token may hold other line ends
+    pairs = [line.removesuffix("\r").split(" ") for line in lines if not line.startswith("#version")]
+    return [(left, right) for left, right in pairs]
+
+
 def _from_parts(folder: Path) -> Backend:
-    """A Qwen2 tokenizer from the older file pair `vocab.json` and `merges.txt`."""
-    backend = Backend(models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt")))
+    """A Qwen2 tokenizer from the older file pair `vocab.json` and `merges.txt`.
+
+    The files are read here since the library opens a path only if it is UTF-8.
+    """
+    vocab: dict[str, int] = json.loads((folder / "vocab.json").read_bytes())
+    backend = Backend(models.BPE(vocab, _read_merges(folder / "merges.txt")))
     backend.normalizer = normalizers.NFC()
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [

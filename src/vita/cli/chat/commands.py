@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import textwrap
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vita.cli.chat.output import note
+from vita.cli.chat.output import MAX_COLUMNS, note, terminal_columns
 from vita.cli.chat.paths import Kind, first_word, split_path
 from vita.cli.chat.speech import describe_voices
 from vita.cli.chat.transcript import save_transcript
@@ -99,9 +99,9 @@ def run_regenerate(chat: Conversation, rest: str) -> bool:
 def run_save(chat: Conversation, rest: str) -> bool:
     """Write the conversation to a file."""
     word, more = first_word(rest)
-    path = Path((rest if more else word) or time.strftime("vita-chat-%Y%m%d-%H%M%S.md"))
-    save_transcript(path, chat.exchanges, chat.name or DEFAULT_MODEL, chat.system)
-    note(f"The conversation is saved in {path}.")
+    name = (rest if more else word) or time.strftime("vita-chat-%Y%m%d-%H%M%S.md")
+    save_transcript(name, chat.exchanges, chat.name or DEFAULT_MODEL, chat.system)
+    note(f"The conversation is saved in {name}.")
     return True
 
 
@@ -128,7 +128,7 @@ def run_reset(chat: Conversation, rest: str) -> bool:
 
 def run_help(chat: Conversation, rest: str) -> bool:
     """List the commands."""
-    print(help_text())
+    print(help_text(terminal_columns()))
     return True
 
 
@@ -151,7 +151,7 @@ COMMANDS: dict[str, Command] = {
                       run_system),
     "model": Command("[MODEL]", f"show the model, or load another and start over; {DEFAULT_MODEL}: the embedded one",
                      run_model, "file"),
-    "voice": Command("[NAME]", f"list the voices, or speak with one; {SPEAK}: the last one or the best, {SILENT}: none",
+    "voice": Command("[NAME]", f"list the voices, or speak with one; {SPEAK}: the last or best, {SILENT}: none",
                      run_voice),
     "reset": Command("", "forget the conversation", run_reset),
     "help": Command("", "this list", run_help),
@@ -159,18 +159,28 @@ COMMANDS: dict[str, Command] = {
     "exit": Command("", "the same", run_quit),
 }  # fmt: skip
 HIDDEN = ("exit",)
-KEYS = """\
-A file that is dropped into the terminal is attached; media go with the next question. Audio alone is the question:
-press Enter. Tab completes commands and paths. Alt-Enter, or \\ at the end of a line, starts a new line. The up arrow
-brings back earlier input, which is kept between chats (VITA_HISTORY=off: not). Ctrl-C stops the answer and its
-speech, not the program."""
+KEYS = (
+    "A file that is dropped into the terminal is attached; media go with the next question. Audio alone is the "
+    "question: press Enter. Tab completes commands and paths. Alt-Enter, or \\ at the end of a line, starts a new "
+    "line. The up arrow brings back earlier input, which is kept between chats (VITA_HISTORY=off: not). Ctrl-C stops "
+    "the answer and its speech, not the program."
+)
+MIN_COLUMNS = 20
+MIN_HELP_COLUMNS = 30  # beside the commands; in less room, the help is written below them
 
 
-def help_text() -> str:
-    """The commands, one a line, and the keys."""
+def help_text(columns: int) -> str:
+    """The commands and the keys, in lines of up to `columns` characters."""
+    columns = max(MIN_COLUMNS, min(columns, MAX_COLUMNS))
     shown = {f"/{name} {command.arguments}": command.help for name, command in COMMANDS.items() if name not in HIDDEN}
     width = max(map(len, shown)) + 2
-    return "\n".join([*(f"{usage:{width}}{text}" for usage, text in shown.items()), "", KEYS])
+    is_beside = columns - width >= MIN_HELP_COLUMNS
+    indent = " " * (width if is_beside else 4)
+    lines: list[str] = []
+    for usage, text in shown.items():
+        wrapped = textwrap.wrap(text, columns, initial_indent=indent, subsequent_indent=indent)
+        lines += [usage + wrapped[0][len(usage) :], *wrapped[1:]] if is_beside else [usage.rstrip(), *wrapped]
+    return "\n".join([*lines, "", *textwrap.wrap(KEYS, columns)])
 
 
 def suggest(name: str) -> str:

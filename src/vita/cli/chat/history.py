@@ -29,12 +29,13 @@ def open_history() -> History:
     if file is None:
         return InMemoryHistory()
     try:
+        file = file.resolve()  # a link is kept when the file is replaced by a shorter one
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         file.touch(mode=0o600)
         shorten(file)
         with file.open("ab"):
             pass
-    except OSError:
+    except (OSError, RuntimeError):  # RuntimeError: a link to itself, before Python 3.13
         return InMemoryHistory()
     return SafeHistory(str(file))
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
 
 from vita.cli.chat.attachments import MediaReader, count_kinds
 from vita.cli.chat.conversation import ChatFlags, Conversation
-from vita.cli.chat.output import note
+from vita.cli.chat.output import MAX_COLUMNS, note, terminal_columns
 from vita.cli.chat.reader import open_reader
 from vita.cli.chat.speech import ChatSpeech
 from vita.cli.loading import load_model
@@ -43,7 +44,7 @@ def run_chat(flags: ChatFlags) -> int:
     conversation.model.engine.processor.check_options(flags.media)
     reader = open_reader()
     if reader.on_terminal:
-        print(WELCOME)
+        print(textwrap.fill(WELCOME, max(1, min(terminal_columns(), MAX_COLUMNS))))
     for kind, path in flags.files:
         conversation.attach(kind, path)
     read_lines(reader, conversation)

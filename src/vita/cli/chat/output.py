@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vita.engine.handle import Handle
+
+
+MAX_COLUMNS = 100  # longer lines are hard to read
+
+
+def terminal_columns() -> int:
+    """Width of the terminal; 80 without one. The variable COLUMNS sets it."""
+    return shutil.get_terminal_size().columns
 
 
 def note(text: str) -> None:

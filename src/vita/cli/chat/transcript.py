@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from vita.errors import RequestError
 
@@ -27,11 +29,11 @@ class Exchange:
     tries: int = 1
 
 
-def save_transcript(path: Path, exchanges: Sequence[Exchange], model: str, system: str | None) -> None:
-    """Write a conversation to a new file: JSON if its name ends in .json, else Markdown.
+def save_transcript(name: str, exchanges: Sequence[Exchange], model: str, system: str | None) -> None:
+    """Write a conversation to a new file, a pipe or a device: JSON if the name ends in .json, else Markdown.
 
     Args:
-        path: must not exist.
+        name: path of the file, as it was typed. A symbolic link is followed.
         exchanges: oldest first.
         model: its name.
         system: the system text; None: the built-in one.
@@ -41,17 +43,34 @@ def save_transcript(path: Path, exchanges: Sequence[Exchange], model: str, syste
     """
     if not exchanges:
         raise RequestError("there is nothing to save yet", where="/save", fix="ask a question first")
-    write = as_json if path.suffix.lower() == ".json" else as_markdown
+    write = as_json if name.lower().endswith(".json") else as_markdown
     text = write(exchanges, model, system)
     try:
-        file = path.expanduser()
-        with file.open("x", encoding="utf-8") as out:
+        with _open_new(name) as out:
             out.write(text)
     except FileExistsError:
-        raise RequestError("exists already", where=path, fix="choose another name") from None
+        raise RequestError("exists already", where=name, fix="choose another name") from None
     except (OSError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise RequestError(f"cannot be written ({reason})", where=path, fix="choose another file") from error
+        raise RequestError(f"cannot be written ({reason})", where=name, fix="choose another file") from error
+
+
+def _open_new(name: str) -> TextIO:
+    """Open for writing what does not exist yet, or is a pipe or a device.
+
+    Raises:
+        RequestError: it is a folder. FileExistsError: a file has this name. OSError, ValueError, RuntimeError: as
+        usual.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        raise RequestError("is a folder", where=name, fix="add the name of a file")
+    if name.endswith(os.sep):
+        raise RequestError("ends in a slash, which names a folder", where=name, fix="add the name of a file")
+    if path.exists() and not path.is_file():
+        return path.open("w", encoding="utf-8")
+    target = path.resolve() if path.is_symlink() else path  # mode "x" does not follow a link
+    return target.open("x", encoding="utf-8")
 
 
 def as_markdown(exchanges: Sequence[Exchange], model: str, system: str | None) -> str:

@@ -1,0 +1,80 @@
+"""Standard streams that the shell closed: one sentence and an exit code, never a traceback."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.cli.commands import COMMANDS, ENV, MINI, ROOT
+
+CLOSED = "vita: stdout is closed; redirect it to a file or to /dev/null.\n"
+# Arguments with which a command reaches its first output soon; the others are covered by their help.
+SOON = {
+    "info": ("info", MINI), "list": ("list",), "list --json": ("list", "--json"), "doctor": ("doctor",),
+    "ask": ("ask", "Hello", "--model", MINI, "--max-tokens", "2"),
+    "ask --json": ("ask", "Hello", "--model", MINI, "--max-tokens", "2", "--json"),
+    "verify": ("verify", str(Path(MINI).parent)), "version": ("-V",), "vita": (), "help": ("--help",),
+}  # fmt: skip
+
+
+def shell(
+    *arguments: str, streams: str, stdin: bytes = b"", program: tuple[str, ...] = ("-m", "vita")
+) -> tuple[int, bytes, bytes]:  # fmt: skip
+    """Exit code, stdout and stderr of `vita ARGUMENTS`, started by a shell with these redirections."""
+    line = f"exec {shlex.join([sys.executable, *program, *arguments])} {streams}"
+    done = subprocess.run(
+        ["bash", "-c", line], input=stdin, capture_output=True, env=ENV, cwd=ROOT, timeout=120, check=False
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("name", SOON)
+def test_a_closed_stdout_is_one_sentence(name: str) -> None:
+    code, out, error = shell(*SOON[name], streams=">&-")
+    *before, last = error.decode().splitlines(keepends=True)
+    assert (code, out, last) == (2, b"", CLOSED)
+    assert all(line.startswith(("vita: note: ", "vita: nothing is in the hub cache")) for line in before), before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_every_command_without_stdout(name: str) -> None:
+    assert shell(name, "--help", streams=">&-") == (2, b"", CLOSED.encode())
+
+
+def test_a_chat_without_stdout_ends_with_the_first_answer() -> None:
+    code, _, error = shell("chat", "--model", MINI, "--max-tokens", "2", streams=">&-", stdin=b"Hello\nHello\n")
+    assert (code, error.decode()) == (2, CLOSED)
+
+
+def test_the_demo_without_stdout_is_one_sentence() -> None:
+    arguments = ("--model_path", MINI, "--question", "Hello")
+    code, _, error = shell(*arguments, streams=">&-", program=("video_audio_demo.py",))
+    assert (code, error.decode()) == (2, CLOSED)
+
+
+def test_a_command_that_prints_nothing_needs_no_stdout(tmp_path: Path) -> None:
+    """Files opened later do not become stdout: the output is whole."""
+    out = tmp_path / "small"
+    code, _, error = shell("convert", MINI, str(out), "--quantize", "int8", streams=">&-")
+    assert (code, error.decode()) == (2, CLOSED) and (out / "config.json").is_file()
+    assert shell("info", str(out), streams="")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(("info", MINI), 0), (("info", "/nowhere"), 2), (("-V",), 0), (("ask",), 2)]
+)
+def test_a_closed_stderr_changes_no_exit_code(arguments: tuple[str, ...], code: int) -> None:
+    done = shell(*arguments, streams="2>&-")
+    assert done[0] == code and done[2] == b""
+    assert shell(*arguments, streams=">&- 2>&-") == (2, b"", b"")
+
+
+def test_a_closed_stdin_is_an_empty_one() -> None:
+    code, out, error = shell("ask", "-", "--model", MINI, streams="<&-")
+    assert (code, out) == (2, b"") and error.startswith(b"vita: there is no question; ") and error.count(b"\n") == 1
+    assert shell("chat", "--model", MINI, streams="<&-") == (0, b"", b"")
+    assert shell("info", MINI, streams="<&-")[0] == 0
