@@ -33,11 +33,10 @@ from typing import Any
 
 import numpy as np
 import soxr
-from websockets.asyncio.client import ClientConnection, connect
-
 from benchmarks.alternate import interval
 from benchmarks.realtime import Talker, Times, question
 from tests.speech.recordings import NO_SPEECH
+from websockets.asyncio.client import ClientConnection, connect
 
 ROOT = Path(__file__).parents[1]
 RATE = 24_000
