@@ -20,7 +20,7 @@ import types
 import uuid
 import wave
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 import aiofiles
@@ -48,7 +48,7 @@ class Router:
 class Config:
     """The admin's settings."""
 
-    values: dict[str, Any] = {}
+    values: ClassVar[dict[str, Any]] = {}
 
     @classmethod
     async def get(cls, key: str, default: Any = None) -> Any:
@@ -197,7 +197,8 @@ async def speak(folder: Path, url: str, session: aiohttp.ClientSession) -> float
         if getattr(node, "name", "") == "_tts_openai_realtime"
     ]  # fmt: skip
     names: dict[str, Any] = {
-        "Config": Config, "HTTPException": HTTPException, "FileResponse": lambda *_, **__: None, "JSONCodec": json, "get_session": get_session, "asyncio": asyncio,
+        "Config": Config, "HTTPException": HTTPException, "FileResponse": lambda *_, **__: None,
+        "get_session": get_session, "asyncio": asyncio,
         "aiohttp": aiohttp, "aiofiles": aiofiles, "base64": base64, "io": io, "os": os, "uuid": uuid, "wave": wave,
         "urlencode": urlencode, "urlsplit": urlsplit, "urlunsplit": urlunsplit,
         "ENABLE_FORWARD_USER_INFO_HEADERS": False, "AIOHTTP_CLIENT_SESSION_SSL": False,
