@@ -9,6 +9,7 @@ import threading
 import wave
 import zipfile
 from collections.abc import Iterator
+from functools import cache
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import numpy as np
@@ -124,6 +125,7 @@ class TestAddresses:
         assert inner.requests == []
 
 
+@cache
 def bombs() -> dict[str, tuple[str, bytes]]:
     """By name: the kind of part, and the bytes."""
     zipped, frames, long = io.BytesIO(), io.BytesIO(), io.BytesIO()

@@ -6,6 +6,7 @@ import asyncio
 import socket
 import ssl
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
@@ -64,9 +65,10 @@ def serve(app: FastAPI, listening: socket.socket) -> None:
     server = app.state.server
     assert isinstance(server, Server)
     options = server.options
-    with TemporaryDirectory(prefix="vita-") as folder:
+    with ExitStack() as stack:
         certificate, key = options.ssl_certfile, options.ssl_keyfile
         if options.self_signed:
+            folder = stack.enter_context(TemporaryDirectory(prefix="vita-"))
             certificate, key = make_certificate(Path(folder), options.host)
         config = uvicorn.Config(
             app, http=http_protocol(options.limits), log_config=None, access_log=False, server_header=False,
