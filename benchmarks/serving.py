@@ -8,6 +8,8 @@ The embedded model is served by a process of its own on loopback (`serving_worke
 - `sound`: a spoken question that is new to the caches, from the commit of its audio to the first audio of the answer.
 - `barge`: speech at random points of answers, from its first sample to `speech_started` and to the last delta.
 - `noise`: coughs, clicks, typing and music, each clip in a session of its own: does `speech_started` come?
+- `backchannel`: 50 short words of a listener over an answer: what the page decides (needs Node.js), and whether the
+  model takes them for meant.
 - `overhead`: the same request by the server and by its engine alone, in turns; the ratio of their times.
 - `switch`: two servers in turns, with Python's default switch interval of 5 ms and with 0.2 ms.
 
@@ -35,8 +37,12 @@ import numpy as np
 import soxr
 from benchmarks.alternate import interval
 from benchmarks.realtime import Talker, Times, question
+from tests.serve.web.backchannels import RUN, backchannels, steps
 from tests.speech.recordings import NO_SPEECH
 from websockets.asyncio.client import ClientConnection, connect
+
+from vita.speech.vad import load_vad
+from vita.speech.voice import choose_voice
 
 ROOT = Path(__file__).parents[1]
 RATE = 24_000
@@ -256,6 +262,50 @@ async def is_taken_for_speech(server: Server, clip: np.ndarray[Any, Any]) -> boo
         return started
 
 
+async def measure_backchannel(flags: argparse.Namespace) -> list[Row]:
+    clips = backchannels(choose_voice("espeak"))
+    vad = load_vad()
+    module = json.dumps((ROOT / "src/vita/serve/web/talk/barge_in.js").as_uri())
+    given = json.dumps([steps(clip, vad) for clip in clips])
+    code = f"import {{ BargeIn }} from {module}; const clips = {given};"
+    code += f"console.log(JSON.stringify((() => {{ {RUN} }})()));"
+    node = subprocess.run(
+        ["node", "--input-type=module", "-"], input=code, capture_output=True, text=True, check=True, timeout=60
+    )
+    stopped = sum("stop" in decisions for decisions in json.loads(node.stdout))
+    async with serving() as server:
+        meant = sum([await is_taken_for_meant(server, (clip * 32_767).astype("<i2")) for clip in clips])
+    return [
+        count_row("backchannels that last too long for the page", stopped, len(clips)),
+        count_row("backchannels that the model takes for meant", meant, len(clips)),
+    ]
+
+
+async def is_taken_for_meant(server: Server, clip: np.ndarray[Any, Any]) -> bool:
+    """Whether a backchannel after a question and its answer is answered, with the page's settings."""
+    async with server.socket() as socket:
+        detection = {"type": "server_vad", "interrupt_response": False}
+        heard = {"turn_detection": detection, "transcription": {"model": "vita"}}
+        session: Row = {"type": "realtime", "output_modalities": ["text"], "audio": {"input": heard}}
+        part = {"type": "input_text", "text": "What can you do?"}
+        for event in (
+            {"type": "session.update", "session": session},
+            {"type": "conversation.item.create", "item": {"type": "message", "role": "user", "content": [part]}},
+            {"type": "response.create"},
+        ):  # fmt: skip
+            await socket.send(json.dumps(event))
+        await until(socket, "response.done")
+        audio = base64.b64encode(clip.tobytes()).decode()
+        await socket.send(json.dumps({"type": "input_audio_buffer.append", "audio": audio}))
+        async for message in socket:
+            event = json.loads(message)
+            if event["type"] == "response.created":
+                return True
+            if event["type"] == "conversation.item.input_audio_transcription.completed":
+                return False
+    raise RuntimeError("the server ended the session")
+
+
 async def measure_overhead(flags: argparse.Namespace) -> list[Row]:
     async with serving() as server:
         wholes, firsts = [], []
@@ -297,7 +347,7 @@ async def measure_switch(flags: argparse.Namespace) -> list[Row]:
 
 MEASURES: dict[str, Callable[[argparse.Namespace], Coroutine[Any, Any, list[Row]]]] = {
     "first": measure_first, "sound": measure_sound, "barge": measure_barge, "noise": measure_noise,
-    "overhead": measure_overhead, "switch": measure_switch,
+    "backchannel": measure_backchannel,    "overhead": measure_overhead, "switch": measure_switch,
 }  # fmt: skip
 
 

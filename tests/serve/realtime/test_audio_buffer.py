@@ -76,7 +76,7 @@ def test_silence_around_a_manual_turn_is_left_out(vad: SileroVad, thread: Listen
             await buffer.append(np.concatenate([silence(before), speech, silence(after)]))
             samples, rate = await buffer.commit()
             assert rate == 24_000 and spoken - 0.3 < len(samples) / rate < spoken + 0.8
-            assert np.abs(samples[: 24_000]).max() > 1000 and np.abs(samples[-24_000:]).max() > 1000
+            assert np.abs(samples[:24_000]).max() > 1000 and np.abs(samples[-24_000:]).max() > 1000
         await buffer.append(silence(1.0))
         assert len((await buffer.commit())[0]) == 24_000, "no speech is found: nothing is left out"
 
