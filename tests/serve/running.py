@@ -10,11 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import httpx
-import uvicorn
 
 import vita
 from vita.serve.app import create_app
-from vita.serve.listen import HEADER_BYTES, Listener, base_url, http_protocol, open_socket
+from vita.serve.listen import Listener, base_url, open_socket, uvicorn_config
 from vita.serve.options import ServeOptions
 from vita.serve.server import Server
 
@@ -44,10 +43,8 @@ def running(model: vita.Vita, options: ServeOptions | None = None) -> Iterator[R
     options = options or ServeOptions(port=0)
     listening = open_socket(options)
     app = create_app(model, options)
-    config = uvicorn.Config(
-        app, http=http_protocol(options.limits), log_config=None, access_log=False, server_header=False,
-        timeout_graceful_shutdown=1, h11_max_incomplete_event_size=HEADER_BYTES,
-    )  # fmt: skip
+    config = uvicorn_config(app, options)
+    config.timeout_graceful_shutdown = config.timeout_keep_alive = 1
     listener = Listener(config, app.state.server)
     loops: list[asyncio.AbstractEventLoop] = []
 
