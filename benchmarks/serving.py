@@ -47,6 +47,7 @@ from vita.speech.voice import choose_voice
 ROOT = Path(__file__).parents[1]
 RATE = 24_000
 OVERHEAD_TOKENS, SHORT_TOKENS = 128, 16
+DEFAULT_SWITCH, SHORT_SWITCH = 5e-3, 2e-4  # seconds
 Row = dict[str, Any]
 
 
@@ -307,25 +308,27 @@ async def is_taken_for_meant(server: Server, clip: np.ndarray[Any, Any]) -> bool
 
 
 async def measure_overhead(flags: argparse.Namespace) -> list[Row]:
-    async with serving() as server:
-        wholes, firsts = [], []
+    rows = []
+    async with serving(switch=DEFAULT_SWITCH) as default, serving(switch=SHORT_SWITCH) as short:
+        wholes: dict[Server, list[float]] = {default: [], short: []}
+        firsts: dict[Server, list[float]] = {default: [], short: []}
         for n in range(flags.pairs):
-            text = f"{n}: tell me about colors."
-            ways = (server.ask, server.alone) if n % 2 else (server.alone, server.ask)
-            # Each way meets a prompt that is new to the cache: the first letter differs.
-            found = {way: await way(f"{way.__name__} {text}", OVERHEAD_TOKENS) for way in ways}
-            served, alone = found[server.ask], found[server.alone]
-            wholes.append(served[1] / alone[1])
-            firsts.append(served[0] - alone[0])
-    return [
-        ratio(f"server / engine, {OVERHEAD_TOKENS} tokens", wholes),
-        milliseconds("first token, server less engine", firsts),
-    ]
+            for server in (default, short) if n % 4 < 2 else (short, default):
+                ways = (server.ask, server.alone) if n % 2 else (server.alone, server.ask)
+                # Each way meets a prompt that is new to the cache: the first word differs.
+                found = {way: await way(f"{way.__name__} {n}: tell me about colors.", OVERHEAD_TOKENS) for way in ways}
+                served, alone = found[server.ask], found[server.alone]
+                wholes[server].append(served[1] / alone[1])
+                firsts[server].append(served[0] - alone[0])
+        for server, name in ((default, "5 ms"), (short, "0.2 ms")):
+            rows.append(ratio(f"server / engine, switch {name}", wholes[server], sessions=1))
+            rows.append(milliseconds(f"first token, server less engine, {name}", firsts[server], sessions=1))
+    return rows
 
 
 async def measure_switch(flags: argparse.Namespace) -> list[Row]:
     rows = []
-    async with serving() as default, serving(switch=2e-4) as short:
+    async with serving(switch=DEFAULT_SWITCH) as default, serving(switch=SHORT_SWITCH) as short:
         for sessions in flags.sessions:
             wholes, firsts = [], []
             for turn in range(flags.pairs):

@@ -32,8 +32,6 @@ def alone(model: vita.Vita, question: str, tokens: int) -> tuple[float, float]:
 
 def main() -> None:
     options = json.loads(sys.argv[1])
-    if options.get("switch"):
-        sys.setswitchinterval(options["switch"])
     with vita.load(device="cpu") as model:
         model.warm_up()
         if options.get("endless"):  # answers go on to their limit, so that every point lies within one
@@ -41,6 +39,8 @@ def main() -> None:
         serving = ServeOptions(port=0, voice=options.get("voice"))
         listening = open_socket(serving)
         threading.Thread(target=serve, args=(create_app(model, serving), listening), daemon=True).start()
+        if options.get("switch"):
+            sys.setswitchinterval(options["switch"])
         ends = sorted(model.engine.model.stop_ids)
         print(json.dumps({"port": listening.getsockname()[1], "stop_ids": ends}), flush=True)
         for line in sys.stdin:
