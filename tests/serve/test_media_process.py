@@ -162,6 +162,7 @@ def test_no_key_reaches_the_processes_and_none_is_left(embedded: vita.Vita, monk
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids) and made.pids == []
 
 
+@pytest.mark.slow
 def test_a_process_ends_with_its_server() -> None:
     import subprocess
     import sys
