@@ -41,7 +41,8 @@ def test_a_newcomer_talks_about_an_image(checkout: Path, program: str, tmp_path:
                 page.until("!document.querySelector('#preview').hidden")
                 page.until(f"{ANSWERS}.length === 1")
                 assert len(page.text(".assistant .text")) > 10
-                assert "of images" in page.text(".assistant .facts") and page.js("!!document.querySelector('.user img')")
+                assert "of images" in page.text(".assistant .facts")
+                assert page.js("!!document.querySelector('.user img')")
         finally:
             process.send_signal(signal.SIGTERM)
             process.stderr.close()
