@@ -55,8 +55,8 @@ class Times:
 class Talker:
     """One client, whose microphone never stops."""
 
-    def __init__(self, socket: ClientConnection, dice: random.Random, times: Times) -> None:
-        self.socket, self.dice, self.times = socket, dice, times
+    def __init__(self, socket: ClientConnection, dice: random.Random, times: Times, longest: float = 2.0) -> None:
+        self.socket, self.dice, self.times, self.longest = socket, dice, times, longest
         self.speech: list[np.ndarray[Any, Any]] = []
         self.onset = self.ended = self.delta = 0.0
         self.seen = asyncio.Queue[str]()
@@ -101,7 +101,7 @@ class Talker:
         for _ in range(points):
             await self.until("response.output_audio.delta")
             self.times.first_audio.append(time.monotonic() - self.ended)
-            await asyncio.sleep(self.dice.uniform(0, 2))
+            await asyncio.sleep(self.dice.uniform(0, self.longest))
             while not self.seen.empty():
                 self.seen.get_nowait()
             await self.say()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
@@ -9,11 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import httpx
-import uvicorn
 
 import vita
 from vita.serve.app import create_app
-from vita.serve.listen import HEADER_BYTES, Listener, base_url, http_protocol, open_socket
+from vita.serve.listen import Listener, base_url, open_socket, uvicorn_config
 from vita.serve.options import ServeOptions
 from vita.serve.server import Server
 
@@ -26,12 +26,14 @@ class Running:
         url: of the server, without a path.
         server: its state.
         listener: to stop it.
+        loop: that it runs in.
         client: with its base URL, and the first key if there is one.
     """
 
     url: str
     server: Server
     listener: Listener
+    loop: asyncio.AbstractEventLoop
     client: httpx.Client
 
 
@@ -41,12 +43,16 @@ def running(model: vita.Vita, options: ServeOptions | None = None) -> Iterator[R
     options = options or ServeOptions(port=0)
     listening = open_socket(options)
     app = create_app(model, options)
-    config = uvicorn.Config(
-        app, http=http_protocol(options.limits), log_config=None, access_log=False, server_header=False,
-        timeout_graceful_shutdown=1, h11_max_incomplete_event_size=HEADER_BYTES,
-    )  # fmt: skip
+    config = uvicorn_config(app, options)
+    config.timeout_graceful_shutdown = config.timeout_keep_alive = 1
     listener = Listener(config, app.state.server)
-    thread = threading.Thread(target=listener.run, kwargs={"sockets": [listening]}, daemon=True)
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def listen() -> None:
+        loops.append(asyncio.get_running_loop())
+        await listener.serve(sockets=[listening])
+
+    thread = threading.Thread(target=lambda: asyncio.run(listen()), daemon=True)
     thread.start()
     while not listener.started:
         assert thread.is_alive(), "the server did not start"
@@ -55,7 +61,7 @@ def running(model: vita.Vita, options: ServeOptions | None = None) -> Iterator[R
     headers = {"Authorization": f"Bearer {options.api_keys[0]}"} if options.api_keys else {}
     try:
         with httpx.Client(base_url=url, headers=headers, timeout=60, trust_env=False) as client:
-            yield Running(url, app.state.server, listener, client)
+            yield Running(url, app.state.server, listener, loops[0], client)
     finally:
         listener.should_exit = True
         thread.join(30)

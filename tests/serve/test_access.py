@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+from PIL import Image as Pillow
 
 import vita
 from tests.serve.running import Running, running
@@ -65,6 +68,25 @@ class TestKeys:
         cached(KEYS[0])
         alone = cached(KEYS[1])  # a prefix of the first one's would be longer than the system text
         assert cached(KEYS[0]) > alone and cached(KEYS[1]) > alone
+
+    def test_one_key_does_not_see_which_image_another_sent(self, keyed: Running, embedded: vita.Vita) -> None:
+        """Neither by the tokens that were cached nor by an encoder that had no work to do."""
+        data = io.BytesIO()
+        Pillow.new("RGB", (80, 60), (12, 200, 77)).save(data, "PNG")
+        url = "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
+        parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "What color is it?"}]
+        body = {"messages": [{"role": "user", "content": parts}], "max_tokens": 1}
+
+        def asked(key: str) -> tuple[int, int]:
+            misses = embedded.stats().encoder_misses
+            answer = anonymous(keyed, "POST", CHAT, json=body, headers={"Authorization": f"Bearer {key}"})
+            cached = answer.json()["usage"]["prompt_tokens_details"]["cached_tokens"]
+            return int(cached), embedded.stats().encoder_misses - misses
+
+        assert asked(KEYS[0])[1] == 1
+        alone = asked(KEYS[1])
+        assert alone[1] == 1, "the encoder works again"
+        assert asked(KEYS[0])[1] == asked(KEYS[1])[1] == 0 and asked(KEYS[0])[0] > alone[0]
 
     def test_a_key_is_needed_beyond_loopback(self) -> None:
         for host in ("0.0.0.0", "::", "192.168.1.2", "vita.local"):

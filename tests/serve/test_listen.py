@@ -182,6 +182,16 @@ class TestLimits:
                     assert answer.headers["retry-after"] == "1" and answer.json()["error"]["code"] == "queue_full"
             wait_for(lambda: served.server.active == 0)
 
+    def test_a_request_that_takes_too_long_is_ended(self, embedded: vita.Vita) -> None:
+        ends = {str(token): -100 for token in embedded.engine.model.stop_ids}
+        body = {**HELLO, "logit_bias": ends, "max_tokens": 3500}
+        with running(embedded, ServeOptions(port=0, limits=Limits(request_seconds=0.3))) as served:
+            whole = served.client.post(CHAT, json=body)
+            assert whole.status_code == 504 and whole.json()["error"]["code"] == "timeout"
+            stream = served.client.post(CHAT, json={**body, "stream": True}).text
+            assert '"code":"timeout"' in stream and "[DONE]" not in stream
+            wait_for(lambda: served.server.active == 0 and embedded.stats().running == 0)
+
     def test_the_engines_own_queue_is_429(self, embedded: vita.Vita, served: Running) -> None:
         core = embedded.engine.core
         limit = core.options.max_queue + core.scheduler.limits.max_requests

@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import io
 import logging
+import socket
 import threading
 import wave
 import zipfile
 from collections.abc import Iterator
+from functools import cache
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import numpy as np
@@ -18,6 +20,7 @@ from PIL import Image as Pillow
 import vita
 from tests.serve.running import Running, running
 from tests.serve.test_media_process import png_of
+from vita.media.fetch import check_address
 from vita.serve.options import Limits, ServeOptions
 
 CHAT = "/v1/chat/completions"
@@ -33,16 +36,18 @@ def data_url(data: bytes, kind: str = "application/octet-stream") -> str:
 
 
 class Inner:
-    """An HTTP server that must not be reached; counts its requests."""
+    """An HTTP server that must not be reached; counts its requests. With a location it redirects there."""
 
-    def __init__(self) -> None:
+    def __init__(self, location: str | None = None) -> None:
         self.requests: list[str] = []
         inner = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 inner.requests.append(self.path)
-                self.send_response(200)
+                self.send_response(200 if location is None else 302)
+                if location is not None:
+                    self.send_header("Location", location)
                 self.end_headers()
 
             def log_message(self, *_: object) -> None:
@@ -58,6 +63,15 @@ def inner() -> Iterator[Inner]:
     made = Inner()
     yield made
     made.server.shutdown()
+
+
+@pytest.fixture
+def fetching_in_threads(fetching: Running) -> Iterator[Running]:
+    """The same, where media are fetched by this process, whose network a test can replace."""
+    engine = fetching.server.model.engine
+    engine.read_turn_with(None)
+    yield fetching
+    engine.read_turn_with(fetching.server.media.read_turn)
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +100,44 @@ class TestAddresses:
         answer = fetching.client.post(CHAT, json=body)
         assert answer.status_code == 400 and inner.requests == [], answer.text
         assert "password" not in answer.text
+
+    def test_a_redirect_to_an_inner_address_is_not_followed(
+        self, fetching_in_threads: Running, inner: Inner, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The first server stands for a public one: loopback addresses pass for it."""
+        public = Inner(location=f"http://10.0.0.1:{inner.port}/secret")
+        monkeypatch.setattr(
+            "vita.media.fetch.check_address", lambda a, n, p: None if a.is_loopback else check_address(a, n, p)
+        )
+        answer = fetching_in_threads.client.post(CHAT, json=image(f"http://127.0.0.1:{public.port}/logo.png"))
+        public.server.shutdown()
+        assert answer.status_code == 400 and public.requests == ["/logo.png"] and inner.requests == []
+        assert "secret" not in answer.text and "root:" not in answer.text
+
+    def test_a_name_that_changes_its_address_leads_nowhere(
+        self, fetching_in_threads: Running, inner: Inner, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A public address when it is asked for first, an inner one from then on: the checked one is connected to."""
+        real, asked = socket.getaddrinfo, list[str]()
+
+        def resolver(host: str, *args: object, **named: object) -> object:
+            if host != "localhost":
+                return real(host, *args, **named)  # type: ignore[arg-type]
+            asked.append(host)
+            return real("192.0.2.1" if len(asked) == 1 else "127.0.0.1", *args, **named)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(socket, "getaddrinfo", resolver)
+        connected: list[object] = []
+
+        def connect(address: tuple[str, int], *args: object, **named: object) -> socket.socket:
+            connected.append(address[0])
+            raise OSError("unreachable")
+
+        monkeypatch.setattr(socket, "create_connection", connect)
+        for _ in range(2):
+            answer = fetching_in_threads.client.post(CHAT, json=image(f"http://localhost:{inner.port}/"))
+            assert answer.status_code == 400
+        assert inner.requests == [] and "127.0.0.1" not in connected and asked
 
     @pytest.mark.parametrize("url", INNER[:4])
     def test_nothing_is_fetched_without_an_allowed_domain(self, served: Running, inner: Inner, url: str) -> None:
@@ -124,6 +176,7 @@ class TestAddresses:
         assert inner.requests == []
 
 
+@cache
 def bombs() -> dict[str, tuple[str, bytes]]:
     """By name: the kind of part, and the bytes."""
     zipped, frames, long = io.BytesIO(), io.BytesIO(), io.BytesIO()

@@ -6,6 +6,7 @@ import asyncio
 import socket
 import ssl
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
@@ -64,21 +65,29 @@ def serve(app: FastAPI, listening: socket.socket) -> None:
     server = app.state.server
     assert isinstance(server, Server)
     options = server.options
-    with TemporaryDirectory(prefix="vita-") as folder:
+    with ExitStack() as stack:
         certificate, key = options.ssl_certfile, options.ssl_keyfile
         if options.self_signed:
+            folder = stack.enter_context(TemporaryDirectory(prefix="vita-"))
             certificate, key = make_certificate(Path(folder), options.host)
-        config = uvicorn.Config(
-            app, http=http_protocol(options.limits), log_config=None, access_log=False, server_header=False,
-            proxy_headers=False, h11_max_incomplete_event_size=HEADER_BYTES, timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=CLOSE_SECONDS, ws_max_size=SOCKET_MESSAGE_BYTES, ws_per_message_deflate=False,
-            ssl_certfile=certificate, ssl_keyfile=key,
-        )  # fmt: skip
+        config = uvicorn_config(app, options, certificate, key)
         try:
             config.load()
         except (ssl.SSLError, OSError) as error:
             raise RequestError(f"cannot be used ({error})", where=certificate, fix="name PEM files") from error
         Listener(config, server).run(sockets=[listening])
+
+
+def uvicorn_config(
+    app: FastAPI, options: ServeOptions, certificate: Path | None = None, key: Path | None = None
+) -> uvicorn.Config:
+    """uvicorn's settings, with the limits of the options."""
+    return uvicorn.Config(
+        app, http=http_protocol(options.limits), log_config=None, access_log=False, server_header=False,
+        proxy_headers=False, h11_max_incomplete_event_size=HEADER_BYTES, timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=CLOSE_SECONDS, ws_max_size=SOCKET_MESSAGE_BYTES, ws_per_message_deflate=False,
+        ssl_certfile=certificate, ssl_keyfile=key,
+    )  # fmt: skip
 
 
 class Listener(uvicorn.Server):

@@ -65,6 +65,24 @@ def test_a_turn_is_heard_with_its_audio(vad: SileroVad, thread: ListenerThread) 
     with_buffer(vad, thread, session(), run)
 
 
+@pytest.mark.parametrize("pause", [0.0, 2.0])
+def test_silence_around_a_manual_turn_is_left_out(vad: SileroVad, thread: ListenerThread, pause: float) -> None:
+    """300 ms before the speech and 500 ms after it stay; pauses within it do, too."""
+
+    async def run(buffer: AudioBuffer) -> None:
+        for before, after in ((0.0, 0.0), (1.5, 2.0)):
+            speech = np.concatenate([question(), silence(pause), question()])
+            spoken = len(speech) / 24_000
+            await buffer.append(np.concatenate([silence(before), speech, silence(after)]))
+            samples, rate = await buffer.commit()
+            assert rate == 24_000 and spoken - 0.3 < len(samples) / rate < spoken + 0.8
+            assert np.abs(samples[:24_000]).max() > 1000 and np.abs(samples[-24_000:]).max() > 1000
+        await buffer.append(silence(1.0))
+        assert len((await buffer.commit())[0]) == 24_000, "no speech is found: nothing is left out"
+
+    with_buffer(vad, thread, session(**MANUAL), run)
+
+
 def test_manual_commits(vad: SileroVad, thread: ListenerThread) -> None:
     async def run(buffer: AudioBuffer) -> None:
         speech = question()

@@ -1,4 +1,4 @@
-"""Ten spoken turns each with the official client, LiveKit's and Pipecat's, unmodified.
+"""Ten spoken turns each with the official client, LiveKit's, Pipecat's and Open WebUI's, unmodified.
 
 They run in an environment of their own, which scripts/serve_env.sh makes.
 """
@@ -6,6 +6,7 @@ They run in an environment of their own, which scripts/serve_env.sh makes.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from vita.serve.options import ServeOptions
 from vita.speech.voice import Voice
 
 TURNS = 10
+OPEN_WEBUI = Path(os.environ.get("VITA_OPEN_WEBUI", PYTHON.parents[1] / "open-webui"))
 pytestmark = pytest.mark.skipif(
     not PYTHON.exists(), reason="SKIPPED LOUDLY: scripts/serve_env.sh makes the environment of the clients"
 )
@@ -33,9 +35,9 @@ def talking(embedded: vita.Vita, espeak: Voice) -> Iterator[Running]:
         yield server
 
 
-def run(script: str, served: Running, speech: Path) -> Any:
+def run(script: str, served: Running, speech: Path, *arguments: Path) -> Any:
     done = subprocess.run(
-        [PYTHON, CLIENTS / script, served.url, speech, str(TURNS)],
+        [PYTHON, CLIENTS / script, *arguments, served.url, speech, str(TURNS)],
         capture_output=True,
         text=True,
         timeout=170,
@@ -70,3 +72,15 @@ def test_livekit(talking: Running, speech: Path) -> None:
 def test_pipecat(talking: Running, speech: Path) -> None:
     found = run("pipecat_turns.py", talking, speech)
     assert found["seen"]["TTSStoppedFrame"] == TURNS + 1 and found["seen"]["samples"] > TURNS * 12_000
+
+
+@pytest.mark.skipif(
+    not (OPEN_WEBUI / "open_webui").is_dir(), reason="SKIPPED LOUDLY: scripts/serve_env.sh fetches Open WebUI's code"
+)
+def test_open_webui(talking: Running, speech: Path) -> None:
+    """Calls wait for the transcript and ask for the answer then; a text is spoken as it stands."""
+    found = run("open_webui_turns.py", talking, speech, OPEN_WEBUI)
+    # Its instructions are longer than any text the embedded model has learned from: some answers are a word only.
+    assert len(found["answers"]) == TURNS and all(found["answers"]) and min(found["samples"]) > 2_400
+    assert all("what can you do" in text.lower() for text in found["transcripts"])
+    assert 0.8 < found["seconds"] < 5

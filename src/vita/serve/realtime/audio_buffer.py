@@ -13,11 +13,14 @@ from vita.serve.realtime.events import RealtimeError
 from vita.serve.realtime.items import Pcm
 from vita.serve.realtime.session import Session, TurnDetection, rate_of
 from vita.speech.listener import Heard, Listener, ListenerThread
-from vita.speech.turns import Clear, Commit, Input, SpeechStopped, TurnOptions
+from vita.speech.turns import Clear, Commit, Input, SpeechStarted, SpeechStopped, TurnOptions
 from vita.speech.vad import SAMPLE_RATE, SileroVad
 
 MIN_COMMIT_SECONDS = 0.1  # as at OpenAI
 VAD_SECONDS_KEPT = 60.0  # of audio outside of turns, for a client that commits although voice activity is on
+# Without turn detection, voice activity only says where a committed turn may be trimmed. Pauses are part of it.
+MANUAL = TurnOptions(silence_ms=60_000, max_turn_ms=600_000, min_speech_ms=96)
+KEPT_SILENCE_MS = TurnOptions().silence_ms  # after the last speech, as in a turn that voice activity ends
 
 
 class AudioBuffer:
@@ -40,16 +43,17 @@ class AudioBuffer:
         self._origin_ms = 0.0  # where the listener began
         self._listener = self._make_listener()
 
-    def _make_listener(self) -> Listener | None:
+    def _make_listener(self) -> Listener:
         self._origin_ms = self._seconds * 1000
-        if self._detection is None:
-            return None
-        return Listener(self._vad, turn_options(self._detection), self._rate)
+        self._heard_samples = 0  # by the listener, at the input's rate
+        self._speech_start: int | None = None  # without turns: of the audio until the commit, in the listener's samples
+        options = MANUAL if self._detection is None else turn_options(self._detection)
+        return Listener(self._vad, options, self._rate)
 
     @property
     def has_turns(self) -> bool:
         """Whether turns are found by voice activity."""
-        return self._listener is not None
+        return self._detection is not None
 
     def configure(self, session: Session) -> None:
         """The settings have changed. Another format starts anew; other settings of voice activity apply at once."""
@@ -61,7 +65,7 @@ class AudioBuffer:
         elif (detection is None) != (self._detection is None):
             self._detection = detection
             self._listener = self._make_listener()
-        elif detection is not None and self._listener is not None and detection != self._detection:
+        elif detection is not None and detection != self._detection:
             self._detection, self._listener.options = detection, turn_options(detection)
 
     def milliseconds(self, position: int) -> int:
@@ -73,28 +77,33 @@ class AudioBuffer:
         self._pieces.append(samples)
         self._samples += len(samples)
         self._seconds += len(samples) / self._rate
-        limit = VAD_SECONDS_KEPT if self._listener else self._max_seconds
+        limit = VAD_SECONDS_KEPT if self.has_turns else self._max_seconds
         while len(self._pieces) > 1 and self._samples - len(self._pieces[0]) > limit * self._rate:
             self._samples -= len(self._pieces.popleft())
         heard: list[Heard] = []
         for start in range(0, len(samples), self._rate):  # second by second: other sessions share the thread
             piece = samples[start : start + self._rate].astype(np.float32) / np.float32(32_768)
-            if self._listener is not None:
-                heard += await self._wait(self._thread.feed(self._listener, piece))
+            heard += await self._wait(self._thread.feed(self._listener, piece))
+        self._heard_samples += len(samples)
         return heard
 
     async def tell(self, given: Input) -> list[Heard]:
         """Tell the listener something; the events that follow."""
-        return [] if self._listener is None else await self._wait(self._thread.tell(self._listener, given))
+        return await self._wait(self._thread.tell(self._listener, given))
 
     async def _wait(self, future: Future[list[Heard]]) -> list[Heard]:
         heard = await asyncio.wrap_future(future)
+        if not self.has_turns:
+            starts = [one.event.start for one in heard if isinstance(one.event, SpeechStarted)]
+            if starts and self._speech_start is None:
+                self._speech_start = starts[0]
+            return []
         if any(isinstance(one.event, SpeechStopped) for one in heard):
             self._drop()
         return heard
 
     async def commit(self) -> tuple[Pcm, int]:
-        """End the turn: its audio, int16 `[n]`, and its rate.
+        """End the turn: its audio, int16 `[n]`, and its rate. Silence before and after its speech is left out.
 
         Raises:
             RealtimeError: less than 100 ms.
@@ -106,11 +115,27 @@ class AudioBuffer:
                 f" {MIN_COMMIT_SECONDS * 1000:.0f} ms at least.", "input_audio_buffer_commit_empty",
             )  # fmt: skip
         samples, rate = np.concatenate(list(self._pieces)), self._rate
-        for heard in await self.tell(Commit()):
-            if isinstance(heard.event, SpeechStopped) and heard.audio is not None:
-                samples, rate = to_pcm(heard.audio), SAMPLE_RATE
+        if self.has_turns:
+            for heard in await self.tell(Commit()):
+                if isinstance(heard.event, SpeechStopped) and heard.audio is not None:
+                    samples, rate = to_pcm(heard.audio), SAMPLE_RATE
+        else:
+            samples = await self._trimmed(samples)
         self._drop()
         return samples, rate
+
+    async def _trimmed(self, samples: Pcm) -> Pcm:
+        """The audio of a turn without the silence around its speech; all of it if no speech is found."""
+        start, speech_end = self._speech_start, self._listener.state.speech_end
+        await self.tell(Commit())
+        if start is None:
+            return samples
+        first = self._heard_samples - len(samples)  # position of the first sample, at the input's rate
+
+        def index(position: int) -> int:
+            return max(0, position * self._rate // SAMPLE_RATE - first)
+
+        return samples[index(start) : index(speech_end + KEPT_SILENCE_MS * SAMPLE_RATE // 1000)]
 
     async def clear(self) -> None:
         """Forget all audio so far."""
@@ -120,6 +145,7 @@ class AudioBuffer:
     def _drop(self) -> None:
         self._pieces.clear()
         self._samples = 0
+        self._speech_start = None
 
 
 def turn_options(detection: TurnDetection) -> TurnOptions:

@@ -135,6 +135,7 @@ class Connection:
                 while self._queued > MAX_QUEUED:  # the client sends faster than voice activity is computed
                     self._taken.clear()
                     await self._taken.wait()
+            await self._outbox.wait_read()
 
     def _parse(self, text: str) -> tuple[ClientEvent | RealtimeError, str | None]:
         try:

@@ -11,6 +11,7 @@ from vita.serve.realtime.dialect import server_event_to_beta
 from vita.serve.realtime.events import DELTAS, Event
 
 MAX_WAITING = 64  # events; generators wait while more than so many are not sent
+MAX_UNREAD = 1024  # events; nothing more is read of a client that leaves so many unread
 
 
 class Outbox:
@@ -47,6 +48,11 @@ class Outbox:
     async def wait_drained(self) -> None:
         """Wait while the client is far behind."""
         await self._drained.wait()
+
+    async def wait_read(self) -> None:
+        """Wait while the client reads nothing of what it causes."""
+        while len(self._events) > MAX_UNREAD:
+            await self._drained.wait()
 
     async def run(self) -> None:
         """Send until cancelled."""

@@ -1,6 +1,7 @@
 // Speech over an answer: lower the volume at once, stop once it has lasted, play on after an "mm-hm". No I/O.
 
 const STOP_MS = 500; // of speech that stop the answer
+const EDGES_MS = 100; // by which the server's times of speech are too long at most: whole frames, and its fading out
 const ONSET_MS = 160; // of speech before the server reports it
 const QUIET_MS = 300; // of silence after which the volume is restored
 const QUIETEST = 0.008; // level: below it is never speech
@@ -44,7 +45,7 @@ export class BargeIn {
 
   /** The server heard speech end after `ms` of it. Returns "stop", "restore" or null. */
   ended(ms, playing) {
-    const long = ms >= STOP_MS && playing && !this.stopped;
+    const long = ms >= STOP_MS + EDGES_MS && playing && !this.stopped;
     const restore = this.ducked && !this.stopped;
     this.reset();
     return long ? "stop" : restore ? "restore" : null;

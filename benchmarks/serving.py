@@ -1,0 +1,395 @@
+"""What the server costs: first token, first sound, barge-in, false stops, overhead over the engine, switch interval.
+
+    python -m benchmarks.serving [--only first overhead] [--sessions 1 4 8] [--rounds 12] [--points 50] [--json FILE]
+
+The embedded model is served by a process of its own on loopback (`serving_worker.py`); this one is the client.
+
+- `first`: a typed question that is new to the caches, to its first piece of text. Sessions ask at the same time.
+- `sound`: a spoken question that is new to the caches, from the commit of its audio to the first audio of the answer.
+- `barge`: speech at random points of answers, from its first sample to `speech_started` and to the last delta.
+- `noise`: coughs, clicks, typing and music, each clip in a session of its own: does `speech_started` come?
+- `backchannel`: 50 short words of a listener over an answer: what the page decides (needs Node.js), and whether the
+  model takes them for meant.
+- `overhead`: the same request by the server and by its engine alone, in turns; the ratio of their times.
+- `switch`: two servers in turns, with Python's default switch interval of 5 ms and with 0.2 ms.
+
+Intervals of ratios are those of the median (95 %, order statistics); those of counts are Wilson's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import json
+import math
+import random
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import soxr
+from benchmarks.alternate import interval
+from benchmarks.realtime import Talker, Times, question
+from tests.serve.web.backchannels import RUN, backchannels, steps
+from tests.speech.recordings import NO_SPEECH
+from websockets.asyncio.client import ClientConnection, connect
+
+from vita.speech.vad import load_vad
+from vita.speech.voice import choose_voice
+
+ROOT = Path(__file__).parents[1]
+RATE = 24_000
+OVERHEAD_TOKENS, SHORT_TOKENS = 128, 16
+DEFAULT_SWITCH, SHORT_SWITCH = 5e-3, 2e-4  # seconds
+Row = dict[str, Any]
+
+
+class Server:
+    """A worker, and how to ask it."""
+
+    def __init__(self, process: subprocess.Popen[str], port: int, stop_ids: list[int]) -> None:
+        self._process, self.port = process, port
+        self._bias = {str(token): -100 for token in stop_ids}
+
+    async def alone(self, text: str, tokens: int) -> tuple[float, float]:
+        """Seconds to the first text and to the end, by the engine itself."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps([text, tokens]) + "\n")
+        self._process.stdin.flush()
+        first, whole = json.loads(await asyncio.to_thread(self._process.stdout.readline))
+        return first, whole
+
+    async def ask(self, text: str, tokens: int) -> tuple[float, float]:
+        """Seconds to the first text and to the end of a stream, with a connection that is open already."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        messages = [{"role": "user", "content": text}]
+        body = json.dumps({"messages": messages, "stream": True, "max_tokens": tokens, "logit_bias": self._bias})
+        began, first, seen = time.perf_counter(), 0.0, b""
+        writer.write(
+            f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+            f"Connection: close\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+        )
+        while b"[DONE]" not in seen[-40:]:
+            block = await reader.read(1 << 16)
+            if not block:
+                raise RuntimeError(f"the answer broke off: {seen[-300:]!r}")
+            seen += block
+            if not first and b'"content":"' in seen.replace(b'"content":""', b""):
+                first = time.perf_counter() - began
+        whole = time.perf_counter() - began
+        writer.close()
+        return first, whole
+
+    def socket(self) -> connect:
+        """A realtime connection."""
+        return connect(f"ws://127.0.0.1:{self.port}/v1/realtime", proxy=None, max_size=None, compression=None)
+
+
+@asynccontextmanager
+async def serving(**options: object) -> AsyncIterator[Server]:
+    """A server until the end of the block; options as in `serving_worker.py`."""
+    command = [sys.executable, "-m", "benchmarks.serving_worker", json.dumps(options)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        try:
+            assert process.stdout is not None
+            server = Server(process, **json.loads(await asyncio.to_thread(process.stdout.readline)))
+            for n in range(3):
+                await ask_when_open(server, f"Warm up {n}")
+            yield server
+        finally:
+            process.kill()
+
+
+async def ask_when_open(server: Server, text: str) -> None:
+    for _ in range(200):
+        try:
+            await server.ask(text, 8)
+            return
+        except ConnectionRefusedError:
+            await asyncio.sleep(0.05)
+    raise RuntimeError("the server does not listen")
+
+
+async def together(count: int, one: Callable[[int], Coroutine[Any, Any, float]]) -> list[float]:
+    """The results of so many tasks that begin at the same time."""
+    return await asyncio.gather(*(one(n) for n in range(count)))
+
+
+def milliseconds(name: str, seconds: list[float], **more: object) -> Row:
+    low, middle, high = (round(float(p) * 1000, 1) for p in np.percentile(seconds, (5, 50, 95)))
+    return {"measure": name, **more, "count": len(seconds), "p5_ms": low, "p50_ms": middle, "p95_ms": high}
+
+
+def ratio(name: str, values: list[float], **more: object) -> Row:
+    low, high = interval(values)
+    return {
+        "measure": name, **more, "count": len(values), "ratio": round(median(values), 3),
+        "interval": [round(low, 3), round(high, 3)],
+    }  # fmt: skip
+
+
+def wilson(hits: int, count: int, z: float = 1.96) -> tuple[float, float]:
+    """95 % interval of a share."""
+    share, spread = hits / count, z * z / count
+    middle = (share + spread / 2) / (1 + spread)
+    reach = z * math.sqrt(share * (1 - share) / count + spread / (4 * count)) / (1 + spread)
+    return max(0.0, middle - reach), min(1.0, middle + reach)
+
+
+# The measures.
+
+
+async def measure_first(flags: argparse.Namespace) -> list[Row]:
+    rows = []
+    async with serving() as server:
+        for sessions in flags.sessions:
+            times: list[float] = []
+            for turn in range(max(2, flags.rounds // sessions)):
+
+                async def one(n: int, turn: int = turn) -> float:
+                    return (await server.ask(f"{turn}.{n}: what can you see in an image?", SHORT_TOKENS))[0]
+
+                times += await together(sessions, one)
+            rows.append(milliseconds("first token", times, sessions=sessions))
+    return rows
+
+
+async def first_sound(socket: ClientConnection, seed: int) -> float:
+    """One spoken question of a session without voice activity."""
+    session: Row = {"type": "realtime", "audio": {"input": {"turn_detection": None}}}
+    await socket.send(json.dumps({"type": "session.update", "session": session}))
+    noise = np.random.default_rng(seed).integers(-8, 8, len(question()))  # new to the encoder's cache
+    audio = base64.b64encode((question() + noise).astype("<i2").tobytes()).decode()
+    await socket.send(json.dumps({"type": "input_audio_buffer.append", "audio": audio}))
+    await until(socket, "session.updated")
+    await asyncio.sleep(0.1)  # a microphone's audio is there when its turn ends
+    began, first = time.perf_counter(), 0.0
+    for kind in ("input_audio_buffer.commit", "response.create"):
+        await socket.send(json.dumps({"type": kind}))
+    async for message in socket:
+        kind = json.loads(message)["type"]
+        if kind == "response.output_audio.delta" and not first:
+            first = time.perf_counter() - began
+        if kind == "response.done":
+            break
+    return first
+
+
+async def until(socket: ClientConnection, wanted: str) -> None:
+    while json.loads(await socket.recv())["type"] != wanted:
+        pass
+
+
+async def measure_sound(flags: argparse.Namespace) -> list[Row]:
+    rows = []
+    for voice in flags.voices:
+        async with serving(voice=voice) as server:
+            seeds, silent = iter(range(10_000)), 0
+
+            async def one(n: int, server: Server = server, seeds: Any = seeds) -> float:
+                async with server.socket() as socket:
+                    return await first_sound(socket, next(seeds))
+
+            await together(1, one)
+            for sessions in flags.sessions:
+                times: list[float] = []
+                for _ in range(max(2, flags.rounds // sessions)):
+                    found = await together(sessions, one)
+                    times += [seconds for seconds in found if seconds]
+                    silent += found.count(0.0)
+                rows.append(milliseconds(f"first sound, {voice}", times, sessions=sessions, unanswered=silent))
+    return rows
+
+
+async def measure_barge(flags: argparse.Namespace) -> list[Row]:
+    times = Times()
+    async with serving(voice="espeak", endless=True) as server:
+        per = math.ceil(flags.points / flags.talkers)
+
+        async def one(n: int) -> float:
+            async with server.socket() as socket:
+                await Talker(socket, random.Random(n), times, flags.longest).run(per)
+            return 0.0
+
+        await together(flags.talkers, one)
+    return [
+        milliseconds("onset of speech to speech_started", times.started, sessions=flags.talkers),
+        milliseconds("onset of speech to last delta", times.last_delta, sessions=flags.talkers),
+    ]
+
+
+async def measure_noise(flags: argparse.Namespace) -> list[Row]:
+    rows, all_hits, all_count = [], 0, 0
+    async with serving() as server:
+        for kind in ("coughs", "clicks", "typing", "music"):
+            hits = 0
+            for seed in range(flags.clips):
+                clip = soxr.resample(NO_SPEECH[kind](seed), 16_000, RATE)
+                hits += await is_taken_for_speech(server, (clip * 32_767).clip(-32_768, 32_767).astype("<i2"))
+            rows.append(count_row(kind, hits, flags.clips))
+            all_hits, all_count = all_hits + hits, all_count + flags.clips
+    return [*rows, count_row("all", all_hits, all_count)]
+
+
+def count_row(kind: str, hits: int, count: int) -> Row:
+    low, high = wilson(hits, count)
+    return {
+        "measure": f"false stops, {kind}",
+        "count": count,
+        "hits": hits,
+        "interval": [round(low, 3), round(high, 3)],
+    }
+
+
+async def is_taken_for_speech(server: Server, clip: np.ndarray[Any, Any]) -> bool:
+    async with server.socket() as socket:
+        for at in range(0, len(clip), RATE // 2):
+            audio = base64.b64encode(clip[at : at + RATE // 2].tobytes()).decode()
+            await socket.send(json.dumps({"type": "input_audio_buffer.append", "audio": audio}))
+        await socket.send(json.dumps({"type": "conversation.item.retrieve", "item_id": "none"}))
+        started = False
+        async for message in socket:
+            kind = json.loads(message)["type"]
+            started |= kind == "input_audio_buffer.speech_started"
+            if kind == "error":  # the clip was heard to its end
+                break
+        return started
+
+
+async def measure_backchannel(flags: argparse.Namespace) -> list[Row]:
+    clips = backchannels(choose_voice("espeak"))
+    vad = load_vad()
+    module = json.dumps((ROOT / "src/vita/serve/web/talk/barge_in.js").as_uri())
+    given = json.dumps([steps(clip, vad) for clip in clips])
+    code = f"import {{ BargeIn }} from {module}; const clips = {given};"
+    code += f"console.log(JSON.stringify((() => {{ {RUN} }})()));"
+    node = subprocess.run(
+        ["node", "--input-type=module", "-"], input=code, capture_output=True, text=True, check=True, timeout=60
+    )
+    stopped = sum("stop" in decisions for decisions in json.loads(node.stdout))
+    async with serving() as server:
+        meant = sum([await is_taken_for_meant(server, (clip * 32_767).astype("<i2")) for clip in clips])
+    return [
+        count_row("backchannels that last too long for the page", stopped, len(clips)),
+        count_row("backchannels that the model takes for meant", meant, len(clips)),
+    ]
+
+
+async def is_taken_for_meant(server: Server, clip: np.ndarray[Any, Any]) -> bool:
+    """Whether a backchannel after a question and its answer is answered, with the page's settings."""
+    async with server.socket() as socket:
+        detection = {"type": "server_vad", "interrupt_response": False}
+        heard = {"turn_detection": detection, "transcription": {"model": "vita"}}
+        session: Row = {"type": "realtime", "output_modalities": ["text"], "audio": {"input": heard}}
+        part = {"type": "input_text", "text": "What can you do?"}
+        for event in (
+            {"type": "session.update", "session": session},
+            {"type": "conversation.item.create", "item": {"type": "message", "role": "user", "content": [part]}},
+            {"type": "response.create"},
+        ):  # fmt: skip
+            await socket.send(json.dumps(event))
+        await until(socket, "response.done")
+        audio = base64.b64encode(clip.tobytes()).decode()
+        await socket.send(json.dumps({"type": "input_audio_buffer.append", "audio": audio}))
+        async for message in socket:
+            event = json.loads(message)
+            if event["type"] == "response.created":
+                return True
+            if event["type"] == "conversation.item.input_audio_transcription.completed":
+                return False
+    raise RuntimeError("the server ended the session")
+
+
+async def measure_overhead(flags: argparse.Namespace) -> list[Row]:
+    rows = []
+    async with serving(switch=DEFAULT_SWITCH) as default, serving(switch=SHORT_SWITCH) as short:
+        wholes: dict[Server, list[float]] = {default: [], short: []}
+        firsts: dict[Server, list[float]] = {default: [], short: []}
+        for n in range(flags.pairs):
+            for server in (default, short) if n % 4 < 2 else (short, default):
+                ways = (server.ask, server.alone) if n % 2 else (server.alone, server.ask)
+                # Each way meets a prompt that is new to the cache: the first word differs.
+                found = {way: await way(f"{way.__name__} {n}: tell me about colors.", OVERHEAD_TOKENS) for way in ways}
+                served, alone = found[server.ask], found[server.alone]
+                wholes[server].append(served[1] / alone[1])
+                firsts[server].append(served[0] - alone[0])
+        for server, name in ((default, "5 ms"), (short, "0.2 ms")):
+            rows.append(ratio(f"server / engine, switch {name}", wholes[server], sessions=1))
+            rows.append(milliseconds(f"first token, server less engine, {name}", firsts[server], sessions=1))
+    return rows
+
+
+async def measure_switch(flags: argparse.Namespace) -> list[Row]:
+    rows = []
+    async with serving(switch=DEFAULT_SWITCH) as default, serving(switch=SHORT_SWITCH) as short:
+        for sessions in flags.sessions:
+            wholes, firsts = [], []
+            for turn in range(flags.pairs):
+                order = (default, short) if turn % 2 else (short, default)
+                found = {}
+                for server in order:
+
+                    async def one(n: int, server: Server = server, turn: int = turn) -> tuple[float, float]:
+                        return await server.ask(f"{turn}.{n}: what colors do you know?", 64)
+
+                    pairs: Any = await together(sessions, one)  # type: ignore[arg-type]
+                    found[server] = (max(whole for _, whole in pairs), median(first for first, _ in pairs))
+                wholes.append(found[short][0] / found[default][0])
+                firsts.append(found[short][1] / found[default][1])
+            rows.append(ratio("switch interval 0.2 / 5 ms, 64 tokens of all", wholes, sessions=sessions))
+            rows.append(ratio("the same, first token", firsts, sessions=sessions))
+    return rows
+
+
+MEASURES: dict[str, Callable[[argparse.Namespace], Coroutine[Any, Any, list[Row]]]] = {
+    "first": measure_first, "sound": measure_sound, "barge": measure_barge, "noise": measure_noise,
+    "backchannel": measure_backchannel,    "overhead": measure_overhead, "switch": measure_switch,
+}  # fmt: skip
+
+
+def line(row: Row) -> str:
+    """A row of the table."""
+    text = f"{row['measure']:48}" + (f"{row['sessions']:3} sessions" if "sessions" in row else " " * 12)
+    text += f"{row['count']:5}"
+    if "ratio" in row:
+        return f"{text}  {row['ratio']:.3f} ({row['interval'][0]:.3f} to {row['interval'][1]:.3f})"
+    if "hits" in row:
+        low, high = row["interval"]
+        return f"{text}  {row['hits']} ({100 * low:.1f} to {100 * high:.1f} %)"
+    text += f"  {row['p5_ms']:7.0f} {row['p50_ms']:7.0f} {row['p95_ms']:7.0f} ms (5, 50, 95 %)"
+    return text + (f", {row['unanswered']} without an answer" if row.get("unanswered") else "")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=MEASURES, default=list(MEASURES))
+    parser.add_argument("--sessions", type=int, nargs="+", default=[1, 4, 8])
+    parser.add_argument("--rounds", type=int, default=24, help="questions of one session")
+    parser.add_argument("--pairs", type=int, default=20, help="of requests in turns")
+    parser.add_argument("--voices", nargs="+", default=["espeak", "piper"])
+    parser.add_argument("--points", type=int, default=50, help="of barge-in, of all talkers together")
+    parser.add_argument("--talkers", type=int, default=1, help="that barge in at the same time")
+    parser.add_argument("--longest", type=float, default=1.0, help="seconds of an answer until the last point")
+    parser.add_argument("--clips", type=int, default=50, help="of each kind of noise")
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    flags = parser.parse_args()
+    rows: list[Row] = []
+    for name in flags.only:
+        began = time.monotonic()
+        for row in asyncio.run(MEASURES[name](flags)):
+            rows.append(row)
+            print(line(row), flush=True)
+        print(f"({name}: {time.monotonic() - began:.0f} s)", file=sys.stderr)
+        if flags.json is not None:
+            flags.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
