@@ -169,7 +169,9 @@ def main() -> None:
     }
     evaluation = json.loads((last / "eval.json").read_text(encoding="utf-8"))
     if hears(model.state_dict()) and "sounds" not in evaluation["parts"]:
-        raise SystemExit("the model hears, and its hearing was not evaluated: install espeakng-loader and evaluate again")
+        raise SystemExit(
+            "the model hears, and its hearing was not evaluated: install espeakng-loader and evaluate again"
+        )
     options.out.write_text(card(evaluation, facts, history), encoding="utf-8")
     print(f"wrote {options.out}")
 

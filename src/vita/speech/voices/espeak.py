@@ -135,9 +135,9 @@ class Library:
         Raises:
             ResourceError: there is no such voice.
         """
-        return call_outside_main(lambda: self._synthesize(text, voice, rate))
+        return call_outside_main(lambda: self._synthesize(text, voice, rate, pitch, pitch_range))
 
-    def _synthesize(self, text: str, voice: str, rate: int) -> NDArray[np.float32]:
+    def _synthesize(self, text: str, voice: str, rate: int, pitch: int, pitch_range: int) -> NDArray[np.float32]:
         data = text.replace("\0", " ").encode("utf-8", "replace")
         with self._lock:
             self._blocks.clear()
