@@ -24,6 +24,8 @@ SAYS = {
     ],
 }  # fmt: skip
 
+QUICK = ("one_image", "streaming_answer", "async_requests")  # the others run with --slow
+
 
 def test_every_example_is_known_and_short() -> None:
     assert {example.stem for example in EXAMPLES} == set(SAYS)
@@ -32,7 +34,7 @@ def test_every_example_is_known_and_short() -> None:
         assert text.count("\n") < 40 and text.startswith('"""') and "assets/" in text
 
 
-@pytest.mark.parametrize("name", SAYS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in SAYS])
 def test_an_example_runs(name: str) -> None:
     done = subprocess.run(
         [sys.executable, f"examples/{name}.py"], cwd=ROOT, env=ENV, capture_output=True, timeout=170, check=False
@@ -44,6 +46,7 @@ def test_an_example_runs(name: str) -> None:
         assert said in line
 
 
+@pytest.mark.slow
 def test_types_of_right_calls_pass_and_every_wrong_call_is_reported() -> None:
     calls = ["tests/api/right_calls.py", "tests/api/wrong_calls.py"]
     command = [sys.executable, "-m", "mypy", "--strict", *calls, *(str(e.relative_to(ROOT)) for e in EXAMPLES)]

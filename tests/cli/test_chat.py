@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -196,6 +197,7 @@ class TestChat:
 
         def interrupt() -> None:
             writers.append(reader_at(pipe))
+            time.sleep(0.3)  # a signal between the opening and the read would be seen after the read only
             signal.pthread_kill(main, signal.SIGINT)
 
         writers: list[int] = []

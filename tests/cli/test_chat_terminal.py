@@ -130,7 +130,7 @@ def test_several_lines(folder: Path) -> None:
     assert messages[0]["content"] == "one\ntwo\nthree\nfour\nfive"
 
 
-@pytest.mark.parametrize("why", ["simple terminal", "prompt_toolkit is missing"])
+@pytest.mark.parametrize("why", [pytest.param("simple terminal", marks=pytest.mark.slow), "prompt_toolkit is missing"])
 def test_the_plain_fallback(why: str, folder: Path) -> None:
     (folder / "prompt_toolkit.py").write_text("raise ImportError")
     blocked = {"PYTHONPATH": f"{folder}:{ENV.get('PYTHONPATH', '')}"}

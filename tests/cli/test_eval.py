@@ -104,6 +104,7 @@ def test_the_time_left_follows_the_pace(monkeypatch: pytest.MonkeyPatch) -> None
     assert progress.left("clips", 50) == 0.0
 
 
+@pytest.mark.slow
 def test_the_wheel_brings_what_the_evaluation_imports() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     included = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]

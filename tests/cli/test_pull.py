@@ -94,6 +94,7 @@ def test_a_partial_file_is_resumed_where_it_ends(user: User) -> None:
     assert "bytes=100000-" in user.hub.ranges and user.blob(SHARD).read_bytes() == data and not partial.exists()
 
 
+@pytest.mark.slow
 def test_a_damaged_partial_file_is_dropped_and_said(user: User) -> None:
     partial = user.blob(SHARD).with_name(user.blob(SHARD).name + ".partial")
     partial.parent.mkdir(parents=True)

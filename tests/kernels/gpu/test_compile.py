@@ -27,11 +27,13 @@ def resources(target: int, dtype: str, cache: Path) -> list[tuple[str, int, int]
     return [(name, int(stack), int(shared)) for name, stack, shared in found]
 
 
+@pytest.mark.slow
 def test_the_kernels_compile_and_do_not_spill(tmp_path: Path) -> None:
     kernels = resources(HOPPER, "bf16", tmp_path)
     assert [kernel for kernel in kernels if kernel[1]] == []
 
 
+@pytest.mark.slow
 def test_the_kernels_fit_smaller_gpus_in_float32(tmp_path: Path) -> None:
     kernels = resources(ADA, "fp32", tmp_path)
     assert [kernel for kernel in kernels if kernel[2] > MIN_SHARED] == []

@@ -81,7 +81,15 @@ def test_attention_appends_and_attends_to_caches_of_any_length(quantized: bool) 
             assert torch.equal(twin.values[layer], cache.values[layer])
 
 
-@pytest.mark.parametrize(("scheme", "quantized"), [(None, False), (None, True), ("int8", False), ("int4", True)])
+@pytest.mark.parametrize(
+    ("scheme", "quantized"),
+    [
+        (None, False),
+        ("int4", True),
+        pytest.param(None, True, marks=pytest.mark.slow),
+        pytest.param("int8", False, marks=pytest.mark.slow),
+    ],
+)
 def test_a_fused_step_equals_the_decoders_step(scheme: str | None, quantized: bool) -> None:
     decoder = build(scheme)
     if scheme == "int4":  # on a CPU the decoder also quantises x; compare with the dequantised weights instead
@@ -117,6 +125,7 @@ def test_fused_weights_are_held_once_and_prefill_as_before() -> None:
     assert len(storages) == 1
 
 
+@pytest.mark.slow
 def test_sequences_that_join_and_leave_get_the_ids_they_get_alone() -> None:
     decoder = build(None)
     counts = (2, 4, 3)

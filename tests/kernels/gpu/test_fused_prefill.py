@@ -91,8 +91,14 @@ def test_the_kernels_append_and_attend_to_real_rows_alone(quantized: bool, past:
 
 @pytest.mark.parametrize(
     ("past", "n", "quantized"),
-    [(0, 5, False), (0, 16, True), (9, 3, False), (9, 3, True), (4, 21, False), (0, 17, True)],
-    ids=["padded", "full, int8 cache", "behind", "behind, int8 cache", "long", "long, int8 cache"],
+    [
+        pytest.param(0, 5, False, id="padded"),
+        pytest.param(0, 16, True, id="full, int8 cache", marks=pytest.mark.slow),
+        pytest.param(9, 3, False, id="behind"),
+        pytest.param(9, 3, True, id="behind, int8 cache"),
+        pytest.param(4, 21, False, id="long", marks=pytest.mark.slow),
+        pytest.param(0, 17, True, id="long, int8 cache", marks=pytest.mark.slow),
+    ],
 )
 def test_prefill_equals_the_decoders(past: int, n: int, quantized: bool) -> None:
     decoder = build(None)
@@ -108,7 +114,7 @@ def test_prefill_equals_the_decoders(past: int, n: int, quantized: bool) -> None
     torch.testing.assert_close(twin.keys, cache.keys, atol=1 if quantized else 1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("scheme", ["int8", "int4"])
+@pytest.mark.parametrize("scheme", ["int8", pytest.param("int4", marks=pytest.mark.slow)])
 def test_prefill_with_quantized_weights(scheme: str) -> None:
     decoder = build(scheme)
     wanted = dequantized(decoder)(rows(12), new_cache(14))
@@ -135,6 +141,7 @@ def test_the_head_of_any_number_of_rows(count: int) -> None:
         torch.testing.assert_close(graphs(decoder).logits(hidden), decoder.logits(hidden), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_decoder_prefills_by_what_it_is_given_and_decodes_behind_it() -> None:
     decoder, plain = build(None), build(None)
     steps = CudaGraphDecode(decoder, quantized_kv_cache=False, splits=2)
@@ -156,6 +163,7 @@ def test_a_full_cache_is_refused_before_anything_is_written() -> None:
     assert cache.length == 0 and (cache.keys == 7).all()
 
 
+@pytest.mark.slow
 def test_a_converting_backend_frees_the_stored_weights_and_every_path_computes_by_its_copy() -> None:
     decoder, plain = build("int8"), build("int8")
     size = weight_bytes(decoder)
@@ -176,6 +184,7 @@ def test_a_converting_backend_frees_the_stored_weights_and_every_path_computes_b
         torch.testing.assert_close(last(prefill, rows(9), new_cache(12)), wanted, atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_heads_padding_is_used_where_it_was_reserved() -> None:
     decoder, hidden = build(None), torch.randn(1, 3, CONFIG.hidden_size)
     with torch.inference_mode():
