@@ -48,9 +48,10 @@ class Terminal:
         self._ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self.screen.answer = lambda data: os.write(self._ours, data)
+        inherited = os.environ if env is None else env
         self.process = subprocess.Popen(
             command, stdin=theirs, stdout=theirs, stderr=theirs, cwd=cwd, start_new_session=True,
-            env=os.environ if env is None else env,
+            env={k: v for k, v in inherited.items() if k not in ("COLUMNS", "LINES")},  # of another terminal
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C is a signal
         )  # fmt: skip
         os.close(theirs)

@@ -29,6 +29,7 @@ def rehearse(image: Path, *options: str, cwd: Path) -> tuple[int, dict[str, Any]
     return done.returncode, json.loads(done.stdout.splitlines()[-1]), done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_every_stage_runs_or_is_skipped_and_the_results_are_kept(tmp_path: Path) -> None:
     only = ",".join(name for name in STAGES if name not in ("peaks", "verify"))  # those are tested elsewhere
     code, results, shown = rehearse(
@@ -48,6 +49,7 @@ def test_every_stage_runs_or_is_skipped_and_the_results_are_kept(tmp_path: Path)
     assert results["peer"]["status"] == "ok" or results["peer"]["status"].startswith("skipped: transformers")
 
 
+@pytest.mark.slow
 def test_a_stage_that_fails_or_has_no_time_does_not_end_the_others(tmp_path: Path) -> None:
     code, results, shown = rehearse(tmp_path / "missing.png", "--only", "memory,int4,peer", cwd=tmp_path)
     assert code == 1 and results["memory"]["status"] == "ok"
@@ -101,6 +103,7 @@ def test_a_stage_that_raises_ends_its_process_or_hangs_does_not_end_the_others(t
     assert json.loads((tmp_path / "gpu.json").read_text()) == results
 
 
+@pytest.mark.slow
 def test_an_unknown_stage_is_refused(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), "x", "--image", "y", "--only", "chekc"],

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "vita"
 PYTHON = sorted(SOURCE.rglob("*.py"))
@@ -261,6 +263,7 @@ def test_sentences_for_users_say_image_audio_and_quantised() -> None:
     report(sentence_offences())
 
 
+@pytest.mark.slow
 def test_every_exception_is_needed() -> None:
     keys = [key for key, _ in [*name_offences(), *phrase_offences(), *sentence_offences()]]
     unused = [pattern for pattern in ALLOWED if not any(re.fullmatch(pattern, key) for key in keys)]

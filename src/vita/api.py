@@ -167,11 +167,9 @@ class Vita:
         """
         if session is not None:
             if options is not None or cache_salt:
-                raise RequestError(
-                    "are the session's own", where="options and cache_salt", fix="pass them to session()"
-                )
-            turns = _as_turns(messages)
-            if len(turns) != 1:
+                fix = "pass them to session()"
+                raise RequestError("are the session's own", where="options and cache_salt", fix=fix)
+            if len(turns := _as_turns(messages)) != 1:
                 raise RequestError(f"a session takes one message at a time, not {len(turns)}", where="messages")
             return session.submit(turns[0], params, priority=priority, deadline=deadline, speech=speech)
         wanted = SpeechOptions.of(speech)

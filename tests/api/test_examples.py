@@ -24,7 +24,7 @@ SAYS = {
     ],
 }  # fmt: skip
 
-QUICK = ("one_image", "streaming_answer", "async_requests")  # the others run with --slow
+QUICK = ("one_image",)  # the others run with --slow
 
 
 def test_every_example_is_known_and_short() -> None:

@@ -33,8 +33,8 @@ WRONG: dict[str, Callable[[vita.Vita], object]] = {
     "chat asks of a number": lambda model: model.chat().ask("What?", image=3),  # wrong
     "chat with other options": lambda model: model.chat(options=vita.SamplingParams()),  # wrong
     "session with a number": lambda model: model.session(3),  # wrong
-    "speech is a str": lambda model: model.submit(vita.user("What?"), speech="espeak"),  # wrong
-    "speech of a session is a str": lambda model: model.session().submit(vita.user("What?"), speech="on"),  # wrong
+    "speech is a number": lambda model: model.submit(vita.user("What?"), speech=5),  # wrong
+    "speech of a session is a number": lambda model: model.session().submit(vita.user("What?"), speech=5),  # wrong
     "deadline is a str": lambda model: model.submit(vita.user("What?"), deadline="soon"),  # wrong
     "max_tokens is a str": lambda model: model.ask("What?", params=vita.SamplingParams(max_tokens="9")),  # wrong
     "max_tiles is a str": lambda model: vita.MediaOptions(max_tiles="3"),  # wrong

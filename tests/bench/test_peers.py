@@ -106,6 +106,7 @@ def llama(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("form", ["q4_0", "q4_k_m"])
+@pytest.mark.slow
 def test_llama_cpp_runs_at_its_best_settings_and_warms_up(form: str, llama: Path, tmp_path: Path) -> None:
     done = peers(
         "--positions", "300", "--tokens", "5", "--peers", f"llama-{form}", "--one", f"llama-{form}", checkpoint=llama

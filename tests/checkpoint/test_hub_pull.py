@@ -82,6 +82,7 @@ print(json.dumps([plan.total_bytes, seen]))
 """
 
 
+@pytest.mark.slow
 def test_bytes_are_reported_and_lost_connections_are_resumed(mini: Path, tmp_path: Path) -> None:
     """The hub closes the connection after 250 kB; the client, in a process of its own, writes pieces of 20 kB."""
     place = copy_mini(mini, tmp_path / "offered")

@@ -93,6 +93,7 @@ class TestAsk:
         assert ids(*warm, "--seed", "1", "--top-k", "1") == ids()
         assert ids("--system", "Be short.") != ids()
 
+    @pytest.mark.slow
     def test_a_closed_pipe_is_quiet(self) -> None:
         """The answer is as long as the context, and whoever reads it leaves after a byte."""
         command = [sys.executable, "-c", "from vita.cli import main; main()", "ask", "Hello", "--model", MINI,
@@ -157,6 +158,7 @@ class TestAsk:
         assert (before, said) == (b"paused", b"") if event else before
 
     @pytest.mark.parametrize("interrupt", [False, True])
+    @pytest.mark.slow
     def test_a_terminal_shows_progress_while_loading_and_ctrl_c_clears_it(self, interrupt: bool) -> None:
         """stderr is a terminal; opening the weights takes a second, or until the signal comes."""
         code = (

@@ -77,6 +77,7 @@ def test_tab_history_and_the_end(folder: Path) -> None:
         assert chat.end() == 0
 
 
+@pytest.mark.slow
 def test_a_narrow_terminal_breaks_no_word(folder: Path) -> None:
     """The welcome and /help have the width of the terminal, and no line of theirs is wrapped by it."""
     command = [sys.executable, "-m", "vita", "chat", "--model", MINI]

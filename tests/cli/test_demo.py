@@ -25,6 +25,7 @@ class TestDemo:
         assert done.returncode == 0, done.stderr.decode()
         assert "Time consume:" in done.stdout.decode() and "prefill" in done.stderr.decode()
 
+    @pytest.mark.slow
     def test_question_and_audio_may_come_together(
         self, files: Path, question: list[str], mini_model: vita.Vita
     ) -> None:

@@ -92,6 +92,7 @@ def test_it_ends_with_the_line_to_type_and_the_line_works(checkout: Path, folder
     assert "not found" not in answered.stderr and "Traceback" not in answered.stderr
 
 
+@pytest.mark.slow
 def test_an_active_environment_needs_no_activation(checkout: Path, tmp_path: Path) -> None:
     active = tmp_path / "active"
     make_environment(active, checkout)
@@ -101,6 +102,7 @@ def test_an_active_environment_needs_no_activation(checkout: Path, tmp_path: Pat
     assert typed("vita chat", tmp_path, env).returncode == 0
 
 
+@pytest.mark.slow
 def test_no_line_after_a_failure(checkout: Path) -> None:
     done = demo(checkout, checkout, "--image_path", "nowhere.png", "--question", "What is this?")
     assert done.returncode == 2 and done.stdout == ""
@@ -110,6 +112,7 @@ def test_no_line_after_a_failure(checkout: Path) -> None:
 
 
 @pytest.mark.parametrize("whom", ["the group, as Ctrl-C does", "the process"])
+@pytest.mark.slow
 def test_an_interrupt_ends_it_with_130(checkout: Path, tmp_path: Path, whom: str) -> None:
     pipe = tmp_path / "image"
     os.mkfifo(pipe)

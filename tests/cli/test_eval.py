@@ -47,6 +47,7 @@ def test_fewer_images_are_fewer_of_everything(images: int) -> None:
     assert line[-2:] == ["--quantize", "int8"] and Path(line[0]).is_absolute()
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_quiet_and_needs_are_said_first(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "vita", "eval", "--images", "50", "--out", str(tmp_path / "out")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENV, cwd=tmp_path)

@@ -69,6 +69,7 @@ def test_pull_list_ask_and_rm(user: User) -> None:
     assert_sentence(user.vita("rm", REPO), f"{REPO}: is not in the hub cache; see vita list")
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_how_far_it_is(user: User) -> None:
     shown: set[str] = set()
     env = {k: v for k, v in ENV.items() if k != "HF_HUB_OFFLINE"} | {
@@ -108,6 +109,7 @@ def test_a_damaged_partial_file_is_dropped_and_said(user: User) -> None:
     assert "incomplete" not in user.vita("list").stdout.decode()
 
 
+@pytest.mark.slow
 def test_another_model_is_refused_before_its_weights_are_downloaded(user: User) -> None:
     edit_json(user.hub.folder / "config.json", lambda c: c.update(model_type="llama"))
     done = user.vita("pull", REPO)

@@ -66,6 +66,7 @@ def test_it_says_where_it_answers_and_stops_when_told(how: signal.Signals) -> No
         assert process.stderr is not None and "Traceback" not in process.stderr.read()
 
 
+@pytest.mark.slow
 def test_a_key_of_the_environment_is_asked_for() -> None:
     with serving("--host", "0.0.0.0", VITA_API_KEY="key-of-the-cli-test") as (_, url, lines):
         assert "needs a key" in "".join(lines) and "key-of-the-cli-test" not in "".join(lines)
@@ -73,6 +74,7 @@ def test_a_key_of_the_environment_is_asked_for() -> None:
         assert get(f"{url}/v1/models", "key-of-the-cli-test")[0] == 200
 
 
+@pytest.mark.slow
 def test_kill_9_leaves_no_process_behind() -> None:
     with serving() as (process, url, _):
         assert get(f"{url}/health")[0] == 200

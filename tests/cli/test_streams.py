@@ -56,6 +56,7 @@ def test_the_demo_without_stdout_is_one_sentence() -> None:
     assert (code, error.decode()) == (2, CLOSED)
 
 
+@pytest.mark.slow
 def test_a_command_that_prints_nothing_needs_no_stdout(tmp_path: Path) -> None:
     """Files opened later do not become stdout: the output is whole."""
     out = tmp_path / "small"
@@ -67,12 +68,14 @@ def test_a_command_that_prints_nothing_needs_no_stdout(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code"), [(("info", MINI), 0), (("info", "/nowhere"), 2), (("-V",), 0), (("ask",), 2)]
 )
+@pytest.mark.slow
 def test_a_closed_stderr_changes_no_exit_code(arguments: tuple[str, ...], code: int) -> None:
     done = shell(*arguments, streams="2>&-")
     assert done[0] == code and done[2] == b""
     assert shell(*arguments, streams=">&- 2>&-") == (2, b"", b"")
 
 
+@pytest.mark.slow
 def test_a_closed_stdin_is_an_empty_one() -> None:
     code, out, error = shell("ask", "-", "--model", MINI, streams="<&-")
     assert (code, out) == (2, b"") and error.startswith(b"vita: there is no question; ") and error.count(b"\n") == 1

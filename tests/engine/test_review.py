@@ -75,6 +75,7 @@ next(stream)
 
 
 @pytest.mark.parametrize("end", ["sys.exit()", "del stream, model", "model.submit(vita.user('x' * 20000))"])
+@pytest.mark.slow
 def test_a_program_may_end_while_the_engine_computes(mini: Path, end: str) -> None:
     """A thread that is killed inside C++ aborts the process: exit code 134, now and then."""
     for _ in range(2):
@@ -129,6 +130,7 @@ def test_reads_that_hang_hold_up_no_text_and_no_end(mini: Path, tmp_path: Path) 
         os.close(end)
 
 
+@pytest.mark.slow
 def test_a_program_ends_beside_a_read_that_hangs(mini: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     program = PROGRAM.format(end="model.submit(vita.user('x', image=sys.argv[2]))")

@@ -59,6 +59,7 @@ def test_doctor_reports_a_build_without_onednn() -> None:
     assert not finding.good and "float32" in finding.found and "float32" in finding.fix
 
 
+@pytest.mark.slow
 def test_doctor_and_a_request_work_without_any_private_operator(mini: Path) -> None:
     """In a process of its own, whose PyTorch has lost them; a request with an image, in three formats."""
     code = f"""

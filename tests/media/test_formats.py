@@ -124,7 +124,7 @@ def test_the_documentation_names_the_list() -> None:
 
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("kind", REFUSED)
-@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.eps", "a"])
+@pytest.mark.parametrize("name", ["a.png", *(pytest.param(n, marks=pytest.mark.slow) for n in ("a.jpg", "a.eps", "a"))])
 def test_what_is_no_picture_is_named_and_not_run(kind: str, route: str, name: str, tmp_path: Path, ran: Path) -> None:
     data, said = REFUSED[kind]
     path = tmp_path / name
@@ -224,6 +224,7 @@ def test_a_format_off_the_list_is_refused(name: str) -> None:
         load_image(saved(name, picture))
 
 
+@pytest.mark.slow
 def test_the_command_says_it_in_one_sentence(tmp_path: Path, ran: Path) -> None:
     path = tmp_path / "logo.png"
     path.write_bytes(ENDLESS)

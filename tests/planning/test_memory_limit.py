@@ -111,6 +111,7 @@ def test_layers_that_exceed_the_limit_are_streamed_from_disk(embedded: VitaModel
 
 
 @given(st.integers(10_000_000, 40_000_000_000))
+@pytest.mark.slow
 def test_the_kv_budget_is_half_of_what_is_free_and_at_most_16_contexts(available: int) -> None:
     model = VitaModel.on_meta(RELEASED, USED_VOCAB)
     position, context = position_bytes(model), RELEASED.context

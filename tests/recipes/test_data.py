@@ -140,6 +140,7 @@ def test_held_out_pairs_are_never_named_in_training(train: list[Sample]) -> None
                 assert not held_out_pair("shape", color, kind), qa
 
 
+@pytest.mark.slow
 def test_yes_and_no_are_alike() -> None:
     votes: dict[str, Counter[str]] = defaultdict(Counter)
     for k in range(1500):

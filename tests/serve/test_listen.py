@@ -164,6 +164,7 @@ class TestLimits:
             assert served.client.post(CHAT, json=HELLO).status_code == 200
             wait_for(lambda: served.server.buffered == 0)
 
+    @pytest.mark.slow
     def test_a_full_queue_is_429_and_the_others_finish(self, embedded: vita.Vita) -> None:
         with running(embedded, ServeOptions(port=0, limits=Limits(requests=6))) as served:
             body = {**HELLO, "max_tokens": 40}
@@ -234,6 +235,7 @@ class TestLimits:
 
 
 class TestStop:
+    @pytest.mark.slow
     def test_requests_in_progress_end_and_new_ones_are_refused(self, embedded: vita.Vita) -> None:
         ends = {str(token): -100 for token in embedded.engine.model.stop_ids}
         body = {**HELLO, "logit_bias": ends, "max_tokens": 200}

@@ -57,6 +57,7 @@ def test_eight_streams_have_the_tokens_that_each_has_alone(served: Running, embe
     assert all(tokens for _, tokens in alone)
 
 
+@pytest.mark.slow
 def test_sixty_four_at_once_all_end(embedded: vita.Vita) -> None:
     with running(embedded, ServeOptions(port=0, limits=Limits(requests=48))) as served, ThreadPoolExecutor(64) as pool:
         body = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
@@ -195,6 +196,7 @@ def is_healthy(client: httpx.Client) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="SKIPPED LOUDLY: needs /proc")
+@pytest.mark.slow
 def test_a_stopped_server_leaves_no_thread_and_no_process(embedded: vita.Vita) -> None:
     with running(embedded):
         pass

@@ -51,6 +51,7 @@ def test_any_text_is_split_and_normalised(text: str) -> None:
 
 @settings(max_examples=12)
 @given(text=LONG)
+@pytest.mark.slow
 def test_ten_thousand_characters(text: str) -> None:
     check(ToneVoice(), text)
 

@@ -177,6 +177,7 @@ def test_the_next_text_of_a_session_is_due_when_the_first_has_been_heard(setup: 
     third.text.cancelled = True
 
 
+@pytest.mark.slow
 def test_a_reader_that_is_behind_pauses_its_session_alone(setup: Setup) -> None:
     options = SpeechSampling(top_k=1, max_tokens=400)
     slow, other = Spoken(setup, 3, options), Spoken(setup, 4, options)

@@ -228,6 +228,7 @@ TWO_MINUTES = " ".join(
 
 
 @pytest.mark.parametrize("name", ["espeak", "piper"])
+@pytest.mark.slow
 def test_every_sentence_of_a_long_text_is_there_without_clicks(name: str, request: pytest.FixtureRequest) -> None:
     """20 sentences, about 80 s; the two minutes of the mark run in the slow tier with the recogniser."""
     voice: Voice = request.getfixturevalue(name)

@@ -115,6 +115,7 @@ def dequantized(decoder: Decoder) -> Decoder:
     return out
 
 
+@pytest.mark.slow
 def test_fused_weights_are_held_once_and_prefill_as_before() -> None:
     decoder, x = build("int4"), torch.randn(1, 20, CONFIG.hidden_size)
     wanted = decoder(x)
@@ -147,6 +148,7 @@ def test_sequences_that_join_and_leave_get_the_ids_they_get_alone() -> None:
     assert answers(steps) == alone
 
 
+@pytest.mark.slow
 def test_a_cache_that_was_reset_continues_from_its_new_length() -> None:
     """A step advances the lengths on the device, so a reset on the host must be copied there."""
     decoder = build(None)

@@ -122,6 +122,7 @@ def test_prefill_with_quantized_weights(scheme: str) -> None:
     torch.testing.assert_close(got, wanted, atol=2e-2 if scheme == "int4" else 1e-3, rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_several_prompts_at_once_equal_each_alone() -> None:
     decoder = build(None)
     prefill, counts = graphs(decoder), (5, 11)
@@ -156,6 +157,7 @@ def test_the_decoder_prefills_by_what_it_is_given_and_decodes_behind_it() -> Non
         torch.testing.assert_close(steps(token, [cache]), decoder_step(plain, token, [twin]), atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_full_cache_is_refused_before_anything_is_written() -> None:
     cache = new_cache(6)
     with pytest.raises(ValueError, match="full"):
@@ -197,6 +199,7 @@ def test_the_heads_padding_is_used_where_it_was_reserved() -> None:
         torch.testing.assert_close(prefill.logits(hidden), wanted, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_decoder_that_is_dropped_is_freed_at_once() -> None:
     """A reference cycle would keep its GPU memory until Python's garbage collector runs."""
     decoder = build(None)

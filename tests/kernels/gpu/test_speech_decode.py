@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from vita.config import DecoderConfig
@@ -16,6 +17,7 @@ SIZES = DecoderConfig(
 )  # heads of 32, as the kernels ask for; the biases are those of the speech decoder
 
 
+@pytest.mark.slow
 def test_tokens_of_the_kernels_are_the_decoders() -> None:
     torch.manual_seed(2)
     model = SpeechDecoder(SpeechDecoderConfig(CODES, SIZES)).eval().requires_grad_(False)
