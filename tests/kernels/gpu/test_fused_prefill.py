@@ -114,7 +114,8 @@ def test_prefill_equals_the_decoders(past: int, n: int, quantized: bool) -> None
     torch.testing.assert_close(twin.keys, cache.keys, atol=1 if quantized else 1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("scheme", ["int8", pytest.param("int4", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["int8", "int4"])
 def test_prefill_with_quantized_weights(scheme: str) -> None:
     decoder = build(scheme)
     wanted = dequantized(decoder)(rows(12), new_cache(14))
@@ -135,7 +136,7 @@ def test_several_prompts_at_once_equal_each_alone() -> None:
         torch.testing.assert_close(cache.keys, alone.keys, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("count", [1, 3, 20])
+@pytest.mark.parametrize("count", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 20))])
 def test_the_head_of_any_number_of_rows(count: int) -> None:
     decoder, hidden = build(None), torch.randn(1, count, CONFIG.hidden_size)
     with torch.inference_mode():

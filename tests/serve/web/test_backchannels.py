@@ -15,6 +15,8 @@ from tests.speech.recordings import questions, recording
 from vita.speech.vad import SileroVad, load_vad
 from vita.speech.voice import Voice
 
+pytestmark = pytest.mark.slow  # a browser
+
 
 @pytest.fixture(scope="module")
 def vad() -> SileroVad:

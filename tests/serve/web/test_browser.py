@@ -16,6 +16,8 @@ from tests.serve.test_chat import ban_the_end
 from tests.serve.web.chromium import Page
 from vita.serve.options import ServeOptions
 
+pytestmark = pytest.mark.slow  # a browser
+
 ASSETS = Path(__file__).parents[3] / "assets"
 LOGO, VIDEO, SPEECH = ASSETS / "vita_logo.png", ASSETS / "moving.mp4", ASSETS / "what_can_you_do.flac"
 ANSWERED = "[...document.querySelectorAll('.assistant')].filter(e => e.ariaBusy === 'false').length === {}"

@@ -20,6 +20,8 @@ from tests.serve.web.chromium import Page, chromium
 from vita.serve.options import ServeOptions
 from vita.speech.voice import Voice
 
+pytestmark = pytest.mark.slow  # a browser
+
 RATE = 48_000
 KEY = "a-key-of-the-test"
 SPEAKING = (
