@@ -32,6 +32,15 @@ PARAMS = SamplingParams(max_tokens=10, logprobs=1)
 TILE, AUDIO = MediaKey("image", b"tile", 4), MediaKey("audio", b"clip", 3)
 
 
+def evict_one(cache: PrefixCache, keep: CachedPrefix | None = None) -> CachedPrefix | None:
+    """The entry that goes first."""
+    before = list(cache._entries)
+    if not cache.evict(1, keep):
+        return None
+    (gone,) = [entry for entry in before if entry not in cache._entries]
+    return gone
+
+
 @pytest.fixture(scope="module")
 def module_model(mini: Path) -> Iterator[vita.Vita]:
     with vita.load(mini / "mini_ckpt", dtype="float32", device="cpu") as model:
@@ -206,16 +215,25 @@ class TestPrefixCache:
         cache = PrefixCache()
         pinned, old, new = self.put(cache, 1, session=3), self.put(cache, 2), self.put(cache, 3)
         cache.touch(old)
-        assert [cache.evict(keep=old), cache.evict(keep=old)] == [new, pinned]
-        assert cache.evict(keep=old) is None and cache.evict() is old and len(cache) == cache.nbytes == 0
+        assert [evict_one(cache, old), evict_one(cache, old)] == [new, pinned]
+        assert evict_one(cache, old) is None and evict_one(cache) is old and len(cache) == cache.nbytes == 0
+
+    def test_eviction_by_size_an_old_entry_stays_if_a_newer_one_makes_the_room(self) -> None:
+        cache = PrefixCache()
+        small, large, newest = self.put(cache, 1), self.put(cache, *range(20, 60)), self.put(cache, 3)
+        assert large.cache.nbytes > 2 * small.cache.nbytes
+        assert not cache.evict(cache.nbytes + 1) and len(cache) == 3, "nothing is evicted in vain"
+        assert cache.evict(small.cache.nbytes + 1) and cache._entries == [small, newest]
+        assert cache.evict(0) and cache._entries == [small, newest]
+        assert cache.evict(small.cache.nbytes) and cache._entries == [newest]
 
     def test_a_session_pins_its_newest_entry_only(self) -> None:
         cache = PrefixCache()
         first, second = self.put(cache, 1, session=3), self.put(cache, 2, session=3)
-        assert cache.evict() is first
+        assert evict_one(cache) is first
         self.put(cache, 4)
         cache.unpin(3)
-        assert cache.evict() is second
+        assert evict_one(cache) is second
 
     def test_an_entry_that_another_one_begins_with_is_not_kept_beside_it(self) -> None:
         cache = PrefixCache()
@@ -242,19 +260,19 @@ class TestPrefixCache:
         long = self.put(cache, 1, 2, 5)
         self.put(cache, 1, session=4)
         other = self.put(cache, 7)
-        assert len(cache) == 2 and cache.evict() is other, "the session whose entry was replaced pins the longer one"
+        assert len(cache) == 2 and evict_one(cache) is other, "the session whose entry was replaced pins the longer one"
         other = self.put(cache, 7)
         cache.unpin(3)
-        assert cache.evict() is other, "another session pins it too"
+        assert evict_one(cache) is other, "another session pins it too"
         cache.unpin(4)
         self.put(cache, 7)
-        assert cache.evict() is long
+        assert evict_one(cache) is long
 
     def test_a_session_whose_newest_entry_is_another_no_longer_pins_the_shared_one(self) -> None:
         cache = PrefixCache()
         shared = self.put(cache, 1, 2, session=3)
         newest = self.put(cache, 9, session=3)
-        assert cache.evict() is shared and cache.evict() is newest
+        assert evict_one(cache) is shared and evict_one(cache) is newest
 
     @given(st.lists(st.integers(0, 1), max_size=30), st.lists(st.integers(0, 1), max_size=30))
     def test_the_common_beginning(self, a: list[int], b: list[int]) -> None:

@@ -94,10 +94,7 @@ class KVPool:
         kept = 0 if keep is None else keep.cache.nbytes
         if self.active + kept + need > self.budget:
             return False
-        while self.used + need > self.budget:
-            if self.prefixes.evict(keep) is None:
-                return False
-        return True
+        return self.prefixes.evict(self.used + need - self.budget, keep)
 
     def fork(self, cache: KVCache, capacity: int) -> KVCache:
         """A second slab with the same positions, for another answer to the same prompt, from reserved memory."""

@@ -158,14 +158,27 @@ class PrefixCache:
         """Forget one entry."""
         self._entries.remove(entry)
 
-    def evict(self, keep: CachedPrefix | None = None) -> CachedPrefix | None:
-        """Remove the least recently used entry and return it; pinned ones last; None if none but `keep` is left."""
-        candidates = [entry for entry in self._entries if entry is not keep]
-        if not candidates:
-            return None
-        victim = next((entry for entry in candidates if not entry.pins), candidates[0])
-        self._entries.remove(victim)
-        return victim
+    def evict(self, size: int, keep: CachedPrefix | None = None) -> bool:
+        """Remove entries until so many bytes are free: the oldest first, pinned ones last, none that is not needed.
+
+        Returns:
+            False if all entries but `keep` hold less; then none is removed.
+        """
+        victims: list[CachedPrefix] = []
+        candidates = sorted((entry for entry in self._entries if entry is not keep), key=lambda entry: bool(entry.pins))
+        for entry in candidates:  # the oldest first
+            if size <= 0:
+                break
+            victims.append(entry)
+            size -= entry.cache.nbytes
+        if size > 0:
+            return False
+        for entry in reversed(victims):  # the most valuable first
+            if entry.cache.nbytes <= -size:
+                size += entry.cache.nbytes
+            else:
+                self._entries.remove(entry)
+        return True
 
     def unpin(self, session: int) -> None:
         """A session no longer holds on to its entries."""

@@ -20,6 +20,7 @@ from vita.engine.decode import MAX_BATCH, DecodeRunner, choose_decode_runner
 from vita.engine.engine import Engine
 from vita.errors import Cancelled, CheckpointError, ResourceError
 from vita.runtime.clock import Clock
+from vita.runtime.core_usage import CoreUsage
 from vita.runtime.threads import ThreadChoice
 from vita.speech.checkpoint import SpeechModel
 from vita.speech.codec import CodecSteps
@@ -78,7 +79,8 @@ class SpeechRunner:
     ) -> None:
         self.model, self.clock = model, clock
         self._decode = decode or choose_decode_runner(model.decoder.decoder, quantized_kv_cache=False)
-        self._threads = ThreadChoice(threads, torch.set_num_threads, clock)
+        self._usage = CoreUsage()
+        self._threads = ThreadChoice(threads, torch.set_num_threads, clock, busy=lambda: self._usage.busy)
         self._texts: list[SpokenText] = []  # the engine thread and readers change it, under the lock
         self._lock = threading.Lock()
         self._wake: Callable[[], None] = lambda: None
@@ -162,12 +164,17 @@ class SpeechRunner:
         the engine's loop."""
         begun = start = self.clock()
         until = begun + (budget or IDLE_SECONDS)
+        if self._threads.available > 1:
+            self._usage.begin_step()
+            if self._usage.busy:
+                self._threads.start_with_one()
         while texts := self._runnable():
             self._advance(min(texts, key=SpokenText.due), texts)
             now = self.clock()
             if 2 * now - start > until:  # the next piece, if it takes as long as this one, would end too late
                 break
             start = now
+        self._usage.end_step()
         stats, seconds = self._stats, self.clock() - begun
         self._stats = replace(
             stats, compute_seconds=stats.compute_seconds + seconds, budget_seconds=stats.budget_seconds + budget
