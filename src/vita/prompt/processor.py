@@ -17,6 +17,7 @@ from vita.runtime.clock import Stopwatch
 from vita.types import MediaOptions, MediaSpan, Message, Span, Text, TextSpan
 
 ANSWER_POSITIONS = 512  # positions that old turns give up for the answer
+SYSTEM_POSITIONS = 128  # more than the system texts of the kinds of media differ by
 TRIMMED_SHARE = 0.6  # of the context that is left after turns were dropped, so that the next turns find their prefix
 
 
@@ -122,11 +123,14 @@ class Processor(TurnReader):
         Raises:
             RequestError: the last turn is too long for the context.
         """
-        limit = self.config.context - 1
-        kept = turns[self._first_kept(turns, system) :]
-        spans = render([Turn(t.role, t.pieces) for t in kept], self.tokenizer, system=system)
+        spans = self._spans(turns, system)
         length = sum(span.rows for span in spans)
-        if length > limit:
+        if length + SYSTEM_POSITIONS <= self._limit_with_answer():
+            return turns, spans  # nothing had to go earlier either: those prompts were shorter
+        kept = turns[self._first_kept(turns, system) :]
+        spans = self._spans(kept, system)
+        length = sum(span.rows for span in spans)
+        if length > self.config.context - 1:
             raise RequestError(
                 f"the question takes {length} tokens and the model's context is {self.config.context}",
                 fix="shorten the text, or send fewer or smaller images and shorter audio",
@@ -140,8 +144,7 @@ class Processor(TurnReader):
         long. So the turns that are dropped are the same in the next prompt, whose prefix is then found in the cache.
         Each turn is tokenised once.
         """
-        context = self.config.context
-        with_answer, target = context - 1 - min(ANSWER_POSITIONS, context // 8), int(TRIMMED_SHARE * context)
+        with_answer, target = self._limit_with_answer(), int(TRIMMED_SHARE * self.config.context)
         empty = self._rows((), system="")
         rows = [self._rows((turn,), system="") - empty for turn in turns]
         # The system text depends on the kinds of media that are kept.
@@ -160,10 +163,16 @@ class Processor(TurnReader):
                 first, allowed = following, target
         return first
 
+    def _limit_with_answer(self) -> int:
+        """Positions that a prompt may take if an answer is to fit behind it."""
+        return self.config.context - 1 - min(ANSWER_POSITIONS, self.config.context // 8)
+
     def _rows(self, turns: Sequence[PreparedTurn], system: str) -> int:
         """Positions of a prompt."""
-        spans = render([Turn(t.role, t.pieces) for t in turns], self.tokenizer, system=system)
-        return sum(span.rows for span in spans)
+        return sum(span.rows for span in self._spans(turns, system))
+
+    def _spans(self, turns: Sequence[PreparedTurn], system: str | None) -> list[Span]:
+        return render([Turn(t.role, t.pieces) for t in turns], self.tokenizer, system=system)
 
 
 def _modality(turns: Sequence[PreparedTurn]) -> Modality:
