@@ -34,7 +34,8 @@ print(int(re.search(r"VmHWM:\\s+(\\d+)", pathlib.Path("/proc/self/status").read_
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="SKIPPED LOUDLY: weights are given back on Linux only")
-@pytest.mark.parametrize("quantize", [None, pytest.param("int4", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("quantize", [None, "int4"])
 def test_predicted_memory_is_what_a_process_takes(tmp_path: Path, quantize: Quantize | None) -> None:
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         pytest.skip("NO BFLOAT16: products on this processor widen weights, whose memory is not predicted")

@@ -85,7 +85,7 @@ def test_attention_appends_and_attends_to_caches_of_any_length(quantized: bool) 
     ("scheme", "quantized"),
     [
         (None, False),
-        ("int4", True),
+        pytest.param("int4", True, marks=pytest.mark.slow),
         pytest.param(None, True, marks=pytest.mark.slow),
         pytest.param("int8", False, marks=pytest.mark.slow),
     ],
