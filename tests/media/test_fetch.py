@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as Pillow
+from tests.media.rebinding import change_address
 
 from vita.errors import Cancelled, MediaError
 from vita.media.fetch import check_address, embedded
@@ -218,15 +219,7 @@ def test_a_redirect_to_a_private_address_is_refused(server: Server, monkeypatch:
 
 
 def test_a_name_is_resolved_once_and_the_checked_address_used(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, asked = socket.getaddrinfo, []
-
-    def resolver(host: str, *args: object, **named: object) -> object:
-        if host != "rebind.test":
-            return real(host, *args, **named)  # type: ignore[arg-type]
-        asked.append(host)
-        return real("127.0.0.1" if len(asked) == 1 else "169.254.169.254", *args, **named)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(socket, "getaddrinfo", resolver)
+    asked = change_address(monkeypatch, "rebind.test", "127.0.0.1", "169.254.169.254")
     assert load_image(server.url("image", "rebind.test"), LOCAL).size == (6, 4)
     assert asked == ["rebind.test"]
     port = server.server_address[1]

@@ -18,6 +18,7 @@ import pytest
 from PIL import Image as Pillow
 
 import vita
+from tests.media.rebinding import change_address
 from tests.serve.running import Running, running
 from tests.serve.test_media_process import png_of
 from vita.media.fetch import check_address
@@ -118,15 +119,7 @@ class TestAddresses:
         self, fetching_in_threads: Running, inner: Inner, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A public address when it is asked for first, an inner one from then on: the checked one is connected to."""
-        real, asked = socket.getaddrinfo, list[str]()
-
-        def resolver(host: str, *args: object, **named: object) -> object:
-            if host != "localhost":
-                return real(host, *args, **named)  # type: ignore[arg-type]
-            asked.append(host)
-            return real("192.0.2.1" if len(asked) == 1 else "127.0.0.1", *args, **named)  # type: ignore[arg-type]
-
-        monkeypatch.setattr(socket, "getaddrinfo", resolver)
+        asked = change_address(monkeypatch, "localhost", "192.0.2.1", "127.0.0.1")
         connected: list[object] = []
 
         def connect(address: tuple[str, int], *args: object, **named: object) -> socket.socket:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -35,25 +35,18 @@ def at_least(low: int) -> Callable[[int | None], int | None]:
     return check
 
 
+def _files(flag: str, short: str, text: str) -> Any:  # as typer.Option itself
+    """An option that names media and may be given more than once."""
+    return typer.Option(flag, short, metavar="FILE", help=text, rich_help_panel=MEDIA)
+
+
 # Media
-ImageFiles = Annotated[
-    list[str] | None, typer.Option("--image", "-i", metavar="FILE", help=_FILE, rich_help_panel=MEDIA)
-]
-VideoFiles = Annotated[
-    list[str] | None, typer.Option("--video", "-v", metavar="FILE", help=_FILE, rich_help_panel=MEDIA)
-]
-AudioFiles = Annotated[
-    list[str] | None, typer.Option("--audio", "-a", metavar="FILE", help=_FILE, rich_help_panel=MEDIA)
-]
-ChatImages = Annotated[
-    list[str] | None, typer.Option("--image", "-i", metavar="FILE", help=_CHAT_FILE, rich_help_panel=MEDIA)
-]
-ChatVideos = Annotated[
-    list[str] | None, typer.Option("--video", "-v", metavar="FILE", help=_CHAT_FILE, rich_help_panel=MEDIA)
-]
-ChatAudios = Annotated[
-    list[str] | None, typer.Option("--audio", "-a", metavar="FILE", help=_CHAT_FILE, rich_help_panel=MEDIA)
-]
+ImageFiles = Annotated[list[str] | None, _files("--image", "-i", _FILE)]
+VideoFiles = Annotated[list[str] | None, _files("--video", "-v", _FILE)]
+AudioFiles = Annotated[list[str] | None, _files("--audio", "-a", _FILE)]
+ChatImages = Annotated[list[str] | None, _files("--image", "-i", _CHAT_FILE)]
+ChatVideos = Annotated[list[str] | None, _files("--video", "-v", _CHAT_FILE)]
+ChatAudios = Annotated[list[str] | None, _files("--audio", "-a", _CHAT_FILE)]
 Fps = Annotated[
     float, typer.Option(metavar="RATE", help="Frames to take from each second of video.", rich_help_panel=MEDIA)
 ]
