@@ -79,7 +79,8 @@ static inline __attribute__((always_inline)) void int8x64_to_bf16(__m512i values
     const __m512i magnitude = _mm512_abs_epi8(values);
     const __m512i low = _mm512_permutex2var_epi8(t->low[0], magnitude, t->low[1]);
     const __m512i unsigned_high = _mm512_permutex2var_epi8(t->high[0], magnitude, t->high[1]);
-    const __m512i high = _mm512_ternarylogic_epi32(unsigned_high, values, _mm512_set1_epi8((char)0x80), 0xF8); /* a | (b & c) */
+    const __m512i sign = _mm512_and_si512(values, _mm512_set1_epi8((char)0x80));
+    const __m512i high = _mm512_or_si512(unsigned_high, sign);
     out[0] = (__m512bh)_mm512_unpacklo_epi8(low, high);
     out[1] = (__m512bh)_mm512_unpackhi_epi8(low, high);
 }
