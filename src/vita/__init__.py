@@ -128,7 +128,9 @@ if not TYPE_CHECKING:  # with it, mypy would take every misspelt name for a name
         from vita.runtime.process import gc_paused
 
         with gc_paused():
-            return getattr(import_module(_MODULE_OF[name]), name)
+            value: object = getattr(import_module(_MODULE_OF[name]), name)
+        globals()[name] = value  # found without this function from now on
+        return value
 
 
 def __dir__() -> list[str]:

@@ -104,7 +104,7 @@ class Timings:
     first_audio: float = 0.0  # from the request to the first `SpeechChunk`
     speech_seconds: float = 0.0  # of audio that was made
     total: float = 0.0
-    decode_tokens: int = 0  # steps timed by `decode` (all tokens but the first)
+    decode_tokens: int = 0  # steps timed by `decode` (all tokens but those of prefill)
     bytes_per_token: int = 0  # weights and KV cache read for one decode step
     peak_memory: int = 0  # resident set on a CPU, allocated device memory on a GPU
     device: str = "cpu"

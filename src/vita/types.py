@@ -315,7 +315,7 @@ class SamplingParams:
 
 def _plain(value: Any) -> Any:
     """Python's own number for one of another library; anything else as it is."""
-    if isinstance(value, bool) or type(value) in (int, float):
+    if value is None or type(value) in (bool, int, float, str, tuple):  # first: the abstract classes below are slow
         return value
     if isinstance(value, numbers.Integral):
         return int(value)

@@ -13,7 +13,7 @@ import torch
 
 from vita.checkpoint.load import Progress
 from vita.checkpoint.open import Checkpoint
-from vita.engine.answers import done_of_answer, done_of_request, start_answers, token_logprob
+from vita.engine.answers import choose_draft, done_of_answer, done_of_request, start_answers, token_logprob
 from vita.engine.decode import MAX_BATCH, choose_decode_runner
 from vita.engine.encoder_cache import EncoderCache
 from vita.engine.inbox import Inbox
@@ -21,7 +21,8 @@ from vita.engine.kv_pool import KVPool
 from vita.engine.loaded import LoadedModel
 from vita.engine.metrics import Counters, Stats, collect_stats
 from vita.engine.request import Phase, Request, Sequence, Token
-from vita.engine.runner import DeviceError, Launched, Runner
+from vita.engine.runner import DeviceError, Runner
+from vita.engine.sampled import Launched
 from vita.engine.scheduler import FIRST_POSITIONS, Limits, Plan, Scheduler, WorkUnit
 from vita.errors import Cancelled, ResourceError
 from vita.events import FinishReason, Started, TextDelta
@@ -101,6 +102,7 @@ class EngineCore:
         threads = torch.get_num_threads() if model.device.type == "cpu" else 1
         self.encoder_cache = EncoderCache()
         self.runner = Runner(model, decode, self.encoder_cache, threads)
+        self.runner.disturbed = lambda: self.inbox.changed
         if self.runner.cores_are_busy():
             self.runner.start_with_one_thread()
         position = KVCache.bytes_per_position(model.config.decoder, model.dtype, quantized=model.quantized_kv_cache)
@@ -241,6 +243,7 @@ class EngineCore:
         request.reserved = self.pool.bytes_for(request.capacity) * (answers - 1)
         request.cache, _ = found
         request.reused = request.cache.length
+        request.draft = choose_draft(request, self.scheduler.limits.prefill_chunk, is_async=self.runner.is_async)
         return True
 
     def _start(self, request: Request, launched: Launched) -> None:
@@ -250,7 +253,7 @@ class EngineCore:
         except Exception as error:
             self.fail(request, error)
             return
-        launched.sampled.append(sampled)
+        launched.sampled += sampled
         self.scheduler.start(request)
 
     def _accept(self, answer: Sequence, token: Token) -> None:

@@ -31,6 +31,11 @@ class Inbox:
             self._woken = True
             self._changed.notify()
 
+    @property
+    def changed(self) -> bool:
+        """Whether there is a message or a `wake` that was not taken."""
+        return bool(self._messages) or self._woken
+
     def drain(self) -> Iterator[Message]:
         """Messages, oldest first, until there is none. If one raises, the rest stay in the queue."""
         with self._changed:
@@ -43,5 +48,5 @@ class Inbox:
         if timeout is not None:
             timeout = min(timeout, MAX_WAIT)
         with self._changed:
-            self._changed.wait_for(lambda: self._messages or self._woken, timeout)
+            self._changed.wait_for(lambda: self.changed, timeout)
             self._woken = False

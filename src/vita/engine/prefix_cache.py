@@ -112,8 +112,10 @@ class PrefixCache:
         best: CachedPrefix | None = None
         shared = 0
         for entry in self._entries:
-            if entry.salt == salt and (same := common_prefix(entry.atoms, wanted)) > shared:
-                best, shared = entry, same
+            longer = slice(shared + 1)  # what an entry must have in common to be better: one comparison skips most
+            if entry.salt != salt or len(wanted) <= shared or entry.atoms[longer] != wanted[longer]:
+                continue
+            best, shared = entry, common_prefix(entry.atoms, wanted)
         return best, shared
 
     def is_continued(self, entry: CachedPrefix, shared: int, session: int | None = None) -> bool:
@@ -164,6 +166,8 @@ class PrefixCache:
         Returns:
             False if all entries but `keep` hold less; then none is removed.
         """
+        if size <= 0:
+            return True
         victims: list[CachedPrefix] = []
         candidates = sorted((entry for entry in self._entries if entry is not keep), key=lambda entry: bool(entry.pins))
         for entry in candidates:  # the oldest first

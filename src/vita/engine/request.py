@@ -61,6 +61,8 @@ class Request:
         alone: shares no unit with other requests, since one that it shared failed.
         on_end: told the finished request, in the engine thread; a session keeps its history by it.
         error: what it failed with, if it did.
+        draft: token id that is prefilled behind the prompt as if it had been sampled; None: no draft. See
+            `choose_draft`.
         ended: whether it has left the engine; guarded by the engine's lock, like `then`.
         then: start what waits for its end: reading the next turn of its session.
     """
@@ -82,13 +84,14 @@ class Request:
     ended: bool = False
     then: list[Callable[[], None]] = field(default_factory=list)
     inputs: ProcessedInputs | None = None
+    draft: int | None = None
     atoms: tuple[Atom, ...] = ()
     capacity: int = 0  # positions reserved for each of its sequences
     limit: int = 0  # most tokens of each answer
     cache: KVCache | None = None  # while prefilling; then its sequences' own
     reserved: int = 0  # bytes of the KV pool for its further answers, until they have slabs
     reused: int = 0  # positions found in the prefix cache
-    spans: list[Span] = field(default_factory=list)  # of the prompt, behind what is reused
+    spans: list[Span] = field(default_factory=list)  # of the prompt and the draft, behind what is reused
     features: dict[bytes, Tensor] = field(default_factory=dict)  # rows of its media by digest
     embeds: Tensor | None = None  # [rows behind what is reused, H]
     done_rows: int = 0  # of `embeds` that are prefilled
@@ -119,6 +122,7 @@ class Sequence:
         newest: int64 `[]` on the model's device, the newest id, not yet fed.
         launched: tokens sampled so far, read back to the host or not.
         in_flight: decode steps that were launched with it and not read back.
+        draft_accepted: whether its first token was the draft, so that prefill brought the second one too.
         reason: why it ended; None while it runs.
     """
 
@@ -136,6 +140,7 @@ class Sequence:
     decode_seconds: float = 0.0
     told_at: float | None = None  # when its newest token was given out; None: the reader's queue was full then
     released: bool = False  # its slab was given back
+    draft_accepted: bool = False
     reason: FinishReason | None = None
 
     @property

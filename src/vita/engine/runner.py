@@ -10,7 +10,6 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -21,9 +20,10 @@ from vita.engine.decode import DecodeRunner
 from vita.engine.encoder_cache import EncoderCache
 from vita.engine.fusion import fuse
 from vita.engine.loaded import LoadedModel
-from vita.engine.request import Phase, Request, Token
+from vita.engine.request import Phase, Request
 from vita.engine.request import Sequence as Answer
-from vita.engine.sampler import log_probabilities, sample
+from vita.engine.sampled import Launched, Sampled, reading
+from vita.engine.sampler import sample
 from vita.engine.scheduler import EncodeUnit, Plan, PrefillUnit, WorkUnit
 from vita.engine.tile_copies import choose_tile_copies
 from vita.engine.work import LayeredWork
@@ -40,62 +40,11 @@ from vita.types import MediaSpan
 log = logging.getLogger("vita")
 
 
+UNDISTURBED_SECONDS = 0.005  # of layers in one step while nobody decodes; deadlines are looked at between steps
+
+
 class DeviceError(Exception):
     """The device failed; nothing more can be computed on it."""
-
-
-@dataclass(eq=False)
-class Sampled:
-    """Ids that were sampled together.
-
-    Attributes:
-        answers: one a row.
-        ids: int64 `[n]` on the device.
-        logits: `[n, vocab]`, kept if somebody wants log-probabilities.
-        read: waits for the ids and copies them to the host.
-        first: whether they are the first tokens of their answers, which belong to prefill.
-    """
-
-    answers: list[Answer]
-    ids: Tensor
-    logits: Tensor | None
-    read: Callable[[], list[int]]
-    first: bool = False
-
-    def tokens(self) -> list[tuple[Answer, Token]]:
-        """The ids with what was asked for beside them."""
-        out: list[tuple[Answer, Token]] = []
-        for row, (answer, token) in enumerate(zip(self.answers, self.read(), strict=True)):
-            top = answer.request.params.logprobs
-            if top and self.logits is not None:
-                logprob, best = log_probabilities(self.logits[row], token, top)
-                out.append((answer, Token(token, logprob, tuple(best))))
-            else:
-                out.append((answer, Token(token)))
-        return out
-
-
-@dataclass
-class Launched:
-    """A step that was computed or queued.
-
-    Attributes:
-        sampled: tokens of the decode step and first tokens.
-        failed: sequences whose step raised, and the error.
-        finished: the unit that was completed.
-        logits: of the requests whose prompt the unit completed, by request.
-        unit_error: what the unit raised.
-        started: when it began, by the runner's clock.
-        seconds: of the decode step on a CPU; 0 on a GPU, where it is only queued.
-    """
-
-    sampled: list[Sampled] = field(default_factory=list)
-    failed: list[tuple[Answer, Exception]] = field(default_factory=list)
-    finished: WorkUnit | None = None
-    logits: dict[int, Tensor] = field(default_factory=dict)
-    unit_error: tuple[WorkUnit, Exception] | None = None
-    started: float = 0.0
-    seconds: float = 0.0
 
 
 class Runner:
@@ -108,6 +57,9 @@ class Runner:
         threads: that a CPU has.
         clock: seconds, monotonic.
         usage: of the cores, by other processes too.
+
+    Attributes:
+        disturbed: whether there is something to do before the next layer of a unit, while nobody decodes.
     """
 
     def __init__(
@@ -124,6 +76,7 @@ class Runner:
         self._tiles = choose_tile_copies(model.device, model.config.image)
         self._results: dict[bytes, Tensor] = {}  # of the encoder's unit that runs
         self._wait_for_layers = False
+        self.disturbed: Callable[[], bool] = lambda: True
         self.steps = self.rows = 0  # decode steps, and sequences in them
 
     def cores_are_busy(self) -> bool:
@@ -206,6 +159,9 @@ class Runner:
             if budget and start - begun > budget:
                 return  # an encoder was loaded: its first layer waits for the next step
             done = work.run_some(budget)
+            if not budget:  # nobody decodes: short layers follow each other without a plan for each
+                while not done and self.clock() - start < UNDISTURBED_SECONDS and not self.disturbed():
+                    done = work.run_some(0.0)
             seconds = self.clock() - start
         except Exception as error:
             self._work = None
@@ -341,18 +297,22 @@ class Runner:
         for hidden in decoder.hidden_states(torch.cat(rows)[None], cache):  # [1, total, H]
             yield hidden
         assert hidden is not None
-        ends = itertools.accumulate(counts)
-        last = [end - 1 for end, (r, count) in zip(ends, unit.parts, strict=True) if r.remaining_rows == count]
-        if last:  # only the last position of a prompt goes through the head
-            wanted = hidden[:, -1:] if last == [hidden.shape[1] - 1] else hidden[:, last]
-            self._last_logits = decoder.logits(wanted)[0]  # [prompts, vocab]
+        last: list[int] = []  # only the last position of a prompt, and its draft, go through the head
+        for end, (request, count) in zip(itertools.accumulate(counts), unit.parts, strict=True):
+            if request.remaining_rows == count:
+                last += range(end - _sampled_rows(request), end)
+        if last:
+            together = last[-1] - last[0] == len(last) - 1  # a slice is not copied
+            wanted = hidden[:, last[0] : last[-1] + 1] if together else hidden[:, last]
+            self._last_logits = decoder.logits(wanted)[0]  # [prompts and drafts, vocab]
 
     def _finish(self, unit: WorkUnit, launched: Launched) -> None:
         launched.finished = unit
         if isinstance(unit, PrefillUnit):
             complete = [request for request, count in unit.parts if request.remaining_rows == count]
             if complete:
-                launched.logits = {id(r): row for r, row in zip(complete, self._last_logits, strict=True)}
+                logits = self._last_logits.split([_sampled_rows(request) for request in complete])
+                launched.logits = {id(request): rows for request, rows in zip(complete, logits, strict=True)}
                 for request in complete:
                     request.embeds = None  # as large as the KV slab's keys of a few layers, and not read again
                 del self._last_logits
@@ -374,26 +334,14 @@ class Runner:
         return rows is not None
 
 
+def _sampled_rows(request: Request) -> int:
+    """Positions of a prefilled prompt that tokens are sampled from: the last one, and the draft's."""
+    return 1 if request.draft is None else 2
+
+
 def _shares(unit: WorkUnit) -> list[tuple[Request, float]]:
     """How much of a unit's time belongs to each of its requests."""
     if isinstance(unit, PrefillUnit):
         total = sum(rows for _, rows in unit.parts)
         return [(request, rows / total) for request, rows in unit.parts]
     return [(request, 1.0 / len(unit.requests)) for request in unit.requests]
-
-
-def reading(ids: Tensor) -> Callable[[], list[int]]:
-    """Start to copy ids to the host. The function returned waits for them, and for nothing that is queued later."""
-    if ids.device.type != "cuda":
-        values = ids.tolist()
-        return lambda: values
-    host, arrived = torch.empty(ids.shape, dtype=ids.dtype, pin_memory=True), torch.cuda.Event()
-    with torch.cuda.device_of(ids):
-        host.copy_(ids, non_blocking=True)
-        arrived.record()
-
-    def read() -> list[int]:
-        arrived.synchronize()
-        return [int(value) for value in host.tolist()]
-
-    return read

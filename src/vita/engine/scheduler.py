@@ -201,6 +201,8 @@ class Scheduler:
         while self.waiting and room > 0 and self._admit(self.waiting[0]):
             request = self.waiting.pop(0)
             request.spans = behind(request.inputs.spans if request.inputs else (), request.reused)
+            if request.draft is not None:
+                request.spans.append(TextSpan((request.draft,)))
             request.phase = Phase.ENCODING
             request.served = now
             self.working.append(request)

@@ -27,6 +27,9 @@ class KVCache:
         device: of the memory.
         quantized: store keys and values as int8, with one scale for each position of each head. Halves the memory of
             bfloat16; each step dequantises what it reads.
+
+    Attributes:
+        nbytes: of the allocated memory.
     """
 
     def __init__(
@@ -41,6 +44,10 @@ class KVCache:
         self.scales = torch.empty((2, *shape[:-1], 1), dtype=dtype, device=device) if quantized else None
         self.capacity = capacity
         self.length = 0
+        self.nbytes = self._count_bytes()
+
+    def _count_bytes(self) -> int:
+        return self.keys.nbytes + self.values.nbytes + (0 if self.scales is None else self.scales.nbytes)
 
     @staticmethod
     def bytes_per_position(config: DecoderConfig, dtype: torch.dtype, *, quantized: bool = False) -> int:
@@ -77,11 +84,6 @@ class KVCache:
         """Count `n` more positions as filled, after all layers have written them."""
         self.length += n
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the allocated memory."""
-        return self.keys.nbytes + self.values.nbytes + (0 if self.scales is None else self.scales.nbytes)
-
     def copy_prefix(self, length: int, capacity: int) -> KVCache:
         """A new cache of `capacity` positions that holds a copy of the first `length` of this one."""
 
@@ -94,6 +96,7 @@ class KVCache:
         other.keys, other.values = copy(self.keys), copy(self.values)
         other.scales = None if self.scales is None else copy(self.scales)
         other.capacity, other.length = capacity, length
+        other.nbytes = other._count_bytes()
         return other
 
     def reset(self, length: int = 0) -> None:

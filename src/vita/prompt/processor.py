@@ -23,13 +23,18 @@ TRIMMED_SHARE = 0.6  # of the context that is left after turns were dropped, so 
 
 @dataclass(frozen=True)
 class ProcessedInputs:
-    """A request ready for the encoders."""
+    """A request ready for the encoders.
+
+    Attributes:
+        state_token: id of the response state token that the model is expected to say first; None: it has none.
+    """
 
     spans: tuple[Span, ...]
     images: int
     audio_seconds: float
     dropped: int  # turns
     notes: tuple[str, ...]
+    state_token: int | None = None
 
     @cached_property
     def length(self) -> int:
@@ -94,7 +99,7 @@ class Processor(TurnReader):
             notes.append(f"The {dropped} oldest messages were left out so that the rest fits the context.")
         return ProcessedInputs(
             tuple(spans), sum(turn.images for turn in kept), sum(turn.audio_seconds for turn in kept), dropped,
-            tuple(notes),
+            tuple(notes), self._state_token(kept[-1].is_spoken),
         )  # fmt: skip
 
     def _with_state_tokens(self, turns: Sequence[PreparedTurn]) -> list[PreparedTurn]:
@@ -105,14 +110,18 @@ class Processor(TurnReader):
             if turn.role == "user":
                 spoken = turn.is_spoken
             elif turn.pieces and isinstance(first := turn.pieces[0], str):
-                token = "☞" if spoken else "☜"
-                if not first.startswith(tuple(STATE_TOKENS)) and self._is_token(token):
-                    turn = replace(turn, pieces=(token + first, *turn.pieces[1:]))
+                has_state = first.startswith(tuple(STATE_TOKENS))
+                if not has_state and self._state_token(spoken) is not None:
+                    turn = replace(turn, pieces=(_expected_state(spoken) + first, *turn.pieces[1:]))
             out.append(turn)
         return out
 
-    def _is_token(self, text: str) -> bool:
-        return self.tokenizer.backend.token_to_id(text) is not None or len(self.tokenizer.encode(text)) == 1
+    def _state_token(self, spoken: bool) -> int | None:
+        """Id of the state that answers a spoken or a typed question; None: it is not one token."""
+        text = _expected_state(spoken)
+        known = self.tokenizer.backend.token_to_id(text)
+        ids = [known] if known is not None else self.tokenizer.encode(text)
+        return ids[0] if len(ids) == 1 else None
 
     def _drop_old_turns(self, turns: list[PreparedTurn], system: str | None) -> tuple[list[PreparedTurn], list[Span]]:
         """Drop the oldest turns if the rest does not fit with room for an answer; a lone turn may fill the context.
@@ -242,3 +251,7 @@ def count_tokens(spans: Sequence[Span]) -> tuple[int, int, int]:
     text = sum(span.rows for span in spans if isinstance(span, TextSpan))
     image = sum(span.rows for span in spans if isinstance(span, MediaSpan) and span.kind == "image")
     return text, image, sum(span.rows for span in spans) - text - image
+
+
+def _expected_state(spoken: bool) -> str:
+    return "☞" if spoken else "☜"

@@ -145,10 +145,13 @@ class ThreadChoice:
     def _decide(self, what: Hashable, tried: float) -> None:
         self._tried = True
         gain = MIN_GAIN_ALL if self.current == 1 else MIN_GAIN_ONE
-        if tried >= gain * self._usual[self.current, what]:
+        other = self._other()
+        faster = tried < gain * self._usual[self.current, what]
+        if faster and other == 1 and self._busy is not None:  # two steps may be faster by chance
+            faster = self._busy()
+        if not faster:
             self._postpone()
             return
-        other = self._other()
         self._usual[other, what] = tried
         if other == 1:
             self._use_one()
