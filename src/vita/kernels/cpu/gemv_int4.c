@@ -13,7 +13,9 @@
 #include <immintrin.h>
 #endif
 
-#define PREFETCH_BYTES 8192
+#define PREFETCH_BYTES 4096
+#define STREAMS 4      /* parts of the weights that are read side by side, see dot_streams */
+#define STREAM_ROWS 2  /* of x, at most: more accumulators would not fit into the registers */
 #define N_BLOCK 8      /* output channels per block if x is larger than L1 */
 #define L1_BYTES 40000 /* of x; what remains of a 48 KiB L1 is for weights */
 
@@ -159,6 +161,41 @@ static inline __attribute__((always_inline)) void dot_rows(
 #endif
 }
 
+#if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+/* Dot products of STREAMS weight rows, `apart` channels from each other, with `rows` quantised rows of x: sums
+ * [STREAMS, MAX_ROWS]. A core prefetches along several streams of addresses at once: one thread reads weights 1.2 times
+ * as fast as along one stream. `rows` is a compile-time constant. */
+static inline __attribute__((always_inline)) void dot_streams(
+    const uint8_t *w, const uint16_t *w_scale, const int8_t *q, const float *scale, const float *shift, float *sums,
+    int64_t n_in, int64_t apart, const int rows) {
+    const int64_t groups = n_in / GROUP_SIZE;
+    __m512 acc[STREAMS][2][MAX_ROWS];
+    for (int s = 0; s < STREAMS; s++)
+        for (int r = 0; r < rows; r++) acc[s][0][r] = acc[s][1][r] = _mm512_setzero_ps();
+    for (int64_t g = 0; g < groups; g += 16)
+        for (int s = 0; s < STREAMS; s++) {
+            const uint8_t *row = w + s * apart * n_in / 2;
+            add_16_groups(row, w_scale + s * apart * groups, q, scale, shift, g, n_in,
+                          row + g * HALF_GROUP + PREFETCH_BYTES, acc[s], rows);
+        }
+    for (int s = 0; s < STREAMS; s++)
+        for (int r = 0; r < rows; r++)
+            sums[s * MAX_ROWS + r] = _mm512_reduce_add_ps(_mm512_add_ps(acc[s][0][r], acc[s][1][r]));
+}
+#endif
+
+/* Stores the sums [channels, MAX_ROWS] of `rows` rows from row `r` on; the channels are `apart` channels from each
+ * other. */
+static void store_sums(const float *sums, const void *bias, void *y, int64_t first, int64_t channels, int64_t apart,
+                       int64_t r, int64_t rows, int64_t n_out, int64_t is_bf16) {
+    for (int64_t k = 0; k < channels; k++) {
+        const int64_t c = first + k * apart;
+        const float add = bias ? load_float(bias, c, (int)is_bf16) : 0;
+        for (int64_t i = 0; i < rows; i++)
+            store_float(y, (r + i) * n_out + c, sums[k * MAX_ROWS + i] + add, (int)is_bf16);
+    }
+}
+
 /* Workspace of vita_gemv_int4 in bytes: x as int8 [rows, n_in], its float32 scales and shifts [rows, groups]. */
 int64_t vita_gemv_int4_workspace(int64_t rows, int64_t n_in) {
     return rows * (n_in + n_in / GROUP_SIZE * 2 * (int64_t)sizeof(float));
@@ -173,13 +210,25 @@ void vita_gemv_int4(const uint8_t *w, const uint16_t *w_scale, const void *input
     int8_t *q = (int8_t *)workspace;
     float *scale = (float *)(workspace + rows * n_in), *shift = scale + rows * groups;
     quantize_activations(input, q, scale, shift, rows, n_in, is_bf16);
+    int64_t block = 1, streamed = 0; /* output channels of a block; those that dot_streams computes */
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
-    const int64_t block = rows * n_in > L1_BYTES ? N_BLOCK : 1;
-#else
-    const int64_t block = 1;
-#endif
+    if (rows * n_in > L1_BYTES) block = N_BLOCK;
+    else if (rows <= STREAM_ROWS) {
+        const int64_t apart = n_out / STREAMS;
+        streamed = apart * STREAMS;
 #pragma omp parallel for schedule(static)
-    for (int64_t first = 0; first < n_out; first += block) {
+        for (int64_t c = 0; c < apart; c++) {
+            float sums[STREAMS * MAX_ROWS];
+            const uint8_t *row = w + c * n_in / 2;
+            const uint16_t *row_scale = w_scale + c * groups;
+            if (rows == 1) dot_streams(row, row_scale, q, scale, shift, sums, n_in, apart, 1);
+            else dot_streams(row, row_scale, q, scale, shift, sums, n_in, apart, STREAM_ROWS);
+            store_sums(sums, bias, y, c, STREAMS, apart, 0, rows, n_out, is_bf16);
+        }
+    }
+#endif
+#pragma omp parallel for schedule(static) if (n_out - streamed > STREAMS)
+    for (int64_t first = streamed; first < n_out; first += block) {
         const int64_t channels = n_out - first < block ? n_out - first : block;
         const uint8_t *row = w + first * n_in / 2;
         const uint16_t *row_scale = w_scale + first * groups;
@@ -188,11 +237,7 @@ void vita_gemv_int4(const uint8_t *w, const uint16_t *w_scale, const void *input
             const float *s = scale + r * groups, *d = shift + r * groups;
             float sums[N_BLOCK * MAX_ROWS];
             DISPATCH_ROWS(rows - r, taken, dot_rows(row, row_scale, x, s, d, sums, n_in, channels, ROWS))
-            for (int64_t c = 0; c < channels; c++) {
-                const float add = bias ? load_float(bias, first + c, (int)is_bf16) : 0;
-                for (int64_t k = 0; k < taken; k++)
-                    store_float(y, (r + k) * n_out + first + c, sums[c * MAX_ROWS + k] + add, (int)is_bf16);
-            }
+            store_sums(sums, bias, y, first, channels, 1, r, taken, n_out, is_bf16);
         }
     }
 }
