@@ -16,6 +16,8 @@
 #define MAX_N_TILES 8             /* tiles of a block */
 #define N_BLOCK_BYTES (256 << 10) /* of weights: a block, the next one and x share L2 */
 #define L1_BYTES (16 << 10)       /* of a slice of x */
+#define PREFETCH_BYTES 4096       /* ahead in each weight row of `stream` */
+#define STREAM_VALUES 20000       /* of x, at most, for `stream`: they are read from L1 again and again */
 
 /* Weights [n_out, n_in]: bfloat16 (bytes = 2), or int8 with one scale per row (bytes = 1). */
 typedef struct {
@@ -29,11 +31,11 @@ typedef struct {
 
 /* Adds `count` (at most 32) products of each row to the accumulators of `channels` weight rows and `rows` rows of x. */
 static inline __attribute__((always_inline)) void add_products(
-    __m512 acc[N_TILE][MAX_ROWS], const char *w, const uint16_t *x, int64_t n_in, int64_t count, const int bytes,
-    const int channels, const int rows) {
+    __m512 acc[N_TILE][MAX_ROWS], const char *w, int64_t apart, const uint16_t *x, int64_t n_in, int64_t count,
+    const int bytes, const int channels, const int rows) {
     const __mmask32 mask = count < 32 ? (__mmask32)((1u << count) - 1) : 0xFFFFFFFF;
     __m512bh weight[N_TILE];
-    for (int c = 0; c < channels; c++) weight[c] = load_as_bf16x32(w + c * n_in * bytes, mask, bytes);
+    for (int c = 0; c < channels; c++) weight[c] = load_as_bf16x32(w + c * apart, mask, bytes);
     for (int r = 0; r < rows; r++) {
         const __m512bh row = (__m512bh)_mm512_maskz_loadu_epi16(mask, x + r * n_in);
         for (int c = 0; c < channels; c++) acc[c][r] = _mm512_dpbf16_ps(acc[c][r], weight[c], row);
@@ -43,10 +45,10 @@ static inline __attribute__((always_inline)) void add_products(
 #if defined(__AVX512VBMI__)
 /* As add_products, for 64 int8 weights a row. */
 static inline __attribute__((always_inline)) void add_int8_products(
-    __m512 acc[N_TILE][MAX_ROWS], const char *w, const uint16_t *x, int64_t n_in, const Int7Table *table,
+    __m512 acc[N_TILE][MAX_ROWS], const char *w, int64_t apart, const uint16_t *x, int64_t n_in, const Int7Table *table,
     const int channels, const int rows) {
     __m512bh weight[N_TILE][2], row[2];
-    for (int c = 0; c < channels; c++) int8x64_to_bf16(_mm512_loadu_si512(w + c * n_in), table, weight[c]);
+    for (int c = 0; c < channels; c++) int8x64_to_bf16(_mm512_loadu_si512(w + c * apart), table, weight[c]);
     for (int r = 0; r < rows; r++) {
         load_bf16x64_split(x + r * n_in, row);
         for (int half = 0; half < 2; half++)
@@ -60,46 +62,49 @@ static inline int64_t until_aligned(const char *at, int64_t bytes) {
     return (int64_t)(-(uintptr_t)at & (uintptr_t)(32 * bytes - 1)) / bytes;
 }
 
-/* Accumulates `channels` weight rows times `rows` rows of x over K from `start` to `end`. All weight rows have the same
- * alignment. Prefetches from `next` on. */
+/* Accumulates `channels` weight rows, `apart` bytes from each other, times `rows` rows of x over K from `start` to
+ * `end`. All weight rows have the same alignment. Prefetches from `next` on, or with `ahead` in each weight row. */
 static inline __attribute__((always_inline)) void accumulate(
-    const Weights *all, const char *w, const uint16_t *x, int64_t n_in, int64_t start, int64_t end, const char *next,
-    __m512 sums[N_TILE][MAX_ROWS], const int bytes, const int channels, const int rows) {
+    const Weights *all, const char *w, int64_t apart, const uint16_t *x, int64_t n_in, int64_t start, int64_t end,
+    const char *next, __m512 sums[N_TILE][MAX_ROWS], const int bytes, const int channels, const int rows,
+    const int ahead) {
     __m512 acc[N_TILE][MAX_ROWS];
     for (int c = 0; c < channels; c++)
         for (int r = 0; r < rows; r++) acc[c][r] = start ? sums[c][r] : _mm512_setzero_ps();
     const int64_t lead = until_aligned(w + start * bytes, bytes);
     int64_t j = start;
     if (lead) {
-        add_products(acc, w + j * bytes, x + j, n_in, lead < end - j ? lead : end - j, bytes, channels, rows);
+        add_products(acc, w + j * bytes, apart, x + j, n_in, lead < end - j ? lead : end - j, bytes, channels, rows);
         j += lead;
     }
-    for (; j + 64 / bytes <= end; j += 64 / bytes, next += 64 * channels) {
-        for (int c = 0; c < channels; c++) _mm_prefetch(next + 64 * c, _MM_HINT_T0);
+    for (; j + 64 / bytes <= end; j += 64 / bytes) {
+        for (int c = 0; c < channels; c++)
+            _mm_prefetch(ahead ? w + c * apart + j * bytes + PREFETCH_BYTES : next + 64 * c, _MM_HINT_T0);
+        if (!ahead) next += 64 * channels;
 #if defined(__AVX512VBMI__)
         if (bytes == 1) {
-            add_int8_products(acc, w + j, x + j, n_in, &all->table, channels, rows);
+            add_int8_products(acc, w + j, apart, x + j, n_in, &all->table, channels, rows);
             continue;
         }
 #endif
         for (int k = 0; k < 64 / bytes; k += 32)
-            add_products(acc, w + (j + k) * bytes, x + j + k, n_in, 32, bytes, channels, rows);
+            add_products(acc, w + (j + k) * bytes, apart, x + j + k, n_in, 32, bytes, channels, rows);
     }
     for (int64_t count; j < end; j += count) {
         count = end - j < 32 ? end - j : 32;
-        add_products(acc, w + j * bytes, x + j, n_in, count, bytes, channels, rows);
+        add_products(acc, w + j * bytes, apart, x + j, n_in, count, bytes, channels, rows);
     }
     for (int c = 0; c < channels; c++)
         for (int r = 0; r < rows; r++) sums[c][r] = acc[c][r];
 }
 
-/* Reduces the accumulators of `channels` channels from `first` on and stores `count` rows of y. */
+/* Reduces the accumulators of `channels` channels, `apart` channels from each other, and stores `count` rows of y. */
 static void store_sums(const Weights *w, __m512 sums[N_TILE][MAX_ROWS], const uint16_t *bias, uint16_t *y,
-                       int64_t first, int64_t channels, int64_t count) {
-    for (int64_t c = first; c < first + channels; c++) {
+                       int64_t first, int64_t channels, int64_t apart, int64_t count) {
+    for (int64_t k = 0, c = first; k < channels; k++, c += apart) {
         const float scale = w->scales ? bf16_to_f32(w->scales[c]) : 1, add = bias ? bf16_to_f32(bias[c]) : 0;
         for (int64_t r = 0; r < count; r++)
-            y[r * w->n_out + c] = f32_to_bf16(scale * _mm512_reduce_add_ps(sums[c - first][r]) + add);
+            y[r * w->n_out + c] = f32_to_bf16(scale * _mm512_reduce_add_ps(sums[k][r]) + add);
     }
 }
 
@@ -122,16 +127,32 @@ static inline __attribute__((always_inline)) void channel_block(
             for (int64_t t = 0; t < tiles; t++, next += N_TILE * bytes * (stop - start)) {
                 const char *at = w->at + (first + t * N_TILE) * size;
                 DISPATCH_ROWS(rows - r, taken,
-                              accumulate(w, at, from, n_in, start, stop, next, sums[t], bytes, N_TILE, ROWS))
+                              accumulate(w, at, size, from, n_in, start, stop, next, sums[t], bytes, N_TILE, ROWS, 0))
             }
         }
         for (int64_t t = 0; t < tiles; t++)
-            store_sums(w, sums[t], bias, y + r * w->n_out, first + t * N_TILE, N_TILE, taken);
+            store_sums(w, sums[t], bias, y + r * w->n_out, first + t * N_TILE, N_TILE, 1, taken);
         for (int64_t o = rest; o < end; o++) {
             const char *at = w->at + o * size;
-            DISPATCH_ROWS(rows - r, taken, accumulate(w, at, from, n_in, 0, n_in, at, sums[0], bytes, 1, ROWS))
-            store_sums(w, sums[0], bias, y + r * w->n_out, o, 1, taken);
+            DISPATCH_ROWS(rows - r, taken, accumulate(w, at, size, from, n_in, 0, n_in, at, sums[0], bytes, 1, ROWS, 0))
+            store_sums(w, sums[0], bias, y + r * w->n_out, o, 1, 1, taken);
         }
+    }
+}
+
+/* Computes N_TILE output channels from as many parts of the weights, `apart` channels from each other: a core prefetches
+ * along several streams of addresses at once (see gemv_int4.c). */
+static inline __attribute__((always_inline)) void stream(
+    const Weights *w, const uint16_t *x, const uint16_t *bias, uint16_t *y, int64_t rows, int64_t first, int64_t apart,
+    const int bytes) {
+    const int64_t size = w->n_in * bytes;
+    const char *at = w->at + first * size;
+    __m512 sums[N_TILE][MAX_ROWS];
+    for (int64_t r = 0, taken; r < rows; r += taken) {
+        DISPATCH_ROWS(rows - r, taken,
+                      accumulate(w, at, apart * size, x + r * w->n_in, w->n_in, 0, w->n_in, NULL, sums, bytes, N_TILE,
+                                 ROWS, 1))
+        store_sums(w, sums, bias, y + r * w->n_out, first, N_TILE, apart, taken);
     }
 }
 
@@ -158,9 +179,19 @@ void vita_gemm_small(const void *w, const uint16_t *scales, const uint16_t *x, c
     int64_t tiles = k_block(rows) >= n_in ? 1 : share < most ? share : most;
     tiles = tiles < 1 ? 1 : tiles > MAX_N_TILES ? MAX_N_TILES : tiles;
     const int64_t step = tiles * N_TILE;
+    int64_t streamed = 0; /* output channels that `stream` computes */
+    if (rows * n_in <= STREAM_VALUES && n_in % 32 == 0) {
+        const int64_t apart = n_out / N_TILE;
+        streamed = apart * N_TILE;
 #pragma omp parallel for schedule(static)
-    for (int64_t b = 0; b < (n_out + step - 1) / step; b++) {
-        const int64_t first = b * step, end = first + step < n_out ? first + step : n_out;
+        for (int64_t c = 0; c < apart; c++) {
+            if (scales) stream(&all, x, bias, y, rows, c, apart, 1);
+            else stream(&all, x, bias, y, rows, c, apart, 2);
+        }
+    }
+#pragma omp parallel for schedule(static) if (n_out - streamed > step)
+    for (int64_t b = 0; b < (n_out - streamed + step - 1) / step; b++) {
+        const int64_t first = streamed + b * step, end = first + step < n_out ? first + step : n_out;
         if (scales) channel_block(&all, x, bias, y, rows, first, end, 1);
         else channel_block(&all, x, bias, y, rows, first, end, 2);
     }
