@@ -52,7 +52,7 @@ class Limits:
     prefill_chunk: int = 512
     tile_batch: int = 4
     context: int = 32768
-    work_steps: float = 2.0
+    work_steps: float = 1.5
     work_seconds: float | None = None
     exclusive_encoders: bool = False
 
