@@ -53,7 +53,7 @@ def _lines(
         rest -= 1
         share = rng.uniform(0.3, 0.8) if rest == 0 else rng.uniform(0.86, 1.0) if ragged else 1.0
         while len(text) > 3 and font.getlength(text) > (right - left) * share:
-            text = text[: round(len(text) * 0.93)]
+            text = text[: int(len(text) * 0.93)]
         draw.text((left, y), text, ink, font)
         y += step * (1.7 if rest == 0 else 1.0)
         rest = rng.randint(3, 8) if rest == 0 else rest

@@ -69,7 +69,7 @@ def _slide(studio: Studio, rng: Random, split: Split, size: Size) -> tuple[Canva
             write(studio, canvas, face, small, points_ink, str(k + 1), left, y)
         else:
             _bullet(canvas, bullet, left, y - small * 0.34, small, points_ink)
-        write(studio, canvas, face, small, points_ink, point, left + small * 1.1, y, width - left - small * 1.1)
+        write(studio, canvas, face, small, points_ink, point, left + small * 1.1, y, width - left - small * 1.1 - 0.6 * margin)
     return canvas, _slide_questions(rng, split, title, points, ground)
 
 
