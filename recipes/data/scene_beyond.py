@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from random import Random
 
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
 from recipes.data.canvas import Canvas
 from recipes.data.colors import Rgb
@@ -38,6 +38,7 @@ def photograph(studio: Studio, rng: Random, size: Size) -> Image.Image:
     small = tuple(max(48, round(v * min(1.0, 300 / max(size)))) for v in size)
     make = {"land": _landscape, "person": _person, "blur": _blobs, "room": _room}.get(kind)
     picture = make(studio, rng, small) if make else studio.textures.cut(rng.choice(studio.textures.clouds), rng, small)
+    picture = ImageEnhance.Color(picture).enhance(rng.uniform(0.15, 1.0))  # few photographs are as gaudy as noise
     picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.4)))
     picture = studio.textures.grained(picture, rng)
     return picture.resize(size, Image.Resampling.BICUBIC) if picture.size != size else picture

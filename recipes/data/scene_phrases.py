@@ -72,7 +72,7 @@ _ASKED: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "screen": (
         ("What is this?", "Is this a screenshot?", "What kind of picture is this?", "What do you see?"),
-        "What does this picture show?",
+        "Which kind of picture is this?",
     ),
 }  # fmt: skip
 ANSWERS: dict[str, str] = {
