@@ -8,16 +8,16 @@ from random import Random
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
 from recipes.data.canvas import Canvas
-from recipes.data.colors import Rgb
+from recipes.data.colors import Rgb, tint
 from recipes.data.labels import QA, SIDE, Split
 from recipes.data.phrases import answer, ask
+from recipes.data.scene_drawings import drawing
 from recipes.data.scene_papers import draw_paper
 from recipes.data.scene_phrases import honest
 from recipes.data.sizes import Size
 from recipes.data.studio import Studio
 
 _SKINS = ((236, 200, 172), (214, 168, 130), (168, 118, 82), (108, 72, 50), (244, 214, 190))
-Point = tuple[float, float]
 
 
 def draw_beyond(studio: Studio, rng: Random, split: Split, size: Size = (SIDE, SIDE)) -> tuple[Canvas, list[QA]]:
@@ -25,7 +25,7 @@ def draw_beyond(studio: Studio, rng: Random, split: Split, size: Size = (SIDE, S
     kind = rng.choices(("photograph", "drawing", "paper"), (38, 22, 40))[0]
     if kind == "paper":
         return draw_paper(studio, rng, split, size)
-    picture = (photograph if kind == "photograph" else drawing)(studio, rng, size)
+    picture = photograph(studio, rng, size) if kind == "photograph" else drawing(rng, size)
     looks = "a photograph" if kind == "photograph" else "a drawing"
     made = [*honest(rng, split, looks), QA(ask(rng, split, "read"), answer("no_text"), "absent", "no text")]
     made.append(QA(ask(rng, split, "bars"), answer("no_chart"), "absent", "no chart"))
@@ -42,10 +42,6 @@ def photograph(studio: Studio, rng: Random, size: Size) -> Image.Image:
     picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.4)))
     picture = studio.textures.grained(picture, rng)
     return picture.resize(size, Image.Resampling.BICUBIC) if picture.size != size else picture
-
-
-def _tint(rng: Random, base: Rgb, by: int = 25) -> Rgb:
-    return tuple(max(0, min(255, c + rng.randint(-by, by))) for c in base)  # type: ignore[return-value]
 
 
 def _textured(studio: Studio, rng: Random, picture: Image.Image, mask: Image.Image, base: Rgb, deep: float) -> None:
@@ -91,7 +87,7 @@ def _landscape(studio: Studio, rng: Random, size: Size) -> Image.Image:
     if rng.random() < 0.7:
         cloud = studio.textures.cut(rng.choice(studio.textures.clouds), rng, size).convert("L")
         mask = Image.eval(cloud, lambda v: max(0, min(255, 3 * (v - 140))))
-        picture.paste(_tint(rng, (235, 235, 238)), (0, 0), mask)
+        picture.paste(tint(rng, (235, 235, 238)), (0, 0), mask)
     greens: tuple[Rgb, ...] = (
         (60, 95, 50),
         (90, 110, 60),
@@ -108,7 +104,7 @@ def _landscape(studio: Studio, rng: Random, size: Size) -> Image.Image:
             rng,
             picture,
             _hills(rng, size, level, 0.12 / (k + 1)),
-            _tint(rng, rng.choice(greens)),
+            tint(rng, rng.choice(greens)),
             rng.uniform(0.15, 0.4),
         )
         level += (1 - level) * rng.uniform(0.25, 0.5)
@@ -122,7 +118,7 @@ def _landscape(studio: Studio, rng: Random, size: Size) -> Image.Image:
             r = tall * rng.uniform(0.15, 0.3)
             cx, cy = x + rng.uniform(-0.3, 0.3) * tall, y - tall * rng.uniform(0.4, 0.95)
             draw.ellipse((cx - r, cy - r, cx + r, cy + r), fill=255)
-        _textured(studio, rng, picture, mask, _tint(rng, (45, 75, 40)), 0.3)
+        _textured(studio, rng, picture, mask, tint(rng, (45, 75, 40)), 0.3)
     return picture
 
 
@@ -143,7 +139,7 @@ def _blobs(studio: Studio, rng: Random, size: Size) -> Image.Image:
             rng,
             picture,
             mask,
-            _tint(rng, rng.choice(_SKINS + ((150, 60, 40), (90, 120, 60), (70, 70, 80))), 40),
+            tint(rng, rng.choice((*_SKINS, (150, 60, 40), (90, 120, 60), (70, 70, 80))), 40),
             rng.uniform(0.2, 0.5),
         )
     return picture
@@ -155,8 +151,8 @@ def _person(studio: Studio, rng: Random, size: Size) -> Image.Image:
     r = min(size) * rng.uniform(0.14, 0.24)
     cx, cy = width * rng.uniform(0.35, 0.65), height * rng.uniform(0.3, 0.45)
     skin, hair = (
-        _tint(rng, rng.choice(_SKINS), 12),
-        _tint(rng, rng.choice(((40, 28, 20), (90, 60, 30), (160, 120, 70), (30, 30, 32), (150, 150, 150))), 12),
+        tint(rng, rng.choice(_SKINS), 12),
+        tint(rng, rng.choice(((40, 28, 20), (90, 60, 30), (160, 120, 70), (30, 30, 32), (150, 150, 150))), 12),
     )
 
     def put(box: tuple[float, float, float, float], color: Rgb, blur: float = 1.0) -> None:
@@ -166,7 +162,7 @@ def _person(studio: Studio, rng: Random, size: Size) -> Image.Image:
 
     put(
         (cx - 2.4 * r, cy + 1.3 * r, cx + 2.4 * r, cy + 6 * r),
-        _tint(rng, rng.choice(((60, 70, 110), (130, 50, 50), (70, 90, 70), (200, 200, 195))), 30),
+        tint(rng, rng.choice(((60, 70, 110), (130, 50, 50), (70, 90, 70), (200, 200, 195))), 30),
     )
     put((cx - 1.1 * r, cy - 1.5 * r, cx + 1.1 * r, cy + (1.9 if rng.random() < 0.5 else 0.4) * r), hair)
     put((cx - 0.4 * r, cy + 0.6 * r, cx + 0.4 * r, cy + 1.7 * r), skin)
@@ -184,14 +180,14 @@ def _person(studio: Studio, rng: Random, size: Size) -> Image.Image:
 def _room(studio: Studio, rng: Random, size: Size) -> Image.Image:
     """Walls, a floor and boxes of furniture in soft light."""
     width, height = size
-    picture = Image.new("RGB", size, _tint(rng, (205, 195, 180)))
+    picture = Image.new("RGB", size, tint(rng, (205, 195, 180)))
     full = Image.new("L", size, 255)
-    _textured(studio, rng, picture, full, _tint(rng, (205, 195, 180)), 0.2)
+    _textured(studio, rng, picture, full, tint(rng, (205, 195, 180)), 0.2)
     floor = Image.new("L", size)
     ImageDraw.Draw(floor).polygon(
         [(0, height), (width * 0.1, height * 0.68), (width * 0.9, height * 0.66), (width, height)], fill=255
     )
-    _textured(studio, rng, picture, floor, _tint(rng, (130, 95, 65)), 0.3)
+    _textured(studio, rng, picture, floor, tint(rng, (130, 95, 65)), 0.3)
     for _ in range(rng.randint(3, 7)):
         x, y = rng.uniform(0, 0.8) * width, rng.uniform(0.2, 0.75) * height
         w, h = rng.uniform(0.1, 0.35) * width, rng.uniform(0.08, 0.3) * height
@@ -205,87 +201,7 @@ def _room(studio: Studio, rng: Random, size: Size) -> Image.Image:
             rng,
             picture,
             mask.filter(ImageFilter.GaussianBlur(1)),
-            _tint(rng, rng.choice(((90, 70, 55), (60, 80, 110), (180, 170, 160), (120, 50, 45), (40, 40, 45)))),
+            tint(rng, rng.choice(((90, 70, 55), (60, 80, 110), (180, 170, 160), (120, 50, 45), (40, 40, 45)))),
             0.3,
         )
     return picture
-
-
-def drawing(studio: Studio, rng: Random, size: Size) -> Image.Image:
-    """Things drawn with a pen, some coloured in: a house, people, animals, trees, cars."""
-    paper = rng.choice(((255, 255, 255), (255, 255, 255), (250, 246, 235), (240, 240, 240), (30, 34, 40)))
-    picture = Image.new("RGB", size, paper)
-    draw, edge = ImageDraw.Draw(picture), min(size)
-    pen = (
-        rng.choice(((20, 20, 20), (20, 20, 20), (40, 60, 150), (120, 60, 30))) if sum(paper) > 300 else (230, 230, 230)
-    )
-    wide = max(1, round(edge * rng.uniform(0.006, 0.02)))
-    count = rng.randint(1, 3)
-    for k in range(count):
-        big = edge * rng.uniform(0.55, 0.9) if count == 1 else min(edge * 0.75, size[0] / count * 0.9)
-        x = size[0] * (k + 0.5) / count - big / 2
-        y = (size[1] - big) * rng.uniform(0.3, 0.8)
-        fill = rng.random() < 0.4
-        for closed, points in rng.choice(_THINGS):
-            line = [
-                (x + big * (px + rng.uniform(-0.008, 0.008)), y + big * (py + rng.uniform(-0.008, 0.008)))
-                for px, py in points
-            ]
-            if closed and fill and sum(paper) > 300:
-                draw.polygon(
-                    line,
-                    fill=_tint(
-                        rng,
-                        rng.choice(
-                            ((230, 120, 100), (250, 220, 120), (140, 190, 120), (130, 170, 220), (200, 170, 140))
-                        ),
-                        30,
-                    ),
-                )
-            draw.line([*line, line[0]] if closed else line, fill=pen, width=wide, joint="curve")
-    return picture
-
-
-def _round(x: float, y: float, rx: float, ry: float | None = None, start: float = 0, stop: float = 360) -> list[Point]:
-    ry = rx if ry is None else ry
-    turns = [math.radians(start + (stop - start) * k / 24) for k in range(25)]
-    return [(x + rx * math.cos(t), y + ry * math.sin(t)) for t in turns]
-
-
-def _box(left: float, top: float, right: float, bottom: float) -> list[Point]:
-    return [(left, top), (right, top), (right, bottom), (left, bottom)]
-
-
-_HOUSE = [
-    (True, _box(0.15, 0.42, 0.85, 0.95)), (True, [(0.08, 0.42), (0.5, 0.08), (0.92, 0.42)]),
-    (True, _box(0.42, 0.65, 0.58, 0.95)), (True, _box(0.22, 0.52, 0.36, 0.66)), (True, _box(0.64, 0.52, 0.78, 0.66)),
-    (False, [(0.29, 0.52), (0.29, 0.66)]), (False, [(0.22, 0.59), (0.36, 0.59)]),
-    (False, [(0.68, 0.22), (0.68, 0.08), (0.78, 0.08), (0.78, 0.31)]),
-]  # fmt: skip
-_PERSON = [
-    (True, _round(0.5, 0.18, 0.12)), (False, [(0.5, 0.3), (0.5, 0.65)]), (False, [(0.28, 0.42), (0.5, 0.38), (0.72, 0.42)]),
-    (False, [(0.32, 0.95), (0.5, 0.65), (0.68, 0.95)]), (False, _round(0.5, 0.19, 0.06, None, 20, 160)),
-    (False, _round(0.46, 0.15, 0.01)), (False, _round(0.54, 0.15, 0.01)),
-]  # fmt: skip
-_CAT = [
-    (True, _round(0.3, 0.35, 0.17)), (True, [(0.16, 0.27), (0.16, 0.1), (0.27, 0.2)]), (True, [(0.33, 0.2), (0.45, 0.1), (0.44, 0.27)]),
-    (True, _round(0.58, 0.62, 0.26, 0.2)), (False, [(0.82, 0.58), (0.92, 0.45), (0.9, 0.28)]),
-    *[(False, [(x, 0.78), (x, 0.94)]) for x in (0.4, 0.5, 0.66, 0.76)],
-    (False, _round(0.24, 0.33, 0.015)), (False, _round(0.36, 0.33, 0.015)), (False, [(0.12, 0.4), (0.26, 0.41)]), (False, [(0.34, 0.41), (0.48, 0.4)]),
-]  # fmt: skip
-_TREE = [
-    (True, _round(0.5, 0.32, 0.27, 0.25)), (False, [(0.45, 0.56), (0.43, 0.95)]), (False, [(0.55, 0.56), (0.57, 0.95)]), (False, [(0.1, 0.95), (0.9, 0.95)]),
-]  # fmt: skip
-_CAR = [
-    (True, [(0.05, 0.7), (0.05, 0.52), (0.25, 0.5), (0.36, 0.32), (0.68, 0.32), (0.8, 0.5), (0.95, 0.54), (0.95, 0.7)]),
-    (True, _round(0.26, 0.71, 0.09)), (True, _round(0.74, 0.71, 0.09)), (False, [(0.3, 0.5), (0.76, 0.5)]), (False, [(0.52, 0.33), (0.52, 0.5)]),
-]  # fmt: skip
-_FISH = [
-    (True, _round(0.45, 0.5, 0.3, 0.18)), (True, [(0.74, 0.5), (0.93, 0.34), (0.93, 0.66)]), (False, _round(0.28, 0.45, 0.025)),
-    (False, _round(0.35, 0.5, 0.12, 0.15, -70, 70)), (False, _round(0.48, 0.5, 0.12, 0.12, -60, 60)),
-]  # fmt: skip
-_FLOWER = [
-    *[(True, _round(0.5 + 0.14 * math.cos(a), 0.3 + 0.14 * math.sin(a), 0.1)) for a in (0, 1.05, 2.1, 3.14, 4.2, 5.24)],
-    (True, _round(0.5, 0.3, 0.07)), (False, [(0.5, 0.5), (0.48, 0.95)]), (True, _round(0.6, 0.7, 0.11, 0.04)),
-]  # fmt: skip
-_THINGS = (_HOUSE, _HOUSE, _PERSON, _PERSON, _CAT, _TREE, _CAR, _FISH, _FLOWER)

@@ -181,7 +181,8 @@ def _seven_strokes(rng: Random, canvas: Canvas, pen: Ink, text: str, frame: Box)
                 )
         bars = {
             "a": (left, 0, right, thick), "b": (right - thick, 0, right, half), "c": (right - thick, half, right, low),
-            "d": (left, low - thick, right, low), "e": (left, half, left + thick, low), "f": (left, 0, left + thick, half),
+            "d": (left, low - thick, right, low), "e": (left, half, left + thick, low),
+            "f": (left, 0, left + thick, half),
             "g": (left, half - thick / 2, right, half + thick / 2),
         }  # fmt: skip
         for name in _SEGMENTS.get(char, ""):

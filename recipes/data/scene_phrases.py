@@ -5,9 +5,11 @@ Kept apart from `phrases`, which has the sentences of the first scenes; `spoken_
 
 from __future__ import annotations
 
+from functools import lru_cache
 from random import Random
 
 from recipes.data.labels import QA, Split, small
+from recipes.data.more_phrases import dressed
 from recipes.data.phrases import ask, bare, quoted
 
 HONEST = "I can only describe simple pictures, and this looks like {}."
@@ -103,6 +105,9 @@ def ask_scene(rng: Random, split: Split, kind: str, **blanks: str) -> str:
     train, heldout = _ASKED[kind]
     unseen = split == "heldout" and rng.random() < 0.35
     question = (heldout if unseen else rng.choice(train)).format(**blanks)
+    if not unseen and rng.random() < 0.1:
+        dress = dressed(rng, question)
+        question = question if bare(dress) in held_out_questions() else dress
     if rng.random() < 0.15:
         question = small(question) if rng.random() < 0.6 else question
         question = question[:-1] if rng.random() < 0.6 else question
@@ -133,6 +138,7 @@ def scene_texts() -> tuple[str, ...]:
     return (*asked, *ANSWERS.values(), LONG, *(HONEST.format(look) for look in LOOKS))
 
 
+@lru_cache(maxsize=1)
 def held_out_questions() -> frozenset[str]:
     """Phrasings that are asked on the held-out split only, without case and punctuation."""
     return frozenset(bare(heldout) for _, heldout in _ASKED.values())

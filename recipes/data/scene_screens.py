@@ -69,7 +69,17 @@ def _slide(studio: Studio, rng: Random, split: Split, size: Size) -> tuple[Canva
             write(studio, canvas, face, small, points_ink, str(k + 1), left, y)
         else:
             _bullet(canvas, bullet, left, y - small * 0.34, small, points_ink)
-        write(studio, canvas, face, small, points_ink, point, left + small * 1.1, y, width - left - small * 1.1 - 0.6 * margin)
+        write(
+            studio,
+            canvas,
+            face,
+            small,
+            points_ink,
+            point,
+            left + small * 1.1,
+            y,
+            width - left - small * 1.1 - 0.6 * margin,
+        )
     return canvas, _slide_questions(rng, split, title, points, ground)
 
 
@@ -91,7 +101,7 @@ def _slide_questions(rng: Random, split: Split, title: str, points: list[str], g
         title_question(rng, split, title),
         title_question(rng, split, title),
         QA(ask_scene(rng, split, "points"), say("points", list=listed(named)), "points", "|".join(named)),
-        QA(ask_scene(rng, split, "count_points"), say("count_points", count=count), "count_points", count),
+        QA(ask_scene(rng, split, "count_points"), say("count_points", count=count), "count_all", count),
     ]
     for k, name in enumerate(named):
         question = ask_scene(rng, split, "point", nth=_NTH[k])

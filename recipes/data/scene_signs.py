@@ -22,7 +22,8 @@ from recipes.data.words import held_out_word
 from recipes.data.writing import Ink, fitting, write_lines
 
 WORDS = (
-    "STOP", "STOP", "STOP", "EXIT", "OPEN", "SALE", "CLOSED", "PUSH", "PULL", "WAIT", "SLOW", "TAXI", "BUS", "YIELD",
+    "STOP", "STOP", "STOP", "STOP", "STOP", "STOP", "EXIT", "OPEN", "SALE", "CLOSED", "PUSH", "PULL", "WAIT", "SLOW",
+    "TAXI", "BUS", "YIELD",
     "PARKING", "ENTER", "DANGER", "CAUTION", "HELP", "FREE", "NEW", "HOTEL", "CAFE", "PIZZA", "BAKERY", "SCHOOL",
     "POLICE", "TOILET", "INFO", "WARNING", "PRIVATE", "STAFF ONLY", "NO ENTRY", "ONE WAY", "KEEP OUT", "FOR RENT",
     "FOR SALE", "BUS STOP", "NO PARKING", "WET FLOOR", "SLOW DOWN", "NO SMOKING", "FIRE EXIT", "WELCOME", "BUY NOW",
@@ -181,7 +182,7 @@ def _questions(
         QA(ask(rng, split, "caption"), said, "caption_words", keys),
         QA(ask_scene(rng, split, thing), answer("read", text=text), f"read{count}", text),
         QA(
-            ask_scene(rng, split, f"{thing}_color"), say(f"{thing}_color", color=plate.color), "text_color",
+            ask_scene(rng, split, f"{thing}_color"), say(f"{thing}_color", color=plate.color), "shape_color",
             plate.color,
         ),
         *kept,
