@@ -60,6 +60,11 @@ def render_sample(index: int, split: Split, stage: Stage, seed: int) -> Sample:
     return Sample(None, talk_only(rng, split)) if scene == "talk" else _drawn(here, rng, split, scene)
 
 
+def render_at(index: int, split: Split, scene: str, size: Size, seed: int) -> Sample:
+    """Draws a scene (of `SIZED` or `MADE`) at a given width and height, to compare sizes."""
+    return _drawn(studio(), Random(f"{seed}/{split}/{scene}/{index}"), split, scene, size)
+
+
 def _sized(here: Studio, rng: Random, split: Split, scene: str) -> Sample:
     """A picture of any size that the scene can be drawn at."""
     low, high = _ASPECTS.get(scene, (0.0, 9.0))
