@@ -12,6 +12,7 @@ from recipes.data.colors import Rgb, tint
 from recipes.data.labels import QA, SIDE, Split
 from recipes.data.phrases import answer, ask
 from recipes.data.scene_drawings import drawing
+from recipes.data.scene_other_charts import line_chart, pie_chart
 from recipes.data.scene_papers import draw_paper
 from recipes.data.scene_phrases import honest
 from recipes.data.sizes import Size
@@ -22,12 +23,15 @@ _SKINS = ((236, 200, 172), (214, 168, 130), (168, 118, 82), (108, 72, 50), (244,
 
 def draw_beyond(studio: Studio, rng: Random, split: Split, size: Size = (SIDE, SIDE)) -> tuple[Canvas, list[QA]]:
     """A picture beyond the model's world with its honest answers."""
-    kind = rng.choices(("photograph", "drawing", "paper"), (38, 22, 40))[0]
+    kind = rng.choices(("photograph", "drawing", "paper", "pie chart", "line chart"), (36, 20, 36, 4, 4))[0]
     if kind == "paper":
         return draw_paper(studio, rng, split, size)
+    if kind.endswith("chart"):
+        picture = (pie_chart if kind == "pie chart" else line_chart)(studio, rng, split, size)
+        return Canvas(picture, dense=False), honest(rng, split, f"a {kind}")
     picture = photograph(studio, rng, size) if kind == "photograph" else drawing(rng, size)
-    looks = "a photograph" if kind == "photograph" else "a drawing"
-    made = [*honest(rng, split, looks), QA(ask(rng, split, "read"), answer("no_text"), "absent", "no text")]
+    made = honest(rng, split, f"a {kind}")
+    made.append(QA(ask(rng, split, "read"), answer("no_text"), "absent", "no text"))
     made.append(QA(ask(rng, split, "bars"), answer("no_chart"), "absent", "no chart"))
     return Canvas(picture, dense=False), made
 

@@ -97,6 +97,7 @@ ANSWERS: dict[str, str] = {
 }
 LOOKS = (
     "a photograph", "a drawing", "a receipt", "a map", "a page of text", "a screenshot with many things",
+    "a pie chart", "a line chart",
 )  # fmt: skip
 
 
