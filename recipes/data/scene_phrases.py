@@ -78,12 +78,12 @@ _ASKED: dict[str, tuple[tuple[str, ...], str]] = {
     ),
 }  # fmt: skip
 ANSWERS: dict[str, str] = {
-    "caption_sign": "The image shows a {color} sign with the word {text} in {ink} letters.",
-    "caption_signs": "The image shows a {color} sign with the words {text} in {ink} letters.",
-    "caption_button": "The image shows a {color} button with the word {text} in {ink} letters.",
-    "caption_buttons": "The image shows a {color} button with the words {text} in {ink} letters.",
-    "caption_label": "The image shows a {color} label with the word {text} in {ink} letters.",
-    "caption_labels": "The image shows a {color} label with the words {text} in {ink} letters.",
+    "caption_sign": "The image shows {color} sign with the word {text} in {ink} letters.",
+    "caption_signs": "The image shows {color} sign with the words {text} in {ink} letters.",
+    "caption_button": "The image shows {color} button with the word {text} in {ink} letters.",
+    "caption_buttons": "The image shows {color} button with the words {text} in {ink} letters.",
+    "caption_label": "The image shows {color} label with the word {text} in {ink} letters.",
+    "caption_labels": "The image shows {color} label with the words {text} in {ink} letters.",
     "caption_slide": "The image shows a slide with the title {text} and {count} points: {list}.",
     "caption_phone": "The image shows a phone with the message {text}.",
     "sign_color": "The sign is {color}.",

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from PIL import Image, ImageDraw
 
 from recipes.data.canvas import Box, Canvas
-from recipes.data.colors import Rgb
+from recipes.data.colors import Rgb, article
 from recipes.data.grounds import Ground, clashing, pick_ink
 from recipes.data.labels import QA, SIDE, Split
 from recipes.data.phrases import answer, ask, quoted
@@ -176,7 +176,7 @@ def _questions(
     ]  # fmt: skip
     text, count = quoted(scene.text), len(scene.words)
     kind = f"caption_{thing}" + ("s" if count > 1 else "")
-    said = say(kind, color=plate.color, text=text, ink=scene.color)
+    said = say(kind, color=article(plate.color), text=text, ink=scene.color)
     keys = f"{plate.color} {thing}|{text}|in {scene.color} letters"
     return [
         QA(ask(rng, split, "caption"), said, "caption_words", keys),
