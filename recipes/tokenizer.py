@@ -15,7 +15,7 @@ from typing import Any
 from recipes.data.colors import SHADES
 from recipes.data.labels import COLORS, POSITIONS, SHAPES
 from recipes.data.phrases import ANSWERS, FILLERS, QUESTIONS, topics
-from recipes.data.scene_phrases import scene_texts
+from recipes.data.scene_phrases import scene_pieces
 from recipes.data.shapes import plural
 
 PRE_SPLIT = (
@@ -44,10 +44,11 @@ def whole_pieces() -> tuple[str, ...]:
     names = [*COLORS, *SHADES, *SHAPES, *(plural(s) for s in SHAPES), *POSITIONS, *FILLERS, *topics()]
     asked = [t for kind in QUESTIONS.values() for t in (*kind.train, *kind.heldout)]
     pieces: set[str] = set(_PUNCTUATION)
-    for text in (*asked, *ANSWERS.values(), *scene_texts()):
+    for text in (*asked, *ANSWERS.values()):
         bare = re.sub(r"\{\w+\}", "0", text)
         pieces.update(p for p in re.findall(r" [A-Za-z]+", bare) if p.strip() not in ("I", "A"))
         pieces.update(re.findall(r"^[A-Za-z]+", bare))
+    pieces.update(scene_pieces())
     for text in asked:  # typed carelessly
         pieces.update(w.lower() for w in re.findall(r"^[A-Za-z]+", text))
     pieces.update(" " + word for name in names for word in re.findall("[A-Za-z]+", name))

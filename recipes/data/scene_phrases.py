@@ -1,10 +1,11 @@
 """The sentences about pictures as people make them: signs, slides, messages, clocks; and the honest ones.
 
-Kept apart from `phrases`, which has the sentences of the first scenes; `spoken_of` gives the tokenizer their words.
+Kept apart from `phrases`, which has the sentences of the first scenes; `scene_pieces` gives the tokenizer their words.
 """
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from random import Random
 
@@ -133,10 +134,15 @@ def honest(rng: Random, split: Split, looks: str) -> list[QA]:
     return made
 
 
-def scene_texts() -> tuple[str, ...]:
-    """Every sentence of this module, blanks filled with a digit, for the tokenizer's whole pieces."""
+def scene_pieces() -> set[str]:
+    """Every word of this module's sentences as the tokenizer has it: a space before all but the first."""
     asked = [text for train, heldout in _ASKED.values() for text in (*train, heldout)]
-    return (*asked, *ANSWERS.values(), LONG, *(HONEST.format(look) for look in LOOKS))
+    pieces: set[str] = set()
+    for text in (*asked, *ANSWERS.values(), LONG, *(HONEST.format(look) for look in LOOKS)):
+        bare = re.sub(r"\{\w+\}", "0", text)
+        pieces.update(p for p in re.findall(r" [A-Za-z]+", bare) if p != " I")
+        pieces.update(re.findall(r"^[A-Za-z]+", bare))
+    return pieces
 
 
 @lru_cache(maxsize=1)
