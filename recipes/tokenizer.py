@@ -15,6 +15,7 @@ from typing import Any
 from recipes.data.colors import SHADES
 from recipes.data.labels import COLORS, POSITIONS, SHAPES
 from recipes.data.phrases import ANSWERS, FILLERS, QUESTIONS, topics
+from recipes.data.scene_phrases import scene_pieces
 from recipes.data.shapes import plural
 
 PRE_SPLIT = (
@@ -47,6 +48,7 @@ def whole_pieces() -> tuple[str, ...]:
         bare = re.sub(r"\{\w+\}", "0", text)
         pieces.update(p for p in re.findall(r" [A-Za-z]+", bare) if p.strip() not in ("I", "A"))
         pieces.update(re.findall(r"^[A-Za-z]+", bare))
+    pieces.update(scene_pieces())
     for text in asked:  # typed carelessly
         pieces.update(w.lower() for w in re.findall(r"^[A-Za-z]+", text))
     pieces.update(" " + word for name in names for word in re.findall("[A-Za-z]+", name))
