@@ -82,6 +82,17 @@ _TALK = (
     "The {vehicle} was late again {when}.",
 )  # fmt: skip
 
+# What a listener says while another speaks: it asks for nothing. Synthesisers spell "mm-hm" letter by letter; it is
+# hummed by `noise.hum`.
+_LISTENING = (
+    "um hum", "hum hum", "hum", "humm", "umm", "hmm", "hmm hmm", "uh huh", "uh-huh", "yeah", "yep", "yup", "yes", "okay", "OK",
+    "right", "alright", "I see", "aha", "ah", "oh", "huh", "uh", "um", "er", "ooh", "wow", "nice", "cool", "great",
+    "really", "sure", "good", "fine", "of course", "exactly", "absolutely", "true", "indeed", "got it", "I know", "well",
+    "so", "interesting", "makes sense", "oh really", "oh no", "oh wow", "oh dear", "ha ha", "you know", "no", "nah",
+    "very good", "that's right", "no way", "tell me about it", "is that so", "I hear you", "ah okay", "oh I see", "wait",
+)  # fmt: skip
+_LISTENING_HELD_OUT = ("oh right", "fair enough", "um yes", "go on", "I get it", "uh yeah", "good point", "ah I see")
+
 
 def spoken(qa: QA) -> bool:
     """Whether a question about a picture can be asked aloud."""
@@ -139,6 +150,15 @@ def not_for_the_model(rng: Random, split: Split) -> str:
     }  # fmt: skip
     said = rng.choice(_TALK).format(**{blank: rng.choice(words) for blank, words in blanks.items()})
     return capital(said)
+
+
+def backchannel(rng: Random, split: Split) -> str:
+    """A listener's word or two."""
+    if split == "heldout":
+        return capital(rng.choice(_LISTENING_HELD_OUT)) + "."
+    words = [rng.choice(_LISTENING) for _ in range(rng.choices((1, 2, 3), (7, 3, 1))[0])]
+    words = words[:1] * len(words) if rng.random() < 0.3 else words
+    return capital(rng.choice((" ", ", ")).join(words)) + rng.choice((".", ".", "!", "?", "..."))
 
 
 def ask_to_repeat(rng: Random, split: Split) -> str:
