@@ -26,7 +26,7 @@ BAKERS: dict[str, Callable[[], Baker]] = {"festival": lambda: festival, "pico": 
 COUNTS = {"festival": 3500, "pico": 3500, "kokoro": 2500}
 KINDS = ("question", "any question", "repeat", "others", "backchannel")
 SHARES = (50, 6, 28, 9, 7)
-AT_ONCE = 25
+AT_ONCE = 10
 SAMPLES, CLIPS = 4000, 300  # drawn to see which questions are asked most
 EVENNESS = 0.7  # power of a question's count: the seldom ones are many, and each comes once
 
@@ -96,8 +96,9 @@ def bake(folder: Path, group: str, count: int, until: float) -> int:
     done = len(read_index(index)) if index.exists() else 0
     baker = BAKERS[group]() if done < count else festival
     while done < count and time.monotonic() < until:
-        chosen = [texts.text(group, k) for k in range(done, min(count, done + AT_ONCE))]
-        said = baker([text for _, text in chosen], Random(f"speakers/{group}/{done}"))
+        numbers = range(done, min(count, done + AT_ONCE))
+        chosen = [texts.text(group, k) for k in numbers]
+        said = baker([(text, Random(f"speaker/{group}/{k}")) for k, (_, text) in zip(numbers, chosen, strict=True)])
         append(index, ((trimmed(s), who, *what) for (s, who), what in zip(said, chosen, strict=True)))
         done += len(chosen)
     return done

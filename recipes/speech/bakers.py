@@ -22,22 +22,24 @@ import soxr
 from recipes.speech.room import RATE
 
 Spoken = tuple[np.ndarray, str]  # float32 at 16 kHz, and the speaker
-Baker = Callable[[Sequence[str], Random], list[Spoken]]
+Told = Sequence[tuple[str, Random]]  # what is said, and the dice for how
+Baker = Callable[[Told], list[Spoken]]
 
 FESTIVAL = ("ked_diphone", "kal_diphone")
 PICO = ("en-US", "en-GB")
 # eSpeak's phonemes in the letters that Kokoro was trained with, longer ones first.
 KOKORO = (
-    ("ɔɪ", "Y"), ("aɪ", "I"), ("aʊ", "W"), ("eɪ", "A"), ("oʊ", "O"), ("əʊ", "O"), ("tʃ", "ʧ"), ("dʒ", "ʤ"), ("ɜː", "ɜɹ"),
-    ("ɚɹ", "əɹ"), ("ɚ", "əɹ"), ("ɐ", "ə"), ("ː", ""), ("r", "ɹ"), ("x", "k"), ("ʔ", "t"), ("ç", "k"), ("\u0329", ""), ("e", "ɛ"),
+    ("ɔɪ", "Y"), ("aɪ", "I"), ("aʊ", "W"), ("eɪ", "A"), ("oʊ", "O"), ("əʊ", "O"), ("tʃ", "ʧ"), ("dʒ", "ʤ"),
+    ("ɜː", "ɜɹ"), ("ɚɹ", "əɹ"), ("ɚ", "əɹ"), ("ɐ", "ə"), ("ː", ""), ("r", "ɹ"), ("x", "k"), ("ʔ", "t"), ("ç", "k"),
+    ("\u0329", ""), ("e", "ɛ"),
 )  # fmt: skip
 
 
-def festival(texts: Sequence[str], rng: Random) -> list[Spoken]:
+def festival(told: Told) -> list[Spoken]:
     """Festival's two American diphone voices, at many pitches and speeds; one process for all texts."""
     with tempfile.TemporaryDirectory() as folder:
         lines, speakers = [], []
-        for k, text in enumerate(texts):
+        for k, (text, rng) in enumerate(told):
             speakers.append(rng.choice(FESTIVAL))
             mean, lively = rng.uniform(75, 200), rng.uniform(6, 30)
             lines += [
@@ -63,9 +65,9 @@ def pico() -> Baker:
 
     engine = NanoTTS()
 
-    def speak(texts: Sequence[str], rng: Random) -> list[Spoken]:
+    def speak(told: Told) -> list[Spoken]:
         made = []
-        for text in texts:
+        for text, rng in told:
             who = rng.choice(PICO)
             said = engine.speak(text, voice=who, speed=rng.uniform(0.75, 1.35), pitch=rng.uniform(0.7, 1.35))
             made.append((np.frombuffer(said, "<i2").astype(np.float32) / np.float32(32768), who))
@@ -91,9 +93,9 @@ def kokoro() -> Baker:
     with (data / "voices_ja.npz").open("rb") as file:
         styles = dict(np.load(file))
 
-    def speak(texts: Sequence[str], rng: Random) -> list[Spoken]:
+    def speak(told: Told) -> list[Spoken]:
         made = []
-        for text in texts:
+        for text, rng in told:
             tokens = [
                 letters[c] for c in kokoro_phonemes(text, rng.choice(("en-us", "en-us", "en-gb"))) if c in letters
             ]

@@ -85,11 +85,12 @@ _TALK = (
 # What a listener says while another speaks: it asks for nothing. Synthesisers spell "mm-hm" letter by letter; it is
 # hummed by `noise.hum`.
 _LISTENING = (
-    "um hum", "hum hum", "hum", "humm", "umm", "hmm", "hmm hmm", "uh huh", "uh-huh", "yeah", "yep", "yup", "yes", "okay", "OK",
-    "right", "alright", "I see", "aha", "ah", "oh", "huh", "uh", "um", "er", "ooh", "wow", "nice", "cool", "great",
-    "really", "sure", "good", "fine", "of course", "exactly", "absolutely", "true", "indeed", "got it", "I know", "well",
-    "so", "interesting", "makes sense", "oh really", "oh no", "oh wow", "oh dear", "ha ha", "you know", "no", "nah",
-    "very good", "that's right", "no way", "tell me about it", "is that so", "I hear you", "ah okay", "oh I see", "wait",
+    "um hum", "hum hum", "hum", "humm", "umm", "hmm", "hmm hmm", "uh huh", "uh-huh", "yeah", "yep", "yup",
+    "yes", "okay", "OK", "right", "alright", "I see", "aha", "ah", "oh", "huh", "uh", "um", "er", "ooh",
+    "wow", "nice", "cool", "great", "really", "sure", "good", "fine", "of course", "exactly", "absolutely",
+    "true", "indeed", "got it", "I know", "well", "so", "interesting", "makes sense", "oh really", "oh no",
+    "oh wow", "oh dear", "ha ha", "you know", "no", "nah", "very good", "that's right", "no way",
+    "tell me about it", "is that so", "I hear you", "ah okay", "oh I see", "wait",
 )  # fmt: skip
 _LISTENING_HELD_OUT = ("oh right", "fair enough", "um yes", "go on", "I get it", "uh yeah", "good point", "ah I see")
 
