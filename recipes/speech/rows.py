@@ -27,6 +27,7 @@ from recipes.model import LETTERS
 from recipes.pack import IGNORE, Packer, Row, RowBatch, collate_alike
 from recipes.schedule import CURRICULUM
 from recipes.speech.sample import Utterance, render_utterance, say
+from recipes.speech.speakers import asked_aloud
 from recipes.speech.texts import ask_to_repeat, question, sentence_to_repeat, spoken
 from recipes.tiles import tiles_of
 from recipes.tokenizer import heard_words
@@ -173,7 +174,7 @@ def draw(index: int, split: Split, seed: int, mix: Mix) -> Said:
         sample = render_sample(index, split, "tiles" if rng.random() < WIDE else "mix", seed + 1)
         asked = [qa for qa in sample.qa if spoken(qa)]
         if asked:
-            qa = rng.choice(asked)
+            qa = asked_aloud(asked, split, rng)
             sound = say(qa.question, split, rng)
             rest = [q for q in sample.qa if q is not qa]
             beside = tuple(rng.sample(rest, min(TYPED_BESIDE, len(rest))))
@@ -181,7 +182,7 @@ def draw(index: int, split: Split, seed: int, mix: Mix) -> Said:
     if lot >= 1 - TALK:  # of the model itself, of what is beyond it, or of a picture that is not there
         asked = [qa for qa in talk_only(rng, split) if spoken(qa)]
         if asked:
-            qa = rng.choice(asked)
+            qa = asked_aloud(asked, split, rng)
             return Said(say(qa.question, split, rng), "", restated(qa.question, qa.answer), None)
     sound = render_utterance(index, split, seed)
     if sound.kind == "repeat":
@@ -196,7 +197,7 @@ def _clip(index: int, split: Split, seed: int, rng: Random) -> Said:
     asked = [qa for qa in clip.qa if spoken(qa)]
     if rng.random() >= SPOKEN_OF_CLIP or not asked:
         return Said(None, "", "", clip.frames, tuple(clip.qa))
-    qa = rng.choice(asked)
+    qa = asked_aloud(asked, split, rng)
     rest = tuple(q for q in clip.qa if q is not qa)
     return Said(say(qa.question, split, rng), "", restated(qa.question, qa.answer), clip.frames, rest)
 
