@@ -118,7 +118,7 @@ _LISTENING = (
     "wow", "nice", "cool", "great", "really", "sure", "good", "fine", "of course", "exactly", "absolutely",
     "true", "indeed", "got it", "I know", "well", "so", "interesting", "makes sense", "oh really", "oh no",
     "oh wow", "oh dear", "ha ha", "you know", "no", "nah", "very good", "that's right", "no way",
-    "tell me about it", "is that so", "I hear you", "ah okay", "oh I see", "wait",
+    "I hear you", "ah okay", "oh I see", "wait",
 )  # fmt: skip
 _LISTENING_HELD_OUT = ("oh right", "fair enough", "um yes", "go on", "I get it", "uh yeah", "good point", "ah I see")
 
