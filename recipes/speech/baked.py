@@ -52,6 +52,9 @@ class Shelf:
 
     Args:
         folder: with pairs of files.
+
+    Raises:
+        FileNotFoundError: there are none; a run would go on without the voices that it was given.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -62,6 +65,10 @@ class Shelf:
             for one in read_index(index):
                 self._by_words[words_key(one.text)][index.stem].append(one)
                 self._by_kind[one.kind][index.stem].append(one)
+        if not self._by_kind:
+            raise FileNotFoundError(
+                f"{folder} holds no baked voices; run 'python -m recipes.speech.bake --out {folder}'."
+            )
 
     def has(self, text: str) -> bool:
         """Whether somebody says it."""

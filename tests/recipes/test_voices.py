@@ -92,6 +92,8 @@ def test_what_was_baked_is_found_by_its_words(baked: Path) -> None:
         "first", "second",
     }  # fmt: skip
     assert books.of_kind("repeat", Random(1)) is None
+    with pytest.raises(FileNotFoundError, match="holds no baked voices"):
+        Shelf(baked / "elsewhere")
 
 
 def test_training_hears_baked_voices_and_held_out_speakers_stay_espeaks(baked: Path) -> None:
