@@ -28,9 +28,9 @@ from recipes.model import LETTERS
 from recipes.pack import IGNORE, Packer, Row, RowBatch, collate_alike
 from recipes.schedule import CURRICULUM
 from recipes.speech.room import RATE
-from recipes.speech.sample import Utterance, render_utterance, say
+from recipes.speech.sample import Utterance, free_speech, render_utterance, say
 from recipes.speech.speakers import asked_aloud
-from recipes.speech.texts import ask_to_repeat, question, sentence_to_repeat, spoken
+from recipes.speech.texts import ask_to_repeat, spoken
 from recipes.tiles import tiles_of
 from recipes.tokenizer import heard_words
 from vita.config import FilterbankConfig
@@ -167,8 +167,7 @@ def draw(index: int, split: Split, seed: int, mix: Mix) -> Said:
     """Number `index` of the mix: heard only, or to be answered."""
     rng = Random(f"{seed}/{split}/said/{index}/{mix}")
     if mix == "hearing":
-        text = sentence_to_repeat(rng) if rng.random() < 0.45 else question(rng, split)
-        return Said(say(text, split, rng), "", "", None)
+        return Said(free_speech("repeat" if rng.random() < 0.45 else "question", split, rng), "", "", None)
     lot = rng.uniform(CLIPS + PICTURES, 1) if mix == "alone" else rng.random()
     if lot < CLIPS:
         return _clip(index, split, seed, rng)

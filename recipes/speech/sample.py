@@ -17,7 +17,7 @@ from recipes.speech.body import unsaid
 from recipes.speech.noise import babble, music, plain_noise
 from recipes.speech.room import KNOWN, RATE, WORN, hear
 from recipes.speech.speakers import anything, speak
-from recipes.speech.texts import backchannel, not_for_the_model, sentence_to_repeat
+from recipes.speech.texts import backchannel, not_for_the_model, question, sentence_to_repeat
 
 Kind = Literal["repeat", "others", "noise", "music", "babble", "backchannel", "unsaid"]
 KINDS: tuple[Kind, ...] = ("repeat", "others", "noise", "music", "babble", "backchannel", "unsaid")
@@ -63,7 +63,7 @@ def render_utterance(index: int, split: Split, seed: int) -> Utterance:
     rng = Random(f"{seed}/{split}/sound/{index}")
     kind = rng.choices(KINDS, SHARES)[0]
     if kind in ("repeat", "others", "backchannel"):
-        return _said(kind, split, rng)
+        return free_speech(kind, split, rng)
     dice = np.random.default_rng(rng.getrandbits(63))
     if kind == "babble":
         return Utterance(babble(rng, dice, split), "", kind)
@@ -72,11 +72,14 @@ def render_utterance(index: int, split: Split, seed: int) -> Utterance:
     return Utterance(plain_noise(rng, dice) if kind == "noise" else music(rng, dice), "", kind)
 
 
-def _said(kind: Kind, split: Split, rng: Random) -> Utterance:
+def free_speech(kind: str, split: Split, rng: Random) -> Utterance:
+    """Speech of a kind whose words nothing else depends on, also "question"."""
     one = anything(kind, split, rng)
     if one is not None:
         dice = np.random.default_rng(rng.getrandbits(63))
         return Utterance(_heard(one.samples(), RATE, split, rng, dice), one.text, kind)
     if kind == "repeat":
         return say(sentence_to_repeat(rng), split, rng, kind)
+    if kind == "question":
+        return say(question(rng, split), split, rng, kind)
     return say(not_for_the_model(rng, split) if kind == "others" else backchannel(rng, split), split, rng, kind)
