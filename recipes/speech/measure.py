@@ -8,6 +8,7 @@ visible of an answer.
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -146,9 +147,9 @@ def listens(answerer: Answerer, speak: Speak, voice: str, count: int, seed: int)
 
 def noise(answerer: Answerer, count: int, seed: int) -> Row:
     """Noise, music, babble and sounds of a body that get no answer."""
-    made = (render_utterance(k, "heldout", seed) for k in range(100 * count))
-    sounds = [one.samples for one in made if one.kind not in ("repeat", "others", "backchannel")]
-    return _ignored(answerer, answerer.hear(sounds[:count]), "none", "noise ignored")
+    made = (render_utterance(k, "heldout", seed) for k in itertools.count())
+    sounds = (one.samples for one in made if one.kind not in ("repeat", "others", "backchannel"))
+    return _ignored(answerer, answerer.hear(list(itertools.islice(sounds, count))), "none", "noise ignored")
 
 
 def _ignored(answerer: Answerer, heard: Sequence, voice: str, name: str) -> Row:
