@@ -24,6 +24,7 @@ from recipes.data import QA, Stage, render_sample
 from recipes.data.fonts import install_hint
 from recipes.data.studio import studio
 from recipes.decode import Answerer, Asked
+from recipes.look import visible
 from recipes.progress import SECONDS, Progress, minutes
 from recipes.score import Blind, Line, Scored, lines, markdown, score
 from recipes.senses import listen, shown_wrong, watch
@@ -52,6 +53,7 @@ class Part:
         wrong: question, answer and truth.
         seconds: it took.
         done, of: samples that were asked about, and that there are.
+    endless: answers that stopped inside a look, and all of them.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Part:
     seconds: float
     done: int
     of: int
+    endless: tuple[int, int] = (0, 0)
 
     @property
     def title(self) -> str:
@@ -92,7 +95,8 @@ def with_own_answers(answerer: Answerer, asked: Sequence[Asked], seen: Sequence[
     """The same, each first turn answered by the model itself, right or wrong, as in a conversation."""
     second = [k for k, one in enumerate(asked) if one.before]
     firsts = [Asked(asked[k].before[0][0], asked[k].picture) for k in second]
-    said = dict(zip(second, answerer.answer(firsts, seen), strict=True)) if firsts else {}
+    answers = answerer.answer(firsts, seen) if firsts else []
+    said = {k: visible(answer) for k, answer in zip(second, answers, strict=True)}  # no look is in the history
     return [replace(one, before=((one.before[0][0], said[k]),)) if k in said else one for k, one in enumerate(asked)]
 
 
@@ -118,7 +122,9 @@ def evaluate(answerer: Answerer, stage: Stage, count: int) -> Iterator[Part]:
             for qa, answer, points in zip(questions, answers, made, strict=True)
             if points.right < points.of
         ]
-        yield Part(stage, lines(scored), shown_wrong(wrong, SHOWN), time.monotonic() - start, chunk.stop, count)
+        open_ended = sum(one.endless for one in scored), len(scored)
+        seconds = time.monotonic() - start
+        yield Part(stage, lines(scored), shown_wrong(wrong, SHOWN), seconds, chunk.stop, count, open_ended)
 
 
 def chunks(count: int) -> list[range]:
@@ -154,13 +160,19 @@ def describe(answerer: Answerer, files: Sequence[Path]) -> list[tuple[str, str, 
 def report(parts: Sequence[Part], described: Sequence[tuple[str, str, str]], note: str = "") -> str:
     """The whole report as Markdown."""
     text = f"{note}\n\n" if note else ""
-    text += "\n".join(markdown(part.title, part.rows) for part in parts)
+    text += "\n".join(markdown(part.title, part.rows) + looks_of(part) for part in parts)
     if described:
         text += "\n### Pictures of ours\n\n" + "".join(f"- {f}: {q} *{a}*\n" for f, q, a in described)
     for part in parts:
         text += f"\n### Some wrong answers ({part.name})\n\n"
         text += "".join(f"- {q} *{a}* (truth: {t})\n" for q, a, t in part.wrong)
     return text
+
+
+def looks_of(part: Part) -> str:
+    """A sentence about looks that never ended, if there are any."""
+    stopped, answers = part.endless
+    return f"\nLooks that never ended: {stopped} of {answers} answers.\n" if stopped else ""
 
 
 def as_json(parts: Sequence[Part], described: Sequence[tuple[str, str, str]]) -> dict[str, Any]:
@@ -170,6 +182,7 @@ def as_json(parts: Sequence[Part], described: Sequence[tuple[str, str, str]]) ->
             part.name: {
                 "seconds": round(part.seconds, 1),
                 "samples": [part.done, part.of],
+                "endless_looks": list(part.endless),
                 "rows": [{**asdict(row), "share": row.share, "interval": row.interval} for row in part.rows],
             }
             for part in parts
