@@ -144,9 +144,9 @@ _SHY = 2.0  # how much less likely a new word is written down than "some other w
 def carried(weights: dict[str, Tensor], old: Tokenizer, new: Tokenizer) -> dict[str, Tensor]:
     """Weights for another vocabulary: rows of the embedding, the head and the words heard go by text, not by id.
 
-    What both vocabularies hold keeps its logits to the bit. A new piece begins as the mean of its variants (with a space
-    before it, without) in the embedding, else of its characters; a new special token as noise. A new heard word begins
-    as a less likely "other word".
+    What both vocabularies hold keeps its rows. A new piece begins as the mean of its variants (with a space before it,
+    without) in the embedding, else of its characters; a new special token as noise. A new heard word begins as a less
+    likely "other word".
 
     Args:
         weights: by the learner's names.

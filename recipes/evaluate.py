@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from recipes.data import QA, Stage, render_sample
 from recipes.data.fonts import install_hint
+from recipes.data.natural import varied
 from recipes.data.studio import studio
 from recipes.decode import Answerer, Asked
 from recipes.look import visible
@@ -38,6 +40,7 @@ CHUNK = 30  # samples drawn and answered at a time
 TITLES = {
     "mix": "Held-out pictures",
     "tiles": "Held-out wide and tall pictures, cut into tiles",
+    "natural": "Held-out pictures, asked as people type",
     "sounds": "Held-out voices and sounds",
     "clips": "Held-out clips",
 }
@@ -70,8 +73,8 @@ class Part:
         return TITLES[self.name] + (f" (the first {self.done} of {self.of})" if self.done < self.of else "")
 
 
-def draw(stage: Stage, samples: range) -> tuple[list[np.ndarray], list[QA], list[Asked]]:
-    """Held-out pictures, and every question about them."""
+def draw(stage: Stage, samples: range, *, natural: bool = False) -> tuple[list[np.ndarray], list[QA], list[Asked]]:
+    """Held-out pictures, and every question about them; each in a held-out way of typing, if asked for."""
     pictures: list[np.ndarray] = []
     questions: list[QA] = []
     asked: list[Asked] = []
@@ -81,8 +84,9 @@ def draw(stage: Stage, samples: range) -> tuple[list[np.ndarray], list[QA], list
         if sample.picture is not None:
             here = len(pictures)
             pictures.append(sample.picture)
-        questions += sample.qa
-        asked += [Asked(qa.question, here, before_of(qa)) for qa in sample.qa]
+        made = varied(Random(f"{SEED}/natural/{index}"), "heldout", sample.qa, 1.0) if natural else sample.qa
+        questions += made
+        asked += [Asked(qa.question, here, before_of(qa)) for qa in made]
     return pictures, questions, asked
 
 
@@ -105,14 +109,15 @@ def training_questions(stage: Stage, count: int) -> list[QA]:
     return [qa for index in range(count) for qa in render_sample(index, "train", stage, SEED).qa]
 
 
-def evaluate(answerer: Answerer, stage: Stage, count: int) -> Iterator[Part]:
+def evaluate(answerer: Answerer, stage: Stage, count: int, *, natural: bool = False) -> Iterator[Part]:
     """Ask everything about `count` held-out pictures of a stage; yields the result so far after each chunk."""
+    name = "natural" if natural else stage
     start = time.monotonic()
     blind = Blind(training_questions(stage, 2 * count))
     scored: list[Scored] = []
     wrong: list[tuple[str, str, str]] = []
     for chunk in chunks(count):
-        pictures, questions, asked = draw(stage, chunk)
+        pictures, questions, asked = draw(stage, chunk, natural=natural)
         seen = answerer.see(pictures)
         answers = answerer.answer(with_own_answers(answerer, asked, seen), seen)
         made = score(questions, answers, blind)
@@ -124,7 +129,7 @@ def evaluate(answerer: Answerer, stage: Stage, count: int) -> Iterator[Part]:
         ]
         open_ended = sum(one.endless for one in scored), len(scored)
         seconds = time.monotonic() - start
-        yield Part(stage, lines(scored), shown_wrong(wrong, SHOWN), seconds, chunk.stop, count, open_ended)
+        yield Part(name, lines(scored), shown_wrong(wrong, SHOWN), seconds, chunk.stop, count, open_ended)
 
 
 def chunks(count: int) -> list[range]:
@@ -197,6 +202,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder for eval.md and eval.json")
     parser.add_argument("--pictures", type=int, default=260, help="held-out pictures of the mix")
     parser.add_argument("--wide", type=int, default=50, help="held-out pictures to be tiled")
+    parser.add_argument("--natural", type=int, default=60, help="held-out pictures asked about as people type")
     parser.add_argument("--spoken", type=int, default=70, help="held-out pictures asked about aloud")
     parser.add_argument("--sounds", type=int, default=100, help="held-out sentences to repeat, and sounds to ignore")
     parser.add_argument("--clips", type=int, default=60, help="held-out clips")
@@ -238,6 +244,7 @@ def parts_of(answerer: Answerer, options: argparse.Namespace, hears: bool) -> It
     wanted: list[tuple[Stage, int]] = [("mix", options.pictures), ("tiles", options.wide)]
     for stage, count in wanted:
         yield from evaluate(answerer, stage, count)
+    yield from evaluate(answerer, "mix", options.natural, natural=True)
     if options.spoken and hears:
         yield from evaluate_sounds(answerer, options.spoken, options.sounds)
     yield from evaluate_clips(answerer, options.clips)
@@ -253,9 +260,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     hears = "audio" not in open_checkpoint(options.checkpoint, offline=True).untrained
     said, note = needs(options, hears)
     audios = options.spoken + 2 * options.sounds if hears else 0
-    counts = {"mix": options.pictures, "tiles": options.wide, "sounds": audios, "clips": options.clips}
+    counts = {
+        "mix": options.pictures, "tiles": options.wide, "natural": options.natural, "sounds": audios,
+        "clips": options.clips,
+    }  # fmt: skip
     seconds = sum(SECONDS[name] * count for name, count in counts.items())
-    names = {"mix": "images", "tiles": "wide images", "sounds": "audio clips", "clips": "videos"}
+    names = {
+        "mix": "images",
+        "tiles": "wide images",
+        "natural": "images asked about freely",
+        "sounds": "audio clips",
+        "clips": "videos",
+    }
     drawn = ", ".join(f"{count} {names[name]}" for name, count in counts.items() if count)
     print(f"vita: draws and asks about {drawn}: about {minutes(seconds)} on one quiet core", file=sys.stderr)
     print(f"vita: needs {said}", file=sys.stderr, flush=True)

@@ -16,7 +16,7 @@ MARKS = "☜☞☟"  # response states, which stand before the look
 # ("The image shows 2 shapes: ...", "I hear: ...") belong to the answer. On the right is what a look keeps of its head.
 _HEADS = {"I see ": "", "It says ": "", "First the ": "first the "}
 _COUNTED = re.compile(r" \(\d\)")
-_QUOTED = re.compile(r"(?<!\w)'(?:[^'\n]|'(?=\w))*'(?!\w)")
+QUOTED = re.compile(r"(?<!\w)'(?:[^'\n]|'(?=\w))*'(?!\w)")
 
 
 def split(text: str) -> tuple[str, str]:
@@ -30,7 +30,7 @@ def split(text: str) -> tuple[str, str]:
         before, _, inner = rest.partition(THINK)
         look, _, answer = inner.partition(END_THINK)
         return look, mark + before + answer
-    bare = _QUOTED.sub(lambda found: "_" * len(found[0]), rest)  # a colon in a quoted text ends nothing
+    bare = QUOTED.sub(lambda found: "_" * len(found[0]), rest)  # a colon in a quoted text ends nothing
     end = bare.rfind(": ")
     if end < 0:
         return "", text

@@ -1,7 +1,7 @@
 """Samples as token sequences: all questions about one picture in one row.
 
-Owns the conversation's form in training, which is the engine's prompt followed by the answer with its look. A row is a prefix
-(system text, picture) and segments that see the prefix and themselves; positions start again after the prefix.
+Owns the conversation's form in training, which is the engine's prompt followed by the answer with its look. A row is
+a prefix (system text, picture) and segments that see the prefix and themselves; positions start again after it.
 Does not know what pictures look like: only how many tiles one has.
 """
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from recipes.data import QA
+from recipes.data.natural import SHARE, varied
 from recipes.look import END_THINK, THINK, looked, split, visible
 from vita.prompt.template import IMAGE_PLACEHOLDER, SYSTEM
 from vita.prompt.tokenizer import Tokenizer
@@ -148,9 +149,15 @@ class Packer:
         given = [free for ids, free in parts for _ in ids]
         return Turn(asked, said, len(given), tuple(given))
 
-    def row(self, questions: Sequence[QA], tiles: int, rng: Random, *, drill: bool = False) -> Row:
-        """One row of a few questions in random order; some rows begin with a dialogue of two turns."""
-        asked = list(questions)
+    def row(
+        self, questions: Sequence[QA], tiles: int, rng: Random, *, drill: bool = False, natural: float = SHARE
+    ) -> Row:
+        """One row of a few questions in random order; some rows begin with a dialogue of two turns.
+
+        A share of the questions is typed as people type (`recipes.data.natural`), with a question made of others now
+        and then; not in a drill.
+        """
+        asked = varied(rng, "train", questions, natural) if natural and not drill else list(questions)
         rng.shuffle(asked)
         asked = asked[: MOST_DRILLS if drill else MOST_QUESTIONS]
         dialogues = [[qa] if qa.after is None else [qa.after, qa] for qa in asked]

@@ -49,6 +49,8 @@ ROWS: tuple[tuple[str, int | None, tuple[str, ...]], ...] = (
     ("not in the picture, no picture: honest", None, ("absent", "no_picture", "nothing")),
     ("about itself", None, ("who", "able", "hello")),
     ("follow-up about the answer before", None, turn_kinds()),
+    ("two questions in one", None, ("both",)),
+    ("something wrong taken for granted", None, ("presupposed",)),
 )
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from recipes.data import QA, Split, render_sample
 from recipes.data.clips import render_clip
 from recipes.data.labels import capital, small
+from recipes.data.natural import varied
 from recipes.data.scene_other import talk_only
 from recipes.feed import Batch, build_batch
 from recipes.look import joined, split
@@ -222,7 +223,8 @@ class SpeechPacker:
         """
         packer = self.packer
         heard = [packer.turn(self.heard(said.typed, tokens, tiles), said.answer)] if said.sound else []
-        typed = [packer.dialogue([qa] if qa.after is None else [qa.after, qa], tiles) for qa in said.beside]
+        beside = varied(Random("/".join(qa.question for qa in said.beside)), "train", said.beside)
+        typed = [packer.dialogue([qa] if qa.after is None else [qa.after, qa], tiles) for qa in beside]
         return packer.lay_out([heard, *typed] if heard else typed, tiles, video=said.video)
 
     def heard(self, typed: str, tokens: int, tiles: int) -> list[int]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from recipes.checkpoint import carried, load_weights, read_shipped
@@ -15,6 +13,7 @@ from recipes.pack import Packer
 from recipes.score import Blind, points, score
 from recipes.senses import reply
 from recipes.speech.rows import repeated, restated
+from recipes.spelled import spelled
 from recipes.tokenizer import build_tokenizer
 
 from vita.checkpoint.files import DEFAULT
@@ -136,3 +135,8 @@ def test_weights_keep_their_logits_in_another_vocabulary(tokenizer: Tokenizer) -
     for k in range(old.size):
         moved_to = next(i for i in range(tokenizer.size) if tokenizer.token_bytes(i) == old.token_bytes(k))
         assert torch.equal(new_logits[:, moved_to], old_logits[:, k]), old.token_bytes(k)
+
+
+def test_ordinary_sentences_are_not_spelled() -> None:
+    found = spelled(60)
+    assert sum(found.values()) < 60, found.most_common(10)

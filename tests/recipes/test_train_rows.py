@@ -58,10 +58,10 @@ def test_a_second_turn_is_the_engines(packer: Packer) -> None:
 
 
 def test_only_marks_answers_and_ends_are_taught(packer: Packer) -> None:
-    row = packer.row(ASKED, 1, Random(3))
+    row = packer.row(ASKED, 1, Random(3), natural=0)
     said = packer.tokenizer.decode(row.ids[row.taught > 0].tolist())
     assert sorted(said.split("<|im_end|>")[:-1]) == sorted("☜" + qa.answer for qa in ASKED)
-    batch = collate([row, packer.row(ASKED[:1], 0, Random(0))])
+    batch = collate([row, packer.row(ASKED[:1], 0, Random(0), natural=0)])
     taught = batch.target != IGNORE
     assert taught.sum() == (row.taught > 0).sum() + len(packer.dialogue(ASKED[:1], 0)[0].said)
     following = torch.roll(batch.ids, -1, 1)
@@ -118,7 +118,7 @@ def test_a_look_is_not_in_the_history(packer: Packer) -> None:
 def test_a_segment_sees_what_the_question_alone_would_see(packer: Packer) -> None:
     torch.manual_seed(0)
     model = Learner(sizes("tiny", packer.tokenizer.size)).eval()
-    row = packer.row(ASKED, 1, Random(1))
+    row = packer.row(ASKED, 1, Random(1), natural=0)
     batch = collate([row])
     embeds = torch.randn(1, len(row.ids), model.size.decoder.hidden_size)
     with torch.no_grad():
@@ -133,7 +133,7 @@ def test_a_segment_sees_what_the_question_alone_would_see(packer: Packer) -> Non
 def test_padding_changes_no_loss(packer: Packer) -> None:
     torch.manual_seed(0)
     model = Learner(sizes("tiny", packer.tokenizer.size)).eval()
-    short, long = packer.row(ASKED[:1], 1, Random(1)), packer.row(ASKED, 1, Random(1))
+    short, long = packer.row(ASKED[:1], 1, Random(1), natural=0), packer.row(ASKED, 1, Random(1), natural=0)
     seen = torch.randn(2, ROWS_PER_TILE, model.size.decoder.hidden_size)
     with torch.no_grad():
         both = answer_loss(model, collate([short, long]), seen)[0]
