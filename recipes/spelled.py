@@ -1,7 +1,7 @@
 """Words of the recipe's own sentences that its tokenizer still spells: `python -m recipes.spelled --samples 2000`.
 
-Whoever adds phrases adds these to `recipes/data/scene_words.txt`, before a run starts: then they are whole pieces. Words
-in quotation marks are texts of pictures and stay spelled.
+Whoever adds phrases adds these to `recipes/data/scene_words.txt`, before a run starts: then they are whole pieces.
+Words in quotation marks are texts of pictures and stay spelled.
 """
 
 from __future__ import annotations

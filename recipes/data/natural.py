@@ -54,7 +54,8 @@ _INSTEAD: dict[str, tuple[str, str]] = {
     ),
     "read": (
         "whats it say|What's it say?|Text?|the text?|what does that say|Which text is this?|Read it.|read pls|"
-        "Read it to me.|What's written here?|whats written|What do the letters say?|And what does it say?|Can you read it?|word?",
+        "Read it to me.|What's written here?|whats written|What do the letters say?|And what does it say?|"
+        "Can you read it?|word?",
         "Spell it out.|What is it that's written here?|wot does it say",
     ),
     "text_color": (
