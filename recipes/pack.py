@@ -93,7 +93,8 @@ class Packer:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
         self._start, self._end = tokenizer.im_start, tokenizer.im_end
-        self._think = {text: tokenizer.token_id(text) for text in (THINK, END_THINK)}
+        ids = {text: tokenizer.backend.token_to_id(text) for text in (THINK, END_THINK)}
+        self._think = {text: k for text, k in ids.items() if k is not None}  # older vocabularies have none
 
     def prefix(self, tiles: int, *, video: bool = False) -> list[int]:
         """Everything before the first question, up to and with the rows of the picture's tiles or clip's frames."""
