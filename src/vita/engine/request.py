@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from vita.engine.sampler import SamplingState
     from vita.model.kv_cache import KVCache
-    from vita.prompt.detokenizer import Detokenizer
+    from vita.prompt.answer_text import AnswerText
 
 
 class Phase(enum.Enum):
@@ -84,7 +84,8 @@ class Request:
     inputs: ProcessedInputs | None = None
     atoms: tuple[Atom, ...] = ()
     capacity: int = 0  # positions reserved for each of its sequences
-    limit: int = 0  # most tokens of each answer
+    limit: int = 0  # most visible tokens of each answer
+    most: int = 0  # most tokens of each, with its reasoning
     cache: KVCache | None = None  # while prefilling; then its sequences' own
     reserved: int = 0  # bytes of the KV pool for its further answers, until they have slabs
     reused: int = 0  # positions found in the prefix cache
@@ -126,10 +127,10 @@ class Sequence:
     index: int
     cache: KVCache
     sampling: SamplingState
-    text: Detokenizer
+    text: AnswerText
     newest: Tensor
     tokens: list[Token] = field(default_factory=list)
-    logprobs: list[TokenLogprob] = field(default_factory=list)  # of the tokens, if they were asked for
+    logprobs: list[TokenLogprob] = field(default_factory=list)  # of the visible tokens, if they were asked for
     pieces: list[str] = field(default_factory=list)  # of the text that was given out
     launched: int = 0
     in_flight: int = 0
@@ -139,7 +140,12 @@ class Sequence:
     reason: FinishReason | None = None
 
     @property
+    def visible(self) -> int:
+        """Tokens that are not its reasoning's."""
+        return len(self.tokens) - self.text.reasoning_tokens
+
+    @property
     def can_step(self) -> bool:
         """Whether one more token may be asked for."""
-        more = self.launched < self.request.limit and self.cache.length < self.cache.capacity
+        more = self.launched < self.request.most and self.cache.length < self.cache.capacity
         return self.reason is None and more and not self.request.events.full
