@@ -24,11 +24,10 @@ from vita.engine.request import Phase, Request, Sequence, Token
 from vita.engine.runner import DeviceError, Launched, Runner
 from vita.engine.scheduler import FIRST_POSITIONS, Limits, Plan, Scheduler, WorkUnit
 from vita.errors import Cancelled, ResourceError
-from vita.events import FinishReason, ReasoningDelta, Started, TextDelta
+from vita.events import FinishReason, Started
 from vita.model.kv_cache import KVCache
 from vita.options import EngineOptions
 from vita.planning.memory_plan import prefill_chunk, tile_batch
-from vita.prompt.answer_text import Pieces
 from vita.prompt.processor import Processor
 
 log = logging.getLogger("vita")
@@ -277,7 +276,7 @@ class EngineCore:
             answer.logprobs.append(token_logprob(token, self.model.tokenizer))
         if len(answer.tokens) == 1:
             request.events.put(Started(text.state, answer.index))
-        self._say(answer, pieces)
+        answer.say(pieces)
         answer.told_at = None if request.events.full else now
         if text.stopped or (token.id in self.model.stop_ids and not request.params.ignore_eos):
             self._end_answer(answer, "stop")
@@ -287,13 +286,6 @@ class EngineCore:
             or (answer.cache.length >= answer.cache.capacity and not answer.in_flight and not self._grow(answer))
         ):
             self._end_answer(answer, "length")
-
-    def _say(self, answer: Sequence, pieces: Pieces) -> None:
-        if pieces.reasoning:
-            answer.request.events.put(ReasoningDelta(pieces.reasoning, answer.index))
-        if pieces.text:
-            answer.pieces.append(pieces.text)
-            answer.request.events.put(TextDelta(pieces.text, answer.index))
 
     def _grow(self, answer: Sequence) -> bool:
         """More positions for an answer without a limit; False if there are none."""
@@ -306,7 +298,7 @@ class EngineCore:
     def _end_answer(self, answer: Sequence, reason: FinishReason) -> None:
         answer.reason = reason
         request = answer.request
-        self._say(answer, answer.text.flush())
+        answer.say(answer.text.flush())
         self.scheduler.stop(answer)
         self._release(answer)
         done = done_of_answer(answer, reason, self.model)

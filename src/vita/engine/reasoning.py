@@ -34,11 +34,11 @@ class ReasoningState:
         self._place: _Place | None = None
 
     def mask(self, scores: Tensor) -> Tensor:
-        """Scores `[vocab]` in which no second reasoning can begin, and with a limit of 0 no first one."""
-        closed = self._at(scores).closed
+        """Scores `[vocab]` in which no reasoning can begin within or after the first, and with a limit of 0 none."""
+        place = self._at(scores)
         begin = self._tokens.begin
         masked = scores.clone()
-        masked[begin] = -torch.inf if self._limit == 0 else torch.where(closed, -torch.inf, scores[begin])
+        masked[begin] = -torch.inf if self._limit == 0 else torch.where(place.open | place.closed, -torch.inf, scores[begin])
         return masked
 
     def force(self, token: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from vita.engine.handle import EventQueue
 from vita.engine.prefix_cache import Atom
-from vita.events import FinishReason, TokenLogprob
+from vita.events import FinishReason, ReasoningDelta, TextDelta, TokenLogprob
 from vita.prompt.processor import ProcessedInputs
 from vita.runtime.clock import Stopwatch
 from vita.types import MediaSpan, SamplingParams, Span
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from vita.engine.sampler import SamplingState
     from vita.model.kv_cache import KVCache
-    from vita.prompt.answer_text import AnswerText
+    from vita.prompt.answer_text import AnswerText, Pieces
 
 
 class Phase(enum.Enum):
@@ -138,6 +138,14 @@ class Sequence:
     told_at: float | None = None  # when its newest token was given out; None: the reader's queue was full then
     released: bool = False  # its slab was given back
     reason: FinishReason | None = None
+
+    def say(self, pieces: Pieces) -> None:
+        """Give text out."""
+        if pieces.reasoning:
+            self.request.events.put(ReasoningDelta(pieces.reasoning, self.index))
+        if pieces.text:
+            self.pieces.append(pieces.text)
+            self.request.events.put(TextDelta(pieces.text, self.index))
 
     @property
     def visible(self) -> int:

@@ -122,8 +122,8 @@ class SamplingState:
         generator: the sequence's own source of randomness, on the CPU, so that a seed means the same on every
             device; None: greedy.
         reasoning: where the answer stands in its reasoning; None: the checkpoint has none.
-        generated: bool `[vocab]` on the device, which tokens the visible answer holds; None until there is one, and always
-            without a penalty.
+        generated: bool `[vocab]` on the device, which tokens the visible answer holds; None until there is one, and
+            always without a penalty.
         counts: float32 `[vocab]` on the device, how often it holds each token; None until there is one, and
             always without a frequency or presence penalty.
         bias: float32 `[vocab]` on the device; None until it is used, and always without `logit_bias`.
