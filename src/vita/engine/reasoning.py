@@ -38,7 +38,9 @@ class ReasoningState:
         place = self._at(scores)
         begin = self._tokens.begin
         masked = scores.clone()
-        masked[begin] = -torch.inf if self._limit == 0 else torch.where(place.open | place.closed, -torch.inf, scores[begin])
+        masked[begin] = (
+            -torch.inf if self._limit == 0 else torch.where(place.open | place.closed, -torch.inf, scores[begin])
+        )
         return masked
 
     def force(self, token: Tensor) -> Tensor:
