@@ -22,8 +22,10 @@ from torch import Tensor
 from recipes.data import QA, Split, render_sample
 from recipes.data.clips import render_clip
 from recipes.data.labels import capital, small
+from recipes.data.natural import varied
 from recipes.data.scene_other import talk_only
 from recipes.feed import Batch, build_batch
+from recipes.look import joined, split
 from recipes.model import LETTERS
 from recipes.pack import IGNORE, Packer, Row, RowBatch, collate_alike
 from recipes.schedule import CURRICULUM
@@ -148,13 +150,15 @@ def _book() -> dict[str, int]:
 
 
 def restated(question: str, answer: str) -> str:
-    """What is said to a spoken question: first the question as it was heard, on a line of its own.
+    """What is said to a spoken question: the question as it was heard is the first line of the look.
 
-    The answer can then look for the question's words in what was written, as it does for a typed one; and who asked
-    sees what was understood.
+    The answer can then look for the question's words in what was written, as it does for a typed one. What a look sees
+    follows on a line of its own; an answer that needs no look has one that is only the question.
     """
     asked = capital(question)
-    return f"{SPOKEN_MARK}{asked if asked[-1] in '.?!' else asked + '?'}\n{answer}"
+    asked = asked if asked[-1] in ".?!" else asked + "?"
+    look, said = split(answer)
+    return joined(f"{asked}\n{look}" if look else asked, SPOKEN_MARK + said)
 
 
 def repeated(text: str) -> str:
@@ -222,7 +226,8 @@ class SpeechPacker:
         """
         packer = self.packer
         heard = [packer.turn(self.heard(said.typed, tokens, tiles), said.answer)] if said.sound else []
-        typed = [packer.dialogue([qa] if qa.after is None else [qa.after, qa], tiles) for qa in said.beside]
+        beside = varied(Random("/".join(qa.question for qa in said.beside)), "train", said.beside)
+        typed = [packer.dialogue([qa] if qa.after is None else [qa.after, qa], tiles) for qa in beside]
         return packer.lay_out([heard, *typed] if heard else typed, tiles, video=said.video)
 
     def heard(self, typed: str, tokens: int, tiles: int) -> list[int]:
