@@ -36,8 +36,8 @@ relations), bar charts, numbers, small sums, clocks; and a second question about
 size are shown to it whole, as one tile of 224 px. Short clips: what moves where, what changes its colour, which word or
 shape comes first and last. It writes down short spoken sentences of everyday words, and gives no answer to noise,
 music, babble and talk between others. Where an answer needs several looks it lists what it sees and counts what was
-asked for, "a red ring (1)", before it concludes; a spoken question it states again, on a line of its own,
-before it answers. About everything else it was trained to say that it can only describe simple pictures.
+asked for, "a red ring (1)", between the tokens `<think>` and `</think>`, before it answers; a spoken question it states
+again there. About everything else it was trained to say that it can only describe simple pictures.
 
 **What it does not.** It knows no photographs, no faces, no facts about the world. It has heard only eSpeak NG's voices,
 never a person's: how well it understands you is not measured. It writes down only words it was taught. It answers in

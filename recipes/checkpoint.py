@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from recipes.model import Learner, sizes
+from recipes.tokenizer import words_of_pieces
 from vita.checkpoint.load import load_model
 from vita.checkpoint.open import open_checkpoint
 from vita.prompt.tokenizer import Tokenizer
@@ -132,6 +133,55 @@ def read_shipped(folder: Path) -> dict[str, Tensor]:
         if not (deaf and f"{part}.".startswith(EARS)):
             weights |= {f"{part}.{name}": tensor for name, tensor in module.state_dict().items()}
     return weights
+
+
+TABLES = ("decoder.embed.weight", "decoder.head.weight")
+WORDS = ("words.weight", "words.bias")
+_NEW = 0.02  # deviation of a new row's noise
+_SHY = 2.0  # how much less likely a new word is written down than "some other word"
+
+
+def carried(weights: dict[str, Tensor], old: Tokenizer, new: Tokenizer) -> dict[str, Tensor]:
+    """Weights for another vocabulary: rows of the embedding, the head and the words heard go by text, not by id.
+
+    What both vocabularies hold keeps its rows. A new piece begins as the mean of its variants (with a space before it,
+    without) in the embedding, else of its characters; a new special token as noise. A new heard word begins as a less
+    likely "other word".
+
+    Args:
+        weights: by the learner's names.
+        old, new: tokenizers of the recipe.
+    """
+    names = {text: k for k, text in pieces_of(old).items()}
+    dice = torch.Generator().manual_seed(0)
+    changed = dict(weights)
+    for table in TABLES:
+        rows = weights[table]
+        made = _NEW * torch.randn(new.size, rows.shape[1], generator=dice)
+        for k, text in pieces_of(new).items():
+            if text in names:
+                made[k] = rows[names[text]]
+            elif k not in new.special:
+                variants = [t for t in (" " + text, text.strip(), text.strip().capitalize()) if t in names]
+                like = variants if variants and table == TABLES[0] else list(text)
+                made[k] += rows[[names[t] for t in like]].mean(0)
+        changed[table] = made
+    if WORDS[0] in weights:
+        before, now = (words_of_pieces(pieces_of(tokenizer, added=False).values()) for tokenizer in (old, new))
+        at = {word: k for k, word in enumerate(before, start=1)}
+        for name in WORDS:
+            rows = weights[name]
+            if len(rows) != len(before) + 2:
+                raise ValueError(f"{name} has {len(rows)} rows; the tokenizer has {len(before)} words")
+            fresh = rows[-1] - _SHY if rows.dim() == 1 else rows[-1]
+            changed[name] = torch.stack([rows[0], *(rows[at[w]] if w in at else fresh for w in now), rows[-1]])
+    return changed
+
+
+def pieces_of(tokenizer: Tokenizer, *, added: bool = True) -> dict[int, str]:
+    """The text of every id; bytes that are no text by themselves have their escape."""
+    count = tokenizer.size if added else tokenizer.backend.get_vocab_size(with_added_tokens=False)
+    return {k: tokenizer.token_bytes(k).decode("utf-8", "backslashreplace") for k in range(count)}
 
 
 def save_heads(model: Learner, path: Path) -> None:

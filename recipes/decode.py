@@ -31,7 +31,7 @@ from vita.prompt.template import spans_of_ids
 from vita.prompt.tokenizer import Tokenizer
 from vita.types import MediaSpan
 
-MOST_TOKENS = 140
+MOST_TOKENS = 180
 TILES_AT_ONCE = 16
 
 
@@ -94,7 +94,7 @@ class Answerer:
     def answer(
         self, asked: Sequence[Asked], seen: Sequence[Tensor], heard: Sequence[Tensor] = (), batch: int = 64
     ) -> list[str]:
-        """One answer for each question, the end and the mark of typed questions cut off."""
+        """One answer for each question with its look, the end and the mark of typed questions cut off."""
         prompts = [self._prompt(one, seen, heard) for one in asked]
         order = sorted(range(len(asked)), key=lambda k: len(prompts[k]))
         answers = [""] * len(asked)

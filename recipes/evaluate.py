@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,10 @@ from torch import Tensor
 
 from recipes.data import QA, Stage, render_sample
 from recipes.data.fonts import install_hint
+from recipes.data.natural import varied
 from recipes.data.studio import studio
 from recipes.decode import Answerer, Asked
+from recipes.look import visible
 from recipes.progress import SECONDS, Progress, minutes
 from recipes.score import Blind, Line, Scored, lines, markdown, score
 from recipes.senses import listen, shown_wrong, watch
@@ -37,6 +40,7 @@ CHUNK = 30  # samples drawn and answered at a time
 TITLES = {
     "mix": "Held-out pictures",
     "tiles": "Held-out wide and tall pictures, cut into tiles",
+    "natural": "Held-out pictures, asked as people type",
     "sounds": "Held-out voices and sounds",
     "clips": "Held-out clips",
 }
@@ -52,6 +56,7 @@ class Part:
         wrong: question, answer and truth.
         seconds: it took.
         done, of: samples that were asked about, and that there are.
+    endless: answers that stopped inside a look, and all of them.
     """
 
     name: str
@@ -60,6 +65,7 @@ class Part:
     seconds: float
     done: int
     of: int
+    endless: tuple[int, int] = (0, 0)
 
     @property
     def title(self) -> str:
@@ -67,8 +73,8 @@ class Part:
         return TITLES[self.name] + (f" (the first {self.done} of {self.of})" if self.done < self.of else "")
 
 
-def draw(stage: Stage, samples: range) -> tuple[list[np.ndarray], list[QA], list[Asked]]:
-    """Held-out pictures, and every question about them."""
+def draw(stage: Stage, samples: range, *, natural: bool = False) -> tuple[list[np.ndarray], list[QA], list[Asked]]:
+    """Held-out pictures, and every question about them; each in a held-out way of typing, if asked for."""
     pictures: list[np.ndarray] = []
     questions: list[QA] = []
     asked: list[Asked] = []
@@ -78,8 +84,9 @@ def draw(stage: Stage, samples: range) -> tuple[list[np.ndarray], list[QA], list
         if sample.picture is not None:
             here = len(pictures)
             pictures.append(sample.picture)
-        questions += sample.qa
-        asked += [Asked(qa.question, here, before_of(qa)) for qa in sample.qa]
+        made = varied(Random(f"{SEED}/natural/{index}"), "heldout", sample.qa, 1.0) if natural else sample.qa
+        questions += made
+        asked += [Asked(qa.question, here, before_of(qa)) for qa in made]
     return pictures, questions, asked
 
 
@@ -92,7 +99,8 @@ def with_own_answers(answerer: Answerer, asked: Sequence[Asked], seen: Sequence[
     """The same, each first turn answered by the model itself, right or wrong, as in a conversation."""
     second = [k for k, one in enumerate(asked) if one.before]
     firsts = [Asked(asked[k].before[0][0], asked[k].picture) for k in second]
-    said = dict(zip(second, answerer.answer(firsts, seen), strict=True)) if firsts else {}
+    answers = answerer.answer(firsts, seen) if firsts else []
+    said = {k: visible(answer) for k, answer in zip(second, answers, strict=True)}  # no look is in the history
     return [replace(one, before=((one.before[0][0], said[k]),)) if k in said else one for k, one in enumerate(asked)]
 
 
@@ -101,14 +109,15 @@ def training_questions(stage: Stage, count: int) -> list[QA]:
     return [qa for index in range(count) for qa in render_sample(index, "train", stage, SEED).qa]
 
 
-def evaluate(answerer: Answerer, stage: Stage, count: int) -> Iterator[Part]:
+def evaluate(answerer: Answerer, stage: Stage, count: int, *, natural: bool = False) -> Iterator[Part]:
     """Ask everything about `count` held-out pictures of a stage; yields the result so far after each chunk."""
+    name = "natural" if natural else stage
     start = time.monotonic()
     blind = Blind(training_questions(stage, 2 * count))
     scored: list[Scored] = []
     wrong: list[tuple[str, str, str]] = []
     for chunk in chunks(count):
-        pictures, questions, asked = draw(stage, chunk)
+        pictures, questions, asked = draw(stage, chunk, natural=natural)
         seen = answerer.see(pictures)
         answers = answerer.answer(with_own_answers(answerer, asked, seen), seen)
         made = score(questions, answers, blind)
@@ -118,7 +127,9 @@ def evaluate(answerer: Answerer, stage: Stage, count: int) -> Iterator[Part]:
             for qa, answer, points in zip(questions, answers, made, strict=True)
             if points.right < points.of
         ]
-        yield Part(stage, lines(scored), shown_wrong(wrong, SHOWN), time.monotonic() - start, chunk.stop, count)
+        open_ended = sum(one.endless for one in scored), len(scored)
+        seconds = time.monotonic() - start
+        yield Part(name, lines(scored), shown_wrong(wrong, SHOWN), seconds, chunk.stop, count, open_ended)
 
 
 def chunks(count: int) -> list[range]:
@@ -154,13 +165,19 @@ def describe(answerer: Answerer, files: Sequence[Path]) -> list[tuple[str, str, 
 def report(parts: Sequence[Part], described: Sequence[tuple[str, str, str]], note: str = "") -> str:
     """The whole report as Markdown."""
     text = f"{note}\n\n" if note else ""
-    text += "\n".join(markdown(part.title, part.rows) for part in parts)
+    text += "\n".join(markdown(part.title, part.rows) + looks_of(part) for part in parts)
     if described:
         text += "\n### Pictures of ours\n\n" + "".join(f"- {f}: {q} *{a}*\n" for f, q, a in described)
     for part in parts:
         text += f"\n### Some wrong answers ({part.name})\n\n"
         text += "".join(f"- {q} *{a}* (truth: {t})\n" for q, a, t in part.wrong)
     return text
+
+
+def looks_of(part: Part) -> str:
+    """A sentence about looks that never ended, if there are any."""
+    stopped, answers = part.endless
+    return f"\nLooks that never ended: {stopped} of {answers} answers.\n" if stopped else ""
 
 
 def as_json(parts: Sequence[Part], described: Sequence[tuple[str, str, str]]) -> dict[str, Any]:
@@ -170,6 +187,7 @@ def as_json(parts: Sequence[Part], described: Sequence[tuple[str, str, str]]) ->
             part.name: {
                 "seconds": round(part.seconds, 1),
                 "samples": [part.done, part.of],
+                "endless_looks": list(part.endless),
                 "rows": [{**asdict(row), "share": row.share, "interval": row.interval} for row in part.rows],
             }
             for part in parts
@@ -184,6 +202,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder for eval.md and eval.json")
     parser.add_argument("--pictures", type=int, default=260, help="held-out pictures of the mix")
     parser.add_argument("--wide", type=int, default=50, help="held-out pictures to be tiled")
+    parser.add_argument("--natural", type=int, default=60, help="held-out pictures asked about as people type")
     parser.add_argument("--spoken", type=int, default=70, help="held-out pictures asked about aloud")
     parser.add_argument("--sounds", type=int, default=100, help="held-out sentences to repeat, and sounds to ignore")
     parser.add_argument("--clips", type=int, default=60, help="held-out clips")
@@ -225,6 +244,7 @@ def parts_of(answerer: Answerer, options: argparse.Namespace, hears: bool) -> It
     wanted: list[tuple[Stage, int]] = [("mix", options.pictures), ("tiles", options.wide)]
     for stage, count in wanted:
         yield from evaluate(answerer, stage, count)
+    yield from evaluate(answerer, "mix", options.natural, natural=True)
     if options.spoken and hears:
         yield from evaluate_sounds(answerer, options.spoken, options.sounds)
     yield from evaluate_clips(answerer, options.clips)
@@ -240,9 +260,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     hears = "audio" not in open_checkpoint(options.checkpoint, offline=True).untrained
     said, note = needs(options, hears)
     audios = options.spoken + 2 * options.sounds if hears else 0
-    counts = {"mix": options.pictures, "tiles": options.wide, "sounds": audios, "clips": options.clips}
+    counts = {
+        "mix": options.pictures, "tiles": options.wide, "natural": options.natural, "sounds": audios,
+        "clips": options.clips,
+    }  # fmt: skip
     seconds = sum(SECONDS[name] * count for name, count in counts.items())
-    names = {"mix": "images", "tiles": "wide images", "sounds": "audio clips", "clips": "videos"}
+    names = {
+        "mix": "images",
+        "tiles": "wide images",
+        "natural": "images asked about freely",
+        "sounds": "audio clips",
+        "clips": "videos",
+    }
     drawn = ", ".join(f"{count} {names[name]}" for name, count in counts.items() if count)
     print(f"vita: draws and asks about {drawn}: about {minutes(seconds)} on one quiet core", file=sys.stderr)
     print(f"vita: needs {said}", file=sys.stderr, flush=True)

@@ -164,8 +164,10 @@ def load_run(run: Path) -> tuple[Learner, Path]:
     """The model of a run's state and the folder of its tokenizer."""
     state = torch.load(run / FILE, map_location="cpu", weights_only=True)
     tokenizer = run / "tokenizer"
-    model = Learner(sizes(state.get("preset", "small"), Tokenizer.load(tokenizer).size))
-    load_weights(model, state["model"])
+    weights = state["model"]
+    words = len(weights["words.bias"]) if "words.bias" in weights else None  # the recipe may have other words by now
+    model = Learner(sizes(state.get("preset", "small"), Tokenizer.load(tokenizer).size), words)
+    load_weights(model, weights)
     return model, tokenizer
 
 

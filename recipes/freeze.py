@@ -20,6 +20,7 @@ from PIL import Image
 
 from recipes.data import QA, Stage, render_sample
 from recipes.data.clips import render_clip
+from recipes.look import visible
 from recipes.score import fine_kind, known_words
 from recipes.speech.room import RATE
 from recipes.speech.sample import render_utterance, say
@@ -93,7 +94,7 @@ def write_clip(path: Path, frames: np.ndarray, rate: int) -> None:
 
 
 def _of(qa: QA) -> dict[str, str]:
-    return {"question": qa.question, "answer": qa.answer, "key": qa.key}
+    return {"question": qa.question, "answer": visible(qa.answer), "key": qa.key}
 
 
 def _dice(kind: str, k: int) -> Random:

@@ -82,9 +82,14 @@ class Heard:
 
 
 class Learner(nn.Module):
-    """All parts of the checkpoint plus the heads that label patches and write down sounds."""
+    """All parts of the checkpoint plus the heads that label patches and write down sounds.
 
-    def __init__(self, size: Sizes) -> None:
+    Args:
+        size: of every part.
+        words: rows of the head that writes words; by default those of the recipe's words.
+    """
+
+    def __init__(self, size: Sizes, words: int | None = None) -> None:
         super().__init__()
         self.size = size
         width = size.decoder.hidden_size
@@ -95,7 +100,7 @@ class Learner(nn.Module):
         self.adapter = AudioAdapter(size.audio, width)
         self.dense = nn.Linear(size.vision.hidden_size, sum(DENSE))
         self.ctc = nn.Linear(size.audio.dim, len(LETTERS) + 1)
-        self.words = nn.Linear(size.audio.dim, len(heard_words()) + 2)
+        self.words = nn.Linear(size.audio.dim, words or len(heard_words()) + 2)
         self.places = nn.Linear(size.audio.dim, MOST_WORDS + 1)
         initialise(self)
 

@@ -1,7 +1,7 @@
 """Samples as token sequences: all questions about one picture in one row.
 
-Owns the conversation's form in training, which is the engine's prompt followed by the answer. A row is a prefix
-(system text, picture) and segments that see the prefix and themselves; positions start again after the prefix.
+Owns the conversation's form in training, which is the engine's prompt followed by the answer with its look. A row is
+a prefix (system text, picture) and segments that see the prefix and themselves; positions start again after it.
 Does not know what pictures look like: only how many tiles one has.
 """
 
@@ -17,11 +17,14 @@ import torch
 from torch import Tensor
 
 from recipes.data import QA
+from recipes.data.natural import SHARE, varied
+from recipes.look import END_THINK, THINK, looked, split, visible
 from vita.prompt.template import IMAGE_PLACEHOLDER, SYSTEM
 from vita.prompt.tokenizer import Tokenizer
 
 TYPED_MARK = "☜"
-DECIDES = re.compile(r"( \(\d\)|'?,| and| is|'?:)")  # what may follow a name in a list, or a value
+# What may follow a name in a list, or a value.
+DECIDES = re.compile(rf"( \(\d\)|'?,| and| is|'?:|'?{END_THINK})")
 TWO_TURNS = 0.15  # of the rows hold one segment of two turns
 MOST_QUESTIONS, MOST_DRILLS = 6, 10
 # Most of a short answer is a matter of form, and one word of it the truth: its tokens weigh more than a caption's.
@@ -39,7 +42,7 @@ class Turn:
     Attributes:
         asked: ids up to the open assistant header.
         said: ids of the mark, the answer and the end.
-        concludes: where in `said` the conclusion begins, after what was seen; 0 if it is all of it.
+        concludes: where in `said` the conclusion begins, after the look; 0 if there is none.
         given: which tokens before the conclusion are given and not taught: in a drill, what was seen.
     """
 
@@ -50,6 +53,8 @@ class Turn:
 
     def weights(self) -> list[float]:
         """Of every token of `said`: a conclusion weighs like an answer of its own."""
+        if not self.said:  # context
+            return []
         before, rest = [weight_view(len(self.said))] * self.concludes, len(self.said) - self.concludes
         if self.given:
             before = [0.0 if given else HEAVIEST for given in self.given]
@@ -88,6 +93,8 @@ class Packer:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
         self._start, self._end = tokenizer.im_start, tokenizer.im_end
+        ids = {text: tokenizer.backend.token_to_id(text) for text in (THINK, END_THINK)}
+        self._think = {text: k for text, k in ids.items() if k is not None}  # older vocabularies have none
 
     def prefix(self, tiles: int, *, video: bool = False) -> list[int]:
         """Everything before the first question, up to and with the rows of the picture's tiles or clip's frames."""
@@ -110,27 +117,48 @@ class Packer:
         encode = self.tokenizer.encode
         return [self._end, *encode("\n"), self._start, *encode("assistant\n")]
 
+    def said(self, text: str) -> list[int]:
+        """Ids of an answer, its think tokens as such."""
+        parts = re.split(f"({THINK}|{END_THINK})", text)
+        return [i for part in parts for i in ([self._think[part]] if part in self._think else self._encode(part))]
+
+    def _encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text) if text else []
+
     def answer(self, text: str) -> list[int]:
-        """What is said to a typed question: the mark, the answer, the end."""
-        return self.turn([], TYPED_MARK + text).said
+        """An answer that was given to a typed question, as history holds it: the mark, what is visible, the end."""
+        return [*self.said(TYPED_MARK + visible(text)), self._end]
 
     def turn(self, asked: list[int], text: str, *, drill: bool = False) -> Turn:
-        """A turn whose answer brings its mark; what stands after its first colon is its conclusion.
+        """A turn whose answer brings its mark; a look, in either form of `recipes.look`, goes between think tokens.
 
-        In a drill the names and values before the colon are given; to count one as asked for, or not, is taught.
+        The conclusion is what is visible, and what a look itself concludes after a colon. In a drill the names and
+        values that were seen are given; to count one as asked for, or not, is taught.
         """
-        encode = self.tokenizer.encode
-        seen, colon, _ = text.partition(": ")
-        said = [*encode(text), self._end]
+        text = looked(text)
+        said = [*self.said(text), self._end]
+        look, _ = split(text)
+        if not look:
+            return Turn(asked, said)
+        end = text.index(END_THINK)
+        line = text.rindex("\n", 0, end) if "\n" in look else 0  # before it stands a question stated again
+        colon = text.find(": ", line, end)
+        seen = text[: colon + 1] if colon > 0 else text[: end + len(END_THINK)]
         if not drill:
-            return Turn(asked, said, len(encode(seen + ":")) if colon else 0)
-        parts = [(encode(part), DECIDES.fullmatch(part) is None) for part in DECIDES.split(seen + ":") if part]
+            return Turn(asked, said, len(self.said(seen)))
+        parts = [(self.said(part), DECIDES.fullmatch(part) is None) for part in DECIDES.split(seen) if part]
         given = [free for ids, free in parts for _ in ids]
         return Turn(asked, said, len(given), tuple(given))
 
-    def row(self, questions: Sequence[QA], tiles: int, rng: Random, *, drill: bool = False) -> Row:
-        """One row of a few questions in random order; some rows begin with a dialogue of two turns."""
-        asked = list(questions)
+    def row(
+        self, questions: Sequence[QA], tiles: int, rng: Random, *, drill: bool = False, natural: float = SHARE
+    ) -> Row:
+        """One row of a few questions in random order; some rows begin with a dialogue of two turns.
+
+        A share of the questions is typed as people type (`recipes.data.natural`), with a question made of others now
+        and then; not in a drill.
+        """
+        asked = varied(rng, "train", questions, natural) if natural and not drill else list(questions)
         rng.shuffle(asked)
         asked = asked[: MOST_DRILLS if drill else MOST_QUESTIONS]
         dialogues = [[qa] if qa.after is None else [qa.after, qa] for qa in asked]
@@ -139,11 +167,18 @@ class Packer:
         return self.lay_out([self.dialogue(d, tiles, drill=drill) for d in dialogues], tiles)
 
     def dialogue(self, turns: Sequence[QA], tiles: int, *, drill: bool = False) -> list[Turn]:
-        """What is asked by typing, and said."""
-        return [
-            self.turn(self.question(qa.question, tiles, follow_up=k > 0), TYPED_MARK + qa.answer, drill=drill)
-            for k, qa in enumerate(turns)
-        ]
+        """What is asked by typing, and said.
+
+        A look is not in the history: where another turn follows, an answer with one is context and is not taught.
+        """
+        made = []
+        for k, qa in enumerate(turns):
+            asked, last = self.question(qa.question, tiles, follow_up=k > 0), k == len(turns) - 1
+            if last or not split(qa.answer)[0]:
+                made.append(self.turn(asked, TYPED_MARK + qa.answer, drill=drill))
+            else:
+                made.append(Turn([*asked, *self.answer(qa.answer)], []))
+        return made
 
     def lay_out(self, dialogues: Sequence[Sequence[Turn]], tiles: int, *, video: bool = False) -> Row:
         """One row: the prefix, then each dialogue as a segment of its own."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from types import TracebackType
 
 # Seconds a sample on one quiet core (an Intel server, 2026).
-SECONDS = {"mix": 0.38, "tiles": 0.7, "sounds": 0.2, "clips": 0.6}
+SECONDS = {"mix": 0.38, "tiles": 0.7, "natural": 0.38, "sounds": 0.2, "clips": 0.6}
 
 
 def minutes(seconds: float) -> str:

@@ -45,9 +45,11 @@ class Phase:
         return [weight for _, weight in self.draw]
 
 
-# What is hard (small letters, long words, labels of charts) is seen more often than the mix has it.
+# What is hard (small letters, long words, labels of charts) is seen more often than the mix has it; pictures of any
+# size, cut into tiles, a third of the time; signs, slides, messages and what is beyond the model a tenth.
 EVERYTHING = (
-    ("mix", 0.34), ("words", 0.3), ("charts", 0.2), ("tiles", 0.08), ("pages4", 0.06), ("drill", 0.02),
+    ("mix", 0.26), ("words", 0.13), ("charts", 0.1), ("tiles", 0.34), ("scenes", 0.11), ("pages4", 0.04),
+    ("drill", 0.02),
 )  # fmt: skip
 # Pages from easy to hard, each with a share of the step before, and each left as soon as it is read: a harder page
 # teaches nothing to a model that cannot read the easier one. Then everything the model is asked about.

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from recipes.data import QA
 from recipes.data.turns import turn_kinds
 from recipes.data.words import WordBook
+from recipes.look import endless, visible
 
 SHADE = re.compile(r"(?:dark|light) $")
 YES_NO = frozenset(("icon", "bold", "capitals", "is_text_color", "says", "exists", "compare", "relation"))
@@ -48,6 +49,8 @@ ROWS: tuple[tuple[str, int | None, tuple[str, ...]], ...] = (
     ("not in the picture, no picture: honest", None, ("absent", "no_picture", "nothing")),
     ("about itself", None, ("who", "able", "hello")),
     ("follow-up about the answer before", None, turn_kinds()),
+    ("two questions in one", None, ("both",)),
+    ("something wrong taken for granted", None, ("presupposed",)),
 )
 
 
@@ -60,6 +63,7 @@ class Scored:
     of: int
     exact: bool
     blind: int  # points of the blind answer
+    endless: bool = False  # a look began and never ended
 
 
 @dataclass(frozen=True)
@@ -107,8 +111,8 @@ def holds(answer: str, key: str) -> bool:
 
 
 def conclusion(qa: QA, answer: str) -> str:
-    """What is judged: where an answer says what is seen before it concludes, only what stands after the colon."""
-    return answer.rpartition(": ")[2] if qa.kind in CONCLUDED else answer
+    """What is judged: the visible text. Version 4 wrote its looks before a colon, so those are looks too."""
+    return visible(answer)
 
 
 def points(qa: QA, answer: str) -> tuple[int, int]:
@@ -170,7 +174,8 @@ def score(questions: Sequence[QA], answers: Sequence[str], blind: Blind) -> list
     out = []
     for qa, answer in zip(questions, answers, strict=True):
         right, of = points(qa, answer)
-        out.append(Scored(fine_kind(qa, dictionary), right, of, answer == qa.answer, blind.points(qa)))
+        exact = visible(answer) == visible(qa.answer)
+        out.append(Scored(fine_kind(qa, dictionary), right, of, exact, blind.points(qa), endless(answer)))
     return out
 
 

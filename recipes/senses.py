@@ -15,8 +15,9 @@ import numpy as np
 from recipes.data import QA, render_sample
 from recipes.data.clips import render_clip
 from recipes.decode import Answerer, Asked
+from recipes.look import visible
 from recipes.score import Blind, Line, Scored, points, score
-from recipes.speech.rows import HEARD, NO_ANSWER, SPOKEN_MARK, repeated, restated
+from recipes.speech.rows import HEARD, NO_ANSWER, SPOKEN_MARK, repeated
 from recipes.speech.sample import Utterance, render_utterance, say
 from recipes.speech.texts import REPEAT_HELD_OUT, sentence_to_repeat, spoken
 
@@ -80,7 +81,7 @@ def _questions(answerer: Answerer, seed: int, count: int) -> tuple[list[Line], W
     right_typed, right_heard = (sum(won for won, _ in scored) for scored in (by_type, by_ear))
     taken = sum(not answer.startswith(NO_ANSWER) for answer in said)
     typed_share = 100 * right_typed / max(1, of)
-    exact = sum(a == restated(qa.question, qa.answer) for a, qa in zip(said, questions, strict=True))
+    exact = sum(reply(a) == visible(qa.answer) for a, qa in zip(said, questions, strict=True))
     wrong = [
         (qa.question, a, qa.answer) for qa, a, (won, all_) in zip(questions, said, by_ear, strict=True) if won < all_
     ]
@@ -100,7 +101,8 @@ def _repeated(answerer: Answerer, seed: int, count: int) -> tuple[Line, Wrong]:
         truths.append(sentence_to_repeat(rng))
         voices.append(say(truths[-1], "heldout", rng, "repeat").samples)
     asked = [Asked(REPEAT_HELD_OUT[0], None, sound=k) for k in range(count)]
-    said = [a.removeprefix(SPOKEN_MARK).removeprefix(HEARD) for a in answerer.answer(asked, [], answerer.hear(voices))]
+    answers = answerer.answer(asked, [], answerer.hear(voices))
+    said = [visible(a).removeprefix(SPOKEN_MARK).removeprefix(HEARD) for a in answers]
     errors = sum(word_errors(t, a) for t, a in zip(truths, said, strict=True))
     words = sum(len(words_of(t)) for t in truths)
     exact = sum(HEARD + a == repeated(t) for t, a in zip(truths, said, strict=True))
@@ -165,9 +167,10 @@ def _clip_rows(scored: Sequence[Scored]) -> list[Line]:
 
 
 def reply(said: str) -> str:
-    """The answer to a spoken question without its mark and the question that it states again, if it does."""
-    heard, line_ends, answered = said.removeprefix(SPOKEN_MARK).partition("\n")
-    return answered if line_ends else heard
+    """The visible answer to a spoken question without its mark. Version 4 stated the question again on a line before
+    it, which is cut off too."""
+    heard, line_ends, answered = visible(said).removeprefix(SPOKEN_MARK).partition("\n")
+    return visible(answered if line_ends else heard)
 
 
 def words_of(text: str) -> list[str]:

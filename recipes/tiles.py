@@ -15,9 +15,7 @@ from vita.config import ImagePreprocess, Tiling
 from vita.media.image import cut_tiles
 
 SIDE = 224
-MAX_TILES = (
-    4  # of a picture in training and evaluation; version 4 answers with one tile, of which it was taught far more
-)
+MAX_TILES = 4  # of a picture, without the thumbnail
 TILING = Tiling(tile=SIDE, min_tiles=1, max_tiles=MAX_TILES, thumbnail=True)
 
 

@@ -8,20 +8,28 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from recipes.data.clip_phrases import CLIP_ANSWERS, CLIP_QUESTIONS
 from recipes.data.colors import SHADES
 from recipes.data.labels import COLORS, POSITIONS, SHAPES
+from recipes.data.more_phrases import MORE
 from recipes.data.phrases import ANSWERS, FILLERS, QUESTIONS, topics
+from recipes.data.scene_phrases import scene_pieces
 from recipes.data.shapes import plural
+from recipes.data.turns import turn_phrasings
+from recipes.look import END_THINK, THINK
 
 PRE_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 STATE_TOKENS = ("☜", "☞", "☟")
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+THINK_TOKENS = (THINK, END_THINK)  # special: a user who types one types plain text
+_LOOKS_BEGIN = ("the", "an", "first")
 _PUNCTUATION = (" '", "'.", "',", "'?", "':", ".\n", "?\n", "!", "system", "user", "assistant")
 SYSTEM_TEXTS = (
     "You are an AI robot and your name is VITA. \n- You are a multimodal large language model developed by the open "
@@ -41,17 +49,21 @@ SYSTEM_TEXTS = (
 def whole_pieces() -> tuple[str, ...]:
     """Every text that is one token, marks and system texts apart; inside a sentence it starts with a space."""
     names = [*COLORS, *SHADES, *SHAPES, *(plural(s) for s in SHAPES), *POSITIONS, *FILLERS, *topics()]
-    asked = [t for kind in QUESTIONS.values() for t in (*kind.train, *kind.heldout)]
-    pieces: set[str] = set(_PUNCTUATION)
-    for text in (*asked, *ANSWERS.values()):
+    kinds = (*QUESTIONS.values(), *CLIP_QUESTIONS.values())
+    asked = [t for kind in kinds for t in (*kind.train, *kind.heldout)]
+    asked += [*turn_phrasings(), *(t for more in MORE.values() for t in more.split("|"))]
+    pieces: set[str] = {*_PUNCTUATION, *_LOOKS_BEGIN}
+    for text in (*asked, *ANSWERS.values(), *CLIP_ANSWERS.values()):
         bare = re.sub(r"\{\w+\}", "0", text)
         pieces.update(p for p in re.findall(r" [A-Za-z]+", bare) if p.strip() not in ("I", "A"))
         pieces.update(re.findall(r"^[A-Za-z]+", bare))
+    pieces.update(scene_pieces())
     for text in asked:  # typed carelessly
         pieces.update(w.lower() for w in re.findall(r"^[A-Za-z]+", text))
     pieces.update(" " + word for name in names for word in re.findall("[A-Za-z]+", name))
-    everyday = (Path(__file__).parent / "data" / "everyday.txt").read_text(encoding="utf-8").splitlines()[1:]
-    pieces.update(" " + word for word in " ".join(everyday).split())
+    for file in ("everyday.txt", "scene_words.txt"):
+        lines = (Path(__file__).parent / "data" / file).read_text(encoding="utf-8").splitlines()[1:]
+        pieces.update(" " + word for word in " ".join(lines).split())
     pieces.update((" I", " VITA", "Yes", "No", "There", "The", "Please", "please"))
     return tuple(sorted(p for p in pieces if len(p) > 1))
 
@@ -59,7 +71,12 @@ def whole_pieces() -> tuple[str, ...]:
 @lru_cache(maxsize=1)
 def heard_words() -> tuple[str, ...]:
     """Every word that can be heard as one, in small letters: what the audio encoder learns to tell apart."""
-    return tuple(sorted({p.strip().lower() for p in whole_pieces() if p.strip().isalpha()} | {"a"}))
+    return words_of_pieces(whole_pieces())
+
+
+def words_of_pieces(pieces: Iterable[str]) -> tuple[str, ...]:
+    """The words among some pieces, as `heard_words` has them."""
+    return tuple(sorted({p.strip().lower() for p in pieces if len(p) > 1 and p.strip().isalpha()} | {"a"}))
 
 
 def byte_characters() -> dict[int, str]:
@@ -75,7 +92,8 @@ def build_tokenizer(out: Path) -> None:
     vocabulary = {char: k for k, char in enumerate(table.values())}
     for piece in whole_pieces():
         vocabulary.setdefault("".join(table[b] for b in piece.encode()), len(vocabulary))
-    added = [(text, True) for text in SPECIALS] + [(text, False) for text in (*STATE_TOKENS, *SYSTEM_TEXTS)]
+    added = [(text, True) for text in (*SPECIALS, *THINK_TOKENS)]
+    added += [(text, False) for text in (*STATE_TOKENS, *SYSTEM_TEXTS)]
     tokens = {
         len(vocabulary) + k: {
             "content": text, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False,

@@ -14,7 +14,17 @@ from pathlib import Path
 
 import torch
 
-from recipes.checkpoint import FILE, Progress, hears, load_weights, read_shipped, read_state, restore, save_state
+from recipes.checkpoint import (
+    FILE,
+    Progress,
+    carried,
+    hears,
+    load_weights,
+    read_shipped,
+    read_state,
+    restore,
+    save_state,
+)
 from recipes.feed import Batch, Feed, build_batch
 from recipes.model import Learner, sizes
 from recipes.pack import Packer
@@ -89,6 +99,11 @@ def first_weights(source: Path) -> dict[str, torch.Tensor]:
     return state["model"]
 
 
+def tokenizer_of(source: Path) -> Tokenizer:
+    """The one that first weights were trained with: a run keeps its own beside its state."""
+    return Tokenizer.load(source if source.is_dir() else source.parent / "tokenizer")
+
+
 class Run:
     """One training run in a folder."""
 
@@ -109,8 +124,8 @@ class Run:
         self.model = Learner(sizes(self.preset, self.tokenizer.size)).to(self.device)
         self.optimizer = make_optimizer(self.model)
         self.progress = Progress(phase=options.start)
-        if weights:
-            load_weights(self.model, weights)
+        if weights and options.weights is not None:
+            load_weights(self.model, carried(weights, tokenizer_of(options.weights), self.tokenizer))
         if options.resume and (options.out / FILE).exists():
             self.progress = restore(read_state(options.out), self.model, self.optimizer)
         self.feed = Feed(folder, self.phases, options.batch, options.seed, worker=options.worker)

@@ -74,6 +74,17 @@ class Canvas:
         if shape is not None:
             maps[1] += ink.view(np.uint8) * np.uint8(SHAPES.index(shape) + 1)
 
+    def turn(self, degrees: float) -> None:
+        """Turns all that is drawn; it is made smaller, so that no corner is lost, and what is beyond takes the
+        colour of the corner."""
+        corner = self.picture.getpixel((1, 1))
+        grown = self.picture.rotate(degrees, Image.Resampling.BILINEAR, expand=True, fillcolor=corner)
+        self.picture = grown.resize((self.width, self.height), Image.Resampling.BILINEAR)
+        if self.dense:
+            for k, plane in enumerate(self._maps):
+                turned = Image.fromarray(plane).rotate(degrees, Image.Resampling.NEAREST, expand=True)
+                self._maps[k] = np.asarray(turned.resize((self.width, self.height), Image.Resampling.NEAREST))
+
     def labels(self) -> tuple[np.ndarray, ...] | tuple[None, None, None, None]:
         """Characters, shapes, colours and places with the most ink under each patch, each uint8 [16, 16]."""
         if not self.dense:

@@ -58,3 +58,8 @@ def readable(ink: Rgb, ground: Rgb) -> bool:
 def article(noun: str) -> str:
     """The noun with its a or an."""
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
+def tint(rng: Random, base: Rgb, by: int = 25) -> Rgb:
+    """A value near this one."""
+    return tuple(max(0, min(255, c + rng.randint(-by, by))) for c in base)  # type: ignore[return-value]

@@ -84,13 +84,13 @@ class Grounds:
         if name is None:
             name = rng.choice(("white", "white", "black")) if rng.random() < 0.3 else rng.choice(PLAIN_BACKGROUNDS)
         rgb = (255, 255, 255) if name == "white" and rng.random() < 0.5 else pick_rgb(name, rng)
-        return Ground(Image.new("RGB", size, rgb), (rgb,), name, names=_clashing(name))
+        return Ground(Image.new("RGB", size, rgb), (rgb,), name, names=clashing(name))
 
     def shaded(self, rng: Random, size: tuple[int, int]) -> Ground:
         """Two pixel values of one name running into each other."""
         name = rng.choice(PLAIN_BACKGROUNDS)
         ends = (pick_rgb(name, rng), pick_rgb(name, rng))
-        return Ground(_ramp(ends, size, rng.random() < 0.5), ends, name, names=_clashing(name))
+        return Ground(_ramp(ends, size, rng.random() < 0.5), ends, name, names=clashing(name))
 
     def gradient(self, rng: Random, size: tuple[int, int]) -> Ground:
         """Two named colours, the first at the left or at the top."""
@@ -138,7 +138,7 @@ _NEAR: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
-def _clashing(name: str) -> frozenset[str]:
+def clashing(name: str) -> frozenset[str]:
     """Ink names too near to this background's."""
     own = name.split(" ")[-1] if name in SHADES else name
     return frozenset((own, *_NEAR.get(name, ())))

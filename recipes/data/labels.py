@@ -12,8 +12,10 @@ from typing import Literal
 import numpy as np
 
 Split = Literal["train", "heldout"]
-Stage = Literal["pages1", "pages2", "pages3", "pages4", "mix", "words", "charts", "tiles", "drill"]
-STAGES: tuple[Stage, ...] = ("pages1", "pages2", "pages3", "pages4", "mix", "words", "charts", "tiles")  # of pictures
+Stage = Literal["pages1", "pages2", "pages3", "pages4", "mix", "words", "charts", "tiles", "scenes", "drill"]
+STAGES: tuple[Stage, ...] = (  # of pictures
+    "pages1", "pages2", "pages3", "pages4", "mix", "words", "charts", "tiles", "scenes",
+)  # fmt: skip
 
 SIDE = 224  # pixels of one tile
 PATCH = 14

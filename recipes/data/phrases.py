@@ -1,7 +1,8 @@
 """Every sentence of the recipe: what may be asked, and the one form in which each kind is answered.
 
-Questions vary, answers do not: kinds that need several looks say what they see before they conclude. The last list of
-each kind is asked on the held-out split only.
+Questions vary, answers do not: kinds that need several looks say what they see, a colon, and then the answer; what
+stands before the colon goes between think tokens (`recipes.look`). The last list of each kind is asked on the held-out
+split only.
 """
 
 from __future__ import annotations
@@ -286,8 +287,8 @@ ANSWERS: dict[str, str] = {
     "capitals_no": "No, not all letters are capitals.",
     "is_text_color_yes": "Yes, the text is {color}.",
     "is_text_color_no": "No, the text is {color}.",
-    "says_yes": "It says {text}: yes.",
-    "says_no": "It says {text}: no.",
+    "says_yes": "It says {text}: yes, it says {text}.",
+    "says_no": "It says {text}: no, it says {text}.",
     "seen": "I see {list}: {verdict}",
     "count_many": "There are {count} {things}.",
     "count_one": "There is 1 {thing}.",

@@ -5,24 +5,42 @@ The same (index, split, stage, seed) gives the same sample on every machine that
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
+
+import numpy as np
+from PIL import Image
 
 from recipes.data.canvas import Canvas
 from recipes.data.drill import drill
-from recipes.data.labels import QA, Sample, Split, Stage
+from recipes.data.labels import QA, SIDE, Sample, Split, Stage
 from recipes.data.pages import render_page
+from recipes.data.scene_beyond import draw_beyond
 from recipes.data.scene_charts import draw_chart
+from recipes.data.scene_clocks import draw_clock
 from recipes.data.scene_figures import draw_figures
 from recipes.data.scene_other import absent, draw_nothing, talk, talk_only
+from recipes.data.scene_screens import draw_phone, draw_slide
 from recipes.data.scene_shapes import draw_shapes
+from recipes.data.scene_signs import draw_sign
 from recipes.data.scene_words import draw_words
+from recipes.data.sizes import Size, drawn_size, pick_size, unit_of
 from recipes.data.studio import Studio, studio
 from recipes.data.word_questions import word_questions
 
 __all__ = ["QA", "Sample", "render_sample"]
 
 SCENES = ("words", "shapes", "charts", "figures", "nothing", "talk")
-SHARES = (36, 31, 18, 8, 2, 5)  # of a hundred pictures of the mix
+SHARES = (34, 29, 17, 13, 2, 5)  # of a hundred pictures of the mix
+# Of pictures of any size, cut into tiles or not.
+SIZED = ("words", "shapes", "charts", "figures", "signs", "slides", "phones", "beyond", "nothing")
+SIZED_SHARES = (30, 28, 17, 8, 5, 4, 4, 3, 1)
+# Of pictures as people make them, some as large as one tile, some of any size.
+MADE = ("signs", "slides", "phones", "clocks", "beyond")
+MADE_SHARES = (30, 16, 18, 10, 26)
+_ONE_TILE = 0.45
+# Aspects at which a scene has room for what it must show.
+_ASPECTS = {"charts": (0.45, 3.0), "slides": (0.62, 2.3), "phones": (0.4, 1.8), "figures": (0.3, 4.0)}
 
 
 def render_sample(index: int, split: Split, stage: Stage, seed: int) -> Sample:
@@ -34,44 +52,55 @@ def render_sample(index: int, split: Split, stage: Stage, seed: int) -> Sample:
     if stage == "drill":
         return Sample(None, drill(here, rng, split), drill=True)
     if stage == "tiles":
-        return _wide(here, rng, split)
-    return _mixed(here, rng, split, stage if stage in SCENES else rng.choices(SCENES, SHARES)[0])
+        return _sized(here, rng, split, rng.choices(SIZED, SIZED_SHARES)[0])
+    if stage == "scenes":
+        scene = rng.choices(MADE, MADE_SHARES)[0]
+        return _drawn(here, rng, split, scene) if rng.random() < _ONE_TILE else _sized(here, rng, split, scene)
+    scene = stage if stage in SCENES else rng.choices(SCENES, SHARES)[0]
+    return Sample(None, talk_only(rng, split)) if scene == "talk" else _drawn(here, rng, split, scene)
 
 
-def _mixed(here: Studio, rng: Random, split: Split, scene: str) -> Sample:
-    if scene == "talk":
-        return Sample(None, talk_only(rng, split))
+def render_at(index: int, split: Split, scene: str, size: Size, seed: int) -> Sample:
+    """Draws a scene (of `SIZED` or `MADE`) at a given width and height, to compare sizes."""
+    return _drawn(studio(), Random(f"{seed}/{split}/{scene}/{index}"), split, scene, size)
+
+
+def _sized(here: Studio, rng: Random, split: Split, scene: str) -> Sample:
+    """A picture of any size that the scene can be drawn at."""
+    low, high = _ASPECTS.get(scene, (0.0, 9.0))
+    while True:
+        size = pick_size(rng)
+        if low <= size[0] / size[1] <= high:
+            break
+    sample = _drawn(here, rng, split, scene, drawn_size(rng, size))
+    if rng.random() < 0.03 and sample.picture is not None and sample.picture.shape[1::-1] != size:
+        sample.picture = np.asarray(Image.fromarray(sample.picture).resize(size, Image.Resampling.BICUBIC))
+    return sample
+
+
+def _drawn(here: Studio, rng: Random, split: Split, scene: str, size: Size = (SIDE, SIDE)) -> Sample:
     shapes_seen = False
     if scene == "words":
-        canvas, facts = draw_words(here, rng, split)
+        canvas, facts = draw_words(here, rng, split, size)
         qa = word_questions(rng, split, facts, here.words)
         shapes_seen = facts.icon is not None
     else:
-        draw = {"shapes": draw_shapes, "charts": draw_chart, "figures": draw_figures, "nothing": draw_nothing}[scene]
-        canvas, qa = draw(here, rng, split)
-    return _finish(here, rng, canvas, [*qa, *_beside(rng, split, scene, shapes_seen)])
-
-
-def _wide(here: Studio, rng: Random, split: Split) -> Sample:
-    """A picture of words that will be cut into tiles."""
-    ratio = rng.uniform(1.5, 5.0) if rng.random() < 0.8 else rng.uniform(0.3, 0.8)
-    longer = round(300 * (2800 / 300) ** (rng.random() ** 2))
-    size = (longer, max(120, round(longer / ratio))) if ratio > 1 else (max(160, round(longer * ratio)), longer)
-    canvas, facts = draw_words(here, rng, split, size)
-    qa = word_questions(rng, split, facts, here.words)
-    return _finish(here, rng, canvas, [*qa, *_beside(rng, split, "words", facts.icon is not None)])
+        canvas, qa = _DRAW[scene](here, rng, split, size)
+    here.weather(canvas, rng, unit=unit_of(size))
+    return Sample(here.pixels(canvas), [*qa, *_beside(rng, split, scene, shapes_seen)], *canvas.labels())
 
 
 def _beside(rng: Random, split: Split, scene: str, shapes_seen: bool) -> list[QA]:
     """Now and then a question about the model, beyond it, or about something that the picture does not show."""
     if rng.random() < 0.3:
         return [talk(rng, split)]
-    if scene != "nothing" and rng.random() < 0.3:
+    if scene not in ("nothing", "beyond") and rng.random() < 0.3:
         extra = absent(rng, split, scene, shapes_seen)
         return [extra] if extra else []
     return []
 
 
-def _finish(here: Studio, rng: Random, canvas: Canvas, qa: list[QA]) -> Sample:
-    here.weather(canvas, rng)
-    return Sample(here.pixels(canvas), qa, *canvas.labels())
+_DRAW: dict[str, Callable[[Studio, Random, Split, Size], tuple[Canvas, list[QA]]]] = {
+    "shapes": draw_shapes, "charts": draw_chart, "figures": draw_figures, "nothing": draw_nothing, "signs": draw_sign,
+    "slides": draw_slide, "phones": draw_phone, "clocks": draw_clock, "beyond": draw_beyond,
+}  # fmt: skip

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 import numpy as np
 from PIL import Image
 
 from recipes.data.canvas import Canvas
-from recipes.data.colors import Rgb
+from recipes.data.colors import Rgb, luminance
 from recipes.data.fonts import Face
 from recipes.data.grounds import Ground, pick_ink
 from recipes.data.labels import BETWEEN, COLORS, LOWEST, QA, SIDE, TALLEST, Split
 from recipes.data.phrases import answer, ask, concluded, quoted
+from recipes.data.scene_phrases import title_question
 from recipes.data.shapes import asked_pair, listed, marked, numbered
+from recipes.data.sizes import Size, unit_of
 from recipes.data.studio import Studio
 from recipes.data.turns import chart_turns
+from recipes.data.writing import width_of, write
 
 _LONGEST_LABEL = {2: 7, 3: 5, 4: 4, 5: 3}
 _MARGIN = 8
@@ -35,32 +38,53 @@ class Bar:
 
 @dataclass(frozen=True)
 class _Style:
-    """How one chart is drawn."""
+    """How one chart is drawn; lengths are pixels of the picture."""
 
     face: Face
     em: float
     pen: tuple[str, Rgb]
     valued: bool
     gap: float
+    size: Size = (SIDE, SIDE)
+    unit: float = 1.0  # pixels of the picture that become one of a tile
+    top: float = 0.0  # room above the bars, for a title
+    inside: bool = False  # values stand on the bars
+    rules: int = 0  # lines of a grid behind the bars
+    faint: Rgb = (128, 128, 128)  # of the grid
+
+    @property
+    def margin(self) -> float:
+        return _MARGIN * self.unit
 
 
-def draw_chart(studio: Studio, rng: Random, split: Split) -> tuple[Canvas, list[QA]]:
+def draw_chart(studio: Studio, rng: Random, split: Split, size: Size = (SIDE, SIDE)) -> tuple[Canvas, list[QA]]:
     """One picture of a chart with its questions."""
     while True:
-        ground = studio.grounds.pick(rng, (SIDE, SIDE), calm=0.75)
+        ground = studio.grounds.pick(rng, size, calm=0.75)
         pen = pick_ink(rng, ground, split)
         inks = [ink for ink in (pick_ink(rng, ground, split) for _ in range(5)) if ink]
         if pen and inks and ground.name not in ("colorful", "gradient"):
             break
+    unit = unit_of(size)
+    em = max(12.0, rng.uniform(17, 24 if size == (SIDE, SIDE) else 32) * unit)
     face = rng.choice(rng.choice(studio.letters.book.groups(split, False)))
-    style = _Style(face, rng.uniform(17, 24), pen, rng.random() < 0.75, rng.uniform(0.15, 0.5))
+    valued = rng.random() < 0.75
+    tone = ground.tones[0]
+    faint: Rgb = tuple((3 * t + p) // 4 for t, p in zip(tone, pen[1], strict=True))  # type: ignore[assignment]
+    title = studio.words.phrase(rng, split, 1, longest=8) if rng.random() < 0.14 else ""
+    style = _Style(
+        face, em, pen, valued, rng.uniform(0.15, 0.5), size, unit, em * 1.25 if title else 0.0,
+        valued and rng.random() < 0.25, rng.randint(2, 5) if rng.random() < 0.3 else 0, faint,
+    )  # fmt: skip
     bars = _bars(studio, rng, split, inks)
     canvas = Canvas(ground.picture, dense=True)
-    if rng.random() < 0.7 or len(max((b.label for b in bars), key=len)) > 5:
-        _upright(studio, canvas, bars, style)
-    else:
-        _lying(studio, canvas, bars, style)
-    return canvas, _questions(rng, split, bars, ground, style.valued)
+    if title:
+        room = size[0] - 2 * style.margin
+        _text(studio, canvas, style, title, size[0] / 2, style.margin + em * 0.8, room, 0.5)
+    upright = rng.random() < 0.62 or len(max((b.label for b in bars), key=len)) > 5
+    (_upright if upright else _lying)(studio, canvas, bars, style)
+    made = _questions(rng, split, bars, ground, valued)
+    return canvas, [*made, title_question(rng, split, title)] if title else made
 
 
 def imagined_bars(studio: Studio, rng: Random, split: Split) -> list[Bar]:
@@ -96,14 +120,7 @@ def _text(
     studio: Studio, canvas: Canvas, style: _Style, text: str, x: float, y: float, room: float, anchor: float
 ) -> None:
     """Writes text with its baseline at y; `anchor` 0, 0.5 or 1 puts its left, middle or right at x."""
-    wide = studio.letters.natural(style.face, 40, text)[0] * style.em / 40
-    line = studio.letters.line(style.face, text, style.em, min(1.0, room / wide))
-    drop = studio.letters.descent(style.face, text, style.em)
-    left = round(x - anchor * line.mask.width)
-    canvas.stamp(
-        line.mask, left, round(y + drop - line.mask.height), style.pen[1], style.pen[0],
-        chars=line.chars, order=line.order,
-    )  # fmt: skip
+    write(studio, canvas, style.face, style.em, style.pen, text, x, y, room, anchor)
 
 
 def _fill(canvas: Canvas, edges: tuple[float, float, float, float], color: str, rgb: Rgb, rank: int = 0) -> None:
@@ -118,37 +135,68 @@ def _rank(bar: Bar, bars: list[Bar]) -> int:
     return TALLEST if bar.value == max(values) else LOWEST if bar.value == min(values) else BETWEEN
 
 
+def _grid(canvas: Canvas, style: _Style, edges: tuple[float, float, float, float], lying: bool) -> None:
+    """Faint lines behind the bars, across the way they grow."""
+    left, top, right, bottom = edges
+    pen = max(1, round(style.unit))
+    for k in range(style.rules):
+        share = (k + 1) / style.rules
+        x, y = round(left + (right - left) * share), round(bottom - (bottom - top) * share)
+        box = (x, round(top), x + pen, round(bottom)) if lying else (round(left), y, round(right), y + pen)
+        canvas.picture.paste(style.faint, box)
+
+
+def _on_bar(style: _Style, bar: Bar) -> _Style:
+    """The style of a value that stands on its bar: black or white, whichever can be read there."""
+    dark = luminance(bar.rgb) > 128
+    return replace(style, pen=("black", (0, 0, 0)) if dark else ("white", (255, 255, 255)))
+
+
 def _upright(studio: Studio, canvas: Canvas, bars: list[Bar], style: _Style) -> None:
-    floor = SIDE - _MARGIN - style.em * 1.15
-    ceiling = _MARGIN + (style.em * 1.15 if style.valued else 0)
-    pitch = (SIDE - 2 * _MARGIN) / len(bars)
+    margin, unit, (width, height) = style.margin, style.unit, style.size
+    floor = height - margin - style.em * 1.15
+    pitch = (width - 2 * margin) / len(bars)
+    half = min(pitch * (1 - style.gap) / 2, max(30 * unit, 0.16 * width if width < 2 * height else 0))
+    inside = style.inside and half > 0.7 * style.em
+    ceiling = margin + style.top + (style.em * 1.15 if style.valued and not inside else 0)
     highest = max(b.value for b in bars)
+    _grid(canvas, style, (margin, ceiling, width - margin, floor), False)
     for k, bar in enumerate(bars):
-        middle = _MARGIN + pitch * (k + 0.5)
-        half = min(pitch * (1 - style.gap) / 2, 30)
-        top = floor - max(2.0, (floor - ceiling) * bar.value / highest)
+        middle = margin + pitch * (k + 0.5)
+        top = floor - max(2.0 * unit, (floor - ceiling) * bar.value / highest)
         _fill(canvas, (middle - half, top, middle + half, floor), bar.color, bar.rgb, _rank(bar, bars))
-        _text(studio, canvas, style, bar.label, middle, floor + style.em, pitch - 5, 0.5)
+        _text(studio, canvas, style, bar.label, middle, floor + style.em, pitch - 5 * unit, 0.5)
+        if inside and floor - top > 1.2 * style.em:
+            value = (_on_bar(style, bar), top + style.em * 0.95, 2 * half - 2 * unit)
+        else:
+            value = (style, top - 3 * unit, pitch - 3 * unit)
         if style.valued:
-            _text(studio, canvas, style, str(bar.value), middle, top - 3, pitch - 3, 0.5)
-    _fill(canvas, (_MARGIN, floor, SIDE - _MARGIN, floor + 2), *style.pen)
+            _text(studio, canvas, value[0], str(bar.value), middle, value[1], value[2], 0.5)
+    _fill(canvas, (margin, floor, width - margin, floor + 2 * unit), *style.pen)
 
 
 def _lying(studio: Studio, canvas: Canvas, bars: list[Bar], style: _Style) -> None:
-    widths = [studio.letters.natural(style.face, 40, b.label)[0] * style.em / 40 for b in bars]
-    wall = _MARGIN + min(max(widths), 70) + 5
-    end = SIDE - _MARGIN - (style.em * 1.4 if style.valued else 0)
-    pitch = (SIDE - 2 * _MARGIN) / len(bars)
+    margin, unit, (width, height) = style.margin, style.unit, style.size
+    widths = [width_of(studio, style.face, b.label, style.em) for b in bars]
+    wall = margin + min(max(widths), 70 * unit) + 5 * unit
+    head = margin + style.top
+    pitch = (height - margin - head) / len(bars)
+    half = min(pitch * (1 - style.gap) / 2, max(22 * unit, 0.1 * height))
+    inside = style.inside and half > 0.5 * style.em
+    end = width - margin - (style.em * 1.4 if style.valued and not inside else 0)
     longest = max(b.value for b in bars)
+    _grid(canvas, style, (wall, head, end, height - margin), True)
     for k, bar in enumerate(bars):
-        middle = _MARGIN + pitch * (k + 0.5)
-        half = min(pitch * (1 - style.gap) / 2, 22)
-        tip = wall + max(2.0, (end - wall) * bar.value / longest)
+        middle = head + pitch * (k + 0.5)
+        tip = wall + max(2.0 * unit, (end - wall) * bar.value / longest)
         _fill(canvas, (wall, middle - half, tip, middle + half), bar.color, bar.rgb, _rank(bar, bars))
-        _text(studio, canvas, style, bar.label, wall - 5, middle + style.em * 0.35, wall - 5, 1.0)
-        if style.valued:
-            _text(studio, canvas, style, str(bar.value), tip + 4, middle + style.em * 0.35, SIDE - tip - 6, 0.0)
-    _fill(canvas, (wall - 2, _MARGIN, wall, SIDE - _MARGIN), *style.pen)
+        low = middle + style.em * 0.35
+        _text(studio, canvas, style, bar.label, wall - 5 * unit, low, wall - 5 * unit, 1.0)
+        if inside and tip - wall > 1.7 * style.em:
+            _text(studio, canvas, _on_bar(style, bar), str(bar.value), tip - 4 * unit, low, tip - wall, 1.0)
+        elif style.valued:
+            _text(studio, canvas, style, str(bar.value), tip + 4 * unit, low, width - tip - 6 * unit, 0.0)
+    _fill(canvas, (wall - 2 * unit, head, wall, height - margin), *style.pen)
 
 
 def _parts(bars: list[Bar], valued: bool) -> list[str]:

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-import math
 from random import Random
 
+import numpy as np
 from PIL import Image, ImageDraw
 
 from recipes.data.canvas import Canvas
+from recipes.data.fonts import Face
 from recipes.data.grounds import Ground, pick_ink
-from recipes.data.labels import QA, SIDE, Split
+from recipes.data.labels import CHARS, QA, SIDE, Split
+from recipes.data.lettering import Line
 from recipes.data.phrases import answer, ask, quoted
+from recipes.data.scene_clocks import draw_clock
+from recipes.data.sizes import Size, least_em
 from recipes.data.studio import Studio
+from recipes.data.writing import Ink
+
+_CLOCKS, _NUMBERS = 0.3, 0.3  # shares; the rest are sums
 
 
-def draw_figures(studio: Studio, rng: Random, split: Split) -> tuple[Canvas, list[QA]]:
+def draw_figures(studio: Studio, rng: Random, split: Split, size: Size = (SIDE, SIDE)) -> tuple[Canvas, list[QA]]:
     """One picture of a number, a calculation or a clock."""
+    draw = rng.random()
+    if draw < _CLOCKS:
+        return draw_clock(studio, rng, split, size)
     while True:
-        ground = studio.grounds.pick(rng, (SIDE, SIDE), calm=0.3)
+        ground = studio.grounds.pick(rng, size, calm=0.3)
         ink = pick_ink(rng, ground, split)
         if ink:
             break
@@ -26,20 +36,18 @@ def draw_figures(studio: Studio, rng: Random, split: Split) -> tuple[Canvas, lis
         QA(ask(rng, split, "text_color"), answer("text_color", color=ink[0]), "text_color", ink[0]),
         ground.qa(rng, split),
     ]
-    draw = rng.random()
-    if draw < 0.15:
-        return canvas, [*_clock(rng, split, canvas, ground, ink), common[1]]
-    if draw < 0.6:
+    if draw < _CLOCKS + _NUMBERS:
         text = str(rng.randint(0, 10 ** rng.randint(1, 4) - 1))
         _write(studio, rng, split, canvas, text, ink)
         made = QA(ask(rng, split, "number"), answer("number", text=quoted(text)), "number", quoted(text))
         return canvas, [_caption(rng, split, "caption_number", text, ink[0], ground), made, *common]
     text, made = calculation(rng, split)
-    asks = rng.random() < 0.3 and len(text) < 6
-    _write(studio, rng, split, canvas, text + (" = ?" if asks else ""), ink)
-    read = QA(ask(rng, split, "read"), answer("read", text=quoted(text)), "read_sum", quoted(text))
-    asked = [_caption(rng, split, "caption_sum", text, ink[0], ground), made, *common]
-    return canvas, asked if asks else [*asked, read]
+    asks = rng.choice((" = ?", " =", " = ?")) if rng.random() < 0.35 else ""
+    _write(studio, rng, split, canvas, text + asks, ink)
+    shown = quoted(text + asks)
+    read = QA(ask(rng, split, "read"), answer("read", text=shown), "read_sum", shown)
+    again = QA(ask(rng, split, "sum"), made.answer, "sum", made.key)
+    return canvas, [_caption(rng, split, "caption_sum", text, ink[0], ground), made, again, read, *common]
 
 
 def _caption(rng: Random, split: Split, kind: str, text: str, color: str, ground: Ground) -> QA:
@@ -56,53 +64,60 @@ def calculation(rng: Random, split: Split) -> tuple[str, QA]:
 
 def _calculation(rng: Random) -> tuple[str, int]:
     draw = rng.random()
-    if draw < 0.5:
-        a, b = rng.randint(0, 10), rng.randint(0, 10)
+    a, b = rng.randint(0, 12), rng.randint(0, 12)
+    if draw < 0.42:
         return f"{a} + {b}", a + b
-    if draw < 0.8:
-        a = rng.randint(0, 15)
-        b = rng.randint(0, a)
+    if draw < 0.84:
+        # The numbers are drawn as for a sum, so that only the sign between them tells which of the two it is.
+        a, b = max(a, b), min(a, b)
         return f"{a} - {b}", a - b
     a, b = rng.randint(1, 9), rng.randint(1, 5)
     return f"{a} × {b}", a * b
 
 
-def _write(
-    studio: Studio, rng: Random, split: Split, canvas: Canvas, text: str, ink: tuple[str, tuple[int, int, int]]
-) -> None:
+def _write(studio: Studio, rng: Random, split: Split, canvas: Canvas, text: str, ink: Ink) -> None:
+    width, height = canvas.width, canvas.height
     face = studio.letters.face(rng, split, capitals=True)
     natural = studio.letters.natural(face, 100, text)
-    largest = min(0.94 * SIDE / natural[0], 0.85 * SIDE / natural[1]) * 100
-    em = rng.uniform(min(30.0, largest), min(largest, 200.0))
-    line = studio.letters.line(face, text, em, rng.uniform(0.75, 1.0) if rng.random() < 0.4 else 1.0)
+    largest = min(0.94 * width / natural[0], 0.85 * height / natural[1]) * 100
+    least = min(least_em((width, height), 30.0), largest)
+    em = rng.uniform(least, min(largest, max(200.0, 0.8 * height)))
+    sign = next((s for s in "+-×" if f" {s} " in text), "")
+    if sign in ("+", "-") and rng.random() < 0.4:
+        line = _own_sign(studio, rng, face, text, sign, em)
+    else:
+        line = studio.letters.line(face, text, em, rng.uniform(0.75, 1.0) if rng.random() < 0.4 else 1.0)
+    if line.mask.width > 0.97 * width:
+        line = studio.letters.line(face, text, em)
     share = (0.5, 0.5) if rng.random() < 0.5 else (rng.uniform(0.05, 0.95), rng.uniform(0.05, 0.95))
-    left, top = round((SIDE - line.mask.width) * share[0]), round((SIDE - line.mask.height) * share[1])
+    left, top = round((width - line.mask.width) * share[0]), round((height - line.mask.height) * share[1])
     canvas.stamp(line.mask, left, top, ink[1], ink[0], chars=line.chars, order=line.order)
 
 
-def _clock(
-    rng: Random, split: Split, canvas: Canvas, ground: Ground, ink: tuple[str, tuple[int, int, int]]
-) -> list[QA]:
-    """A face with two hands, on the hour, the half or a quarter."""
-    hour, minute = rng.randint(1, 12), rng.choice((0, 0, 30, 30, 15, 45))
-    text = f"{hour}:{minute:02d}"
-    radius = rng.uniform(0.25, 0.46) * SIDE
-    cx, cy = (rng.uniform(radius + 4, SIDE - radius - 4) for _ in range(2))
-    mask = Image.new("L", (SIDE * 2, SIDE * 2))
-    draw = ImageDraw.Draw(mask)
-
-    def point(turn: float, reach: float) -> tuple[float, float]:
-        angle = 2 * math.pi * turn
-        return 2 * (cx + radius * reach * math.sin(angle)), 2 * (cy - radius * reach * math.cos(angle))
-
-    draw.ellipse((2 * (cx - radius), 2 * (cy - radius), 2 * (cx + radius), 2 * (cy + radius)), outline=255, width=6)
-    for k in range(12):
-        draw.line((point(k / 12, 0.86), point(k / 12, 0.94)), fill=255, width=8 if k % 3 == 0 else 4)
-    draw.line((point(0, 0), point((hour % 12 + minute / 60) / 12, 0.48)), fill=255, width=12)
-    draw.line((point(0, 0), point(minute / 60, 0.8)), fill=255, width=6)
-    canvas.stamp(mask.resize((SIDE, SIDE), Image.Resampling.BOX), 0, 0, ink[1], ink[0])
-    said = answer("caption_clock", text=quoted(text), ground=ground.phrase)
-    return [
-        QA(ask(rng, split, "caption"), said, "caption_clock", f"a clock|{quoted(text)}|{ground.key}"),
-        QA(ask(rng, split, "time"), answer("time", text=quoted(text)), "time", quoted(text)),
-    ]
+def _own_sign(studio: Studio, rng: Random, face: Face, text: str, sign: str, em: float) -> Line:
+    """The line with a sign of plain strokes instead of the font's, as hands and other fonts write it."""
+    parts = [studio.letters.line(face, part, em) for part in text.split(f" {sign} ")]
+    high = max(part.mask.height for part in parts)
+    edge, gap = round(em * rng.uniform(0.34, 0.6)), round(em * rng.uniform(0.1, 0.45))
+    pen = max(2, round(em * rng.uniform(0.04, 0.13)))
+    mask = Image.new("L", (parts[0].mask.width + parts[1].mask.width + edge + 2 * gap, high))
+    chars, order = (np.zeros((high, mask.width), np.uint8) for _ in "co")
+    left, before = 0, 0
+    for k, part in enumerate(parts):
+        wide, tall = part.mask.size
+        top = high - tall if k == 0 or "=" not in text else (high - tall) // 2
+        mask.paste(part.mask, (left, top))
+        here = np.s_[top : top + tall, left : left + wide]
+        chars[here], order[here] = part.chars, part.order + np.uint8(before)
+        left += wide + gap
+        if k == 0:
+            draw, middle = ImageDraw.Draw(mask), high // 2
+            draw.rectangle((left, middle - pen // 2, left + edge, middle - pen // 2 + pen - 1), fill=255)
+            if sign == "+":
+                x = left + edge // 2 - pen // 2
+                draw.rectangle((x, middle - edge // 2, x + pen - 1, middle + edge // 2), fill=255)
+            here = np.s_[:, left - gap // 2 : left + edge + gap // 2]
+            before = len(text.split(f" {sign} ")[0]) + 3
+            chars[here], order[here] = CHARS.index(sign) + 1, before - 1
+            left += edge + gap
+    return Line(mask, chars, order, em)

@@ -7,7 +7,9 @@ from random import Random
 from recipes.data.canvas import Canvas
 from recipes.data.labels import QA, SIDE, Split
 from recipes.data.phrases import answer, ask
+from recipes.data.scene_phrases import honest
 from recipes.data.shapes import plural
+from recipes.data.sizes import Size
 from recipes.data.studio import Studio
 
 _KEYS = {"who": "small demonstration model", "able": "can describe simple pictures", "hello": "ask me about"}
@@ -16,6 +18,10 @@ _ABSENT = {
     "shapes": ("read", "text_color", "bars", "largest"),
     "charts": ("time", "shape_color", "count_kind"),
     "figures": ("bars", "shape_color", "largest"),
+    "signs": ("bars", "largest", "time"),
+    "slides": ("bars", "largest", "time"),
+    "phones": ("bars", "largest"),
+    "clocks": ("bars", "shape_color", "largest"),
 }
 
 
@@ -55,23 +61,25 @@ def absent(rng: Random, split: Split, scene: str, shapes_seen: bool) -> QA | Non
     return QA(ask(rng, split, kind, thing=thing), answer("no_thing", thing=thing), "absent", f"no {thing}")
 
 
-def draw_nothing(studio: Studio, rng: Random, split: Split) -> tuple[Canvas, list[QA]]:
-    """Texture only: nothing that the model knows."""
-    textures = studio.textures
-    if rng.random() < 0.75:
-        picture = textures.cut(rng.choice(textures.clouds), rng, (SIDE, SIDE))
-        if rng.random() < 0.4:
-            picture = textures.cut(rng.choice(textures.clouds), rng, (64, 64)).resize((SIDE, SIDE))
-    else:
-        picture = textures.cut(textures.grains[-1], rng, (SIDE, SIDE)).point(
+def draw_nothing(studio: Studio, rng: Random, split: Split, size: Size = (SIDE, SIDE)) -> tuple[Canvas, list[QA]]:
+    """Nothing that the model knows: an empty background, noise, or what looks like a photograph out of focus."""
+    textures, draw, ground = studio.textures, rng.random(), None
+    if draw < 0.4:
+        ground = studio.grounds.plain(rng, size) if rng.random() < 0.5 else studio.grounds.shaded(rng, size)
+        picture = ground.picture
+    elif draw < 0.7:
+        picture = textures.cut(textures.grains[-1], rng, size).point(
             [max(0, min(255, 3 * v - 256)) for v in range(256)] * 3
         )
-    canvas = Canvas(picture.copy(), dense=True)
+    else:
+        picture = textures.cut(rng.choice(textures.clouds), rng, (64, 64) if rng.random() < 0.4 else size).resize(size)
     asked = [
         QA(ask(rng, split, kind), answer("nothing"), "nothing", "do not see any words")
         for kind in ("caption", "caption")
-    ]
+    ] if draw < 0.7 else honest(rng, split, "a photograph")  # fmt: skip
     asked.append(QA(ask(rng, split, "read"), answer("no_text"), "absent", "no text"))
     asked.append(QA(ask(rng, split, "count_all"), answer("no_shapes"), "absent", "no shapes"))
     asked.append(QA(ask(rng, split, "bars"), answer("no_chart"), "absent", "no chart"))
-    return canvas, asked
+    if ground is not None:
+        asked.append(ground.qa(rng, split))
+    return Canvas(picture.copy(), dense=True), asked

@@ -24,6 +24,7 @@ from recipes.data.shapes import (
     plural,
     shape_mask,
 )
+from recipes.data.sizes import Size
 from recipes.data.studio import Studio
 from recipes.data.turns import follow
 
@@ -33,7 +34,7 @@ _RELATIONS = (("left of", "right of"), ("above", "below"))
 
 @dataclass(frozen=True)
 class Item:
-    """One drawn shape; x, y and radius are shares of the picture's edge."""
+    """One drawn shape; x and y are shares of the picture's width and height, the radius of its shorter edge."""
 
     kind: str
     color: str
@@ -50,14 +51,15 @@ class Item:
         return place_name(self.x, self.y) or "center"
 
 
-def draw_shapes(studio: Studio, rng: Random, split: Split) -> tuple[Canvas, list[QA]]:
+def draw_shapes(studio: Studio, rng: Random, split: Split, size: Size = (SIDE, SIDE)) -> tuple[Canvas, list[QA]]:
     """One picture with its questions."""
-    ground = studio.grounds.pick(rng, (SIDE, SIDE), calm=0.45)
+    ground = studio.grounds.pick(rng, size, calm=0.45)
     canvas = Canvas(ground.picture, dense=True)
-    items = _scatter(rng, ground, split)
+    items = _scatter(rng, ground, split, size)
+    edge = min(size)
     for item, rgb in items:
-        mask = shape_mask(item.kind, item.radius * SIDE, rng.uniform(-8, 8) if rng.random() < 0.3 else 0.0)
-        left, top = round(item.x * SIDE - mask.width / 2), round(item.y * SIDE - mask.height / 2)
+        mask = shape_mask(item.kind, item.radius * edge, rng.uniform(-8, 8) if rng.random() < 0.3 else 0.0)
+        left, top = round(item.x * size[0] - mask.width / 2), round(item.y * size[1] - mask.height / 2)
         canvas.stamp(mask, left, top, rgb, item.color, shape=item.kind)
     shapes = [item for item, _ in items]
     return canvas, shape_questions(rng, split, shapes, ground) if shapes else [_nothing(rng, split)]
@@ -90,20 +92,22 @@ def imagined(rng: Random, split: Split) -> list[Item]:
     return sorted(items, key=lambda i: (i.y, i.x))
 
 
-def _scatter(rng: Random, ground: Ground, split: Split) -> list[tuple[Item, tuple[int, int, int]]]:
+def _scatter(rng: Random, ground: Ground, split: Split, size: Size) -> list[tuple[Item, tuple[int, int, int]]]:
     """Shapes in different ninths of the picture that do not touch."""
     count = rng.choices((1, 2, 3, 4, 5, 6), (18, 22, 22, 16, 12, 10))[0]
     cells = rng.sample([(x, y) for x in _CELLS for y in _CELLS], count)
     few = rng.sample(SHAPES, 2) if rng.random() < 0.35 else None  # pictures with several of a kind
     palette = [ink for ink in (pick_ink(rng, ground, split) for _ in range(rng.choice((1, 2, 4, 6)))) if ink]
+    wide, high = size[0] / min(size), size[1] / min(size)
+    least = 0.065 if size == (SIDE, SIDE) or max(wide, high) > 1.6 else 0.045
     placed: list[tuple[Item, tuple[int, int, int]]] = []
     for cx, cy in cells:
         x, y = cx + rng.uniform(-0.07, 0.07), cy + rng.uniform(-0.07, 0.07)
-        room = min(x, y, 1 - x, 1 - y) - 0.015
-        room = min([room, *(_gap(x, y, o.x, o.y) - o.radius - 0.02 for o, _ in placed)])
-        radius = min(room, rng.uniform(0.07, 0.2 if count > 1 else 0.45))
+        room = min(x * wide, y * high, (1 - x) * wide, (1 - y) * high) - 0.015
+        room = min([room, *(_gap(x * wide, y * high, o.x * wide, o.y * high) - o.radius - 0.02 for o, _ in placed)])
+        radius = min(room, rng.uniform(least + 0.005, 0.2 if count > 1 else 0.45))
         fit = [(i, k) for i in palette for k in (few or SHAPES) if allowed(split, i[0], k)]
-        if radius < 0.065 or not fit:
+        if radius < least or not fit:
             continue
         (color, rgb), kind = rng.choice(fit)
         placed.append((Item(kind, color, x, y, radius), rgb))

@@ -16,6 +16,7 @@ from recipes.data.labels import SIDE, Split
 from recipes.data.lettering import Line, turned
 from recipes.data.scene_shapes import allowed
 from recipes.data.shapes import pick_shape, shape_mask
+from recipes.data.sizes import least_em, unit_of
 from recipes.data.studio import Studio
 
 MIN_EM = 18.0  # no letter is drawn smaller than this font size
@@ -96,10 +97,14 @@ def _set_lines(studio: Studio, rng: Random, scene: WordPicture, frame: tuple[flo
     longest = max(texts, key=len)
     tracking = rng.uniform(0.04, 0.22) if rng.random() < (0.22 if scene.text.isupper() else 0.06) else 0.0
     natural = studio.letters.natural(scene.face, 100, longest, tracking)
-    small, large = MIN_EM * max(1.0, min(scene.size) / SIDE), 0.95 * scene.size[1]
+    small, large = least_em(scene.size, MIN_EM), 0.95 * scene.size[1]
+    if small > large:
+        return None
     em = small * (large / small) ** rng.random() if rng.random() < 0.5 else rng.uniform(small, large)
     stretch = _stretch(rng, scene.size == (SIDE, SIDE))
-    if scene.size != (SIDE, SIDE) and rng.random() < 0.6:  # a wordmark fills its picture
+    if scene.size != (SIDE, SIDE) and rng.random() < (
+        0.6 if scene.size[0] > 2 * scene.size[1] else 0.25
+    ):  # a wordmark fills its picture
         em = max(small, min(large, rng.uniform(0.55, 0.97) * frame[0] / (natural[0] * stretch / 100)))
     wide = natural[0] * em / 100 * stretch
     if wide > frame[0]:  # shrink or squeeze until it fits; squeezed is how a wide logo's thumbnail looks
@@ -109,7 +114,11 @@ def _set_lines(studio: Studio, rng: Random, scene: WordPicture, frame: tuple[flo
             stretch *= frame[0] / wide
     per_line = frame[1] / (len(texts) * 1.32) / (natural[1] / 100)
     em = min(em, per_line)
-    if em < small - 0.01 or natural[0] * em / 100 * stretch < MIN_ADVANCE * len(longest) or not 0.2 < stretch < 2.2:
+    if (
+        em < small - 0.01
+        or natural[0] * em / 100 * stretch < MIN_ADVANCE * unit_of(scene.size) * len(longest)
+        or not 0.2 < stretch < 2.2
+    ):
         return None
     scene.stretch = stretch
     if len(texts) == 1 and rng.random() < 0.13 and wide < 0.8 * frame[0]:
@@ -162,13 +171,11 @@ def _put_icon(rng: Random, split: Split, canvas: Canvas, scene: WordPicture, sid
     box, (width, height) = scene.box, scene.size
     room = {"left": box.left, "right": width - box.right, "top": box.top, "bottom": height - box.bottom}[side]
     across = height if side in ("left", "right") else width
-    radius = min(
-        room * 0.42, across * 0.42, max(box.height * rng.uniform(0.5, 1.0), 13 * max(1.0, min(width, height) / SIDE))
-    )
+    radius = min(room * 0.42, across * 0.42, max(box.height * rng.uniform(0.5, 1.0), 13 * unit_of(scene.size)))
     for _ in range(30):
         ink = (scene.color, scene.rgb) if rng.random() < 0.35 else pick_ink(rng, scene.ground, split)
         kind = pick_shape(rng)
-        if ink and allowed(split, ink[0], kind) and radius >= 11:
+        if ink and allowed(split, ink[0], kind) and radius >= 11 * unit_of(scene.size):
             break
     else:
         return

@@ -7,7 +7,7 @@ from io import BytesIO
 from random import Random
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from recipes.data.canvas import Canvas, Textures
 from recipes.data.fonts import FontBook
@@ -25,20 +25,34 @@ class Studio:
         self.textures = Textures()
         self.grounds = Grounds(self.textures)
 
-    def weather(self, canvas: Canvas, rng: Random, harsh: float = 1.0) -> None:
-        """Mild blur, grain and JPEG marks on some pictures; labels stay true."""
+    def weather(self, canvas: Canvas, rng: Random, harsh: float = 1.0, unit: float = 1.0) -> None:
+        """Tilt, mild blur, grain and JPEG marks on some pictures; labels stay true.
+
+        Args:
+            unit: pixels of the picture that become one of a tile, so that blur spoils large pictures alike.
+        """
+        if rng.random() < 0.05 * harsh:
+            self._tilt(canvas, rng)
         picture = canvas.picture
         if rng.random() < 0.16 * harsh:
             share = rng.uniform(0.55, 0.85)
             smaller = (round(picture.width * share), round(picture.height * share))
-            picture = picture.resize(smaller, Image.Resampling.BILINEAR).resize(picture.size, Image.Resampling.BILINEAR)
+            back = rng.choice((Image.Resampling.BILINEAR, Image.Resampling.BILINEAR, Image.Resampling.NEAREST))
+            picture = picture.resize(smaller, Image.Resampling.BILINEAR).resize(picture.size, back)
+        if rng.random() < 0.07 * harsh:
+            picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.4, 0.9) * unit))
         if rng.random() < 0.15 * harsh:
             picture = self.textures.grained(picture, rng, coarsest=2)
-        if rng.random() < 0.12 * harsh:
+        if rng.random() < 0.18 * harsh:
             file = BytesIO()
-            picture.save(file, "JPEG", quality=rng.randint(35, 85))
+            picture.save(file, "JPEG", quality=rng.randint(30, 95))
             picture = Image.open(file).convert("RGB")
         canvas.picture = picture
+
+    def _tilt(self, canvas: Canvas, rng: Random) -> None:
+        """Turns the picture by up to five degrees, less if it is long, so that places keep their names."""
+        width, height = canvas.picture.size
+        canvas.turn(rng.uniform(-5, 5) * min(width, height) / max(width, height))
 
     def pixels(self, canvas: Canvas) -> np.ndarray:
         """The finished picture, uint8 [height, width, 3]."""

@@ -6,6 +6,7 @@ true. Kept apart from `phrases` for the tokenizer's sake, like `clip_phrases`.
 
 from __future__ import annotations
 
+import re
 from random import Random
 
 from recipes.data.labels import QA, Split
@@ -46,6 +47,11 @@ def follow(rng: Random, split: Split, asked: str, before: QA, answer: str, key: 
     train, held = _ASKED[asked].split("|")
     pool = [held] if split == "heldout" and rng.random() < 0.35 else train.split("/")
     return QA(rng.choice(pool), answer, TURN + asked, key, after=before)
+
+
+def turn_phrasings() -> list[str]:
+    """Every phrasing of a second question."""
+    return [t for text in _ASKED.values() for t in re.split(r"[/|]", text)]
 
 
 def held_out_turns() -> list[str]:

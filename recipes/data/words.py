@@ -116,9 +116,13 @@ class WordBook:
         while True:
             words = [self.word(rng, split, longest) for _ in range(count)]
             text = " ".join(_cased(w, case, first=i == 0) for i, w in enumerate(words))
-            pieces = text.split(" ")
-            if pieces[0] not in self.whole_pieces and not any(f" {p}" in self.whole_pieces for p in pieces[1:]):
+            if self.spelled(text):
                 return text
+
+    def spelled(self, text: str) -> bool:
+        """Whether the tokenizer spells every word of this quoted text."""
+        pieces = text.split(" ")
+        return pieces[0] not in self.whole_pieces and not any(f" {p}" in self.whole_pieces for p in pieces[1:])
 
     def word(self, rng: Random, split: Split, longest: int = LONGEST) -> str:
         """One word: in the dictionary, invented, or a code."""

@@ -7,10 +7,9 @@ from random import Random
 import numpy as np
 
 from recipes.data.labels import Split
-from recipes.speech.espeak import espeak
 from recipes.speech.room import RATE, coloured_noise, hear
+from recipes.speech.speakers import speak
 from recipes.speech.texts import not_for_the_model, sentence_to_repeat
-from recipes.speech.voices import pick_voice
 
 
 def plain_noise(rng: Random, dice: np.random.Generator) -> np.ndarray:
@@ -50,7 +49,7 @@ def babble(rng: Random, dice: np.random.Generator, split: Split) -> np.ndarray:
     voices = []
     for _ in range(rng.randint(4, 7)):
         text = " ".join(sentence_to_repeat(rng) for _ in range(2)) + " " + not_for_the_model(rng, split)
-        voices.append(hear(espeak().speak(text, pick_voice(rng, split)), espeak().rate, dice, hard=0.3))
+        voices.append(hear(*speak(text, split, rng), dice, hard=0.3))
     length = int(RATE * rng.uniform(1.2, 4.0))
     total = np.zeros(length, np.float32)
     for voice in voices:

@@ -6,6 +6,7 @@ row beside typed questions about the same picture. Does not know about losses or
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,13 +22,17 @@ from torch import Tensor
 from recipes.data import QA, Split, render_sample
 from recipes.data.clips import render_clip
 from recipes.data.labels import capital, small
+from recipes.data.natural import varied
 from recipes.data.scene_other import talk_only
 from recipes.feed import Batch, build_batch
+from recipes.look import joined, split
 from recipes.model import LETTERS
 from recipes.pack import IGNORE, Packer, Row, RowBatch, collate_alike
 from recipes.schedule import CURRICULUM
-from recipes.speech.sample import Utterance, render_utterance, say
-from recipes.speech.texts import ask_to_repeat, question, sentence_to_repeat, spoken
+from recipes.speech.room import RATE
+from recipes.speech.sample import Utterance, free_speech, render_utterance, say
+from recipes.speech.speakers import asked_aloud
+from recipes.speech.texts import ask_to_repeat, spoken
 from recipes.tiles import tiles_of
 from recipes.tokenizer import heard_words
 from vita.config import FilterbankConfig
@@ -41,6 +46,7 @@ SPOKEN_MARK = "☞"
 TYPED_BESIDE = 2  # typed questions that keep the decoder's older skills in every row with a picture
 CLIPS, PICTURES, TALK = 0.14, 0.4, 0.15  # shares of the answering phase; the rest is sound to repeat or to ignore
 WIDE = 0.2  # of the pictures are cut into tiles
+LOWEST_BAND, THROATS = 20.0, (0.86, 1.16)  # hertz; factors of frequency
 WIDEST_BLOT, LONGEST_BLOT = 14, 8  # bands and frames
 TOGETHER = 8  # sounds of like length that are padded to the longest of them
 BESIDE = CURRICULUM[-1:]  # the pictures that are shown between sounds
@@ -144,13 +150,15 @@ def _book() -> dict[str, int]:
 
 
 def restated(question: str, answer: str) -> str:
-    """What is said to a spoken question: first the question as it was heard, on a line of its own.
+    """What is said to a spoken question: the question as it was heard is the first line of the look.
 
-    The answer can then look for the question's words in what was written, as it does for a typed one; and who asked
-    sees what was understood.
+    The answer can then look for the question's words in what was written, as it does for a typed one. What a look sees
+    follows on a line of its own; an answer that needs no look has one that is only the question.
     """
     asked = capital(question)
-    return f"{SPOKEN_MARK}{asked if asked[-1] in '.?!' else asked + '?'}\n{answer}"
+    asked = asked if asked[-1] in ".?!" else asked + "?"
+    look, said = split(answer)
+    return joined(f"{asked}\n{look}" if look else asked, SPOKEN_MARK + said)
 
 
 def repeated(text: str) -> str:
@@ -163,8 +171,7 @@ def draw(index: int, split: Split, seed: int, mix: Mix) -> Said:
     """Number `index` of the mix: heard only, or to be answered."""
     rng = Random(f"{seed}/{split}/said/{index}/{mix}")
     if mix == "hearing":
-        text = sentence_to_repeat(rng) if rng.random() < 0.45 else question(rng, split)
-        return Said(say(text, split, rng), "", "", None)
+        return Said(free_speech("repeat" if rng.random() < 0.45 else "question", split, rng), "", "", None)
     lot = rng.uniform(CLIPS + PICTURES, 1) if mix == "alone" else rng.random()
     if lot < CLIPS:
         return _clip(index, split, seed, rng)
@@ -173,7 +180,7 @@ def draw(index: int, split: Split, seed: int, mix: Mix) -> Said:
         sample = render_sample(index, split, "tiles" if rng.random() < WIDE else "mix", seed + 1)
         asked = [qa for qa in sample.qa if spoken(qa)]
         if asked:
-            qa = rng.choice(asked)
+            qa = asked_aloud(asked, split, rng)
             sound = say(qa.question, split, rng)
             rest = [q for q in sample.qa if q is not qa]
             beside = tuple(rng.sample(rest, min(TYPED_BESIDE, len(rest))))
@@ -181,7 +188,7 @@ def draw(index: int, split: Split, seed: int, mix: Mix) -> Said:
     if lot >= 1 - TALK:  # of the model itself, of what is beyond it, or of a picture that is not there
         asked = [qa for qa in talk_only(rng, split) if spoken(qa)]
         if asked:
-            qa = rng.choice(asked)
+            qa = asked_aloud(asked, split, rng)
             return Said(say(qa.question, split, rng), "", restated(qa.question, qa.answer), None)
     sound = render_utterance(index, split, seed)
     if sound.kind == "repeat":
@@ -196,7 +203,7 @@ def _clip(index: int, split: Split, seed: int, rng: Random) -> Said:
     asked = [qa for qa in clip.qa if spoken(qa)]
     if rng.random() >= SPOKEN_OF_CLIP or not asked:
         return Said(None, "", "", clip.frames, tuple(clip.qa))
-    qa = rng.choice(asked)
+    qa = asked_aloud(asked, split, rng)
     rest = tuple(q for q in clip.qa if q is not qa)
     return Said(say(qa.question, split, rng), "", restated(qa.question, qa.answer), clip.frames, rest)
 
@@ -219,7 +226,8 @@ class SpeechPacker:
         """
         packer = self.packer
         heard = [packer.turn(self.heard(said.typed, tokens, tiles), said.answer)] if said.sound else []
-        typed = [packer.dialogue([qa] if qa.after is None else [qa.after, qa], tiles) for qa in said.beside]
+        beside = varied(Random("/".join(qa.question for qa in said.beside)), "train", said.beside)
+        typed = [packer.dialogue([qa] if qa.after is None else [qa.after, qa], tiles) for qa in beside]
         return packer.lay_out([heard, *typed] if heard else typed, tiles, video=said.video)
 
     def heard(self, typed: str, tokens: int, tiles: int) -> list[int]:
@@ -276,7 +284,7 @@ def _sounds(packer: SpeechPacker, group: Sequence[tuple[Utterance, Tensor]], blo
     """Pads them; parts of each filterbank are blotted out, if they are to be."""
     texts = [sound.text if sound.kind in ("question", "repeat") else "" for sound, _ in group]
     spelled, words = [spell(text) for text in texts], [worded(text) for text in texts]
-    banks = [bank if blots is None else blotted(bank, blots) for _, bank in group]
+    banks = [bank if blots is None else blotted(warped(bank, blots), blots) for _, bank in group]
     return Sounds(
         banks=torch.nn.utils.rnn.pad_sequence(banks, batch_first=True),
         frames=torch.tensor([len(bank) for bank in banks]),
@@ -286,6 +294,25 @@ def _sounds(packer: SpeechPacker, group: Sequence[tuple[Utterance, Tensor]], blo
         worded=torch.tensor([len(labels) for labels in words]),
         tokens=torch.tensor([packer.word_tokens[label - 1] for label in chain(*words)], dtype=torch.long),
     )
+
+
+def warped(bank: Tensor, rng: Random) -> Tensor:
+    """A filterbank `[T, 80]` of the same melody from a longer or shorter throat, every other time (Jaitly and Hinton
+    2013): bands move by one factor of their frequency, which leaves the pitch where the synthesiser put it."""
+    if rng.random() < 0.5:
+        return bank
+    count = bank.shape[1]
+    mels = torch.linspace(mel(LOWEST_BAND), mel(RATE / 2), count + 2)[1:-1]
+    moved = 1127 * torch.log1p(torch.expm1(mels / 1127) * rng.uniform(*THROATS))
+    place = ((moved - mels[0]) / (mels[1] - mels[0])).clamp(0, count - 1)
+    below = place.floor().long()
+    share = place - below
+    return bank[:, below] * (1 - share) + bank[:, (below + 1).clamp(max=count - 1)] * share
+
+
+def mel(hertz: float) -> float:
+    """The mel scale of the filterbank."""
+    return 1127 * math.log1p(hertz / 700)
 
 
 def blotted(bank: Tensor, rng: Random) -> Tensor:

@@ -13,16 +13,16 @@ from typing import Literal
 import numpy as np
 
 from recipes.data.labels import Split
-from recipes.speech.espeak import espeak
+from recipes.speech.body import unsaid
 from recipes.speech.noise import babble, music, plain_noise
-from recipes.speech.room import hear
-from recipes.speech.texts import not_for_the_model, sentence_to_repeat
-from recipes.speech.voices import pick_voice
+from recipes.speech.room import KNOWN, RATE, WORN, hear
+from recipes.speech.speakers import anything, speak
+from recipes.speech.texts import backchannel, not_for_the_model, question, sentence_to_repeat
 
-Kind = Literal["repeat", "others", "noise", "music", "babble"]
-KINDS: tuple[Kind, ...] = ("repeat", "others", "noise", "music", "babble")
-STRETCH = 0.15  # of a training voice: more than anybody who is held out needs
-SHARES = (64, 14, 8, 5, 9)  # of a hundred sounds that belong to no picture
+Kind = Literal["repeat", "others", "noise", "music", "babble", "backchannel", "unsaid"]
+KINDS: tuple[Kind, ...] = ("repeat", "others", "noise", "music", "babble", "backchannel", "unsaid")
+SHARES = (58, 12, 6, 4, 7, 9, 4)  # of a hundred sounds that belong to no picture
+MUSIC_BEHIND, TALK_BEHIND = 0.05, 0.05  # shares of the training voices
 
 
 @dataclass(frozen=True)
@@ -43,20 +43,43 @@ class Utterance:
 def say(text: str, split: Split, rng: Random, kind: str = "question") -> Utterance:
     """A text spoken by somebody of the split, somewhere."""
     dice = np.random.default_rng(rng.getrandbits(63))
-    voice = espeak().speak(text, pick_voice(rng, split))
-    stretch = STRETCH if split == "train" else STRETCH / 2
-    return Utterance(hear(voice, espeak().rate, dice, stretch=stretch), text, kind)
+    voice, rate = speak(text, split, rng, plain=kind != "backchannel")
+    return Utterance(_heard(voice, rate, split, rng, dice), text, kind)
+
+
+def _heard(voice: np.ndarray, rate: int, split: Split, rng: Random, dice: np.random.Generator) -> np.ndarray:
+    if split == "heldout":
+        return hear(voice, rate, dice, wear=KNOWN)
+    behind, lot = None, rng.random()
+    if lot < MUSIC_BEHIND:
+        behind = music(rng, dice)
+    elif lot < MUSIC_BEHIND + TALK_BEHIND:
+        behind = hear(*speak(not_for_the_model(rng, split), split, rng), dice, hard=0.3)
+    return hear(voice, rate, dice, wear=WORN, behind=behind)
 
 
 def render_utterance(index: int, split: Split, seed: int) -> Utterance:
     """Sound number `index` of those without a picture."""
     rng = Random(f"{seed}/{split}/sound/{index}")
     kind = rng.choices(KINDS, SHARES)[0]
-    if kind == "repeat":
-        return say(sentence_to_repeat(rng), split, rng, kind)
-    if kind == "others":
-        return say(not_for_the_model(rng, split), split, rng, kind)
+    if kind in ("repeat", "others", "backchannel"):
+        return free_speech(kind, split, rng)
     dice = np.random.default_rng(rng.getrandbits(63))
     if kind == "babble":
         return Utterance(babble(rng, dice, split), "", kind)
+    if kind == "unsaid":
+        return Utterance(hear(unsaid(rng, dice), RATE, dice, wear=WORN), "", kind)
     return Utterance(plain_noise(rng, dice) if kind == "noise" else music(rng, dice), "", kind)
+
+
+def free_speech(kind: str, split: Split, rng: Random) -> Utterance:
+    """Speech of a kind whose words nothing else depends on, also "question"."""
+    one = anything(kind, split, rng)
+    if one is not None:
+        dice = np.random.default_rng(rng.getrandbits(63))
+        return Utterance(_heard(one.samples(), RATE, split, rng, dice), one.text, kind)
+    if kind == "repeat":
+        return say(sentence_to_repeat(rng), split, rng, kind)
+    if kind == "question":
+        return say(question(rng, split), split, rng, kind)
+    return say(not_for_the_model(rng, split) if kind == "others" else backchannel(rng, split), split, rng, kind)

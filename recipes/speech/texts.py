@@ -10,6 +10,7 @@ from random import Random
 from recipes.data.labels import COLORS, POSITIONS, QA, SHAPES, Split, capital
 from recipes.data.phrases import QUESTIONS, ask
 from recipes.data.shapes import at, plural
+from recipes.tokenizer import heard_words
 
 # Questions that quote a word out of a picture are typed, not spoken: an invented word has no sound.
 QUOTED = re.compile(r"'")
@@ -82,6 +83,45 @@ _TALK = (
     "The {vehicle} was late again {when}.",
 )  # fmt: skip
 
+# Sentences of words that are each heard as one.
+_DAILY = (
+    "I want to {do} {when}.", "Can you {do} {when}?", "Please {do}, it is {how}.", "You should {do} {when}.",
+    "You can {do} if you want.", "{what} is very {how}.", "I think {what} was {how} {when}.", "Where is {what}?",
+    "{what} and {what} are the same.", "She said that {what} is {how}.", "He must {do} before you {do}.",
+    "Tell me why you {do}.", "How long does it take to {do}?", "What would you like to know about {what}?",
+    "Thank you, that was {how}.", "They will {do} {when}.", "I never {do} because it is so {how}.",
+    "Is {what} really {how}?", "Some people {do} every day.", "Wait, I would like to {do} first.",
+    "There are two of them, and one is {how}.", "It is not {how}, but {what} is.", "Look at {what}, please.",
+)  # fmt: skip
+_DAILY_WHEN = (
+    "today", "tomorrow", "again", "this morning", "now", "after work", "together", "next week", "later",
+    "all day", "this year", "in the evening", "first", "soon",
+)  # fmt: skip
+_DAILY_DO = (
+    "go home", "read the text", "look at it", "call her", "walk to the city", "write the name",
+    "play with him", "see the water", "stop the music", "change the color", "make a poster", "find a word",
+    "spell it", "sing", "draw a tree", "buy some food", "help me", "talk to the man", "show them the picture",
+)  # fmt: skip
+_DAILY_WHAT = (
+    "the picture", "my friend", "the room", "your name", "the game", "this story", "the weather", "the light",
+    "the book", "his life", "the last question", "our street", "the small one", "the next page",
+)  # fmt: skip
+_DAILY_HOW = (
+    "good", "nice", "full", "great", "hard", "wrong", "small", "strong", "long", "different", "easy", "young",
+    "bright", "quick", "right", "bad", "new", "old",
+)  # fmt: skip
+# What a listener says while another speaks: it asks for nothing. Synthesisers spell "mm-hm" letter by letter; it is
+# hummed by `noise.hum`.
+_LISTENING = (
+    "um hum", "hum hum", "hum", "humm", "umm", "hmm", "hmm hmm", "uh huh", "uh-huh", "yeah", "yep", "yup",
+    "yes", "okay", "OK", "right", "alright", "I see", "aha", "ah", "oh", "huh", "uh", "um", "er", "ooh",
+    "wow", "nice", "cool", "great", "really", "sure", "good", "fine", "of course", "exactly", "absolutely",
+    "true", "indeed", "got it", "I know", "well", "so", "interesting", "makes sense", "oh really", "oh no",
+    "oh wow", "oh dear", "ha ha", "you know", "no", "nah", "very good", "that's right", "no way",
+    "I hear you", "ah okay", "oh I see", "wait",
+)  # fmt: skip
+_LISTENING_HELD_OUT = ("oh right", "fair enough", "um yes", "go on", "I get it", "uh yeah", "good point", "ah I see")
+
 
 def spoken(qa: QA) -> bool:
     """Whether a question about a picture can be asked aloud."""
@@ -104,11 +144,22 @@ def question(rng: Random, split: Split) -> str:
 def sentence_to_repeat(rng: Random) -> str:
     """Plain words in an order that cannot be guessed, or a small statement."""
     draw = rng.random()
-    if draw < 0.45:
+    if draw < 0.25:
         return _statement(rng)
-    words = _everyday() if draw < 0.8 else [*_everyday(), *COLORS, *SHAPES]
+    if draw < 0.4:
+        return _said_daily(rng)
+    if draw < 0.5:  # what a user's turn usually is, to be written down beside its answer
+        while not set(re.findall("[a-z]+", (asked := question(rng, "train")).lower())) <= set(heard_words()):
+            continue
+        return asked
+    words = _everyday() if draw < 0.7 else list(heard_words()) if draw < 0.9 else [*_everyday(), *COLORS, *SHAPES]
     said = " ".join(rng.choice(words) for _ in range(rng.randint(2, 6)))
     return capital(said) + "."
+
+
+def _said_daily(rng: Random) -> str:
+    blanks = {"when": _DAILY_WHEN, "do": _DAILY_DO, "what": _DAILY_WHAT, "how": _DAILY_HOW}
+    return capital(rng.choice(_DAILY).format(**{blank: rng.choice(words) for blank, words in blanks.items()}))
 
 
 def _statement(rng: Random) -> str:
@@ -139,6 +190,15 @@ def not_for_the_model(rng: Random, split: Split) -> str:
     }  # fmt: skip
     said = rng.choice(_TALK).format(**{blank: rng.choice(words) for blank, words in blanks.items()})
     return capital(said)
+
+
+def backchannel(rng: Random, split: Split) -> str:
+    """A listener's word or two."""
+    if split == "heldout":
+        return capital(rng.choice(_LISTENING_HELD_OUT)) + "."
+    words = [rng.choice(_LISTENING) for _ in range(rng.choices((1, 2, 3), (7, 3, 1))[0])]
+    words = words[:1] * len(words) if rng.random() < 0.3 else words
+    return capital(rng.choice((" ", ", ")).join(words)) + rng.choice((".", ".", "!", "?", "..."))
 
 
 def ask_to_repeat(rng: Random, split: Split) -> str:

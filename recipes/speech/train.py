@@ -11,7 +11,6 @@ import argparse
 import ctypes
 import multiprocessing
 import os
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,8 +22,18 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from recipes import steps
-from recipes.checkpoint import EARS, FILE, Progress, hears, load_weights, read_shipped, read_state, restore, save_state
-from recipes.export import TOKENIZER_FILES
+from recipes.checkpoint import (
+    EARS,
+    FILE,
+    Progress,
+    carried,
+    hears,
+    load_weights,
+    read_shipped,
+    read_state,
+    restore,
+    save_state,
+)
 from recipes.model import MOST_WORDS, PARTS, Heard, Learner, ctc_loss, sizes
 from recipes.pack import IGNORE, ROWS_PER_TILE, Packer
 from recipes.schedule import DECAYS, ActiveClock, learning_rate
@@ -43,6 +52,7 @@ from recipes.speech.rows import (
 )
 from recipes.steps import answers_loss, apply, half
 from recipes.tiles import normalise
+from recipes.tokenizer import build_tokenizer
 from recipes.train import Log
 from vita.checkpoint.files import DEFAULT
 from vita.prompt.tokenizer import Tokenizer
@@ -208,12 +218,13 @@ class Run:
     def __init__(self, options: Options) -> None:
         self.options = options
         self.folder = options.out / "tokenizer"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for name in TOKENIZER_FILES:
-            shutil.copyfile(options.start / name, self.folder / name)
+        if not (self.folder / "tokenizer.json").exists():
+            build_tokenizer(self.folder)
         torch.manual_seed(options.seed)
-        self.model = Learner(sizes(options.preset, Tokenizer.load(self.folder).size))
-        load_weights(self.model, read_shipped(options.start))
+        tokenizer = Tokenizer.load(self.folder)
+        self.model = Learner(sizes(options.preset, tokenizer.size))
+        weights = carried(read_shipped(options.start), Tokenizer.load(options.start), tokenizer)
+        load_weights(self.model, weights)
         if not hears(self.model.state_dict()):
             self._measure()
         self.model.use_fast_attention()

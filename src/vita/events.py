@@ -48,7 +48,11 @@ class TextDelta:
 
 @dataclass(frozen=True)
 class ReasoningDelta:
-    """The next piece of what the model writes before its answer. Reserved: no checkpoint makes it yet."""
+    """The next piece of the reasoning: what a model writes between `<think>` and `</think>` before it answers.
+
+    It is no part of the answer's text: never spoken, not in a session's history, and no stop string is searched in it.
+    Only checkpoints whose tokenizer has both as added tokens make it.
+    """
 
     text: str
     index: int = 0
@@ -79,7 +83,8 @@ class Usage:
     text_tokens: int = 0
     image_tokens: int = 0
     audio_tokens: int = 0
-    completion_tokens: int = 0
+    completion_tokens: int = 0  # those of the reasoning too
+    reasoning_tokens: int = 0  # of them, with the tokens around the reasoning
     reused_tokens: int = 0  # of the prompt, found in the prefix cache
     tiles: int = 0  # image tiles and video frames
     images: int = 0  # images and video frames
@@ -128,7 +133,12 @@ class Timings:
 
 @dataclass(frozen=True)
 class Done:
-    """The last event of an answer."""
+    """The last event of an answer.
+
+    Attributes:
+        token_ids: every generated token, those of the reasoning too.
+        logprobs: of the tokens that are not the reasoning's, if they were asked for.
+    """
 
     finish_reason: FinishReason
     state: State | None
@@ -145,7 +155,14 @@ Event: TypeAlias = Started | TextDelta | ReasoningDelta | SpeechChunk | Done
 
 @dataclass(frozen=True)
 class Result:
-    """A whole answer."""
+    """A whole answer.
+
+    Attributes:
+        text: what the user sees.
+        token_ids: every generated token, those of the reasoning too.
+        logprobs: of the tokens that are not the reasoning's, if they were asked for.
+        reasoning: what the model wrote before it answered; empty if it did not reason.
+    """
 
     text: str
     state: State | None
@@ -155,21 +172,30 @@ class Result:
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     notes: tuple[str, ...] = ()
+    reasoning: str = ""
+
+    @property
+    def reasoning_tokens(self) -> int:
+        """Of the reasoning, with the tokens around it; part of `usage.completion_tokens`."""
+        return self.usage.reasoning_tokens
 
     @classmethod
     def collect(cls, events: Iterable[Event], index: int = 0) -> Result:
         """Read a stream of events to its end: the answer of one index."""
         pieces: list[str] = []
+        reasoning: list[str] = []
         result: Result | None = None
         for event in events:
             if event.index != index:
                 continue
             if isinstance(event, TextDelta):
                 pieces.append(event.text)
+            elif isinstance(event, ReasoningDelta):
+                reasoning.append(event.text)
             elif isinstance(event, Done):
                 result = cls(
                     "".join(pieces), event.state, event.finish_reason, event.usage, event.timings,
-                    event.token_ids, event.logprobs, event.notes,
+                    event.token_ids, event.logprobs, event.notes, "".join(reasoning),
                 )  # fmt: skip
         if result is None:
             raise RuntimeError("the event stream ended without Done")

@@ -16,6 +16,8 @@ from vita.sources import Frames, Source, check_source, is_ndarray, is_source, is
 if TYPE_CHECKING:
     import numpy as np
 
+MAX_REASONING_TOKENS = 256  # unless a request says otherwise
+
 
 @dataclass(frozen=True)
 class Text:
@@ -268,16 +270,21 @@ class SamplingParams:
     """How tokens are chosen. `engine.sampler.check_params` refuses wrong types and values.
 
     Attributes:
-        max_tokens: most new tokens, 1 or more. None: as many as the context and the memory hold.
+        max_tokens: most new tokens of the visible answer, 1 or more. None: as many as the context and the memory hold.
+        max_reasoning_tokens: most tokens of reasoning beside those, 0 or more; then the engine ends it and the answer
+            follows. 0: no reasoning. None: as many as the context and the memory hold. Changes nothing for checkpoints
+            that do not reason.
         temperature: 0 to 10; below 1e-6 is greedy.
         top_p: keep the most probable tokens that together reach this probability; over 0, at most 1.
         top_k: keep this many of the most probable tokens; 0: all.
         min_p: drop tokens less probable than this fraction of the most probable one; 0 to 1.
         repetition_penalty: divides (positive) or multiplies (negative) the logits of tokens that the answer already
-            holds, 0.01 to 100. None: the checkpoint's own, usually 1.
+            holds, 0.01 to 100. None: the checkpoint's own, usually 1. Tokens of reasoning do not count for penalties.
         seed: makes random choices repeatable. None: a new one for each answer.
-        stop: a string, or strings, that end the answer and are not part of it. Kept as a tuple.
-        logprobs: how many alternatives to report for each token, 0 to 100; 0: no log-probabilities.
+        stop: a string, or strings, that end the answer and are not part of it; not searched in its reasoning. Kept as a
+            tuple.
+        logprobs: how many alternatives to report for each token of the visible answer, 0 to 100; 0: no
+            log-probabilities.
         ignore_eos: continue past stop tokens, until `max_tokens`.
         n: number of answers, 1 to 16.
         frequency_penalty: taken off a token's logit for each time the answer holds it, -2 to 2.
@@ -286,6 +293,7 @@ class SamplingParams:
     """
 
     max_tokens: int | None = 1024
+    max_reasoning_tokens: int | None = field(default=MAX_REASONING_TOKENS, kw_only=True)
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0

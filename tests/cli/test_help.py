@@ -77,7 +77,8 @@ class TestHelp:
         commands = typer.main.get_group(app).commands
         ask, chat = ({p.name for p in commands[name].params} for name in ("ask", "chat"))
         assert ask - chat == {
-            "question", "json", "stream", "timings", "logprobs", "start", "end", "audio_from_video", "play",
+            "question", "json", "stream", "timings", "show_reasoning", "logprobs", "start", "end", "audio_from_video",
+            "play",
         }  # fmt: skip
 
     @pytest.mark.parametrize("name", ["ask", "chat"])

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recipes.data.phrases import ANSWERS
-from recipes.tokenizer import SPECIALS, STATE_TOKENS, build_tokenizer, whole_pieces
+from recipes.tokenizer import SPECIALS, STATE_TOKENS, THINK_TOKENS, build_tokenizer, whole_pieces
 from tokenizers import Tokenizer
 
 PROMPTS = Path(__file__).parents[1] / "goldens" / "mini" / "system_prompts.json"
@@ -85,7 +85,7 @@ def test_files_agree(folder: Path, tokenizer: Tokenizer) -> None:
     config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     for key, token in config["added_tokens_decoder"].items():
         assert tokenizer.token_to_id(token["content"]) == int(key)
-        assert token["special"] == (token["content"] in SPECIALS)
+        assert token["special"] == (token["content"] in (*SPECIALS, *THINK_TOKENS))
     assert config["eos_token"] == "<|im_end|>" and config["bos_token"] is None
     assert 700 <= tokenizer.get_vocab_size() <= 1500
     assert sorted(tokenizer.get_vocab().values()) == list(range(tokenizer.get_vocab_size()))
@@ -96,4 +96,4 @@ def test_the_engine_reads_it(folder: Path) -> None:
     from vita.prompt.tokenizer import Tokenizer as EngineTokenizer
 
     loaded = EngineTokenizer.load(folder)
-    assert set(loaded.special.values()) == set(SPECIALS)
+    assert set(loaded.special.values()) == {*SPECIALS, *THINK_TOKENS}

@@ -109,7 +109,7 @@ def test_a_run_can_go_on_from_the_shipped_model(tmp_path: Path) -> None:
 
     weights = read_shipped(DEFAULT)
     assert hears(weights), "the ears are built as the recipe builds them"
-    model = Learner(sizes("hearing", Tokenizer.load(DEFAULT).size))
+    model = Learner(sizes("hearing", Tokenizer.load(DEFAULT).size), len(weights["words.bias"]))
     load_weights(model, weights)
     answerer = Answerer.load(DEFAULT)
     torch.testing.assert_close(model.decoder.norm.weight, answerer.decoder.norm.weight)

@@ -58,10 +58,10 @@ def test_a_second_turn_is_the_engines(packer: Packer) -> None:
 
 
 def test_only_marks_answers_and_ends_are_taught(packer: Packer) -> None:
-    row = packer.row(ASKED, 1, Random(3))
+    row = packer.row(ASKED, 1, Random(3), natural=0)
     said = packer.tokenizer.decode(row.ids[row.taught > 0].tolist())
     assert sorted(said.split("<|im_end|>")[:-1]) == sorted("☜" + qa.answer for qa in ASKED)
-    batch = collate([row, packer.row(ASKED[:1], 0, Random(0))])
+    batch = collate([row, packer.row(ASKED[:1], 0, Random(0), natural=0)])
     taught = batch.target != IGNORE
     assert taught.sum() == (row.taught > 0).sum() + len(packer.dialogue(ASKED[:1], 0)[0].said)
     following = torch.roll(batch.ids, -1, 1)
@@ -71,19 +71,28 @@ def test_only_marks_answers_and_ends_are_taught(packer: Packer) -> None:
 def test_a_conclusion_weighs_like_an_answer_of_its_own(packer: Packer) -> None:
     said = packer.turn([], "☜I see a red ring, a blue star and a green cross: there are no hearts.")
     weights = said.weights()
-    assert packer.tokenizer.decode(said.said[said.concludes :]) == " there are no hearts.<|im_end|>"
+    assert packer.tokenizer.decode(said.said[said.concludes :]) == "There are no hearts.<|im_end|>"
     assert len(set(weights[: said.concludes])) == 1 and weights[-1] > weights[0] >= 1
+
+
+def test_a_looks_own_conclusion_weighs_too(packer: Packer) -> None:
+    said = packer.turn(
+        [], "☜<think>Please tell me: is the ring left?\nthe ring (1) is left: it is left</think>Yes, it is left."
+    )
+    assert packer.tokenizer.decode(said.said[said.concludes :]) == " it is left</think>Yes, it is left.<|im_end|>"
 
 
 @pytest.mark.parametrize(
     ("answer", "taught"),
     [
-        ("I see a red ring (1), a blue star and a red cross (2): there are 2.", " (1), and (2): there are 2."),
-        ("The red ring (1) is at the top and the blue star is on the left: yes.", " (1) is and is: yes."),
-        ("'A' is 3, 'Bo' (1) is 12 and 'C' is 4: the value is 12.", " is, (1) is and is: the value is 12."),
-        ("It says '3 + 4': the result is 7.", "': the result is 7."),
+        ("I see a red ring (1), a blue star and a red cross (2): there are 2.", " (1), and (2)</think>There are 2."),
+        ("The red ring (1) is at the top and the blue star is on the left: yes.", " (1) is and is</think>Yes."),
+        ("'A' is 3, 'Bo' (1) is 12 and 'C' is 4: the value is 12.", " is, (1) is and is</think>The value is 12."),
+        ("It says '3 + 4': the result is 7.", "'</think>The result is 7."),
+        ("The ring (1) and the star (2); the ring (1) is left and the star (2) is right: the ring is left: no.",
+         " (1) and (2) (1) is and (2) is: the ring is left</think>No."),
     ],
-)
+)  # fmt: skip
 def test_a_drill_gives_what_is_seen_and_teaches_what_to_count(packer: Packer, answer: str, taught: str) -> None:
     whole = packer.turn([], "☜" + answer)
     drill = packer.turn([], "☜" + answer, drill=True)
@@ -92,10 +101,24 @@ def test_a_drill_gives_what_is_seen_and_teaches_what_to_count(packer: Packer, an
     assert packer.tokenizer.decode(kept) == taught + "<|im_end|>"
 
 
+def test_a_look_is_not_in_the_history(packer: Packer) -> None:
+    first = QA("Is there a ring?", "I see a red ring (1): yes, there is a ring.", "exists", "yes")
+    turns = [
+        Turn("user", (media("image", 1), first.question)),
+        Turn("assistant", ("☜Yes, there is a ring.",)),
+        Turn("user", (ASKED[1].question,)),
+    ]
+    made = packer.dialogue([first, ASKED[1]], 1)
+    mine = packer.prefix(1) + made[0].asked + made[0].said + made[1].asked
+    assert mine == widen(placeholder_ids(render(turns, packer.tokenizer)))
+    row = packer.lay_out([made], 1)
+    assert packer.tokenizer.decode(row.ids[row.taught > 0].tolist()) == "☜It says 'Quorn'.<|im_end|>"
+
+
 def test_a_segment_sees_what_the_question_alone_would_see(packer: Packer) -> None:
     torch.manual_seed(0)
     model = Learner(sizes("tiny", packer.tokenizer.size)).eval()
-    row = packer.row(ASKED, 1, Random(1))
+    row = packer.row(ASKED, 1, Random(1), natural=0)
     batch = collate([row])
     embeds = torch.randn(1, len(row.ids), model.size.decoder.hidden_size)
     with torch.no_grad():
@@ -110,7 +133,7 @@ def test_a_segment_sees_what_the_question_alone_would_see(packer: Packer) -> Non
 def test_padding_changes_no_loss(packer: Packer) -> None:
     torch.manual_seed(0)
     model = Learner(sizes("tiny", packer.tokenizer.size)).eval()
-    short, long = packer.row(ASKED[:1], 1, Random(1)), packer.row(ASKED, 1, Random(1))
+    short, long = packer.row(ASKED[:1], 1, Random(1), natural=0), packer.row(ASKED, 1, Random(1), natural=0)
     seen = torch.randn(2, ROWS_PER_TILE, model.size.decoder.hidden_size)
     with torch.no_grad():
         both = answer_loss(model, collate([short, long]), seen)[0]

@@ -53,7 +53,7 @@ def test_a_row_of_two_turns_is_the_engines_conversation(tmp_path_factory: pytest
     tokenizer = Tokenizer.load(folder)
     first = QA("What is the word?", "It says 'A'.", "read1", "'A'")
     second = QA("Where is it?", "The text is at the top.", f"{TURN}place", "at the top", first)
-    row = Packer(tokenizer).row([second], 1, Random(0))
+    row = Packer(tokenizer).row([second], 1, Random(0), natural=0)
     said = [Turn("user", (media("image"), first.question)), Turn("assistant", ("☜" + first.answer,)),
             Turn("user", ("Where is it?",))]  # fmt: skip
     wanted = placeholder_ids(render(said, tokenizer))

@@ -99,6 +99,7 @@ def ask(
     logprobs: o.Logprobs = 0,
     json: o.JsonAnswer = False,
     stream: o.Stream = True,
+    show_reasoning: o.ShowReasoning = False,
     timings: o.Timings = None,
     speak: sp.SpeakTo = None,
     play: sp.Play = False,
@@ -122,7 +123,7 @@ def ask(
         question=question, images=tuple(image or ()), videos=tuple(video or ()), audios=tuple(audio or ()),
         model=model, base=base, options=options, params=params, json=json, stream=stream, system=system, fps=fps,
         max_frames=max_frames, start=start, end=end, audio_from_video=audio_from_video, max_tiles=max_tiles,
-        reference=reference, timings=timings, verbose=verbose, speech=speech,
+        reference=reference, show_reasoning=show_reasoning, timings=timings, verbose=verbose, speech=speech,
     ))  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from vita.cli.output import print_json
 from vita.cli.report import images_per_second, print_timings
 from vita.cli.speech import Sink, SpeechFlags, open_sink
 from vita.errors import RequestError, SpeechError, VitaError
-from vita.events import Done, Result, SpeechChunk, TextDelta
+from vita.events import Done, ReasoningDelta, Result, SpeechChunk, TextDelta
 from vita.types import Audio, MediaOptions, Message, SamplingParams, Video, system, user
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class Ask:
     audio_from_video: bool
     max_tiles: int | None
     reference: bool
+    show_reasoning: bool
     timings: bool | None
     verbose: bool
     speech: SpeechFlags | None = None
@@ -79,6 +80,8 @@ def _answer(flags: Ask, messages: list[Message], sink: Sink | None) -> None:
         if failed is not None:
             raise failed
         return
+    if flags.show_reasoning:
+        events = with_reasoning(events)
     to_stdout = flags.speech is not None and flags.speech.to_stdout
     done = show_answer(events, stream=flags.stream, out=sys.stderr if to_stdout else sys.stdout)
     explain(done)
@@ -132,6 +135,22 @@ def heard(events: Iterable[Event], sink: Sink) -> Iterator[Event]:
                 failed = error
         if isinstance(event, Done) and failed is not None:
             raise SpeechError(failed.what, where=failed.where, fix=failed.fix, done=event) from failed
+        yield event
+
+
+def with_reasoning(events: Iterable[Event]) -> Iterator[Event]:
+    """Print the reasoning to stderr, on lines of its own, and pass all events on; dimmed on a terminal."""
+    dim, plain = ("\x1b[2m", "\x1b[0m") if sys.stderr.isatty() else ("", "")
+    begun = False
+    for event in events:
+        if isinstance(event, ReasoningDelta):
+            sys.stderr.write(f"{dim}{event.text}{plain}")
+            sys.stderr.flush()
+            begun = True
+        elif begun and isinstance(event, (TextDelta, Done)):
+            sys.stderr.write("\n")
+            sys.stderr.flush()
+            begun = False
         yield event
 
 
@@ -202,6 +221,7 @@ def as_json(result: Result, model: str) -> dict[str, Any]:
     timings["images_per_second"] = images_per_second(result.usage, result.timings)
     return {
         "text": result.text,
+        "reasoning": result.reasoning,
         "state": result.state,
         "finish_reason": result.finish_reason,
         "model": model,

@@ -174,6 +174,13 @@ JsonRows = Annotated[
 Stream = Annotated[
     bool, typer.Option(metavar="", help="Print the answer while it is generated.", rich_help_panel=OUTPUT)
 ]
+ShowReasoning = Annotated[
+    bool,
+    typer.Option(
+        "--show-reasoning", metavar="", rich_help_panel=OUTPUT,
+        help="Show on stderr what the model writes before it answers.",
+    ),
+]  # fmt: skip
 Timings = Annotated[
     bool | None,
     typer.Option(metavar="", help="Show where the time went; default: on a terminal.", rich_help_panel=OUTPUT),

@@ -14,7 +14,7 @@ from vita.engine.sampled import Sampled
 from vita.engine.sampler import SamplingState
 from vita.events import Done, FinishReason, State, Timings, TokenLogprob, Usage
 from vita.model.kv_cache import KVCache
-from vita.prompt.detokenizer import Detokenizer
+from vita.prompt.answer_text import AnswerText
 from vita.prompt.processor import count_tokens
 from vita.prompt.tokenizer import Tokenizer
 from vita.runtime.device import gpu_utilisation
@@ -59,8 +59,9 @@ def start_answers(request: Request, logits: Tensor, model: LoadedModel, pool: KV
             cache = pool.fork(first, request.capacity)
             request.reserved -= cache.nbytes
         seed = None if params.seed is None else params.seed + index
-        sampling = SamplingState(replace(params, seed=seed), model.config.generation.repetition_penalty)
-        text = Detokenizer(model.tokenizer, params.stop)
+        penalty, reasoning = model.config.generation.repetition_penalty, model.tokenizer.reasoning
+        sampling = SamplingState(replace(params, seed=seed), penalty, reasoning)
+        text = AnswerText(model.tokenizer, params.stop)
         request.sequences.append(Sequence(request, index, cache, sampling, text, logits))
         request.cache = None
     sampled = [replace(runner.sample(request.sequences, logits[:1].expand(params.n, -1)), first=True)]
@@ -83,8 +84,9 @@ def done_of_answer(answer: Sequence, reason: FinishReason, model: LoadedModel) -
         notes = (CONTEXT_FULL.format(model.config.context),)
     steps = max(0, len(tokens) - (2 if answer.draft_accepted else 1))
     done = _done(request, reason, answer.text.state, len(tokens), steps, answer.decode_seconds, model)
+    usage = replace(done.usage, reasoning_tokens=answer.text.reasoning_tokens)
     return replace(
-        done, token_ids=tuple(token.id for token in tokens), logprobs=tuple(answer.logprobs),
+        done, usage=usage, token_ids=tuple(token.id for token in tokens), logprobs=tuple(answer.logprobs),
         notes=(*done.notes, *notes), index=answer.index,
     )  # fmt: skip
 

@@ -25,7 +25,7 @@ from vita.engine.runner import DeviceError, Runner
 from vita.engine.sampled import Launched
 from vita.engine.scheduler import FIRST_POSITIONS, Limits, Plan, Scheduler, WorkUnit
 from vita.errors import Cancelled, ResourceError
-from vita.events import FinishReason, Started, TextDelta
+from vita.events import FinishReason, Started
 from vita.model.kv_cache import KVCache
 from vita.options import EngineOptions
 from vita.planning.memory_plan import prefill_chunk, tile_batch
@@ -114,6 +114,7 @@ class EngineCore:
             context=model.config.context,
             work_seconds=GPU_WORK_SECONDS if on_gpu else None,
             exclusive_encoders=model.residency.limited,
+            reasons=model.tokenizer.reasoning is not None,
         )
         self.scheduler = Scheduler(limits, self.pool, self._admit, self.runner.known)
 
@@ -273,24 +274,21 @@ class EngineCore:
         if answer.told_at is not None:
             self.counters.inter_token.append(now - answer.told_at)
         answer.tokens.append(token)
-        if token.logprob is not None:
+        pieces = text.push(token.id)
+        if token.logprob is not None and not pieces.hidden:
             answer.logprobs.append(token_logprob(token, self.model.tokenizer))
-        piece = text.push(token.id)
         if len(answer.tokens) == 1:
             request.events.put(Started(text.state, answer.index))
-        self._say(answer, piece)
+        answer.say(pieces)
         answer.told_at = None if request.events.full else now
         if text.stopped or (token.id in self.model.stop_ids and not request.params.ignore_eos):
             self._end_answer(answer, "stop")
-        elif len(answer.tokens) >= request.limit or (
-            answer.cache.length >= answer.cache.capacity and not answer.in_flight and not self._grow(answer)
+        elif (
+            answer.visible >= request.limit
+            or len(answer.tokens) >= request.most
+            or (answer.cache.length >= answer.cache.capacity and not answer.in_flight and not self._grow(answer))
         ):
             self._end_answer(answer, "length")
-
-    def _say(self, answer: Sequence, piece: str) -> None:
-        if piece:
-            answer.pieces.append(piece)
-            answer.request.events.put(TextDelta(piece, answer.index))
 
     def _grow(self, answer: Sequence) -> bool:
         """More positions for an answer without a limit; False if there are none."""
@@ -303,7 +301,7 @@ class EngineCore:
     def _end_answer(self, answer: Sequence, reason: FinishReason) -> None:
         answer.reason = reason
         request = answer.request
-        self._say(answer, answer.text.flush())
+        answer.say(answer.text.flush())
         self.scheduler.stop(answer)
         self._release(answer)
         done = done_of_answer(answer, reason, self.model)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from vita.engine.handle import EventQueue
 from vita.engine.prefix_cache import Atom
-from vita.events import FinishReason, TokenLogprob
+from vita.events import FinishReason, ReasoningDelta, TextDelta, TokenLogprob
 from vita.prompt.processor import ProcessedInputs
 from vita.runtime.clock import Stopwatch
 from vita.types import MediaSpan, SamplingParams, Span
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from vita.engine.sampler import SamplingState
     from vita.model.kv_cache import KVCache
-    from vita.prompt.detokenizer import Detokenizer
+    from vita.prompt.answer_text import AnswerText, Pieces
 
 
 class Phase(enum.Enum):
@@ -87,7 +87,8 @@ class Request:
     draft: int | None = None
     atoms: tuple[Atom, ...] = ()
     capacity: int = 0  # positions reserved for each of its sequences
-    limit: int = 0  # most tokens of each answer
+    limit: int = 0  # most visible tokens of each answer
+    most: int = 0  # most tokens of each, with its reasoning
     cache: KVCache | None = None  # while prefilling; then its sequences' own
     reserved: int = 0  # bytes of the KV pool for its further answers, until they have slabs
     reused: int = 0  # positions found in the prefix cache
@@ -130,10 +131,10 @@ class Sequence:
     index: int
     cache: KVCache
     sampling: SamplingState
-    text: Detokenizer
+    text: AnswerText
     newest: Tensor
     tokens: list[Token] = field(default_factory=list)
-    logprobs: list[TokenLogprob] = field(default_factory=list)  # of the tokens, if they were asked for
+    logprobs: list[TokenLogprob] = field(default_factory=list)  # of the visible tokens, if they were asked for
     pieces: list[str] = field(default_factory=list)  # of the text that was given out
     launched: int = 0
     in_flight: int = 0
@@ -143,8 +144,21 @@ class Sequence:
     draft_accepted: bool = False
     reason: FinishReason | None = None
 
+    def say(self, pieces: Pieces) -> None:
+        """Give text out."""
+        if pieces.reasoning:
+            self.request.events.put(ReasoningDelta(pieces.reasoning, self.index))
+        if pieces.text:
+            self.pieces.append(pieces.text)
+            self.request.events.put(TextDelta(pieces.text, self.index))
+
+    @property
+    def visible(self) -> int:
+        """Tokens that are not its reasoning's."""
+        return len(self.tokens) - self.text.reasoning_tokens
+
     @property
     def can_step(self) -> bool:
         """Whether one more token may be asked for."""
-        more = self.launched < self.request.limit and self.cache.length < self.cache.capacity
+        more = self.launched < self.request.most and self.cache.length < self.cache.capacity
         return self.reason is None and more and not self.request.events.full

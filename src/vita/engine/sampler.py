@@ -13,7 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vita.engine.reasoning import ReasoningState
 from vita.errors import RequestError
+from vita.prompt.tokenizer import ReasoningTokens
 from vita.types import SamplingParams
 
 GREEDY_BELOW = 1e-6  # temperatures under this are greedy; a float32 could not hold all of them
@@ -34,6 +36,8 @@ def check_params(params: SamplingParams) -> None:
         raise RequestError(f"must be SamplingParams, not {type(params).__name__}", where="params")
     if params.max_tokens is not None:
         _check_integer("max_tokens", params.max_tokens, 1, None, "1 or more")
+    if params.max_reasoning_tokens is not None:
+        _check_integer("max_reasoning_tokens", params.max_reasoning_tokens, 0, None, "0 (none) or more")
     _check_number("temperature", params.temperature, 0.0, 10.0, "between 0 and 10")
     _check_number("top_p", params.top_p, 0.0, 1.0, "over 0 and at most 1")
     if params.top_p == 0:
@@ -111,20 +115,25 @@ class SamplingState:
     Args:
         params: as the user asked, checked.
         default_penalty: the checkpoint's repetition penalty, used when the user names none.
+        reasoning: tokens around a reasoning, if the checkpoint has any.
 
     Attributes:
         penalty: the repetition penalty; 1 changes nothing.
         generator: the sequence's own source of randomness, on the CPU, so that a seed means the same on every
             device; None: greedy.
-        generated: bool `[vocab]` on the device, which tokens the answer holds; None until there is one, and always
-            without a penalty.
-        counts: float32 `[vocab]` on the device, how often the answer holds each token; None until there is one, and
+        reasoning: where the answer stands in its reasoning; None: the checkpoint has none.
+        generated: bool `[vocab]` on the device, which tokens the visible answer holds; None until there is one, and
+            always without a penalty.
+        counts: float32 `[vocab]` on the device, how often it holds each token; None until there is one, and
             always without a frequency or presence penalty.
         bias: float32 `[vocab]` on the device; None until it is used, and always without `logit_bias`.
     """
 
-    def __init__(self, params: SamplingParams, default_penalty: float) -> None:
+    def __init__(
+        self, params: SamplingParams, default_penalty: float, reasoning: ReasoningTokens | None = None
+    ) -> None:
         self.params = params
+        self.reasoning = None if reasoning is None else ReasoningState(reasoning, params.max_reasoning_tokens)
         self.penalty = default_penalty if params.repetition_penalty is None else params.repetition_penalty
         self.generator: torch.Generator | None = None
         if params.temperature >= GREEDY_BELOW:
@@ -138,16 +147,21 @@ class SamplingState:
         self.bias: Tensor | None = None
 
     def record(self, token: Tensor, vocab_size: int) -> None:
-        """Add a token, int64 `[]` on the device, to what the penalties apply to."""
+        """Add a token, int64 `[]` on the device, to what the penalties apply to. Those of a reasoning are not: the
+        answer says the same words again."""
+        place = token.view(1)
+        shown = torch.ones((), dtype=torch.bool, device=token.device)
+        if self.reasoning is not None:
+            shown = self.reasoning.record(token)
         if self.params.frequency_penalty or self.params.presence_penalty:
             if self.counts is None:
                 self.counts = torch.zeros(vocab_size, device=token.device)
-            self.counts.index_add_(0, token.view(1), torch.ones(1, device=token.device))
+            self.counts.index_add_(0, place, shown.float().view(1))
         if self.penalty == 1.0:
             return
         if self.generated is None:
             self.generated = torch.zeros(vocab_size, dtype=torch.bool, device=token.device)
-        self.generated.index_fill_(0, token.view(1), True)
+        self.generated.index_copy_(0, place, self.generated[place] | shown)
 
     def add_bias(self, scores: Tensor) -> Tensor:
         """Scores `[vocab]` plus `logit_bias`."""
@@ -183,22 +197,33 @@ def sample(logits: Tensor, rows: Sequence[SamplingState]) -> Tensor:
     scores = _each(logits.float(), rows, [bool(row.params.logit_bias) for row in rows], SamplingState.add_bias)
     scores = _penalise(scores, rows)  # [B, vocab]
     scores = _each(scores, rows, [row.counts is not None for row in rows], SamplingState.subtract_counts)
+    reasons = [row.reasoning is not None for row in rows]
+    scores = _each(scores, rows, reasons, _mask_reasoning)
     random = [k for k, row in enumerate(rows) if row.generator is not None]
     if len(random) < len(rows):
         tokens = scores.argmax(-1)
     if random:
         drawn = _draw(_select(scores, random), [rows[k] for k in random])
         tokens = drawn if len(random) == len(rows) else _replace(tokens, random, drawn)
+    tokens = _each(tokens, rows, reasons, _end_reasoning)
     for token, row in zip(tokens, rows, strict=True):
         row.record(token, scores.shape[-1])
     return tokens
+
+
+def _mask_reasoning(row: SamplingState, scores: Tensor) -> Tensor:
+    return scores if row.reasoning is None else row.reasoning.mask(scores)
+
+
+def _end_reasoning(row: SamplingState, token: Tensor) -> Tensor:
+    return token if row.reasoning is None else row.reasoning.force(token)
 
 
 def _each(
     scores: Tensor, rows: Sequence[SamplingState], chosen: Sequence[bool],
     change: Callable[[SamplingState, Tensor], Tensor],
 ) -> Tensor:  # fmt: skip
-    """Scores `[B, vocab]` with some rows changed, each by itself."""
+    """Scores `[B, vocab]`, or tokens `[B]`, with some rows changed, each by itself."""
     places = [k for k, wanted in enumerate(chosen) if wanted]
     if not places:
         return scores

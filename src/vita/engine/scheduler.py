@@ -22,6 +22,7 @@ from vita.types import MediaKind, MediaSpan, Span, TextSpan
 AGING_SECONDS = 10.0  # of waiting that make up for one level of priority
 RECENT_STEPS = 5
 UNREAD_SECONDS = 60.0  # after which a request whose event queue is full is cancelled
+AROUND_REASONING = 2  # tokens
 FIRST_POSITIONS = 1024  # reserved for the answer of a request without a limit; grows by as many
 
 
@@ -45,6 +46,7 @@ class Limits:
         work_steps: a unit's layers may take so many decode steps of the current batch.
         work_seconds: or so many seconds, whatever a step takes; None: `work_steps` holds.
         exclusive_encoders: encoders and decoder take turns in memory, so nothing decodes while an encoder's unit runs.
+        reasons: answers may hold a reasoning, which has a bound of its own.
     """
 
     max_batch: int = 16
@@ -55,6 +57,7 @@ class Limits:
     work_steps: float = 1.5
     work_seconds: float | None = None
     exclusive_encoders: bool = False
+    reasons: bool = False
 
 
 @dataclass(eq=False)
@@ -158,7 +161,9 @@ class Scheduler:
         room = self.limits.context - inputs.length
         asked = request.params.max_tokens
         request.limit = room if asked is None else min(asked, room)
-        request.capacity = inputs.length + min(request.limit, FIRST_POSITIONS if asked is None else request.limit)
+        most = None if asked is None else self._with_reasoning(asked, request.params.max_reasoning_tokens)
+        request.most = room if most is None else min(most, room)
+        request.capacity = inputs.length + min(request.most, FIRST_POSITIONS if most is None else request.most)
         positions = request.capacity * request.params.n
         if not self._pool.can_hold(positions):
             need = self._pool.bytes_for(positions)
@@ -169,6 +174,12 @@ class Scheduler:
         request.phase = Phase.WAITING
         self.reading.remove(request)
         self.waiting.append(request)
+
+    def _with_reasoning(self, visible: int, reasoning: int | None) -> int | None:
+        """Most tokens of an answer and its reasoning; None: no bound."""
+        if not self.limits.reasons or reasoning == 0:
+            return visible
+        return None if reasoning is None else visible + reasoning + AROUND_REASONING
 
     def plan(self) -> Plan:
         """What to compute next."""

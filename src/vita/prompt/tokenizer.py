@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
@@ -20,12 +20,20 @@ from vita.events import State
 
 IM_START, IM_END, END_OF_TEXT = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 STATE_TOKENS: dict[str, State] = {"☜": "typed", "☞": "spoken", "☟": "noise"}
+THINK, END_THINK = "<think>", "</think>"
 LONG_TEXT = 4000  # characters
 
 PRE_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+
+
+class ReasoningTokens(NamedTuple):
+    """Ids of the added tokens `<think>` and `</think>`, between which a model reasons before it answers."""
+
+    begin: int
+    end: int
 
 
 class Tokenizer:
@@ -39,6 +47,7 @@ class Tokenizer:
     Attributes:
         size: ids are below this; also the rows of embedding and head that are kept (spec section 1.6).
         special: id and content of each special token.
+        reasoning: the tokens around a reasoning; None: the vocabulary has no such added tokens.
         byte_level: whether a token stands for bytes, so that `token_bytes` can be used.
     """
 
@@ -52,6 +61,9 @@ class Tokenizer:
         self.special = {i: token.content for i, token in added.items() if token.special}
         self.byte_level = _is_byte_level(backend)
         self._added = {i: token.content.encode() for i, token in added.items()}
+        ids = {token.content: i for i, token in added.items()}
+        both = THINK in ids and END_THINK in ids
+        self.reasoning = ReasoningTokens(ids[THINK], ids[END_THINK]) if both else None
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from vita.events import Done, Result, TextDelta, TokenLogprob
+from vita.events import Done, ReasoningDelta, Result, TextDelta, TokenLogprob
 from vita.serve.answers import check_ended, details, logprob_object, shown_tokens
 from vita.serve.auth import Tenant
 from vita.serve.chat_audio import SpokenAnswer, check_audio
@@ -114,22 +114,27 @@ class Answer:
                 check_ended(self.server, event)
         choices: list[JSON] = []
         for index, result in enumerate(results):
+            message: dict[str, JSON] = {"role": "assistant", "content": result.text, "refusal": None}
+            if result.reasoning:
+                message["reasoning_content"] = result.reasoning
             choices.append({
-                "index": index, "message": {"role": "assistant", "content": result.text, "refusal": None},
+                "index": index, "message": message,
                 "finish_reason": finish_reason(result.finish_reason), "logprobs": self._logprobs(result.logprobs),
             })  # fmt: skip
         self.server.log_answered(*(result.text for result in results))
         first = results[0]
+        completion = sum(r.usage.completion_tokens for r in results)
+        usage = usage_object(first.usage, completion, sum(r.reasoning_tokens for r in results))
         return {
             "id": self.id, "object": "chat.completion", "created": self._created, "model": self.server.model_id,
-            "choices": choices, "usage": usage_object(first.usage, sum(r.usage.completion_tokens for r in results)),
+            "choices": choices, "usage": usage,
             "vita": details(first.state, first.notes, first.timings),
         }  # fmt: skip
 
     async def stream(self, *, include_usage: bool) -> AsyncGenerator[bytes, None]:
         """Chunks as server-sent events."""
         usage: dict[str, JSON] = {"usage": None} if include_usage else {}
-        completion, last = 0, None
+        completion, reasoning, last = 0, 0, None
         text_chunks = [TextChunk(self._chunk([choice(n, {"content": MARK})], usage)) for n in range(self.count)]
         begun = [False] * self.count
         async for event in self.handle:
@@ -139,13 +144,16 @@ class Answer:
                 yield self._chunk([choice(index, {"role": "assistant", "content": ""})], usage)
             if isinstance(event, TextDelta):
                 yield text_chunks[index](event.text)
+            elif isinstance(event, ReasoningDelta):
+                yield self._chunk([choice(index, {"reasoning_content": event.text})], usage)
             elif isinstance(event, Done):
                 check_ended(self.server, event)
                 completion, last = completion + event.usage.completion_tokens, event
+                reasoning += event.usage.reasoning_tokens
                 ending = choice(index, {}, finish_reason(event.finish_reason), self._logprobs(event.logprobs))
                 yield self._chunk([ending], usage | {"vita": details(event.state, event.notes, event.timings)})
         if include_usage and last is not None:
-            yield self._chunk([], {"usage": usage_object(last.usage, completion)})
+            yield self._chunk([], {"usage": usage_object(last.usage, completion, reasoning)})
         yield DONE
 
     def _chunk(self, choices: list[JSON], more: dict[str, JSON]) -> bytes:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from starlette.requests import Request
 
-from vita.events import Done, SpeechChunk, TextDelta
+from vita.events import Done, ReasoningDelta, SpeechChunk, TextDelta
 from vita.serve.answers import check_ended, details
 from vita.serve.audio_out import audio_tokens, encode_file
 from vita.serve.auth import Tenant
@@ -75,13 +75,15 @@ class SpokenAnswer:
             ApiError, VitaError: the request failed, took too long, or was cancelled.
         """
         pieces: list[np.ndarray[Any, np.dtype[np.float32]]] = []
-        text, done = "", None
+        text, reasoning, done = "", "", None
         async with cancelled_when_gone(request.receive, self.handle.cancel):
             async for event in self.handle:
                 if isinstance(event, SpeechChunk):
                     pieces.append(event.samples)
                 elif isinstance(event, TextDelta):
                     text += event.text
+                elif isinstance(event, ReasoningDelta):
+                    reasoning += event.text
                 elif isinstance(event, Done):
                     done = event
         assert done is not None
@@ -93,13 +95,15 @@ class SpokenAnswer:
             "id": self._audio_id, "data": base64.b64encode(data).decode(), "transcript": text,
             "expires_at": self.server.transcripts.keep(self._audio_id, text, self.tenant),
         }  # fmt: skip
-        message: JSON = {"role": "assistant", "content": None, "refusal": None, "audio": audio}
+        message: dict[str, JSON] = {"role": "assistant", "content": None, "refusal": None, "audio": audio}
+        if reasoning:
+            message["reasoning_content"] = reasoning
         return {
             "id": self.id, "object": "chat.completion", "created": self._created, "model": self.server.model_id,
             "choices": [
                 {"index": 0, "message": message, "finish_reason": finish_reason(done.finish_reason), "logprobs": None}
             ],
-            "usage": usage_object(done.usage, done.usage.completion_tokens, audio_tokens(len(samples))),
+            "usage": spoken_usage(done, len(samples)),
             "vita": details(done.state, done.notes, done.timings),
         }  # fmt: skip
 
@@ -117,6 +121,8 @@ class SpokenAnswer:
             if isinstance(event, TextDelta):
                 text += event.text
                 yield chunk({"audio": {"transcript": event.text}})
+            elif isinstance(event, ReasoningDelta):
+                yield chunk({"reasoning_content": event.text})
             elif isinstance(event, SpeechChunk):
                 samples += len(event.samples)
                 data = base64.b64encode(to_int16(event.samples).tobytes()).decode()
@@ -130,8 +136,7 @@ class SpokenAnswer:
         ending = choice(0, {}, finish_reason(done.finish_reason))
         yield self._chunk([ending], more | {"vita": details(done.state, done.notes, done.timings)})
         if include_usage:
-            usage = usage_object(done.usage, done.usage.completion_tokens, audio_tokens(samples))
-            yield self._chunk([], {"usage": usage})
+            yield self._chunk([], {"usage": spoken_usage(done, samples)})
         yield DONE
 
     def _chunk(self, choices: list[JSON], more: dict[str, JSON]) -> bytes:
@@ -141,3 +146,9 @@ class SpokenAnswer:
         check_ended(self.server, done)
         if done.timings.first_audio:
             self.server.metrics.first_audio(done.timings.first_audio)
+
+
+def spoken_usage(done: Done, samples: int) -> dict[str, JSON]:
+    """The usage object of an answer and so many samples of its speech."""
+    usage = done.usage
+    return usage_object(usage, usage.completion_tokens, usage.reasoning_tokens, audio_tokens(samples))

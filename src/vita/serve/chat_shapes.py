@@ -43,12 +43,13 @@ def finish_reason(reason: FinishReason) -> str:
     return "length" if reason == "length" else "stop"
 
 
-def usage_object(usage: Usage, completion: int, audio_tokens: int = 0) -> dict[str, JSON]:
+def usage_object(usage: Usage, completion: int, reasoning: int, audio_tokens: int = 0) -> dict[str, JSON]:
     """OpenAI's usage object of a chat completion.
 
     Args:
         usage: of the prompt.
-        completion: tokens of the text of all answers.
+        completion: tokens of all answers, with their reasoning.
+        reasoning: tokens of their reasoning.
         audio_tokens: of their speech.
     """
     completion += audio_tokens
@@ -60,7 +61,8 @@ def usage_object(usage: Usage, completion: int, audio_tokens: int = 0) -> dict[s
             "image_tokens": usage.image_tokens, "text_tokens": usage.text_tokens, "cache_write_tokens": 0,
         },
         "completion_tokens_details": {
-            "reasoning_tokens": 0, "audio_tokens": audio_tokens, "text_tokens": completion - audio_tokens,
+            "reasoning_tokens": reasoning, "audio_tokens": audio_tokens,
+            "text_tokens": completion - audio_tokens - reasoning,
             "accepted_prediction_tokens": 0, "rejected_prediction_tokens": 0,
         },
     }  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from vita.serve.errors import invalid, unsupported
-from vita.types import SamplingParams
+from vita.types import MAX_REASONING_TOKENS, SamplingParams
 
 MAX_TOP_LOGPROBS = 20
 MAX_STOPS = 16
@@ -96,7 +96,7 @@ class ChatRequest(Fields):
         return "audio" in (self.modalities or ())
 
 
-# Fields that are not honoured, and their values that change nothing.
+# Fields that are not honoured, and their values that are accepted. "none" forbids the reasoning.
 NEUTRAL: dict[str, tuple[object, ...]] = {
     "tool_choice": ("none", "auto"),
     "function_call": ("none", "auto"),
@@ -146,12 +146,18 @@ def sampling_params(request: ChatRequest, default_tokens: int) -> SamplingParams
     asked = request.max_completion_tokens or request.max_tokens
     top_p = 1.0 if request.top_p is None else max(request.top_p, 1e-9)  # 0 is the most probable token alone
     return SamplingParams(
-        max_tokens=asked or default_tokens, temperature=request.temperature or 0.0, top_p=top_p,
+        max_reasoning_tokens=reasoning_limit(request.reasoning_effort), max_tokens=asked or default_tokens,
+        temperature=request.temperature or 0.0, top_p=top_p,
         top_k=max(0, request.top_k or 0), min_p=request.min_p or 0.0, repetition_penalty=request.repetition_penalty,
         seed=request.seed, stop=tuple(stops), logprobs=max(1, request.top_logprobs or 0) if request.logprobs else 0,
         n=request.n or 1, frequency_penalty=request.frequency_penalty or 0.0,
         presence_penalty=request.presence_penalty or 0.0, logit_bias=_bias(request.logit_bias or {}),
     )  # fmt: skip
+
+
+def reasoning_limit(effort: object) -> int:
+    """Most tokens of reasoning for an effort that was accepted."""
+    return 0 if effort == "none" else MAX_REASONING_TOKENS
 
 
 def _bias(biases: dict[str, float]) -> dict[int, float]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, JsonValue
 
-from vita.serve.chat_types import Fields
+from vita.serve.chat_types import Fields, reasoning_limit
 from vita.serve.errors import invalid, unsupported
 from vita.serve.options import Limits
 from vita.serve.parts import ROLES, Reader, conversation
@@ -75,6 +75,7 @@ def check_responses(request: ResponsesRequest) -> None:
 def response_params(request: ResponsesRequest, default_tokens: int) -> SamplingParams:
     """How tokens are chosen."""
     return SamplingParams(
+        max_reasoning_tokens=reasoning_limit((request.reasoning or {}).get("effort")),
         max_tokens=request.max_output_tokens or default_tokens, temperature=request.temperature or 0.0,
         top_p=1.0 if request.top_p is None else max(request.top_p, 1e-9),
     )  # fmt: skip
