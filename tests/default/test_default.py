@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
