@@ -13,7 +13,7 @@ from tests.speech.tone import ToneVoice, tone
 
 import vita
 from vita.engine.handle import EventQueue, Handle
-from vita.events import Done, Event, SpeechChunk, Started, TextDelta, Timings, Usage
+from vita.events import Done, Event, ReasoningDelta, SpeechChunk, Started, TextDelta, Timings, Usage
 from vita.speech.answer import MAX_EVENTS, speak_answers
 from vita.speech.stream import SpeechStream
 from vita.speech.voice import Voice
@@ -299,3 +299,17 @@ def test_options_of_another_type_are_refused_at_once(options: dict[str, object],
 def test_options_as_people_write_them() -> None:
     for tag in ("en", "EN_us", "zh-Hans-CN", "es-419", "en_US.UTF-8", "yue"):
         assert vita.SpeechOptions(language=tag, speed=np.float32(2), seed=np.int64(3)).language == tag  # type: ignore[arg-type]
+
+
+def test_the_reasoning_passes_by_and_is_not_spoken() -> None:
+    plain, reasoned = Answer(), Answer()
+    plain.write("Yes, blue.")
+    reasoned.queue.put(Started("typed"))
+    for piece in ("a red", " star (1)"):
+        reasoned.queue.put(ReasoningDelta(piece))
+    reasoned.queue.put(TextDelta("Yes, blue."))
+    reasoned.queue.put(done())
+    heard, events = list(spoken(plain, ToneVoice())), list(spoken(reasoned, ToneVoice()))
+    assert "".join(e.text for e in events if isinstance(e, ReasoningDelta)) == "a red star (1)"
+    assert np.array_equal(audio(events), audio(heard))
+    assert vita.Result.collect(events).text == "Yes, blue."

@@ -1,6 +1,6 @@
 """Where an answer stands in its reasoning, on the device: which tokens may follow, and which one must.
 
-Owns the bound of `max_reasoning_tokens`. Reads nothing back, so that sampling never waits for the device.
+The bound of `max_reasoning_tokens` is kept here. Nothing is read back, so that sampling never waits for the device.
 """
 
 from __future__ import annotations
@@ -35,12 +35,9 @@ class ReasoningState:
 
     def mask(self, scores: Tensor) -> Tensor:
         """Scores `[vocab]` in which no reasoning can begin within or after the first, and with a limit of 0 none."""
-        place = self._at(scores)
-        begin = self._tokens.begin
-        masked = scores.clone()
-        masked[begin] = (
-            -torch.inf if self._limit == 0 else torch.where(place.open | place.closed, -torch.inf, scores[begin])
-        )
+        place, begin, masked = self._at(scores), self._tokens.begin, scores.clone()
+        begun = place.open | place.closed
+        masked[begin] = -torch.inf if self._limit == 0 else torch.where(begun, -torch.inf, scores[begin])
         return masked
 
     def force(self, token: Tensor) -> Tensor:

@@ -150,18 +150,20 @@ class SamplingState:
         """Add a token, int64 `[]` on the device, to what the penalties apply to. Those of a reasoning are not: the
         answer says the same words again."""
         place = token.view(1)
-        shown = torch.ones((), dtype=torch.bool, device=token.device)
-        if self.reasoning is not None:
-            shown = self.reasoning.record(token)
+        shown = None if self.reasoning is None else self.reasoning.record(token).view(1)
         if self.params.frequency_penalty or self.params.presence_penalty:
             if self.counts is None:
                 self.counts = torch.zeros(vocab_size, device=token.device)
-            self.counts.index_add_(0, place, shown.float().view(1))
+            one = torch.ones(1, device=token.device) if shown is None else shown.float()
+            self.counts.index_add_(0, place, one)
         if self.penalty == 1.0:
             return
         if self.generated is None:
             self.generated = torch.zeros(vocab_size, dtype=torch.bool, device=token.device)
-        self.generated.index_copy_(0, place, self.generated[place] | shown)
+        if shown is None:
+            self.generated.index_fill_(0, place, True)
+        else:
+            self.generated.index_copy_(0, place, self.generated[place] | shown)
 
     def add_bias(self, scores: Tensor) -> Tensor:
         """Scores `[vocab]` plus `logit_bias`."""

@@ -10,6 +10,7 @@ import pytest
 
 import vita
 from tests.reasoning import scripted
+from tests.serve.realtime.client import connected
 from tests.serve.running import Running, running
 
 CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
@@ -65,3 +66,14 @@ def test_a_response_counts_it_and_shows_the_answer(reasoner: Running) -> None:
     assert answer["usage"]["output_tokens_details"] == {"reasoning_tokens": 5}
     stream = post(reasoner, RESPONSES, input="Is it blue?", stream=True).text
     assert "red star" not in stream and "Yes" in stream
+
+
+def test_realtime_sends_the_answer_alone(reasoner: Running) -> None:
+    with connected(reasoner) as client:
+        client.update(output_modalities=["text"])
+        for _ in range(2):
+            client.create_text("Is it blue?")
+            client.send("response.create")
+            response = client.until("response.done")["response"]
+            assert response["output"][0]["content"][0]["text"] == "Yes, blue."
+        assert not any("red star" in json.dumps(event) for event in client.wire.events)
