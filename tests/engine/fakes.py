@@ -248,7 +248,7 @@ class FakeEngine:
         self.clock = FakeClock()
         if is_async:  # a step is only queued: a fixed time bounds the work beside it
             limits = {"work_seconds": 3.0} | limits
-        self.limits = Limits(**limits)
+        self.limits = Limits(**({"work_steps": 2.0} | limits))  # layers of a second beside steps of a second
         self.model = FakeModel(folder, self.clock, layers=layers, context=self.limits.context)
         self.max_events = max_events
         self.prompts: dict[int, tuple[Span, ...]] = {}

@@ -161,7 +161,7 @@ def test_a_cancelled_reasoning_leaves_no_text(model: vita.Vita) -> None:
 
 
 def test_history_is_free_of_it(model: vita.Vita) -> None:
-    params = likely(model, seed=3, begin=100, max_tokens=8)
+    params = likely(model, seed=3, begin=100, max_tokens=8, ignore_eos=True)
     greedy = SamplingParams(max_tokens=6, max_reasoning_tokens=0, logprobs=2)
     with model.session() as session:
         first = session.submit(vita.user("Hello"), params).result()
@@ -175,7 +175,7 @@ def test_history_is_free_of_it(model: vita.Vita) -> None:
 
 
 def test_stop_strings_and_log_probabilities_are_of_the_visible_text(model: vita.Vita) -> None:
-    params = likely(model, seed=3, begin=100, max_tokens=8, logprobs=2)
+    params = likely(model, seed=3, begin=100, max_tokens=8, logprobs=2, ignore_eos=True)
     whole = model.submit(vita.user("Hello"), params).result()
     assert whole.reasoning and whole.text
     visible, _ = parted(whole.token_ids, tokens_of(model))

@@ -250,17 +250,17 @@ def test_a_unit_goes_on_until_it_is_finished() -> None:
     assert bench.next_unit() is first is bench.next_unit()
 
 
-def test_the_budget_is_two_steps_of_what_decodes() -> None:
+def test_the_budget_is_one_and_a_half_steps_of_what_decodes() -> None:
     bench = Bench()
     bench.submit(prompt(5))
     assert bench.scheduler.plan().budget == 0, "nobody decodes: layer by layer"
     bench = Bench()
     bench.run(1)
     bench.scheduler.stepped(2.0)
-    assert bench.scheduler.plan().budget == 4.0
+    assert bench.scheduler.plan().budget == 3.0
     for _ in range(50):
         bench.scheduler.stepped(1.0)
-    assert bench.scheduler.plan().budget == pytest.approx(2.0)
+    assert bench.scheduler.plan().budget == pytest.approx(1.5)
     gpu = Bench(work_seconds=0.015)
     gpu.run(1)
     gpu.scheduler.stepped(2.0)
@@ -272,10 +272,10 @@ def test_steps_that_the_system_interrupts_give_a_unit_no_more_time() -> None:
     bench.run(1)
     for seconds in (1.0, 1.1, 3.0, 1.0, 2.5, 4.0):  # beside a busy process
         bench.scheduler.stepped(seconds)
-    assert bench.scheduler.plan().budget == pytest.approx(2.2)
+    assert bench.scheduler.plan().budget == pytest.approx(1.65)
     for seconds in (3.0, 3.1, 3.0, 3.2):  # a larger batch
         bench.scheduler.stepped(seconds)
-    assert bench.scheduler.plan().budget == pytest.approx(6.0)
+    assert bench.scheduler.plan().budget == pytest.approx(4.5)
 
 
 # Fairness

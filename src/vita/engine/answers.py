@@ -27,9 +27,9 @@ def choose_draft(request: Request, prefill_chunk: int, *, is_async: bool) -> int
     """The response state token that a request is expected to begin with, to be prefilled with its prompt (speculative
     decoding with a draft of one token). If the model does begin with it, the first text comes one step sooner.
 
-    There is no draft on a GPU: a sampled token is read one step late there, so a wrong draft would have to be taken back
-    after the next step was queued. Nor at the beginning of a chunk, which would be prefilled apart from the prompt's
-    last position.
+    There is no draft on a GPU: a sampled token is read one step late there, so a wrong draft would have to be taken
+    back after the next step was queued. Nor is there one at the beginning of a chunk, which would be prefilled apart
+    from the prompt's last position.
 
     Args:
         request: to be admitted.
