@@ -23,7 +23,7 @@ from vita.speech.device import DefaultDevice
 from vita.speech.echo import EchoCanceller
 from vita.speech.listener import Listener
 from vita.speech.microphone import Microphone
-from vita.speech.turns import SpeechStopped, TurnOptions
+from vita.speech.turns import SpeechStopped, TurnOptions, TurnPaused
 from vita.speech.vad import load_vad
 from vita.types import Audio, Image, Message, SamplingParams, SpeechOptions, user
 
@@ -121,6 +121,38 @@ def test_noise_gets_no_answer_and_leaves_no_trace() -> None:
     room = Room(vad, script, sample_rate=16_000, tail=0)
     with vita.load() as model, model.session() as session:
         listen(room, ListenLoop(session, Microphone(room, vad, None, OPTIONS), PARAMS, out=out))
+        assert session.turns == ()
+    assert out.getvalue().endswith(" s) (noise)\n")
+
+
+# Silence alone would end a turn after a minute.
+PATIENT = TurnOptions(silence_ms=60_000, max_turn_ms=600_000, ask_after_ms=(448,))
+
+
+def test_a_turn_ends_as_soon_as_the_model_takes_it_for_a_question() -> None:
+    """It is answered by what was heard until then, which the model has encoded already."""
+    vad, out = CountingVad(load_vad()), io.StringIO()
+    script = [(0, PAUSE), (0, recording("question03")), (lambda: out.getvalue().count("\n") >= 1, PAUSE)]
+    room = Room(vad, script, sample_rate=16_000, tail=0)
+    with vita.load() as model:
+        session = model.session()
+        listen(room, ListenLoop(session, Microphone(room, vad, None, PATIENT), PARAMS, out=out))
+        heard = Listener(vad, PATIENT).feed(np.concatenate(room.recorded))
+        paused = next(one.audio for one in heard if isinstance(one.event, TurnPaused))
+        assert paused is not None
+        with model.session() as again:
+            wanted = again.submit(user(audios=[Audio(paused, 16_000)]), PARAMS).result()
+        assert wanted.state == "spoken"
+        assert out.getvalue() == f"({len(paused) / 16_000:.1f} s) {wanted.text}\n"
+        assert [turn.role for turn in session.turns] == ["user", "assistant"]
+
+
+def test_a_turn_ends_as_soon_as_the_model_takes_it_for_noise() -> None:
+    vad, out = CountingVad(load_vad()), io.StringIO()
+    script = [(0, PAUSE), (0, recording("ignore28")), (lambda: out.getvalue().count("\n") >= 1, PAUSE)]
+    room = Room(vad, script, sample_rate=16_000, tail=0)
+    with vita.load() as model, model.session() as session:
+        listen(room, ListenLoop(session, Microphone(room, vad, None, PATIENT), PARAMS, out=out))
         assert session.turns == ()
     assert out.getvalue().endswith(" s) (noise)\n")
 

@@ -417,3 +417,16 @@ def test_chat_is_a_session_with_a_loop(model: vita.Vita) -> None:
     assert said.token_ids == fresh(model, vita.user("Hello"), vita.assistant(first.text), vita.user("And?"))
     chat.reset()
     assert chat.turns == ()
+
+
+def test_a_probe_gives_the_response_state_and_leaves_no_trace(model: vita.Vita) -> None:
+    with model.session() as session:
+        session.submit(vita.user("Hello"), SHORT).result()
+        before = history(session)
+        probed = session.probe(vita.user("And you?")).result()
+        assert len(probed.token_ids) == 1
+        assert history(session) == before
+        second = session.submit(vita.user("And you?"), SHORT).result()
+    assert second.token_ids[:1] == probed.token_ids
+    with pytest.raises(RequestError, match="closed"):
+        session.probe(vita.user("And you?"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 from collections.abc import Callable
@@ -14,7 +15,16 @@ from vita.cli.ask import explain
 from vita.cli.speech import speaker
 from vita.errors import ResourceError, VitaError
 from vita.events import Done, SpeechChunk, Started, TextDelta
-from vita.speech.turns import Noise, SpeechStarted, SpeechStopped, TurnOptions
+from vita.speech.turns import (
+    Input,
+    Noise,
+    SpeechResumed,
+    SpeechStarted,
+    SpeechStopped,
+    TurnComplete,
+    TurnOptions,
+    TurnPaused,
+)
 from vita.speech.vad import SAMPLE_RATE
 from vita.types import Audio, Message, SamplingParams, Video, user
 
@@ -27,9 +37,12 @@ if TYPE_CHECKING:
     from vita.speech.device import DuplexDevice
     from vita.speech.microphone import Microphone, MicrophoneEvent
 
-# Longer than in a server: there is no network between, and people think while they speak. Speech that stops an answer
-# must be longer than what is left of an echo in its first tenths of a second.
-LISTEN_OPTIONS = TurnOptions(silence_ms=700, interrupt_ms=256)
+# Longer than in a server: there is no network between, and people think while they speak. After 640 ms the model is
+# asked whether what was said is a question to it. If it is sure, the turn ends then. Not sooner: a model is as sure of
+# the first half of a question. Speech that stops an answer must be longer than what is left of an echo in its first
+# tenths of a second.
+LISTEN_OPTIONS = TurnOptions(silence_ms=1_000, ask_after_ms=(640,), interrupt_ms=256)
+SURE = 0.9  # probability of the response state from which the model is sure
 POLL_SECONDS = 0.2  # Ctrl-C is noticed so often on every system
 
 
@@ -55,6 +68,8 @@ class ListenLoop:
         self._handle: Handle | None = None
         self._answer: threading.Thread | None = None
         self._error: Exception | None = None  # of an answer, and no `VitaError`
+        self._probe: Handle | None = None  # asks whether the turn that has paused is complete
+        self._paused: NDArray[np.float32] | None = None  # its audio, which the model has encoded
 
     def run(self, stopped: Callable[[], bool] = lambda: False) -> None:
         """Listen until `stopped` says so, which is asked five times a second.
@@ -69,6 +84,7 @@ class ListenLoop:
                 if event is not None:
                     self.handle(event)
         finally:
+            self._stop_probe()
             self._stop_answer()
             self._microphone.close()
         if self._error is not None:
@@ -81,16 +97,56 @@ class ListenLoop:
             self._stop_answer()
             if self._speak is not None and event.heard_characters is not None:
                 self._session.truncate(event.heard_characters)
-        elif isinstance(what, SpeechStopped) and what.answer and event.heard.audio is not None:
-            self._submit(event.heard.audio, what.turn_id)
+        elif isinstance(what, TurnPaused) and event.heard.audio is not None:
+            self._ask(event.heard.audio, what)
+        elif isinstance(what, SpeechResumed):
+            self._stop_probe()
+        elif isinstance(what, SpeechStopped) and event.heard.audio is not None:
+            paused = self._paused if what.reason == "complete" else None
+            self._stop_probe()
+            if what.answer:
+                self._submit(event.heard.audio if paused is None else paused, what.turn_id)
+            elif what.reason == "noise":
+                self._print(f"({len(event.heard.audio) / SAMPLE_RATE:.1f} s) (noise)\n")
+
+    def _message(self, samples: NDArray[np.float32]) -> Message:
+        """The user's turn of this audio."""
+        audio = Audio(samples, SAMPLE_RATE)
+        return user(audios=[audio]) if self._first is None else Message("user", (*self._first.parts, audio))
+
+    def _ask(self, samples: NDArray[np.float32], paused: TurnPaused) -> None:
+        """Ask the model whether the turn that has paused is a question to it, or noise; if so, the turn ends."""
+        self._stop_probe()
+        says: dict[str | None, Input] = {
+            "spoken": TurnComplete(paused.turn_id, paused.speech_end), "noise": Noise(paused.turn_id),
+        }  # fmt: skip
+        try:
+            probe = self._session.probe(self._message(samples))
+        except VitaError:
+            return  # the turn ends by its silence, and then its error is shown
+        self._probe, self._paused = probe, samples
+
+        def listen() -> None:
+            try:
+                result = probe.result()
+            except VitaError:
+                return  # as above
+            if result.state in says and math.exp(result.logprobs[0].logprob) >= SURE:
+                self._microphone.tell(says[result.state])
+
+        threading.Thread(target=listen, name="vita-probe", daemon=True).start()
+
+    def _stop_probe(self) -> None:
+        """What the model says of the pause is of no use any more."""
+        if self._probe is not None:
+            self._probe.cancel()
+        self._probe = self._paused = None
 
     def _submit(self, samples: NDArray[np.float32], turn_id: int) -> None:
         self._stop_answer()
         self._print(f"({len(samples) / SAMPLE_RATE:.1f} s) ")
-        audio = Audio(samples, SAMPLE_RATE)
-        message = user(audios=[audio]) if self._first is None else Message("user", (*self._first.parts, audio))
         try:
-            handle = self._session.submit(message, self._params)
+            handle = self._session.submit(self._message(samples), self._params)
             self._handle = handle if self._speak is None else self._speak(handle)
         except VitaError as error:
             self._fail(error)

@@ -157,6 +157,34 @@ class Session:
         self._last, self._running = handle, running
         return handle if speak is None else speak(handle)
 
+    def probe(self, message: Message) -> Handle:
+        """Ask for the response state of a turn that may go on: one token at most, with its log-probability. The
+        history does not change, and `submit` of the same turn finds what was encoded.
+
+        Args:
+            message: the user's turn so far.
+
+        Raises:
+            RequestError: as `submit`.
+        """
+        if not self._finalizer.alive:
+            raise RequestError("the session is closed", fix="make another one")
+        (asked,) = self._engine.accept([message], self.options)[1]
+
+        def read(watch: Stopwatch, guard: ReadGuard) -> ProcessedInputs:
+            turn = self._engine.read_turn(asked, self.options, watch, guard)
+            with self._lock:
+                turns, dropped = [*self._turns, turn], self._dropped
+            return self._engine.processor.assemble(turns, self.system, watch, dropped)
+
+        return self._engine.submit_prompt(
+            read,
+            SamplingParams(max_tokens=1, logprobs=1),
+            self.options,
+            cache_salt=self.cache_salt,
+            has_media=has_media(asked),
+        )
+
     def _ended(self, running: _Running, request: Request) -> None:
         """Keep a turn and its answer; called in the engine thread."""
         with self._lock:
