@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import queue
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -21,9 +22,9 @@ from vita.errors import ResourceError
 from vita.events import Done, Event, SpeechChunk, TextDelta
 from vita.speech.device import DefaultDevice
 from vita.speech.echo import EchoCanceller
-from vita.speech.listener import Listener
-from vita.speech.microphone import Microphone
-from vita.speech.turns import SpeechStopped, TurnOptions, TurnPaused
+from vita.speech.listener import Heard, Listener
+from vita.speech.microphone import Microphone, MicrophoneEvent
+from vita.speech.turns import Input, SpeechResumed, SpeechStarted, SpeechStopped, TurnOptions, TurnPaused
 from vita.speech.vad import load_vad
 from vita.types import Audio, Image, Message, SamplingParams, SpeechOptions, user
 
@@ -125,36 +126,62 @@ def test_noise_gets_no_answer_and_leaves_no_trace() -> None:
     assert out.getvalue().endswith(" s) (noise)\n")
 
 
-# Silence alone would end a turn after a minute.
-PATIENT = TurnOptions(silence_ms=60_000, max_turn_ms=600_000, ask_after_ms=(448,))
+class Told:
+    """A microphone that hears what a test feeds and plays nothing, so that no pause depends on the machine's speed."""
+
+    def __init__(self) -> None:
+        self.listener = Listener(load_vad(), TurnOptions(silence_ms=60_000, ask_after_ms=(640,)))
+        self.said: queue.Queue[Input] = queue.Queue()
+        self.tell = self.said.put
+
+    def begin_answer(self) -> int:
+        return 1
+
+    def finish_answer(self, answer: int) -> None:
+        pass
+
+    stop_answer = begin_answer
+
+    def hear(self, loop: ListenLoop, samples: np.ndarray) -> list[Heard]:
+        """Feed audio, and then what the loop says of the pause."""
+        heard = self.listener.feed(samples)
+        for one in heard:
+            loop.handle(MicrophoneEvent(one))
+        ended = self.listener.tell(self.said.get(timeout=60))
+        for one in ended:
+            loop.handle(MicrophoneEvent(one))
+        return heard + ended
 
 
-def test_a_turn_ends_as_soon_as_the_model_takes_it_for_a_question() -> None:
-    """It is answered by what was heard until then, which the model has encoded already."""
-    vad, out = CountingVad(load_vad()), io.StringIO()
-    script = [(0, PAUSE), (0, recording("question03")), (lambda: out.getvalue().count("\n") >= 1, PAUSE)]
-    room = Room(vad, script, sample_rate=16_000, tail=0)
-    with vita.load() as model:
-        session = model.session()
-        listen(room, ListenLoop(session, Microphone(room, vad, None, PATIENT), PARAMS, out=out))
-        heard = Listener(vad, PATIENT).feed(np.concatenate(room.recorded))
+@pytest.mark.parametrize(("name", "reason"), [("question03", "complete"), ("ignore28", "noise")])
+def test_a_turn_ends_before_its_silence_if_the_model_is_sure(name: str, reason: str) -> None:
+    """A question is answered by what was heard until the pause, which the model has encoded already."""
+    room, out = Told(), io.StringIO()
+    with vita.load() as model, model.session() as session:
+        loop = ListenLoop(session, cast(Microphone, room), PARAMS, out=out)
+        heard = room.hear(loop, np.concatenate([PAUSE, recording(name), np.zeros(12_000, np.float32)]))
         paused = next(one.audio for one in heard if isinstance(one.event, TurnPaused))
         assert paused is not None
+        assert [one.event.reason for one in heard if isinstance(one.event, SpeechStopped)] == [reason]
+        if loop.answer is not None:
+            loop.answer.join()
         with model.session() as again:
             wanted = again.submit(user(audios=[Audio(paused, 16_000)]), PARAMS).result()
-        assert wanted.state == "spoken"
-        assert out.getvalue() == f"({len(paused) / 16_000:.1f} s) {wanted.text}\n"
-        assert [turn.role for turn in session.turns] == ["user", "assistant"]
+        said = "(noise)" if reason == "noise" else wanted.text
+        assert out.getvalue() == f"({len(paused) / 16_000:.1f} s) {said}\n"
+        assert [turn.role for turn in session.turns] == ([] if reason == "noise" else ["user", "assistant"])
 
 
-def test_a_turn_ends_as_soon_as_the_model_takes_it_for_noise() -> None:
-    vad, out = CountingVad(load_vad()), io.StringIO()
-    script = [(0, PAUSE), (0, recording("ignore28")), (lambda: out.getvalue().count("\n") >= 1, PAUSE)]
-    room = Room(vad, script, sample_rate=16_000, tail=0)
-    with vita.load() as model, model.session() as session:
-        listen(room, ListenLoop(session, Microphone(room, vad, None, PATIENT), PARAMS, out=out))
-        assert session.turns == ()
-    assert out.getvalue().endswith(" s) (noise)\n")
+def test_what_the_model_says_of_a_pause_is_of_no_use_once_the_speech_goes_on(mini_model: vita.Vita) -> None:
+    room = Told()
+    with mini_model.session() as session:
+        loop = ListenLoop(session, cast(Microphone, room), PARAMS, out=io.StringIO())
+        speech = recording("question03")
+        heard = room.listener.feed(np.concatenate([speech, np.zeros(11_000, np.float32), speech[:8_000]]))
+        for one in heard:
+            loop.handle(MicrophoneEvent(one))
+        assert [type(one.event) for one in heard] == [SpeechStarted, TurnPaused, SpeechResumed]
+        assert session.turns == () and loop.answer is None
 
 
 def test_a_device_that_stops_ends_the_loop(mini_model: vita.Vita) -> None:

@@ -71,6 +71,11 @@ class ListenLoop:
         self._probe: Handle | None = None  # asks whether the turn that has paused is complete
         self._paused: NDArray[np.float32] | None = None  # its audio, which the model has encoded
 
+    @property
+    def answer(self) -> threading.Thread | None:
+        """What prints and plays the newest answer; None: there is none."""
+        return self._answer
+
     def run(self, stopped: Callable[[], bool] = lambda: False) -> None:
         """Listen until `stopped` says so, which is asked five times a second.
 
