@@ -11,13 +11,14 @@ from typing import Any
 def answers(llm: Any, step: dict[str, Any]) -> list[dict[str, Any]]:
     """Answers to the conversations of one step, all at once; an error of one conversation is its answer."""
     from vllm import SamplingParams
+    from vllm.exceptions import VLLMValidationError
 
     params = SamplingParams(temperature=0.0, **step["params"])
     try:
         out = llm.chat(
             step["conversations"], params, use_tqdm=False, mm_processor_kwargs=step.get("mm_processor_kwargs")
         )
-    except ValueError as error:
+    except (ValueError, VLLMValidationError) as error:
         return [{"error": str(error), "kind": type(error).__name__}]
     return [
         {

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from vllm import envs
@@ -60,36 +62,51 @@ class EncodedMediaIO(MediaIO[Encoded]):
             raise VLLMValidationError(f"The data: URL of the {self.kind} is not valid base64.") from error
 
 
+@contextmanager
+def client_errors() -> Iterator[None]:
+    """Answer an address that may not be read, or cannot be, with status 400: vLLM raises some of these as its own
+    faults."""
+    try:
+        yield
+    except (ValueError, NotImplementedError, RuntimeError) as error:
+        raise VLLMValidationError(str(error)) from error
+
+
 class VitaMediaConnector(MediaConnector):
     """vLLM's connector, but for what it does with the bytes."""
 
     def fetch_image(self, image_url: str, *, image_mode: str | None = None) -> Encoded:
         """The bytes of an image."""
-        return self.load_from_url(image_url, EncodedMediaIO("image"), fetch_timeout=envs.VLLM_IMAGE_FETCH_TIMEOUT)
+        return self._fetch(image_url, "image", envs.VLLM_IMAGE_FETCH_TIMEOUT)
 
     async def fetch_image_async(self, image_url: str, *, image_mode: str | None = None) -> Encoded:
         """The bytes of an image."""
-        source = EncodedMediaIO("image")
-        return await self.load_from_url_async(image_url, source, fetch_timeout=envs.VLLM_IMAGE_FETCH_TIMEOUT)
+        return await self._fetch_async(image_url, "image", envs.VLLM_IMAGE_FETCH_TIMEOUT)
 
     def fetch_video(
         self, video_url: str, *, image_mode: str | None = None, video_processor: str | None = None
     ) -> Encoded:
         """The bytes of a video, or of its frames."""
-        return self.load_from_url(video_url, EncodedMediaIO("video"), fetch_timeout=envs.VLLM_VIDEO_FETCH_TIMEOUT)
+        return self._fetch(video_url, "video", envs.VLLM_VIDEO_FETCH_TIMEOUT)
 
     async def fetch_video_async(
         self, video_url: str, *, image_mode: str | None = None, video_processor: str | None = None
     ) -> Encoded:
         """The bytes of a video, or of its frames."""
-        source = EncodedMediaIO("video")
-        return await self.load_from_url_async(video_url, source, fetch_timeout=envs.VLLM_VIDEO_FETCH_TIMEOUT)
+        return await self._fetch_async(video_url, "video", envs.VLLM_VIDEO_FETCH_TIMEOUT)
 
     def fetch_audio(self, audio_url: str) -> Encoded:
         """The bytes of an audio clip."""
-        return self.load_from_url(audio_url, EncodedMediaIO("audio"), fetch_timeout=envs.VLLM_AUDIO_FETCH_TIMEOUT)
+        return self._fetch(audio_url, "audio", envs.VLLM_AUDIO_FETCH_TIMEOUT)
 
     async def fetch_audio_async(self, audio_url: str) -> Encoded:
         """The bytes of an audio clip."""
-        source = EncodedMediaIO("audio")
-        return await self.load_from_url_async(audio_url, source, fetch_timeout=envs.VLLM_AUDIO_FETCH_TIMEOUT)
+        return await self._fetch_async(audio_url, "audio", envs.VLLM_AUDIO_FETCH_TIMEOUT)
+
+    def _fetch(self, url: str, kind: str, seconds: int) -> Encoded:
+        with client_errors():
+            return self.load_from_url(url, EncodedMediaIO(kind), fetch_timeout=seconds)
+
+    async def _fetch_async(self, url: str, kind: str, seconds: int) -> Encoded:
+        with client_errors():
+            return await self.load_from_url_async(url, EncodedMediaIO(kind), fetch_timeout=seconds)
