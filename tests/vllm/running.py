@@ -74,7 +74,7 @@ def ask_vllm(folder: Path, work: Path, steps: Sequence[Step], processes: bool = 
         [sys.executable, str(WORKER), str(work / "job.json"), str(work / "out.json")],
         env=variables, capture_output=True, text=True, timeout=TIMEOUT, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, f"vLLM ended with {done.returncode}: {done.stderr[-4000:]}"
+    assert done.returncode == 0, f"vLLM ended with {done.returncode}: {done.stdout[-6000:]}\n{done.stderr[-6000:]}"
     result = json.loads((work / "out.json").read_text(encoding="utf-8"))
     assert result["plugin"], "vLLM only logs that a plugin fails to load"
     return [

@@ -45,8 +45,13 @@ def test_the_big_set(big_goldens: Path, tmp_path: Path) -> None:
         assert answered.ids == case.ids, case.name
 
 
+# vLLM 0.32 prepares the ranks of a pipeline in its warm-up, which a CPU leaves out where nothing is compiled.
+TRACED = {"mode": "DYNAMO_TRACE_ONCE", "backend": "eager"}
+PIPELINE = {"pipeline_parallel_size": 2, "enforce_eager": False, "compilation_config": TRACED}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks", [{"tensor_parallel_size": 2}, {"pipeline_parallel_size": 2}], ids=["TP", "PP"])
+@pytest.mark.parametrize("ranks", [{"tensor_parallel_size": 2}, PIPELINE], ids=["TP", "PP"])
 def test_two_ranks(tmp_path: Path, ranks: dict[str, int]) -> None:
     for case, answered, _ in answers(MINI, tmp_path, processes=True, distributed_executor_backend="mp", **ranks):
         assert answered.ids == case.ids, case.name
