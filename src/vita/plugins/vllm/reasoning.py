@@ -6,14 +6,14 @@ The field holds "typed", "spoken" or "noise" (`vita.events.State`); the content 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from vllm.entrypoints.generate.base.protocol import DeltaMessage
 from vllm.reasoning import ReasoningParser
 
 from vita.prompt.detokenizer import STATE_PATTERN
-from vita.prompt.tokenizer import STATE_TOKENS
+from vita.prompt.tokenizer import IM_START, STATE_TOKENS
 
 SPECIAL = re.compile(r"<\|[a-z_]+\|>")
 
@@ -22,8 +22,16 @@ class ResponseStateParser(ReasoningParser):
     """Splits an answer into its response state and its text."""
 
     def is_reasoning_end(self, input_ids: Sequence[int]) -> bool:
-        """The state is one token: structured output begins at once behind it."""
-        return True
+        """Whether the state is over: never in a prompt, which ends where the answer begins."""
+        return False
+
+    def is_reasoning_end_streaming(self, input_ids: Sequence[int], delta_ids: Iterable[int]) -> bool:
+        """Whether what follows is text alone.
+
+        Structured output asks with the prompt's ids: its grammar begins behind the first token, which is the state. The
+        server asks with the answer's ids; there every piece goes on through this parser.
+        """
+        return self.vocab[IM_START] in input_ids
 
     def extract_content_ids(self, input_ids: list[int]) -> list[int]:
         """The ids without the state token."""
