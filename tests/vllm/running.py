@@ -40,11 +40,12 @@ class Answered:
 
 @dataclass(frozen=True)
 class Step:
-    """Conversations that are asked together, as OpenAI messages."""
+    """Conversations that are asked together, as OpenAI messages; `lora` is the folder of an adapter."""
 
     conversations: list[list[dict[str, Any]]]
     tokens: int = 24
     mm_processor_kwargs: dict[str, Any] | None = None
+    lora: Path | None = None
 
 
 def ask_vllm(folder: Path, work: Path, steps: Sequence[Step], processes: bool = False, **options: Any) -> list[list[Answered]]:
@@ -61,7 +62,7 @@ def ask_vllm(folder: Path, work: Path, steps: Sequence[Step], processes: bool = 
         "model": str(folder), "options": OPTIONS | options,
         "steps": [
             {"conversations": s.conversations, "params": {"max_tokens": s.tokens},
-             "mm_processor_kwargs": s.mm_processor_kwargs}
+             "mm_processor_kwargs": s.mm_processor_kwargs, "lora": str(s.lora) if s.lora else None}
             for s in steps
         ],
     }  # fmt: skip

@@ -12,12 +12,14 @@ def answers(llm: Any, step: dict[str, Any]) -> list[dict[str, Any]]:
     """Answers to the conversations of one step, all at once; an error of one conversation is its answer."""
     from vllm import SamplingParams
     from vllm.exceptions import VLLMValidationError
+    from vllm.lora.request import LoRARequest
 
     params = SamplingParams(temperature=0.0, **step["params"])
     try:
         out = llm.chat(
-            step["conversations"], params, use_tqdm=False, mm_processor_kwargs=step.get("mm_processor_kwargs")
-        )
+            step["conversations"], params, use_tqdm=False, mm_processor_kwargs=step.get("mm_processor_kwargs"),
+            lora_request=LoRARequest("adapter", 1, step["lora"]) if step.get("lora") else None,
+        )  # fmt: skip
     except (ValueError, VLLMValidationError) as error:
         return [{"error": str(error), "kind": type(error).__name__}]
     return [

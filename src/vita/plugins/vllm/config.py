@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import AutoConfig, PreTrainedConfig, Qwen2Config
 from vllm.model_executor.models.config import VerifyAndUpdateConfig
+from vllm.transformers_utils.config import _ARCHITECTURE_TO_MODEL_TYPE
 
 from vita.checkpoint.read_config import KNOWN_MODEL_TYPES
 from vita.config import VitaConfig
@@ -15,6 +16,8 @@ from vita.plugins.vllm.register import ARCHITECTURE, MODE
 
 if TYPE_CHECKING:
     from vllm.config import ModelConfig
+
+SERVING_ARCHITECTURE = "Qwen2ForConditionalGeneration"  # in the config.json of the serving layout (spec section 10)
 
 
 class VitaQwen2Config(PreTrainedConfig):
@@ -72,9 +75,11 @@ def decoder_config(opened: OpenedModel) -> Qwen2Config:
 
 
 def register_config() -> None:
-    """Make config.json of `vita-Qwen2` known to Hugging Face's AutoConfig."""
+    """Make config.json of both layouts known: by its `model_type`, and by the architecture that the serving layout, which
+    has no such key, names."""
     for config in (VitaQwen2Config, VitaQwen2LowerCaseConfig):
         AutoConfig.register(config.model_type, config, exist_ok=True)
+    _ARCHITECTURE_TO_MODEL_TYPE[SERVING_ARCHITECTURE] = VitaQwen2Config.model_type
 
 
 class VitaModelDefaults(VerifyAndUpdateConfig):
