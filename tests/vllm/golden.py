@@ -35,7 +35,9 @@ class GoldenCase:
         video = any(isinstance(part, Video) for part in self.messages[0].parts)
         image = opened.placeholders["video" if video else "image"]
         images, rows = self.input_ids.count(IMAGE_PLACEHOLDER), config.vision.tokens_per_tile
-        audio_rows = self.fused_len - len(self.input_ids) - images * (rows - 1) + self.input_ids.count(AUDIO_PLACEHOLDER)
+        audio_rows = (
+            self.fused_len - len(self.input_ids) - images * (rows - 1) + self.input_ids.count(AUDIO_PLACEHOLDER)
+        )
         out: list[int] = []
         for token in self.input_ids:
             if token == IMAGE_PLACEHOLDER:
@@ -70,5 +72,3 @@ def _case(name: str, case: dict, inputs: dict, root: Path) -> GoldenCase:
     return GoldenCase(
         name, [Message("user", tuple(parts))], case["input_ids"], case["fused_len"], tuple(case["greedy_ids"])
     )
-
-

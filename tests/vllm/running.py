@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import vita
-from vita.types import Audio, Image, MediaOptions, Message, SamplingParams, Text, Video
+from vita.types import Audio, Image, MediaOptions, Message, SamplingParams, Text
 
 WORKER = Path(__file__).with_name("worker.py")
 ENVIRONMENT = {
@@ -48,7 +48,9 @@ class Step:
     lora: Path | None = None
 
 
-def ask_vllm(folder: Path, work: Path, steps: Sequence[Step], processes: bool = False, **options: Any) -> list[list[Answered]]:
+def ask_vllm(
+    folder: Path, work: Path, steps: Sequence[Step], processes: bool = False, **options: Any
+) -> list[list[Answered]]:
     """Start vLLM on a checkpoint, ask each step in turn, and end it.
 
     Args:
@@ -118,5 +120,3 @@ def data_url(file: object, kind: str) -> str:
     """The file's bytes, encoded."""
     data = file if isinstance(file, bytes) else Path(str(file)).read_bytes()
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
-
-

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from tests.vllm.golden import GoldenCase, golden_cases
 from tests.vllm.running import Answered, Step, as_openai, ask_vllm
 from tests.vllm.widened import widen

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+
+import vita
 from tests.checkpoint.test_lora import PLAIN
 from tests.checkpoints import AUDIO, VISION
 from tests.vllm.cases import LOOK, PICTURES, cases
 from tests.vllm.golden import golden_cases
 from tests.vllm.running import Step, as_openai, ask_engine, ask_vllm
 from tests.vllm.widened import widen
-
-import vita
 from vita.checkpoint.files import DEFAULT
 
 MINI = Path(__file__).parents[1] / "goldens" / "mini"

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.vllm.cases import LOOK, PICTURES, cases, engine_prompt
-from tests.vllm.running import Answered, Step, as_openai, ask_engine, ask_vllm, data_url
 
 import vita
+from tests.vllm.cases import LOOK, PICTURES, cases, engine_prompt
+from tests.vllm.running import Answered, Step, as_openai, ask_engine, ask_vllm, data_url
 from vita.checkpoint.files import DEFAULT
 from vita.plugins.vllm import response_state
 from vita.types import MediaOptions, Message, SamplingParams

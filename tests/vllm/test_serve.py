@@ -14,10 +14,10 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.vllm.cases import cases
-from tests.vllm.running import ENVIRONMENT, as_openai, ask_engine, data_url
 
 import vita
+from tests.vllm.cases import cases
+from tests.vllm.running import ENVIRONMENT, as_openai, ask_engine, data_url
 from vita.checkpoint.files import DEFAULT
 
 INPUTS = Path(__file__).parents[1] / "goldens" / "mini" / "inputs"

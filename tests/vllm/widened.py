@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tests.checkpoints import read_tensors, write_single
 from torch import Tensor
+
+from tests.checkpoints import read_tensors, write_single
 
 HEAD = 32
 BEHIND = ("mm_projector.0", "mm_projector.2", "adpter.project")  # linear layers of the decoder's hidden size

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig, Qwen2Config
 from vllm.model_executor.models.config import VerifyAndUpdateConfig
@@ -28,7 +28,7 @@ class VitaQwen2Config(PreTrainedConfig):
     """
 
     model_type = KNOWN_MODEL_TYPES[0]
-    sub_configs = {"text_config": Qwen2Config}
+    sub_configs: ClassVar[dict[str, type[Qwen2Config]]] = {"text_config": Qwen2Config}
 
     def __init__(self, text_config: dict[str, Any] | Qwen2Config | None = None, **kwargs: Any) -> None:
         opened = opened_model(str(kwargs["name_or_path"])) if kwargs.get("name_or_path") else None
@@ -75,8 +75,8 @@ def decoder_config(opened: OpenedModel) -> Qwen2Config:
 
 
 def register_config() -> None:
-    """Make config.json of both layouts known: by its `model_type`, and by the architecture that the serving layout, which
-    has no such key, names."""
+    """Make config.json of both layouts known: by its `model_type`, and by the architecture where the serving layout has
+    no such key."""
     for config in (VitaQwen2Config, VitaQwen2LowerCaseConfig):
         AutoConfig.register(config.model_type, config, exist_ok=True)
     _ARCHITECTURE_TO_MODEL_TYPE[SERVING_ARCHITECTURE] = VitaQwen2Config.model_type

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, cast
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,15 +30,18 @@ from vita.plugins.vllm.weights import LANGUAGE_MODEL, TOWERS, cut_vocabulary, we
 CPU_TILES, DEVICE_TILES = 4, 16  # encoded together
 
 
-@MULTIMODAL_REGISTRY.register_processor(
-    VitaMultiModalProcessor, info=VitaProcessingInfo, dummy_inputs=VitaDummyInputs
-)
+@MULTIMODAL_REGISTRY.register_processor(VitaMultiModalProcessor, info=VitaProcessingInfo, dummy_inputs=VitaDummyInputs)
 class VITAQwen2ForCausalLM(nn.Module, SupportsMultiModal, SupportsPP, SupportsLoRA):
     """The complete model.
 
     The encoders are replicated on every rank of a tensor-parallel group and never quantised. The language model is
     vLLM's own, with its parallelism and quantisation.
     """
+
+    if TYPE_CHECKING:  # of the interfaces, which mypy does not see
+        configure_mm_token_handling: Callable[[int, list[int]], None]
+        _mark_tower_model: Callable[[VllmConfig, str | set[str]], AbstractContextManager[None]]
+        _mark_language_model: Callable[[VllmConfig], AbstractContextManager[None]]
 
     hf_to_vllm_mapper = weights_mapper()
     packed_modules_mapping = {  # noqa: RUF012  # read by vLLM from the class
@@ -134,11 +139,8 @@ class VITAQwen2ForCausalLM(nn.Module, SupportsMultiModal, SupportsPP, SupportsLo
         frames = bank.shape[0]
         mask = frame_mask(frames, torch.tensor([frames], device=bank.device))
         subsampled = torch.cat(list(self.audio.subsample_pieces(bank[None])), dim=1)
-        state = None
-        for state in self.audio.layer_states(subsampled, mask, padded=False):
-            pass
-        assert state is not None
-        rows, _ = self.adapter(*state)
+        states = deque(self.audio.layer_states(subsampled, mask, padded=False), maxlen=1)  # frees the earlier ones
+        rows, _ = self.adapter(*states.pop())
         return cast(Tensor, rows[0, : token_count(frames) + self.config.audio.prompt_tokens])
 
     def embed_input_ids(

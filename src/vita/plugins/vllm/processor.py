@@ -31,8 +31,8 @@ from vita.plugins.vllm.media import (
     media_digest,
     media_options,
     media_rows,
-    vllm_errors,
     visual_tensors,
+    vllm_errors,
 )
 from vita.prompt.template import Media
 from vita.prompt.turn_reader import FRAMES_PER_TOKEN

@@ -22,7 +22,7 @@ from vita.plugins.vllm.media import KINDS, Kind, as_part, media_options, vllm_er
 from vita.prompt.processor import Processor, split_system
 from vita.prompt.template import Media
 from vita.runtime.clock import Stopwatch
-from vita.types import MediaOptions, MediaSpan, Message, Part, Role, Span, Text, TextSpan
+from vita.types import MediaSpan, Message, Part, Role, Span, Text, TextSpan
 
 REFUSED = {"tools": None, "documents": None, "continue_final_message": False, "add_generation_prompt": True}
 ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}

@@ -32,13 +32,13 @@ def _patterns(ours: str, theirs: str) -> Iterator[tuple[re.Pattern[str], str]]:
     if "{2n}" in theirs:  # no pattern can halve a number
         for n in range(MAX_PROJECTOR_LAYERS):
             name = theirs.replace("{2n}", str(2 * n))
-            yield _whole(re.escape(name)), ours.replace("{n}", str(n))
+            yield _full_name(re.escape(name)), ours.replace("{n}", str(n))
         return
     pattern = re.escape(theirs).replace(re.escape("{n}"), r"(\d+)")
-    yield _whole(pattern), ours.replace("{n}", r"\1")
+    yield _full_name(pattern), ours.replace("{n}", r"\1")
 
 
-def _whole(pattern: str) -> re.Pattern[str]:
+def _full_name(pattern: str) -> re.Pattern[str]:
     return re.compile(rf"^{pattern}(?=\.(?:weight|bias)$|$)")
 
 
