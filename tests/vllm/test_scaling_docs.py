@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from tests.docs.blocks import blocks
 from tests.vllm.running import ENVIRONMENT, TIMEOUT
 
