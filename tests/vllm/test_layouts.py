@@ -1,4 +1,4 @@
-"""The serving layout, adapters and n-gram speculation give the engine's ids, too."""
+"""The serving layout, adapters and n-gram speculation give the engine's ids, too; bfloat16 nearly always."""
 
 from __future__ import annotations
 
@@ -80,3 +80,12 @@ def test_n_gram_speculation(tmp_path: Path) -> None:
     got = ask_vllm(DEFAULT, tmp_path, steps, speculative_config=speculation)
     model = vita.load(dtype="float32", device="cpu")
     assert [one.ids for (one,) in got] == [ask_engine(model, found[name]) for name in names]
+
+
+def test_bfloat16(tmp_path: Path) -> None:
+    """Rounding decides between ids of nearly equal logits; 16 of 18 were equal where this was written."""
+    found = cases(MINI / "inputs")
+    got = ask_vllm(DEFAULT, tmp_path, [Step([as_openai(asked)]) for asked in found.values()], dtype="bfloat16")
+    model = vita.load(dtype="bfloat16", device="cpu")
+    equal = [one.ids == ask_engine(model, asked) for (one,), asked in zip(got, found.values(), strict=True)]
+    assert sum(equal) >= 12, dict(zip(found, equal, strict=True))

@@ -17,6 +17,7 @@ from vllm.renderers.chat_utils import ConversationMessage, parse_chat_messages, 
 from vllm.renderers.hf import HfRenderer
 from vllm.renderers.params import ChatParams
 
+from vita.media.policy import ReadGuard
 from vita.plugins.vllm.checkpoint import opened_model
 from vita.plugins.vllm.media import KINDS, Kind, as_part, media_options, vllm_errors
 from vita.prompt.processor import Processor, split_system
@@ -49,22 +50,22 @@ class VitaRenderer(HfRenderer):
                 the context; the message is one sentence.
         """
         self._check(params)
-        conversation, data, uuids = parse_chat_messages(
+        conversation, data, _ = parse_chat_messages(
             messages, self.model_config, content_format="openai", media_io_kwargs=params.media_io_kwargs,
             mm_processor_kwargs=params.mm_processor_kwargs,
         )  # fmt: skip
-        return conversation, self._prompt(conversation, data, uuids, params)
+        return conversation, self._prompt(conversation, data, params)
 
     async def render_messages_async(
         self, messages: Any, params: ChatParams
     ) -> tuple[list[ConversationMessage], Prompt]:
         """As `render_messages`; media are decoded in threads."""
         self._check(params)
-        conversation, data, uuids = await parse_chat_messages_async(
+        conversation, data, _ = await parse_chat_messages_async(
             messages, self.model_config, content_format="openai", media_io_kwargs=params.media_io_kwargs,
             mm_processor_kwargs=params.mm_processor_kwargs,
         )  # fmt: skip
-        return conversation, await asyncio.to_thread(self._prompt, conversation, data, uuids, params)
+        return conversation, await asyncio.to_thread(self._prompt, conversation, data, params)
 
     def _check(self, params: ChatParams) -> None:
         """Refuse what would change the prompt."""
@@ -76,16 +77,16 @@ class VitaRenderer(HfRenderer):
                 raise VLLMValidationError(f"VITA-1.5 was not trained with {name}; leave it out.")
 
     def _prompt(
-        self, conversation: Sequence[ConversationMessage], data: Mapping[str, Any] | None,
-        uuids: Mapping[str, Any] | None, params: ChatParams,
-    ) -> Prompt:  # fmt: skip
+        self, conversation: Sequence[ConversationMessage], data: Mapping[str, Any] | None, params: ChatParams
+    ) -> Prompt:
+        """The prompt of parsed messages. Names that a client gives to media are not used: digests name them."""
         merged = self.model_config.get_multimodal_config().merge_mm_processor_kwargs(params.mm_processor_kwargs or {})
         with vllm_errors():
             options = media_options(merged)
             self._processor.check_options(options)
             system, turns = split_system(self._messages(conversation, data or {}))
-            watch = Stopwatch()
-            prepared = [self._processor.read_turn(turn, options, watch) for turn in turns]
+            watch, guard = Stopwatch(), ReadGuard.start(options.policy.deadline)
+            prepared = [self._processor.read_turn(turn, options, watch, guard) for turn in turns]
             inputs = self._processor.assemble(prepared, system, watch)
         items = [piece for turn in prepared for piece in turn.pieces if isinstance(piece, Media)]
         ids, kept = with_placeholders(inputs.spans, items, self._placeholders)
