@@ -89,3 +89,13 @@ def test_bfloat16(tmp_path: Path) -> None:
     model = vita.load(dtype="bfloat16", device="cpu")
     equal = [one.ids == ask_engine(model, asked) for (one,), asked in zip(got, found.values(), strict=True)]
     assert sum(equal) >= 12, dict(zip(found, equal, strict=True))
+
+
+def test_a_server_without_audio(tmp_path: Path) -> None:
+    """An encoder that no request may use is not loaded."""
+    found = cases(MINI / "inputs")
+    steps = [Step([as_openai(found[name])]) for name in ("image", "audio", "text")]
+    (image,), (audio,), (text,) = ask_vllm(DEFAULT, tmp_path, steps, limit_mm_per_prompt={"audio": 0})
+    model = vita.load(dtype="float32", device="cpu")
+    assert image.ids == ask_engine(model, found["image"]) and text.ids == ask_engine(model, found["text"])
+    assert audio.error.startswith("At most 0 audio")

@@ -60,6 +60,7 @@ class VITAQwen2ForCausalLM(nn.Module, SupportsMultiModal, SupportsPP, SupportsLo
         self.config: VitaConfig = self.opened.checkpoint.config
         text_config = vllm_config.model_config.hf_config.text_config
         self.vocab_size: int = text_config.vocab_size
+        self.dtype: torch.dtype = vllm_config.model_config.dtype
         hidden = self.config.decoder.hidden_size
         self.configure_mm_token_handling(self.vocab_size, list(self.opened.placeholders.values()))
         with self._mark_tower_model(vllm_config, {"image", "video"}):
@@ -84,10 +85,10 @@ class VITAQwen2ForCausalLM(nn.Module, SupportsMultiModal, SupportsPP, SupportsLo
         loader = AutoWeightsLoader(self)
         loaded: set[str] = loader.load_weights(cut_vocabulary(weights, self.vocab_size), mapper=self.hf_to_vllm_mapper)
         for part in TOWERS:
-            module = getattr(self, part)
-            for parameter in module.parameters():
-                parameter.requires_grad_(False)
-                set_route(module, choose_route(parameter.device, parameter.dtype)[0])
+            module = getattr(self, part).requires_grad_(False)
+            device = next((parameter.device for parameter in module.parameters()), None)
+            if device is not None:  # else this server takes no such media
+                set_route(module, choose_route(device, self.dtype)[0])
         return loaded | self._load_statistics(loaded)
 
     def _load_statistics(self, loaded: set[str]) -> set[str]:
@@ -118,8 +119,7 @@ class VITAQwen2ForCausalLM(nn.Module, SupportsMultiModal, SupportsPP, SupportsLo
         """Rows of each item from tiles of all, uint8 `[n, S, S, 3]`."""
         batch = CPU_TILES if tiles.device.type == "cpu" else DEVICE_TILES
         encoded = [
-            self.projector(self.vision(normalise_pixels(part, self.config.image).to(self.vision.patch.dtype)))
-            for part in tiles.split(batch)
+            self.projector(self.vision(normalise_pixels(part, self.config.image))) for part in tiles.split(batch)
         ]
         rows = torch.cat(encoded)  # [n, rows of a tile, H]
         return [item.flatten(0, 1) for item in rows.split([int(n) for n in counts.flatten().tolist()])]
