@@ -22,6 +22,7 @@ ENVIRONMENT = {
 OPTIONS: dict[str, Any] = {
     "dtype": "float32", "kv_cache_memory_bytes": 64 << 20, "max_num_seqs": 16, "enforce_eager": True, "seed": 0,
 }  # fmt: skip
+SHARED_MEMORY = Path("/dev/shm")
 TIMEOUT = 600  # seconds; a start takes 15 on a quiet machine
 
 
@@ -73,10 +74,13 @@ def ask_vllm(
     variables = os.environ | ENVIRONMENT | {"VLLM_ENABLE_V1_MULTIPROCESSING": str(int(processes))}
     if processes:
         variables |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
+    before = set(SHARED_MEMORY.glob("vllm_dist*"))
     done = subprocess.run(
         [sys.executable, str(WORKER), str(work / "job.json"), str(work / "out.json")],
         env=variables, capture_output=True, text=True, timeout=TIMEOUT, check=False,
     )  # fmt: skip
+    for left in set(SHARED_MEMORY.glob("vllm_dist*")) - before:  # vLLM's ranks leave it behind
+        left.unlink(missing_ok=True)
     assert done.returncode == 0, f"vLLM ended with {done.returncode}: {done.stdout[-6000:]}\n{done.stderr[-6000:]}"
     result = json.loads((work / "out.json").read_text(encoding="utf-8"))
     assert result["plugin"], "vLLM only logs that a plugin fails to load"
