@@ -50,19 +50,21 @@ class Step:
 
 
 def ask_vllm(
-    folder: Path, work: Path, steps: Sequence[Step], processes: bool = False, **options: Any
-) -> list[list[Answered]]:
+    model: Path | str, work: Path, steps: Sequence[Step], processes: bool = False,
+    environment: dict[str, str] | None = None, **options: Any,
+) -> list[list[Answered]]:  # fmt: skip
     """Start vLLM on a checkpoint, ask each step in turn, and end it.
 
     Args:
-        folder: the checkpoint.
+        model: folder of the checkpoint, or its name on the hub.
         work: for the job's files.
         steps: in order.
         processes: vLLM computes in a process of its own; with several ranks it always does.
+        environment: more variables of it.
         options: of `vllm.LLM`.
     """
     job = {
-        "model": str(folder), "options": OPTIONS | options,
+        "model": str(model), "options": OPTIONS | options,
         "steps": [
             {"conversations": s.conversations, "params": {"max_tokens": s.tokens},
              "mm_processor_kwargs": s.mm_processor_kwargs, "lora": str(s.lora) if s.lora else None}
@@ -74,6 +76,7 @@ def ask_vllm(
     variables = os.environ | ENVIRONMENT | {"VLLM_ENABLE_V1_MULTIPROCESSING": str(int(processes))}
     if processes:
         variables |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
+    variables |= environment or {}
     before = set(SHARED_MEMORY.glob("vllm_dist*"))
     done = subprocess.run(
         [sys.executable, str(WORKER), str(work / "job.json"), str(work / "out.json")],

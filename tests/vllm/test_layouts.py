@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 import vita
+from tests.checkpoint.hub_server import Hub, serve
 from tests.checkpoint.test_lora import PLAIN
 from tests.checkpoints import AUDIO, VISION
 from tests.vllm.cases import LOOK, PICTURES, cases
@@ -99,3 +100,13 @@ def test_a_server_without_audio(tmp_path: Path) -> None:
     model = vita.load(dtype="float32", device="cpu")
     assert image.ids == ask_engine(model, found["image"]) and text.ids == ask_engine(model, found["text"])
     assert audio.error.startswith("At most 0 audio")
+
+
+def test_a_name_on_the_hub(tmp_path: Path) -> None:
+    """The released files are fetched once, from a hub on this machine, and are not changed."""
+    asked = [vita.user(LOOK, image=PICTURES[0])]
+    with serve(Hub("somebody/vita", DEFAULT)) as hub:
+        variables = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hub")}
+        ((answered,),) = ask_vllm("somebody/vita", tmp_path, [Step([as_openai(asked)])], environment=variables)
+    assert answered.ids == ask_engine(vita.load(dtype="float32", device="cpu"), asked)
+    assert len(hub.ranges) == 1, "the weights are downloaded once"
