@@ -1,10 +1,17 @@
 #!/usr/bin/env bash
 # Sets up and runs every check: style, types, tests. All of them run; the exit code is 0 only if all passed.
 # The tests are the default tier (under 5 minutes on two cores); `./test.sh --slow` runs all of them. Other arguments
-# go to pytest as they are.
+# go to pytest as they are. `./test.sh --vllm` runs the tests of the vLLM plugin instead, in an environment that it makes.
 set -eu
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$ROOT/scripts/env.sh"
+if [ "${1:-}" = --vllm ]; then
+    shift
+    export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1
+    PYTHON=$("$ROOT/scripts/vllm_env.sh")
+    cd "$ROOT"
+    exec "$PYTHON" -m pytest tests/vllm "$@"
+fi
 vita_env "[dev,serve]"
 cd "$ROOT"
 failed=""

@@ -27,7 +27,7 @@ ORDER = (
     ("engine",),
     ("speech",),
     ("api",),
-    ("verify", "bench", "serve"),
+    ("verify", "bench", "serve", "plugins"),
     ("cli",),
     ("__main__",),
 )

@@ -1,0 +1,1 @@
+"""Plugins for other serving systems; each is loaded by that system only."""
