@@ -184,6 +184,7 @@ def longest_gap(times: Sequence[float], start: float, end: float) -> float:
 
 def measure_gaps(model: vita.Vita, requests: Requests, extra: Callable[[], Asked], args: argparse.Namespace) -> Row:
     """Streams decode, then one more request is sent: see the module's text."""
+    asked = extra()  # before the streams: making an image takes a core for a while
     streams = [Stream(model, requests.text(), args.max_tokens) for _ in range(args.streams)]
     for stream in streams:
         stream.wait_for_pieces(1)
@@ -191,7 +192,7 @@ def measure_gaps(model: vita.Vita, requests: Requests, extra: Callable[[], Asked
     for stream, pieces in zip(streams, begun, strict=True):
         stream.wait_for_pieces(pieces + args.steps)
     calm_from = max(stream.times[pieces - 1] for stream, pieces in zip(streams, begun, strict=True))
-    sent = Stream(model, extra(), EXTRA_TOKENS)
+    sent = Stream(model, asked, EXTRA_TOKENS)
     done = sent.join()
     for stream in streams:
         if stream.done is not None:

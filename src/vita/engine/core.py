@@ -14,6 +14,7 @@ import torch
 from vita.checkpoint.load import Progress
 from vita.checkpoint.open import Checkpoint
 from vita.engine.answers import choose_draft, done_of_answer, done_of_request, start_answers, token_logprob
+from vita.engine.core_share import CoreShare
 from vita.engine.decode import MAX_BATCH, choose_decode_runner
 from vita.engine.encoder_cache import EncoderCache
 from vita.engine.inbox import Inbox
@@ -41,6 +42,7 @@ class EngineCore:
     Args:
         options: see `EngineOptions`.
         start_job: starts the reading of a prompt that waited for the end of a request.
+        share: of the media workers.
 
     Attributes:
         inbox: messages from other threads.
@@ -56,10 +58,11 @@ class EngineCore:
     runner: Runner
     scheduler: Scheduler
 
-    def __init__(self, options: EngineOptions, start_job: Callable[[Callable[[], None]], None]) -> None:
-        self.options, self.start_job = options, start_job
-        self.inbox = Inbox()
-        self.counters = Counters()
+    def __init__(
+        self, options: EngineOptions, start_job: Callable[[Callable[[], None]], None], share: CoreShare | None = None
+    ) -> None:
+        self.options, self.start_job, self._share = options, start_job, share
+        self.inbox, self.counters = Inbox(), Counters()
         self.lock = threading.RLock()  # a finalizer may run while its thread holds it
         self.open = 0
         self.closed = False
@@ -101,7 +104,7 @@ class EngineCore:
         decode = choose_decode_runner(model.decoder, quantized_kv_cache=model.quantized_kv_cache)
         threads = torch.get_num_threads() if model.device.type == "cpu" else 1
         self.encoder_cache = EncoderCache()
-        self.runner = Runner(model, decode, self.encoder_cache, threads)
+        self.runner = Runner(model, decode, self.encoder_cache, threads, share=self._share)
         self.runner.disturbed = lambda: self.inbox.changed
         if self.runner.cores_are_busy():
             self.runner.start_with_one_thread()

@@ -56,7 +56,7 @@ class Engine:
     ) -> None:
         self._workers = MediaWorkers()
         self._read_turn: ReadTurn | None = None
-        self.core = core = EngineCore(options or EngineOptions(), lambda start: start())
+        self.core = core = EngineCore(options or EngineOptions(), lambda start: start(), self._workers.share)
         self._finalizer = weakref.finalize(self, _close, core, self._workers)
         self._finalizer.atexit = False
         self._thread = threading.Thread(

@@ -10,16 +10,24 @@ import threading
 import time
 from collections.abc import Callable
 
+from vita.engine.core_share import CoreShare
+
 WORKERS = 2
 
 Job = Callable[[], None]
 
 
 class MediaWorkers:
-    """Two media workers and one for prompts without media."""
+    """Two media workers and one for prompts without media.
+
+    Attributes:
+        share: leaves cores to the media workers while they compute.
+    """
 
     def __init__(self) -> None:
-        self._media, self._text = WorkerPool("vita-media", WORKERS), WorkerPool("vita-prompt", 1)
+        self.share = CoreShare()
+        self._media = WorkerPool("vita-media", WORKERS, self.share)
+        self._text = WorkerPool("vita-prompt", 1)
 
     def submit(self, job: Job, *, has_media: bool = True) -> None:
         """See `WorkerPool.submit`."""
@@ -37,9 +45,15 @@ class MediaWorkers:
 
 
 class WorkerPool:
-    """A few threads that run jobs in order of arrival. They start with the first job and never call torch."""
+    """A few threads that run jobs in order of arrival. They start with the first job and never call torch.
 
-    def __init__(self, name: str, count: int) -> None:
+    Args:
+        name, count: of the threads.
+        share: told while a job runs.
+    """
+
+    def __init__(self, name: str, count: int, share: CoreShare | None = None) -> None:
+        self._share = share
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._name, self._count = name, count
         self._threads: list[threading.Thread] = []
@@ -73,5 +87,12 @@ class WorkerPool:
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
-            job()
+            if self._share is None:
+                job()
+            else:
+                self._share.begin()
+                try:
+                    job()
+                finally:
+                    self._share.end()
             del job  # it must not hold on to its engine while the thread waits for the next one

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from vita.engine.background import WorkSource
+from vita.engine.core_share import CoreShare
 from vita.engine.decode import DecodeRunner
 from vita.engine.encoder_cache import EncoderCache
 from vita.engine.fusion import fuse
@@ -57,6 +58,7 @@ class Runner:
         threads: that a CPU has.
         clock: seconds, monotonic.
         usage: of the cores, by other processes too.
+        share: says how many cores to leave to media workers.
 
     Attributes:
         disturbed: whether there is something to do before the next layer of a unit, while nobody decodes.
@@ -64,10 +66,10 @@ class Runner:
 
     def __init__(
         self, model: LoadedModel, decode: DecodeRunner, encoded: EncoderCache, threads: int,
-        clock: Clock = time.perf_counter, usage: CoreUsage | None = None,
+        clock: Clock = time.perf_counter, usage: CoreUsage | None = None, share: CoreShare | None = None,
     ) -> None:  # fmt: skip
         self.model, self.decode, self.encoded, self.clock = model, decode, encoded, clock
-        self._threads, self._usage = threads, usage or CoreUsage()
+        self._threads, self._usage, self._share = threads, usage or CoreUsage(), share or CoreShare()
         one, busy = self.start_with_one_thread, self.cores_are_busy
         self.step_threads = ThreadChoice(threads, torch.set_num_threads, clock, busy=busy, on_one=one)
         self._layer_threads = ThreadChoice(threads, torch.set_num_threads, clock, busy=busy, on_one=one)
@@ -100,6 +102,7 @@ class Runner:
             self._usage.begin_step()
             if self._usage.busy:
                 self.start_with_one_thread()
+            self.step_threads.reserved = self._layer_threads.reserved = self._share.begin_step()
         if plan.decode:
             self._decode(plan.decode, launched)
         if plan.unit is not None:
@@ -109,6 +112,7 @@ class Runner:
             self._run_source(plan.source, plan.budget)
         if self._tiles is not None and plan.next_tiles:  # behind the unit's first layer, beside which they are copied
             self._tiles.prefetch(plan.next_tiles)
+        self._share.end_step()
         self._usage.end_step()
         return launched
 

@@ -51,13 +51,15 @@ class ThreadChoice:
 
     Attributes:
         current: what steps use, unless there is a trial.
+        reserved: cores that the next steps leave to other threads of this process. Those steps are not compared.
     """
 
     def __init__(
         self, available: int, set_threads: Callable[[int], None], clock: Clock = time.monotonic, *,
         busy: Callable[[], bool] | None = None, on_one: Callable[[], None] | None = None,
     ) -> None:  # fmt: skip
-        self.available, self.current = available, available
+        self.available, self.current, self.reserved = available, available, 0
+        self._uncounted = False  # the step that runs left cores to others
         self._set, self._clock, self._busy, self._on_one = set_threads, clock, busy, on_one
         self._probed_at = float("-inf")
         self._usual: dict[tuple[int, Hashable], float] = {}  # seconds by threads and what was computed
@@ -78,6 +80,10 @@ class ThreadChoice:
         """
         if self.available == 1:
             return
+        self._uncounted = bool(self.reserved) and self.current > 1
+        if self._uncounted:
+            self._set(max(1, self.current - self.reserved))
+            return
         if self._trial_left and what != self._trial_of:
             self._skipped += 1
             if self._skipped > MAX_SKIPPED_STEPS:  # a batch of that size may never come again
@@ -91,7 +97,7 @@ class ThreadChoice:
 
     def after(self, what: Hashable, seconds: float) -> None:
         """A step took so long."""
-        if self.available == 1:
+        if self.available == 1 or self._uncounted:
             return
         if self._trial_left and what == self._trial_of:
             self._trial.append(seconds)
