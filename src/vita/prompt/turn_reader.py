@@ -148,9 +148,9 @@ class TurnReader:
 
 
 def resize_threads() -> int:
-    """Threads that resize images: half of the cores that the process may use, at least 2 of them, at most 8."""
-    cores = available_cores()
-    return min(cores, MAX_RESIZE_THREADS, max(2, cores // 2))
+    """Threads that resize images: half of the cores that the process may use, at most 8. On two cores a second one would
+    take the other core from decode steps as well."""
+    return min(MAX_RESIZE_THREADS, max(1, available_cores() // 2))
 
 
 def _padded(samples: Samples, least: int) -> Samples:
