@@ -12,18 +12,18 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
-from recipes.model import AROUND, LETTERS, Learner, sizes
-from recipes.pack import ROWS_PER_TILE, Packer
-from recipes.speech.espeak import Espeak, MissingSpeechEngine, espeak
-from recipes.speech.rehearsal import Rehearsal
-from recipes.speech.room import add_noise, reverberate
-from recipes.speech.rows import Mix, Said, SpeechPacker, bank_of, build_speech_batch, spell, statistics, worded
-from recipes.speech.sample import Utterance, render_utterance
-from recipes.speech.texts import question, spoken
-from recipes.speech.train import Options, Run, heard_sounds, in_rows, losses, numbers, word_errors_of
-from recipes.speech.voices import TIMBRES, held_out_timbre, pick_voice
-from recipes.steps import apply
-from recipes.tokenizer import build_tokenizer, heard_words
+from recipes.nano.model import AROUND, LETTERS, Learner, sizes
+from recipes.nano.pack import ROWS_PER_TILE, Packer
+from recipes.nano.speech.espeak import Espeak, MissingSpeechEngine, espeak
+from recipes.nano.speech.rehearsal import Rehearsal
+from recipes.nano.speech.room import add_noise, reverberate
+from recipes.nano.speech.rows import Mix, Said, SpeechPacker, bank_of, build_speech_batch, spell, statistics, worded
+from recipes.nano.speech.sample import Utterance, render_utterance
+from recipes.nano.speech.texts import question, spoken
+from recipes.nano.speech.train import Options, Run, heard_sounds, in_rows, losses, numbers, word_errors_of
+from recipes.nano.speech.voices import TIMBRES, held_out_timbre, pick_voice
+from recipes.nano.steps import apply
+from recipes.nano.tokenizer import build_tokenizer, heard_words
 from tests.prompt.spans import media
 
 from vita.media.filterbank import token_count
@@ -243,7 +243,7 @@ def test_frames_look_at_their_neighbours_from_the_start() -> None:
 
 
 def test_questions_about_quoted_words_are_typed_only() -> None:
-    from recipes.data import QA
+    from recipes.nano.data import QA
 
     assert spoken(QA("What color is the circle?", "", "", ""))
     assert not spoken(QA("Does it say 'Bliup'?", "", "", "")) and not spoken(QA("What is 3 + 4?", "", "", ""))

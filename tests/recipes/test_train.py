@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from recipes.checkpoint import FILE, load_weights, read_state
-from recipes.decode import Answerer, Asked
-from recipes.export import export, load_run
-from recipes.train import Options, Run
+from recipes.nano.checkpoint import FILE, load_weights, read_state
+from recipes.nano.decode import Answerer, Asked
+from recipes.nano.export import export, load_run
+from recipes.nano.train import Options, Run
 
 from vita.checkpoint.load import load_model
 from vita.checkpoint.open import open_checkpoint
@@ -102,8 +102,8 @@ def test_weights_of_another_model_are_refused(short: Run) -> None:
 
 
 def test_a_run_can_go_on_from_the_shipped_model(tmp_path: Path) -> None:
-    from recipes.checkpoint import hears, read_shipped
-    from recipes.model import Learner, sizes
+    from recipes.nano.checkpoint import hears, read_shipped
+    from recipes.nano.model import Learner, sizes
 
     from vita.checkpoint.files import DEFAULT
 

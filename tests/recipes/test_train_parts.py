@@ -8,20 +8,20 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from recipes.average import average
-from recipes.checkpoint import FILE, read_state
-from recipes.data import QA
-from recipes.feed import build_batch
-from recipes.model import Learner, sizes
-from recipes.pack import Packer
-from recipes.plots import draw_curves
-from recipes.schedule import CURRICULUM, ActiveClock, Phase, learning_rate, next_phase
-from recipes.score import Blind, holds, lines, markdown, points, score, wilson
-from recipes.steps import losses
-from recipes.tiles import normalise, tiles_of
-from recipes.tokenizer import build_tokenizer
+from recipes.nano import schedule
+from recipes.nano.average import average
+from recipes.nano.checkpoint import FILE, read_state
+from recipes.nano.data import QA
+from recipes.nano.feed import build_batch
+from recipes.nano.model import Learner, sizes
+from recipes.nano.pack import Packer
+from recipes.nano.plots import draw_curves
+from recipes.nano.schedule import CURRICULUM, ActiveClock, Phase, learning_rate, next_phase
+from recipes.nano.score import Blind, holds, lines, markdown, points, score, wilson
+from recipes.nano.steps import losses
+from recipes.nano.tiles import normalise, tiles_of
+from recipes.nano.tokenizer import build_tokenizer
 
-from recipes import schedule
 from vita.prompt.tokenizer import Tokenizer
 
 

@@ -7,12 +7,12 @@ from random import Random
 import numpy as np
 import pytest
 import torch
-from recipes.attention import plain_attend
-from recipes.data import QA
-from recipes.model import Learner, sizes
-from recipes.pack import IGNORE, ROWS_PER_TILE, Packer, collate, segment_mask
-from recipes.steps import answer_loss
-from recipes.tokenizer import build_tokenizer
+from recipes.nano.attention import plain_attend
+from recipes.nano.data import QA
+from recipes.nano.model import Learner, sizes
+from recipes.nano.pack import IGNORE, ROWS_PER_TILE, Packer, collate, segment_mask
+from recipes.nano.steps import answer_loss
+from recipes.nano.tokenizer import build_tokenizer
 from tests.prompt.spans import media
 
 from vita.layers.attention import attend
