@@ -74,9 +74,9 @@ questions, with the decoder; then wide pictures cut into tiles. Between them, dr
 to count what was asked for in a list that is given. Sounds: first the audio encoder alone writes down letters and
 words (CTC), then sounds, clips and pictures are taught together. Sums and numbers have no held-out pairs. The vision
 encoder's first weights already see patches as a whitened cosine transform and look at their neighbours
-(`recipes/nano/model.py`): without that and the easy pages, reading does not start. The decoder grew from four blocks to six
-after the first run, without changing an answer (`recipes/nano/checkpoint.py`). The audio encoder was made anew for version
-4: its frames know where they stand, which those of the release do not (`recipes/nano/README.md`).
+(`recipes/nano/model.py`): without that and the easy pages, reading does not start. The decoder grew from four blocks to
+six after the first run, without changing an answer (`recipes/nano/checkpoint.py`). The audio encoder was made anew for
+version 4: its frames know where they stand, which those of the release do not (`recipes/nano/LOG.md`).
 
 To do it again, see `recipes/nano/README.md`; `vita eval default` measures the table anew.
 

@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from recipes.nano.data.pieces import words_of_pieces
 from recipes.nano.model import Learner, sizes
-from recipes.nano.tokenizer import words_of_pieces
 from vita.checkpoint.load import load_model
 from vita.checkpoint.open import open_checkpoint
 from vita.prompt.tokenizer import Tokenizer

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from recipes.nano.attention import plain_attend
 from recipes.nano.data import CHARS, COLORS, PLACES, SHAPES
-from recipes.nano.tokenizer import heard_words
+from recipes.nano.data.pieces import heard_words
 from vita.config import AudioConfig, DecoderConfig, VisionConfig
 from vita.media.filterbank import token_count
 from vita.model.audio import AudioEncoder, frame_mask, position_table

@@ -130,7 +130,7 @@ class Packer:
         return [*self.said(TYPED_MARK + visible(text)), self._end]
 
     def turn(self, asked: list[int], text: str, *, drill: bool = False) -> Turn:
-        """A turn whose answer brings its mark; a look, in either form of `recipes.nano.look`, goes between think tokens.
+        """A turn whose answer brings its mark; a look, in either form of `recipes.nano.look`, goes between its tokens.
 
         The conclusion is what is visible, and what a look itself concludes after a colon. In a drill the names and
         values that were seen are given; to count one as asked for, or not, is taught.
@@ -155,8 +155,8 @@ class Packer:
     ) -> Row:
         """One row of a few questions in random order; some rows begin with a dialogue of two turns.
 
-        A share of the questions is typed as people type (`recipes.nano.data.natural`), with a question made of others now
-        and then; not in a drill.
+        A share of the questions is typed as people type (`recipes.nano.data.natural`), with a question made of others
+        now and then; not in a drill.
         """
         asked = varied(rng, "train", questions, natural) if natural and not drill else list(questions)
         rng.shuffle(asked)

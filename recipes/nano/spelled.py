@@ -11,8 +11,8 @@ import re
 from collections import Counter
 
 from recipes.nano.data import render_sample
+from recipes.nano.data.pieces import whole_pieces
 from recipes.nano.look import QUOTED, looked
-from recipes.nano.tokenizer import whole_pieces
 
 
 def spelled(samples: int, seed: int = 1) -> Counter[str]:

@@ -1,6 +1,7 @@
 """The embedded model means something: floors on held-out pictures, true words about our own, and honest refusals.
 
-The pictures were frozen by `recipes/nano/freeze.py` with words, fonts, colour pairs and phrasings that training never saw.
+The pictures were frozen by `recipes/nano/freeze.py` with words, fonts, colour pairs and phrasings that training never
+saw.
 """
 
 from __future__ import annotations

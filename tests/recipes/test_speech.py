@@ -12,6 +12,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+from recipes.nano.data.pieces import heard_words
 from recipes.nano.model import AROUND, LETTERS, Learner, sizes
 from recipes.nano.pack import ROWS_PER_TILE, Packer
 from recipes.nano.speech.espeak import Espeak, MissingSpeechEngine, espeak
@@ -23,7 +24,7 @@ from recipes.nano.speech.texts import question, spoken
 from recipes.nano.speech.train import Options, Run, heard_sounds, in_rows, losses, numbers, word_errors_of
 from recipes.nano.speech.voices import TIMBRES, held_out_timbre, pick_voice
 from recipes.nano.steps import apply
-from recipes.nano.tokenizer import build_tokenizer, heard_words
+from recipes.nano.tokenizer import build_tokenizer
 from tests.prompt.spans import media
 
 from vita.media.filterbank import token_count

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from recipes.nano.data import QA
+from recipes.nano.data.pieces import heard_words
 from recipes.nano.speech import speakers
 from recipes.nano.speech.bake import Texts, trimmed
 from recipes.nano.speech.baked import FOLDER, Shelf, append, read_index, shelf
@@ -24,7 +25,6 @@ from recipes.nano.speech.rows import warped
 from recipes.nano.speech.sample import say
 from recipes.nano.speech.texts import backchannel, sentence_to_repeat
 from recipes.nano.speech.voices import pick_voice
-from recipes.nano.tokenizer import heard_words
 
 RATE = 16_000
 

@@ -8,11 +8,12 @@ from random import Random
 import numpy as np
 from PIL import Image
 
+from recipes.nano.data.asking import ask
 from recipes.nano.data.canvas import Textures
 from recipes.nano.data.colors import PLAIN_BACKGROUNDS, SHADES, Rgb, article, luminance, pick_rgb, readable
 from recipes.nano.data.fonts import held_out_name
 from recipes.nano.data.labels import COLORS, QA, Split
-from recipes.nano.data.phrases import answer, ask
+from recipes.nano.data.phrases import answer
 
 _GRADIENT_PAIRS = tuple(
     (a, b)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from random import Random
 
 from recipes.nano.data.labels import COLORS, POSITIONS, QA, Split, small
+from recipes.nano.data.pieces import heard_words
 from recipes.nano.data.shapes import at
 from recipes.nano.look import QUOTED, joined
 from recipes.nano.look import split as parted
@@ -190,8 +191,6 @@ def _mistyped(rng: Random, held: bool, text: str) -> str:
 
 
 def _real_words() -> frozenset[str]:
-    from recipes.nano.tokenizer import heard_words  # which reads the phrases
-
     return frozenset(heard_words())
 
 

@@ -1,20 +1,16 @@
 """Every sentence of the recipe: what may be asked, and the one form in which each kind is answered.
 
 Questions vary, answers do not: kinds that need several looks say what they see, a colon, and then the answer; what
-stands before the colon goes between think tokens (`recipes.nano.look`). The last list of each kind is asked on the held-out
-split only.
+stands before the colon goes between think tokens (`recipes.nano.look`). The last list of each kind is asked on the
+held-out split only. Sentences only: `asking` draws one, `pieces` makes the vocabulary of them.
 """
 
 from __future__ import annotations
 
 import re
-from functools import lru_cache
-from random import Random
 from typing import NamedTuple
 
-from recipes.nano.data.labels import Split, small
-from recipes.nano.data.more_phrases import BEYOND_HELD_OUT, beyond, dressed, extra
-from recipes.nano.data.turns import held_out_turns
+from recipes.nano.data.labels import small
 
 
 class Asked(NamedTuple):
@@ -243,11 +239,11 @@ QUESTIONS: dict[str, Asked] = {
     ),
 }  # fmt: skip
 
-_PLACES = (
+PLACES = (
     ["France", "China", "Spain", "Japan", "Brazil", "Canada", "Egypt", "India", "Berlin", "London", "Rome", "Texas"],
     ["Peru", "Norway", "Madrid"],
 )
-_TOPICS = (
+TOPICS = (
     [
         "cats", "music", "history", "love", "the", "sea", "physics", "football", "rice", "soup", "trains", "space",
         "money", "a", "dog", "computers", "war",
@@ -337,39 +333,9 @@ FILLERS = (
 )  # fmt: skip
 
 
-def ask(rng: Random, split: Split, kind: str, **blanks: str) -> str:
-    """A question of this kind; now and then typed carelessly."""
-    asked = QUESTIONS[kind]
-    unseen = split == "heldout" and rng.random() < 0.35
-    if unseen and kind == "outside":
-        return rng.choice(BEYOND_HELD_OUT)
-    side = 1 if split == "heldout" else 0
-    if kind == "outside":
-        blanks = {"place": rng.choice(_PLACES[side]), "topic": rng.choice(_TOPICS[side])}
-    template = rng.choice(asked.heldout if unseen else (*asked.train, *extra(kind)))
-    question = template.format(**blanks)
-    if kind == "outside" and not unseen and rng.random() < 0.7:
-        question = beyond(rng)
-    if not unseen and rng.random() < 0.1:
-        dress = dressed(rng, question)
-        question = question if bare(dress) in _held_out() else dress
-    if "'" not in template and rng.random() < 0.1:
-        question = small(question) if rng.random() < 0.6 else question
-        question = question[:-1] if question[-1] in ".?" and rng.random() < 0.6 else question
-    return question
-
-
 def bare(question: str) -> str:
     """Without case and punctuation."""
     return " ".join(re.findall(r"[a-z0-9']+", question.lower()))
-
-
-@lru_cache(maxsize=1)
-def _held_out() -> frozenset[str]:
-    """Phrasings, of second questions too, that training must not reach by putting words around another one."""
-    return frozenset(
-        map(bare, (*(t for asked in QUESTIONS.values() for t in asked.heldout), *held_out_turns(), *BEYOND_HELD_OUT))
-    )
 
 
 def answer(kind: str, **blanks: object) -> str:
@@ -389,4 +355,4 @@ def quoted(text: str) -> str:
 
 def topics() -> tuple[str, ...]:
     """What the questions beyond the model's world may be about."""
-    return (*_PLACES[0], *_PLACES[1], *_TOPICS[0], *_TOPICS[1])
+    return (*PLACES[0], *PLACES[1], *TOPICS[0], *TOPICS[1])

@@ -7,14 +7,14 @@ from random import Random
 
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
+from recipes.nano.data.asking import ask, honest
 from recipes.nano.data.canvas import Canvas
 from recipes.nano.data.colors import Rgb, tint
 from recipes.nano.data.labels import QA, SIDE, Split
-from recipes.nano.data.phrases import answer, ask
+from recipes.nano.data.phrases import answer
 from recipes.nano.data.scene_drawings import drawing
 from recipes.nano.data.scene_other_charts import line_chart, pie_chart
 from recipes.nano.data.scene_papers import draw_paper
-from recipes.nano.data.scene_phrases import honest
 from recipes.nano.data.sizes import Size
 from recipes.nano.data.studio import Studio
 

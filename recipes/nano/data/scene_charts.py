@@ -9,13 +9,13 @@ from random import Random
 import numpy as np
 from PIL import Image
 
+from recipes.nano.data.asking import ask, title_question
 from recipes.nano.data.canvas import Canvas
 from recipes.nano.data.colors import Rgb, luminance
 from recipes.nano.data.fonts import Face
 from recipes.nano.data.grounds import Ground, pick_ink
 from recipes.nano.data.labels import BETWEEN, COLORS, LOWEST, QA, SIDE, TALLEST, Split
-from recipes.nano.data.phrases import answer, ask, concluded, quoted
-from recipes.nano.data.scene_phrases import title_question
+from recipes.nano.data.phrases import answer, concluded, quoted
 from recipes.nano.data.shapes import asked_pair, listed, marked, numbered
 from recipes.nano.data.sizes import Size, unit_of
 from recipes.nano.data.studio import Studio

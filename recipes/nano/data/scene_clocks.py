@@ -8,11 +8,12 @@ from random import Random
 import numpy as np
 from PIL import Image, ImageDraw
 
+from recipes.nano.data.asking import ask
 from recipes.nano.data.canvas import Box, Canvas
 from recipes.nano.data.colors import pick_rgb
 from recipes.nano.data.grounds import Ground, clashing, pick_ink
 from recipes.nano.data.labels import CHARS, QA, SIDE, Split
-from recipes.nano.data.phrases import answer, ask, quoted
+from recipes.nano.data.phrases import answer, quoted
 from recipes.nano.data.sizes import Size, least_em, unit_of
 from recipes.nano.data.studio import Studio
 from recipes.nano.data.writing import Ink, fitting, write, write_lines

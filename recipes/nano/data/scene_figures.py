@@ -7,12 +7,13 @@ from random import Random
 import numpy as np
 from PIL import Image, ImageDraw
 
+from recipes.nano.data.asking import ask
 from recipes.nano.data.canvas import Canvas
 from recipes.nano.data.fonts import Face
 from recipes.nano.data.grounds import Ground, pick_ink
 from recipes.nano.data.labels import CHARS, QA, SIDE, Split
 from recipes.nano.data.lettering import Line
-from recipes.nano.data.phrases import answer, ask, quoted
+from recipes.nano.data.phrases import answer, quoted
 from recipes.nano.data.scene_clocks import draw_clock
 from recipes.nano.data.sizes import Size, least_em
 from recipes.nano.data.studio import Studio

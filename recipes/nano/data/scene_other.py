@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from random import Random
 
+from recipes.nano.data.asking import ask, honest
 from recipes.nano.data.canvas import Canvas
 from recipes.nano.data.labels import QA, SIDE, Split
-from recipes.nano.data.phrases import answer, ask
-from recipes.nano.data.scene_phrases import honest
+from recipes.nano.data.phrases import answer
 from recipes.nano.data.shapes import plural
 from recipes.nano.data.sizes import Size
 from recipes.nano.data.studio import Studio

@@ -7,11 +7,11 @@ from random import Random
 from PIL import Image, ImageDraw
 from PIL.ImageFont import FreeTypeFont
 
+from recipes.nano.data.asking import ask, honest
 from recipes.nano.data.canvas import Canvas
 from recipes.nano.data.colors import Rgb
 from recipes.nano.data.labels import QA, SIDE, Split
-from recipes.nano.data.phrases import ask
-from recipes.nano.data.scene_phrases import LONG, honest
+from recipes.nano.data.scene_phrases import LONG
 from recipes.nano.data.sizes import Size, unit_of
 from recipes.nano.data.studio import Studio
 

@@ -6,17 +6,11 @@ Kept apart from `phrases`, which has the sentences of the first scenes; `scene_p
 from __future__ import annotations
 
 import re
-from functools import lru_cache
-from random import Random
-
-from recipes.nano.data.labels import QA, Split, small
-from recipes.nano.data.more_phrases import dressed
-from recipes.nano.data.phrases import ask, bare, quoted
 
 HONEST = "I can only describe simple pictures, and this looks like {}."
 LONG = "I can only read a few words, and this is a long text."
 # Further ways to ask what `phrases` asks too; "|" parts the last one, which is asked on the held-out split only.
-_ASKED: dict[str, tuple[tuple[str, ...], str]] = {
+ASKED: dict[str, tuple[tuple[str, ...], str]] = {
     "sign": (
         ("What does the sign say?", "Read the sign.", "What is on the sign?", "What is written on the sign?",
          "What word is on the sign?", "Which word is on the sign?"),
@@ -102,50 +96,17 @@ LOOKS = (
 )  # fmt: skip
 
 
-def ask_scene(rng: Random, split: Split, kind: str, **blanks: str) -> str:
-    """A question of this kind about a scene; now and then typed carelessly."""
-    train, heldout = _ASKED[kind]
-    unseen = split == "heldout" and rng.random() < 0.35
-    question = (heldout if unseen else rng.choice(train)).format(**blanks)
-    if not unseen and rng.random() < 0.1:
-        dress = dressed(rng, question)
-        question = question if bare(dress) in held_out_questions() else dress
-    if rng.random() < 0.15:
-        question = small(question) if rng.random() < 0.6 else question
-        question = question[:-1] if rng.random() < 0.6 else question
-    return question
-
-
 def say(kind: str, **blanks: object) -> str:
     """The one answer of this kind."""
     return ANSWERS[kind].format(**blanks)
 
 
-def title_question(rng: Random, split: Split, title: str) -> QA:
-    """The title of a slide or a chart."""
-    return QA(ask_scene(rng, split, "title"), say("title", text=quoted(title)), "title", quoted(title))
-
-
-def honest(rng: Random, split: Split, looks: str) -> list[QA]:
-    """What is said of a picture that is beyond the model."""
-    said = HONEST.format(looks)
-    made = [QA(ask(rng, split, "caption"), said, "nothing", f"only describe simple pictures|{looks}") for _ in "123"]
-    made.append(QA(ask_scene(rng, split, "screen"), said, "nothing", f"only describe simple pictures|{looks}"))
-    return made
-
-
 def scene_pieces() -> set[str]:
     """Every word of this module's sentences as the tokenizer has it: a space before all but the first."""
-    asked = [text for train, heldout in _ASKED.values() for text in (*train, heldout)]
+    asked = [text for train, heldout in ASKED.values() for text in (*train, heldout)]
     pieces: set[str] = set()
     for text in (*asked, *ANSWERS.values(), LONG, *(HONEST.format(look) for look in LOOKS)):
         bare = re.sub(r"\{\w+\}", "0", text)
         pieces.update(p for p in re.findall(r" [A-Za-z]+", bare) if p != " I")
         pieces.update(re.findall(r"^[A-Za-z]+", bare))
     return pieces
-
-
-@lru_cache(maxsize=1)
-def held_out_questions() -> frozenset[str]:
-    """Phrasings that are asked on the held-out split only, without case and punctuation."""
-    return frozenset(bare(heldout) for _, heldout in _ASKED.values())

@@ -6,12 +6,13 @@ from random import Random
 
 from PIL import Image, ImageDraw
 
+from recipes.nano.data.asking import ask, ask_scene, title_question
 from recipes.nano.data.canvas import Box, Canvas
 from recipes.nano.data.colors import Rgb, pick_rgb
 from recipes.nano.data.grounds import Ground, clashing, pick_ink
 from recipes.nano.data.labels import QA, SIDE, Split
-from recipes.nano.data.phrases import answer, ask, quoted
-from recipes.nano.data.scene_phrases import ask_scene, say, title_question
+from recipes.nano.data.phrases import answer, quoted
+from recipes.nano.data.scene_phrases import say
 from recipes.nano.data.shapes import listed
 from recipes.nano.data.sizes import Size, least_em, unit_of
 from recipes.nano.data.studio import Studio

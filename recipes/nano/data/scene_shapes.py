@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
+from recipes.nano.data.asking import ask
 from recipes.nano.data.canvas import Canvas
 from recipes.nano.data.colors import article
 from recipes.nano.data.grounds import Ground, held_out_pair, pick_ink
 from recipes.nano.data.labels import COLORS, QA, SHAPES, SIDE, Split, capital, small
-from recipes.nano.data.phrases import answer, ask, concluded
+from recipes.nano.data.phrases import answer, concluded
 from recipes.nano.data.shapes import (
     asked_pair,
     at,

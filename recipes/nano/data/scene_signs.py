@@ -8,12 +8,13 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw
 
+from recipes.nano.data.asking import ask, ask_scene
 from recipes.nano.data.canvas import Box, Canvas
 from recipes.nano.data.colors import Rgb, article
 from recipes.nano.data.grounds import Ground, clashing, pick_ink
 from recipes.nano.data.labels import QA, SIDE, Split
-from recipes.nano.data.phrases import answer, ask, quoted
-from recipes.nano.data.scene_phrases import ask_scene, say
+from recipes.nano.data.phrases import answer, quoted
+from recipes.nano.data.scene_phrases import say
 from recipes.nano.data.scene_words import WordPicture
 from recipes.nano.data.sizes import Size, least_em
 from recipes.nano.data.studio import Studio

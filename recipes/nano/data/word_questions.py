@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from random import Random
 
+from recipes.nano.data.asking import ask
 from recipes.nano.data.labels import COLORS, QA, Split
-from recipes.nano.data.phrases import answer, ask, quoted
+from recipes.nano.data.phrases import answer, quoted
 from recipes.nano.data.scene_words import WordPicture, icon_phrase
 from recipes.nano.data.shapes import at, place_name
 from recipes.nano.data.turns import word_turns

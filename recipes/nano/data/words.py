@@ -8,6 +8,7 @@ from random import Random
 
 from recipes.nano.data.fonts import held_out_name
 from recipes.nano.data.labels import Split, capital
+from recipes.nano.data.pieces import whole_pieces
 
 NEVER_TRAIN = ("vita",)  # the shipped wordmark must be read, not remembered
 LONGEST = 10
@@ -106,8 +107,6 @@ class WordBook:
     @cached_property
     def whole_pieces(self) -> frozenset[str]:
         """Texts that the tokenizer would not spell out; they are kept out of quoted words."""
-        from recipes.nano.tokenizer import whole_pieces
-
         return frozenset(whole_pieces())
 
     def phrase(self, rng: Random, split: Split, count: int, longest: int = LONGEST, capitals: bool = False) -> str:

@@ -23,6 +23,7 @@ from recipes.nano.data import QA, Split, render_sample
 from recipes.nano.data.clips import render_clip
 from recipes.nano.data.labels import capital, small
 from recipes.nano.data.natural import varied
+from recipes.nano.data.pieces import heard_words
 from recipes.nano.data.scene_other import talk_only
 from recipes.nano.feed import Batch, build_batch
 from recipes.nano.look import joined, split
@@ -34,7 +35,6 @@ from recipes.nano.speech.sample import Utterance, free_speech, render_utterance,
 from recipes.nano.speech.speakers import asked_aloud
 from recipes.nano.speech.texts import ask_to_repeat, spoken
 from recipes.nano.tiles import tiles_of
-from recipes.nano.tokenizer import heard_words
 from vita.config import FilterbankConfig
 from vita.media.filterbank import filterbank, pad_to_minimum, token_count
 from vita.prompt.template import AUDIO_PLACEHOLDER

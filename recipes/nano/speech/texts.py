@@ -7,10 +7,11 @@ from functools import lru_cache
 from pathlib import Path
 from random import Random
 
+from recipes.nano.data.asking import ask
 from recipes.nano.data.labels import COLORS, POSITIONS, QA, SHAPES, Split, capital
-from recipes.nano.data.phrases import QUESTIONS, ask
+from recipes.nano.data.phrases import QUESTIONS
+from recipes.nano.data.pieces import heard_words
 from recipes.nano.data.shapes import at, plural
-from recipes.nano.tokenizer import heard_words
 
 # Questions that quote a word out of a picture are typed, not spoken: an invented word has no sound.
 QUOTED = re.compile(r"'")

@@ -1,4 +1,4 @@
-"""Teaches a model that sees to hear and to watch: `python -m recipes.nano.speech.train --minutes 120 --out runs/speech`.
+"""Teaches a model that sees to hear and to watch: `python -m recipes.nano.speech.train --out runs/speech`.
 
 Owns the run: first the audio encoder alone writes down what is said (CTC), then everything is taught together, a batch
 of sounds and clips, batches of pictures and, if wanted, of sounds rehearsed (`recipes.nano.speech.rehearsal`) in turn.

@@ -1,6 +1,7 @@
 """`vita eval`: measure the embedded model's table again, on held-out data that is drawn here.
 
-The recipe that draws the data, asks and scores is the folder `recipes/nano` of the repository. A wheel brings a copy along.
+The recipe that draws the data, asks and scores is the folder `recipes/nano` of the repository. A wheel brings
+a copy along.
 """
 
 from __future__ import annotations

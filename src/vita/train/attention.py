@@ -1,8 +1,8 @@
-"""Attention for training on a CPU: plain products and a softmax, a few pictures at a time.
+"""Attention for training: matmuls and a softmax in chunks on a CPU, PyTorch's kernels on CUDA.
 
-Owns forward and backward of `vita.layers.attention.attend` for the trainer. The scores of a chunk stay in the cache
-between the products that make them and those that use them, and are made again in the backward pass: on two cores
-this is faster than scaled_dot_product_attention's backward, and than one product over the whole batch.
+On a CPU the scores of a chunk stay in the cache between the matmuls that make them and those that use them, and are
+computed again in the backward pass: on two cores this is faster than the backward pass of scaled_dot_product_attention,
+and than one matmul over all of the batch.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from vita.layers.attention import causal_mask
+from vita.layers.attention import Attend, causal_mask
 
 CHUNK = 1 << 20  # scores made at a time: about two MiB in bfloat16
 
@@ -54,10 +55,10 @@ def _weights(q: Tensor, k: Tensor, bias: Tensor | None, part: slice) -> Tensor:
     return scores.softmax(-1)
 
 
-def plain_attend(
+def chunked_attend(
     q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, causal: bool = False, scale: float | None = None
 ) -> Tensor:
-    """The same as `vita.layers.attention.attend`."""
+    """`vita.layers.attention.attend` with a fast backward pass on a CPU."""
     if torch.is_autocast_enabled(q.device.type):
         q, k, v = (t.to(torch.get_autocast_dtype(q.device.type)) for t in (q, k, v))
     batch, heads, queries, width = q.shape
@@ -72,5 +73,26 @@ def plain_attend(
         bias = bias.expand(batch, groups, queries, keys).reshape(batch * groups, 1, queries, keys)
     rows = (q * factor).reshape(batch * groups, share * queries, width)
     flat = k.reshape(batch * groups, keys, width), v.reshape(batch * groups, keys, v.shape[-1])
-    out: Tensor = _Chunked.apply(rows, *flat, bias)
+    out: Tensor = _Chunked.apply(rows, *flat, bias)  # type: ignore[no-untyped-call]  # of PyTorch
     return out.view(batch, heads, queries, v.shape[-1])
+
+
+def fused_attend(
+    q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, causal: bool = False, scale: float | None = None
+) -> Tensor:
+    """`vita.layers.attention.attend` by PyTorch's fused kernels, without a branch that a compiler would stop at.
+
+    Keys and values are repeated for the query heads: the kernels that take a mask know no grouped queries.
+    """
+    if torch.is_autocast_enabled(q.device.type):
+        q, k, v = (t.to(torch.get_autocast_dtype(q.device.type)) for t in (q, k, v))
+    repeats = q.shape[1] // k.shape[1]
+    if repeats > 1:
+        k, v = k.repeat_interleave(repeats, dim=1), v.repeat_interleave(repeats, dim=1)
+    return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal and mask is None,
+                                                   scale=scale)  # fmt: skip
+
+
+def training_attend(device: torch.device) -> Attend:
+    """The attention to train with on a device."""
+    return chunked_attend if device.type == "cpu" else fused_attend
