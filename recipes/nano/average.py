@@ -1,7 +1,7 @@
 """The mean of some runs' weights: `python -m recipes.nano.average RUN RUN [RUN] --out RUN`, then `recipes.nano.export`.
 
 Owns nothing but the mean. Runs that went on from one another lie in one valley, and its middle is better than what any
-of them came to (Wortsman et al. 2022, "Model soups"); recipes/nano/README.md has the figures.
+of them came to (Wortsman et al. 2022, "Model soups"); recipes/nano/LOG.md has the figures.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from recipes.nano.checkpoint import FILE, read_state
+from recipes.nano.checkpoint import read_run
+from vita.train.checkpoint import save_state
 
 
 def mean(weights: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -30,9 +31,9 @@ def mean(weights: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 def average(runs: Sequence[Path], out: Path) -> None:
     """Writes a run whose weights are the mean of the others'; all else is the last one's."""
-    states = [read_state(run) for run in runs]
+    states = [read_run(run) for run in runs]
     out.mkdir(parents=True, exist_ok=True)
-    torch.save({**states[-1], "model": mean([state["model"] for state in states])}, out / FILE)
+    save_state(out, {**states[-1], "model": mean([state["model"] for state in states])})
     shutil.copytree(runs[-1] / "tokenizer", out / "tokenizer", dirs_exist_ok=True)
 
 

@@ -19,7 +19,12 @@ from recipes.nano.score import Line, markdown
 CARD = Path("src/vita/default/README.md")
 HISTORY = Path(__file__).parent / "history.json"
 SPEECH = "python -m recipes.nano.speech.train"
-SAMPLES = {"python -m recipes.nano.train": "pictures", SPEECH: "sounds or clips, and as many pictures"}  # by command
+SAMPLES = {
+    "python -m recipes.nano.pictures": "pictures",
+    SPEECH: "sounds or clips, and as many pictures",
+    "python -m recipes.nano.train": "batches of everything",
+}  # by command
+_BEFORE = "python -m recipes."  # commands of runs from before the recipe had its folder
 
 HEAD = """\
 # The embedded model
@@ -139,7 +144,9 @@ def card(evaluation: dict[str, Any], facts: dict[str, Any], history: list[dict[s
 
 def entry(run: Path, state: dict[str, Any]) -> dict[str, Any]:
     """The line of a run in the history."""
-    command = state["command"]
+    command: str = state["command"]
+    if _BEFORE in command and f"{_BEFORE}nano." not in command:
+        command = {f"{_BEFORE}train": "python -m recipes.nano.pictures", f"{_BEFORE}speech.train": SPEECH}[command]
     minutes = round(state["progress"]["spent"] / 60, 1)
     samples = state["progress"]["index"]
     hears_only = command == SPEECH and not (state["progress"]["phase"] or state["progress"]["since"])
@@ -152,12 +159,12 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+", help="folders of the runs in order, the last with export/")
     parser.add_argument("--out", type=Path, default=CARD)
     options = parser.parse_args()
-    from recipes.nano.checkpoint import read_state
+    from recipes.nano.checkpoint import read_run
     from recipes.nano.export import load_run
 
     history: list[dict[str, Any]] = json.loads(HISTORY.read_text(encoding="utf-8"))
     for run in options.runs:
-        made = entry(run, read_state(run))
+        made = entry(run, read_run(run))
         history = [*(one for one in history if one["run"] != made["run"]), made]
     HISTORY.write_text(json.dumps(history, indent=1) + "\n", encoding="utf-8")
     last = options.runs[-1]

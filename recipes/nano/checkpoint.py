@@ -1,14 +1,12 @@
-"""A run's state on disk, written so that a kill at any moment leaves a whole one.
+"""The weights that a run begins with: another run's, the shipped model's, grown or carried to another vocabulary.
 
-Owns the file format of `state.pt`. Does not know how the state is reached.
+Owns the names of what a checkpoint has no place for. A run's state on disk is `vita.train.checkpoint`'s.
 """
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,56 +19,16 @@ from recipes.nano.model import Learner, sizes
 from vita.checkpoint.load import load_model
 from vita.checkpoint.open import open_checkpoint
 from vita.prompt.tokenizer import Tokenizer
+from vita.train.checkpoint import has_shards, read_shards, read_state
 
-FILE = "state.pt"
 HEADS = Path(__file__).parent / "heads.safetensors"  # of the shipped model; the checkpoint has no place for them
 _WRITE = ("ctc.", "words.", "places.")  # heads that write down sounds
 EARS, LEARNT_BY = ("audio.", "adapter.", *_WRITE), ("dense.", *_WRITE)
 
 
-@dataclass
-class Progress:
-    """Where a run stands."""
-
-    step: int = 0
-    index: int = 0  # the next sample's number
-    spent: float = 0.0  # active seconds
-    phase: int = 0
-    since: int = 0  # the step at which the phase began
-
-
-def save_state(
-    folder: Path, model: Learner, optimizer: torch.optim.Optimizer, progress: Progress, preset: str, command: str
-) -> None:
-    """Writes beside the old state, then takes its place; `command` is what made it."""
-    state = {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "progress": vars(progress),
-        "preset": preset,
-        "command": command,
-        "torch_rng": torch.get_rng_state(),
-    }
-    temporary = folder / f"{FILE}.tmp"
-    with temporary.open("wb") as stream:
-        torch.save(state, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(folder / FILE)
-
-
-def read_state(folder: Path) -> dict[str, Any]:
-    """What `save_state` wrote."""
-    state: dict[str, Any] = torch.load(folder / FILE, map_location="cpu", weights_only=True)
-    return state
-
-
-def restore(state: dict[str, Any], model: Learner, optimizer: torch.optim.Optimizer) -> Progress:
-    """Fills model, optimiser and generator; returns the progress."""
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    torch.set_rng_state(state["torch_rng"])
-    return Progress(**state["progress"])
+def read_run(folder: Path) -> dict[str, Any]:
+    """A run's state, in one file or in several."""
+    return read_shards(folder) if has_shards(folder) else read_state(folder)
 
 
 _OUTPUTS = ("attn.o.weight", "mlp.down.weight")  # of a decoder's block: zeros make it pass its input on

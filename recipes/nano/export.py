@@ -17,7 +17,7 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
-from recipes.nano.checkpoint import FILE, hears, load_weights, save_heads
+from recipes.nano.checkpoint import hears, load_weights, read_run, save_heads
 from recipes.nano.model import PARTS, Learner, Sizes, sizes
 from recipes.nano.tiles import MAX_TILES
 from vita.checkpoint.names import checkpoint_name
@@ -162,7 +162,7 @@ def statistics(model: Learner) -> dict[str, Any]:
 
 def load_run(run: Path) -> tuple[Learner, Path]:
     """The model of a run's state and the folder of its tokenizer."""
-    state = torch.load(run / FILE, map_location="cpu", weights_only=True)
+    state = read_run(run)
     tokenizer = run / "tokenizer"
     weights = state["model"]
     words = len(weights["words.bias"]) if "words.bias" in weights else None  # the recipe may have other words by now

@@ -19,10 +19,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from recipes.nano.data import Sample, Split, render_sample
-from recipes.nano.pack import Packer, Row, RowBatch, collate_alike
+from recipes.nano.pack import Packer
 from recipes.nano.schedule import Phase
 from recipes.nano.tiles import tiles_of
 from vita.prompt.tokenizer import Tokenizer
+from vita.train.packing import Row, RowBatch, collate_groups
 
 SHAPE = (4, 16, 16)
 
@@ -78,7 +79,7 @@ def build_batch(
         tiles=torch.from_numpy(np.concatenate(tiles)) if tiles else torch.zeros(0, 224, 224, 3, dtype=torch.uint8),
         labelled=torch.tensor(labelled, dtype=torch.long),
         labels=torch.from_numpy(np.stack(labels)) if labels else torch.zeros(0, *SHAPE, dtype=torch.uint8),
-        rows=collate_alike([row for row, _ in rows]),
+        rows=collate_groups([row for row, _ in rows]),
         shown=torch.tensor([tile for _, tiles_here in rows for tile in tiles_here], dtype=torch.long),
         next_index=first + size,
         phase=number,

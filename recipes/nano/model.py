@@ -18,15 +18,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recipes.nano.attention import plain_attend
 from recipes.nano.data import CHARS, COLORS, PLACES, SHAPES
 from recipes.nano.data.pieces import heard_words
 from vita.config import AudioConfig, DecoderConfig, VisionConfig
 from vita.media.filterbank import token_count
-from vita.model.audio import AudioEncoder, frame_mask, position_table
+from vita.model.audio import AudioEncoder, frame_mask
 from vita.model.decoder import Decoder
 from vita.model.projectors import AudioAdapter, Projector
 from vita.model.vision import VisionBlock, VisionEncoder
+from vita.train.attention import training_attend
 
 LETTERS = string.ascii_lowercase + " '"  # what the audio encoder writes down in training; 0 is blank
 MOST_WORDS = 24  # of a sound whose words are numbered
@@ -105,9 +105,10 @@ class Learner(nn.Module):
         initialise(self)
 
     def use_fast_attention(self) -> None:
-        """Attention whose backward is fast on a CPU, in vision and decoder."""
+        """Attention whose backward is fast on this device, in vision and decoder."""
+        attend = training_attend(self.decoder.device)
         for block in (*self.vision.layers, *self.decoder.layers):
-            block.attn.attend = plain_attend
+            block.attn.attend = attend
 
     def patches(self, pixels: Tensor) -> Tensor:
         """The last block's output, `[tiles, 1 + G*G, C]`; none for none (a batch of drills)."""
@@ -126,18 +127,10 @@ class Learner(nn.Module):
 
     def hear(self, banks: Tensor, frames: Tensor) -> Heard:
         """What the encoder makes of filterbanks `[sounds, T, 80]`, of which so many frames are real."""
-        ears = self.audio
-        mask = frame_mask(banks.shape[1], frames)
-        x = ears.embed(ears.subsample(ears.normalize(banks)))
-        table = position_table(x.shape[1], x.shape[2], x.device).to(x.dtype)
-        x, allowed = ears.add_positions(x, table), ears.attention_mask(mask)
-        spells = round(SPELLS_AT * len(ears.layers))
-        for layer in ears.layers[:spells]:
-            x = layer(x, table, allowed)
-        letters = self.ctc(functional.layer_norm(x, x.shape[-1:]))
-        for layer in ears.layers[spells:]:
-            x = layer(x, table, allowed)
-        x = ears.final_norm(x)
+        states = [x for x, _ in self.audio.hidden_states(banks, frames)]  # the last one behind the final norm
+        mask, x = frame_mask(banks.shape[1], frames), states[-1]
+        spelled = states[round(SPELLS_AT * len(self.audio.layers))]
+        letters = self.ctc(functional.layer_norm(spelled, spelled.shape[-1:]))
         rows, _ = self.adapter(x, mask)
         return Heard(x, mask, letters, self.words(x), self.places(x), rows)
 
@@ -145,7 +138,7 @@ class Learner(nn.Module):
         """Decoder rows of each sound: `[tokens, H]`."""
         return [row[: token_count(int(n))] for row, n in zip(sounds.rows, frames, strict=True)]
 
-    def dense_loss(self, patches: Tensor, labels: Tensor) -> tuple[Tensor, list[float]]:
+    def dense_loss(self, patches: Tensor, labels: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Which character, shape, colour and place in the text lie under each patch.
 
         Args:
@@ -164,10 +157,10 @@ class Learner(nn.Module):
             weight[0] = NOTHING_WEIGHT if k < PLACE else 0.0
             flat = logits.reshape(-1, count).float()
             shown = target > 0
-            if k < PLACE or bool(shown.any()):
-                loss = loss + functional.cross_entropy(flat, target, weight=weight)
+            each = functional.cross_entropy(flat, target, weight=weight, reduction="sum")
+            loss = loss + each / weight[target].sum().clamp(min=1e-6)  # no place may be taught: 0 of 0
             hits = ((flat.argmax(-1) == target) & shown).sum()
-            right.append(float(hits) / max(1, int(shown.sum())))
+            right.append(hits / shown.sum().clamp(min=1))
         return loss, right
 
 

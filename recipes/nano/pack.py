@@ -1,8 +1,7 @@
 """Samples as token sequences: all questions about one picture in one row.
 
-Owns the conversation's form in training, which is the engine's prompt followed by the answer with its look. A row is
-a prefix (system text, picture) and segments that see the prefix and themselves; positions start again after it.
-Does not know what pictures look like: only how many tiles one has.
+Owns the conversation's form in training, which is the engine's prompt followed by the answer with its look; rows and
+batches are `vita.train.packing`'s. Does not know what pictures look like: only how many tiles one has.
 """
 
 from __future__ import annotations
@@ -12,15 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from recipes.nano.data import QA
 from recipes.nano.data.natural import SHARE, varied
 from recipes.nano.look import END_THINK, THINK, looked, split, visible
 from vita.prompt.template import IMAGE_PLACEHOLDER, SYSTEM
 from vita.prompt.tokenizer import Tokenizer
+from vita.train.packing import Row, Segment, lay_out
 
 TYPED_MARK = "☜"
 # What may follow a name in a list, or a value.
@@ -31,8 +27,6 @@ MOST_QUESTIONS, MOST_DRILLS = 6, 10
 WEIGHTY = 36.0  # tokens; an answer's tokens weigh so many times their share of it, between 1 and
 HEAVIEST = 3.0
 ROWS_PER_TILE = 64
-TOGETHER = 4  # rows of like length that are padded to the longest of them
-IGNORE = -100
 
 
 @dataclass(frozen=True)
@@ -59,32 +53,6 @@ class Turn:
         if self.given:
             before = [0.0 if given else HEAVIEST for given in self.given]
         return before + [weight_view(rest)] * rest
-
-
-@dataclass(frozen=True)
-class Row:
-    """One sequence. `ids` holds -200 once for every row of a tile."""
-
-    ids: np.ndarray  # int64 [n]
-    segment: np.ndarray  # int64 [n]: 0 for the prefix
-    position: np.ndarray  # int64 [n]
-    taught: np.ndarray  # float32 [n]: weight of the tokens that the model must say, 0 of the others
-    tiles: int
-
-
-@dataclass(frozen=True)
-class RowBatch:
-    """Rows padded on the right; padding is segment -1."""
-
-    ids: Tensor  # int64 [rows, n]
-    segment: Tensor
-    position: Tensor
-    target: Tensor  # int64 [rows, n]: the next token where it is taught, else IGNORE
-    weight: Tensor  # float32 [rows, n]: of the target
-
-    def to(self, device: torch.device) -> RowBatch:
-        """The same on another device."""
-        return RowBatch(*(t.to(device) for t in (self.ids, self.segment, self.position, self.target, self.weight)))
 
 
 class Packer:
@@ -182,59 +150,14 @@ class Packer:
 
     def lay_out(self, dialogues: Sequence[Sequence[Turn]], tiles: int, *, video: bool = False) -> Row:
         """One row: the prefix, then each dialogue as a segment of its own."""
-        ids = self.prefix(tiles, video=video)
-        start = len(ids)
-        segment, position, taught = [0] * start, list(range(start)), [0.0] * start
-        for number, dialogue in enumerate(dialogues, start=1):
-            length = 0
-            for turn in dialogue:
-                ids += turn.asked + turn.said
-                taught += [0.0] * len(turn.asked) + turn.weights()
-                length += len(turn.asked) + len(turn.said)
-            segment += [number] * length
-            position += range(start, start + length)
-        return Row(np.array(ids), np.array(segment), np.array(position), np.array(taught, np.float32), tiles)
+        segments = [
+            Segment([i for turn in dialogue for i in (*turn.asked, *turn.said)],
+                    [w for turn in dialogue for w in (*[0.0] * len(turn.asked), *turn.weights())])
+            for dialogue in dialogues
+        ]  # fmt: skip
+        return lay_out(self.prefix(tiles, video=video), segments)
 
 
 def weight_view(tokens: int) -> float:
     """What each token of an answer of this length weighs."""
     return min(HEAVIEST, max(1.0, WEIGHTY / tokens))
-
-
-def collate_alike(rows: Sequence[Row]) -> tuple[RowBatch, ...]:
-    """Rows that are sorted by length, a few of like length together."""
-    return tuple(collate(rows[k : k + TOGETHER]) for k in range(0, len(rows), TOGETHER))
-
-
-def collate(rows: Sequence[Row]) -> RowBatch:
-    """Rows padded to the longest, with the next token as target."""
-    longest = max(len(row.ids) for row in rows)
-
-    def stack(values: list[np.ndarray], fill: int) -> Tensor:
-        out = np.full((len(values), longest), fill, dtype=values[0].dtype)
-        for line, value in zip(out, values, strict=True):
-            line[: len(value)] = value
-        return torch.from_numpy(out)
-
-    # Every taught token follows one of its own segment, so the target is simply the next id.
-    targets = [np.append(np.where(row.taught[1:] > 0, row.ids[1:], IGNORE), IGNORE) for row in rows]
-    return RowBatch(
-        ids=stack([row.ids for row in rows], 0),
-        segment=stack([row.segment for row in rows], -1),
-        position=stack([row.position for row in rows], 0),
-        target=stack(targets, IGNORE),
-        weight=stack([np.append(row.taught[1:], np.float32(0)) for row in rows], 0),
-    )
-
-
-def segment_mask(segment: Tensor) -> Tensor:
-    """Which keys each token sees: bool `[rows, 1, n, n]` from segments `[rows, n]`.
-
-    Earlier tokens of its own segment and of the prefix; padding sees itself, so that no row of scores is empty.
-    """
-    n = segment.shape[1]
-    order = torch.arange(n, device=segment.device)
-    earlier = order[None, :] <= order[:, None]
-    own = segment[:, :, None] == segment[:, None, :]
-    prefix = (segment == 0)[:, None, :]
-    return ((own | prefix) & earlier)[:, None]

@@ -1,19 +1,16 @@
 """What is trained when, by the share of the budget that is spent.
 
-Owns the phases, the learning rate and the clock. Does not know what a sample holds.
+Owns the phases. Does not know what a sample holds.
 """
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import cast
 
 from recipes.nano.data import Stage
 
-DECAYS = 2 / 3  # share of a run's time after which its rate falls
 SETTLED = 80  # steps after which a running mean has forgotten the phase before
-LONGEST_STEP = 4.0  # seconds; a longer one was a pause (a stopped process, a busy machine) and is not counted
 
 
 @dataclass(frozen=True)
@@ -82,33 +79,3 @@ def next_phase(phases: tuple[Phase, ...], now: int, share: float, char: float, s
     if now < len(phases) - 1 and steps_in >= SETTLED and char >= phases[now].enough:
         now += 1
     return now
-
-
-def learning_rate(peak: float, step: int, share: float, warm_up: int = 150) -> float:
-    """Short warm-up, flat, linear decay over the last third."""
-    return peak * min(1.0, (step + 1) / warm_up) * min(1.0, max(0.01, (1 - share) / (1 - DECAYS)))
-
-
-class ActiveClock:
-    """Seconds spent training: pauses of the process do not count.
-
-    Args:
-        minutes: the budget.
-        spent: seconds already used, for a resumed run.
-    """
-
-    def __init__(self, minutes: float, spent: float = 0.0) -> None:
-        self.budget = minutes * 60
-        self.spent = spent
-        self._last = time.monotonic()
-
-    def tick(self) -> float:
-        """Count the time since the last tick; returns the share of the budget that is spent."""
-        now = time.monotonic()
-        self.spent += min(now - self._last, LONGEST_STEP)
-        self._last = now
-        return self.spent / self.budget
-
-    def skip(self) -> None:
-        """Do not count the time since the last tick (held-out checks, saving)."""
-        self._last = time.monotonic()

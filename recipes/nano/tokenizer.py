@@ -12,6 +12,7 @@ from typing import Any
 
 from recipes.nano.data.pieces import whole_pieces
 from recipes.nano.look import END_THINK, THINK
+from vita.prompt.tokenizer import Tokenizer
 
 PRE_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -58,6 +59,14 @@ def build_tokenizer(out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     _write(out / "tokenizer.json", _tokenizer_file(vocabulary, tokens))
     _write(out / "tokenizer_config.json", _config_file(tokens))
+
+
+def tokenizer_in(run: Path) -> Tokenizer:
+    """The tokenizer of a run's folder, which is made with its first start and stays."""
+    folder = run / "tokenizer"
+    if not (folder / "tokenizer.json").exists():
+        build_tokenizer(folder)
+    return Tokenizer.load(folder)
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

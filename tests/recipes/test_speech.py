@@ -16,14 +16,14 @@ from recipes.nano.data.pieces import heard_words
 from recipes.nano.model import AROUND, LETTERS, Learner, sizes
 from recipes.nano.pack import ROWS_PER_TILE, Packer
 from recipes.nano.speech.espeak import Espeak, MissingSpeechEngine, espeak
+from recipes.nano.speech.losses import heard_sounds, in_rows, losses, numbers, word_errors_of
 from recipes.nano.speech.rehearsal import Rehearsal
 from recipes.nano.speech.room import add_noise, reverberate
 from recipes.nano.speech.rows import Mix, Said, SpeechPacker, bank_of, build_speech_batch, spell, statistics, worded
 from recipes.nano.speech.sample import Utterance, render_utterance
 from recipes.nano.speech.texts import question, spoken
-from recipes.nano.speech.train import Options, Run, heard_sounds, in_rows, losses, numbers, word_errors_of
+from recipes.nano.speech.train import Options, Run
 from recipes.nano.speech.voices import TIMBRES, held_out_timbre, pick_voice
-from recipes.nano.steps import apply
 from recipes.nano.tokenizer import build_tokenizer
 from tests.prompt.spans import media
 
@@ -31,6 +31,7 @@ from vita.media.filterbank import token_count
 from vita.model.audio import position_table
 from vita.prompt.template import AUDIO_PLACEHOLDER, IMAGE_PLACEHOLDER, Media, Turn, placeholder_ids, render
 from vita.prompt.tokenizer import Tokenizer
+from vita.train.optimizer import update
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +166,7 @@ class TestSounds:
         optimizer = torch.optim.AdamW([p for p in learner.parameters() if p.requires_grad], lr=0.0)
         for _ in range(160):
             loss, measured = losses(learner, batch)
-            apply(learner, optimizer, loss, 3e-3)
+            update(learner.parameters(), optimizer, loss, 3e-3)
         assert word_errors_of(learner, batch) < 0.4, measured
 
     def test_the_learner_hears_as_the_engine_does(self, packer: SpeechPacker, learner: Learner) -> None:
@@ -223,7 +224,7 @@ class TestSounds:
         first_loss, _ = rehearsal.losses(learner, Random(0))
         for step in range(60):
             loss, measured = rehearsal.losses(learner, Random(step))
-            apply(learner, optimizer, loss, 3e-3)
+            update(learner.parameters(), optimizer, loss, 3e-3)
         assert loss < 0.3 * first_loss and measured["rehearsed token"] > 0.7
         assert all(torch.equal(p, fixed[n]) for n, p in learner.named_parameters() if n in fixed)
 

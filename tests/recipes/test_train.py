@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from recipes.nano.checkpoint import FILE, load_weights, read_state
+from recipes.nano.checkpoint import load_weights
 from recipes.nano.decode import Answerer, Asked
 from recipes.nano.export import export, load_run
-from recipes.nano.train import Options, Run
+from recipes.nano.pictures import Options, Run
 
 from vita.checkpoint.load import load_model
 from vita.checkpoint.open import open_checkpoint
 from vita.prompt.tokenizer import Tokenizer
+from vita.train.checkpoint import FILE, read_state
 
 STEPS, FEW_STEPS = 146, 4
 
@@ -52,7 +53,7 @@ def export_of(run: Run) -> Path:
 
 @pytest.mark.slow
 def test_it_learns(learned: Run) -> None:
-    held_out = learned.check(0, 1.0)
+    held_out = learned.evaluate(1.0)
     assert held_out["token"] > 0.6, held_out
     assert held_out["answer"] < 1.4, held_out
     assert held_out["color"] > 0.15, held_out  # a guess is right for one in twelve

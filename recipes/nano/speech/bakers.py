@@ -1,7 +1,7 @@
 """Synthesisers that are too slow for the drawing worker, or need a process of their own.
 
 Owns how each is called and how its speakers vary. Which texts they say is `bake`'s. The terms of each voice are in
-recipes/nano/README.md, "Voices".
+recipes/nano/LOG.md, "Voices".
 """
 
 from __future__ import annotations

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from recipes.nano.model import Learner
-from recipes.nano.pack import RowBatch
-from recipes.nano.steps import answers_loss
 from vita.prompt.template import AUDIO_PLACEHOLDER
+from vita.train.losses import grouped_answer_loss
+from vita.train.packing import RowBatch
 
 ROW_GROUPS = 12  # in one batch, each of a few rows of like length
 A_STEP = 2  # batches beside one of everything
@@ -33,13 +33,19 @@ class Rehearsal:
         """Rows as they were packed, and the decoder rows of their sounds in order, `[tokens, H]`."""
         tokens = [int((group.ids == AUDIO_PLACEHOLDER).sum()) for group in rows]
         # Copies: what a worker sent keeps a file open for as long as it lives.
-        own = [RowBatch(*(getattr(group, f.name).clone() for f in fields(RowBatch))) for group in rows]
+        own = [copied(group) for group in rows]
         self.groups += zip(own, heard.detach().bfloat16().split(tokens), strict=True)
 
-    def losses(self, model: Learner, dice: Random) -> tuple[Tensor, dict[str, float]]:
+    def losses(self, model: Learner, dice: Random) -> tuple[Tensor, dict[str, Tensor]]:
         """Of some of them, drawn at random: only the decoder learns."""
         chosen = dice.sample(self.groups, min(ROW_GROUPS, len(self.groups)))
         seen = torch.zeros(0, model.size.decoder.hidden_size)
         heard = torch.cat([heard for _, heard in chosen]).float()
-        loss, share = answers_loss(model, [rows for rows, _ in chosen], seen, heard)
-        return loss, {"rehearsed": loss.item(), "rehearsed token": share}
+        loss, share = grouped_answer_loss(model.decoder, [rows for rows, _ in chosen], seen, heard)
+        return loss, {"rehearsed": loss.detach(), "rehearsed token": share}
+
+
+def copied(rows: RowBatch) -> RowBatch:
+    """The same rows in memory of their own."""
+    kept = {f.name: getattr(rows, f.name) for f in fields(RowBatch)}
+    return RowBatch(**{name: value if value is None else value.clone() for name, value in kept.items()})

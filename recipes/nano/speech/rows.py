@@ -28,7 +28,7 @@ from recipes.nano.data.scene_other import talk_only
 from recipes.nano.feed import Batch, build_batch
 from recipes.nano.look import joined, split
 from recipes.nano.model import LETTERS
-from recipes.nano.pack import IGNORE, Packer, Row, RowBatch, collate_alike
+from recipes.nano.pack import Packer
 from recipes.nano.schedule import CURRICULUM
 from recipes.nano.speech.room import RATE
 from recipes.nano.speech.sample import Utterance, free_speech, render_utterance, say
@@ -38,6 +38,7 @@ from recipes.nano.tiles import tiles_of
 from vita.config import FilterbankConfig
 from vita.media.filterbank import filterbank, pad_to_minimum, token_count
 from vita.prompt.template import AUDIO_PLACEHOLDER
+from vita.train.packing import IGNORE, Row, RowBatch, collate_groups
 
 LONGEST = 16000 * 7  # samples; a longer sound is cut by the drawing of another one
 NO_ANSWER = "☟"
@@ -271,7 +272,7 @@ def build_speech_batch(
         place=torch.tensor(order, dtype=torch.long).argsort(),
         tiles=torch.from_numpy(np.stack(tiles)) if tiles else torch.zeros(0, 224, 224, 3, dtype=torch.uint8),
         shown=torch.tensor(shown, dtype=torch.long),
-        rows=collate_alike(rows),
+        rows=collate_groups(rows),
         pictures=tuple(
             build_batch(packer.packer, BESIDE, 0, first, size, seed + 3 + k, split)
             for k in range(SEEN_BESIDE if mix == "everything" else 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -62,3 +62,12 @@ class Curves:
         rate = self._samples / max(1e-9, now - self._since)
         self._samples, self._since = 0, now
         return rate
+
+
+def mean_of(measured: Iterable[Measured]) -> dict[str, float]:
+    """The mean of each measurement over those that have it."""
+    values: dict[str, list[float]] = {}
+    for one in measured:
+        for key, value in one.items():
+            values.setdefault(key, []).append(float(value))
+    return {key: sum(found) / len(found) for key, found in values.items()}
