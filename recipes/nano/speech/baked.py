@@ -2,7 +2,7 @@
 
 Owns the files' layout, how they are appended to and looked up. Does not know who spoke. `NAME.pcm` holds int16 samples
 at 16 kHz, one utterance after another; each line of `NAME.tsv` is an utterance's number of samples, speaker, kind and
-text, in order.
+text, in order. `NAME.ima` is the same at four bits a sample, for a machine that has no voices of its own.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from random import Random
 
 import numpy as np
 
+from recipes.nano.speech.adpcm import BYTES, blocks_of, decode
+
+COMPACT = ".ima"
 FOLDER = "VITA_BAKED_VOICES"  # the environment variable that names the folder, if voices were baked
 
 
@@ -27,7 +30,7 @@ class Baked:
 
     Attributes:
         file: of samples.
-        start: its first sample.
+        start: its first sample, or block of samples.
         length: in samples.
         speaker: who says it.
         kind: "question", "repeat", "others" or "backchannel".
@@ -43,6 +46,10 @@ class Baked:
 
     def samples(self) -> np.ndarray:
         """Float32 `[n]` at 16 kHz in -1..1."""
+        if self.file.suffix == COMPACT:
+            with self.file.open("rb") as stream:
+                stream.seek(self.start * BYTES)
+                return decode(stream.read(blocks_of(self.length) * BYTES), self.length)
         raw = np.fromfile(self.file, "<i2", self.length, offset=2 * self.start)
         return raw.astype(np.float32) / np.float32(32768)
 
@@ -95,11 +102,13 @@ def words_key(text: str) -> str:
 def read_index(index: Path) -> list[Baked]:
     """What a file holds; a last line that was cut off while it was written does not count."""
     found, start = [], 0
+    file = index.with_suffix(COMPACT)
+    compact = file.exists()
     for line in index.read_text(encoding="utf-8").splitlines(keepends=True):
         if line.endswith("\n"):
             length, speaker, kind, text = line.rstrip("\n").split("\t")
-            found.append(Baked(index.with_suffix(".pcm"), start, int(length), speaker, kind, text))
-            start += int(length)
+            found.append(Baked(file if compact else index.with_suffix(".pcm"), start, int(length), speaker, kind, text))
+            start += blocks_of(int(length)) if compact else int(length)
     return found
 
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import soxr
 
+from recipes.nano.speech.resample import resample
 from vita.speech.stretch import stretch as stretched
 
 RATE = 16000
@@ -76,7 +76,7 @@ def spoken_by_another(
 ) -> np.ndarray:
     """The voice at 16 kHz from a longer or shorter throat, and slower or faster."""
     throat = rng.uniform(1 - wear.throat, 1 + wear.throat) if rng.random() < 0.6 * hard else 1.0
-    sound = soxr.resample(voice, round(rate * throat), RATE).astype(np.float32)
+    sound = resample(voice, round(rate * throat), RATE)
     if rng.random() < 0.5 * hard and wear.tempo:
         # Faster by resampling is made up for: pitch and formants move, tempo does not follow them.
         return stretched(sound, rng.uniform(1 - wear.tempo, 1 + wear.tempo) / min(1.25, max(0.8, throat)))
