@@ -1,7 +1,8 @@
 """Greedy answers to many questions at once, with the parts of a checkpoint.
 
-Owns batching for evaluation: one vision pass a picture, prompts of like length side by side. The engine answers one
-request at a time; both build the same prompts.
+Owns batching for evaluation: one vision pass a picture, prompts of like length side by side, 64 at a time. Modules, KV
+cache and the fusion of prompts are the engine's. Its scheduler is not used: it takes files and messages, decodes up to
+16 rows, and needs the packages that read media, which a machine that only trains has not.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class Answerer:
         if not counts:
             return []
         chunks = torch.cat(stacks).split(TILES_AT_ONCE)
-        rows = torch.cat([self.projector(self.vision(normalise(chunk))) for chunk in chunks])
+        rows = torch.cat([self.projector(self.vision(normalise(chunk.to(self.decoder.device)))) for chunk in chunks])
         return list(rows.split(counts))
 
     @torch.inference_mode()
@@ -86,7 +87,8 @@ class Answerer:
         rows = []
         for samples in sounds:
             bank = bank_of(samples)
-            encoded, mask = self.audio(bank[None], torch.tensor([len(bank)]))
+            device = self.decoder.device
+            encoded, mask = self.audio(bank[None].to(device), torch.tensor([len(bank)], device=device))
             rows.append(self.adapter(encoded, mask)[0][0, : token_count(len(bank))])
         return rows
 
@@ -133,19 +135,20 @@ class Answerer:
         """Greedy ids of each prompt up to its end, all padded on the left to one length."""
         count, longest, width = len(prompts), max(len(p) for p in prompts), prompts[0].shape[-1]
         capacity = longest + MOST_TOKENS
-        embeds = torch.zeros(count, longest, width)
-        pad = torch.tensor([longest - len(p) for p in prompts])
+        device = self.decoder.device
+        embeds = torch.zeros(count, longest, width, device=device)
+        pad = torch.tensor([longest - len(p) for p in prompts], device=device)
         for line, prompt in zip(embeds, prompts, strict=True):
             line[longest - len(prompt) :] = prompt
-        cache = KVCache(self.decoder.config, capacity, batch=count, dtype=torch.float32, device=embeds.device)
-        places = torch.arange(capacity)
+        cache = KVCache(self.decoder.config, capacity, batch=count, dtype=torch.float32, device=device)
+        places = torch.arange(capacity, device=device)
         real = places[None, :] >= pad[:, None]  # [count, capacity]
         now = places[:longest]
         causal = now[None, :] <= now[:, None]
-        mask = causal[None] & real[:, None, :longest] | torch.eye(longest, dtype=torch.bool)
+        mask = causal[None] & real[:, None, :longest] | torch.eye(longest, dtype=torch.bool, device=device)
         hidden = self.decoder(embeds, cache, (now[None] - pad[:, None]).clamp(min=0), mask[:, None])
         said: list[list[int]] = [[] for _ in prompts]
-        going = torch.ones(count, dtype=torch.bool)
+        going = torch.ones(count, dtype=torch.bool, device=device)
         for step in range(MOST_TOKENS):
             token = self.decoder.logits(hidden[:, -1]).argmax(-1)
             going &= token != self.packer.tokenizer.im_end

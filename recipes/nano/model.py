@@ -56,12 +56,18 @@ class Sizes:
 
 
 def sizes(preset: str, vocab_size: int) -> Sizes:
-    """`small` sees, `hearing` is the same with ears, `tiny` and `tiny-hearing` are the tests'."""
+    """`small` sees, `hearing` is the same with ears (7.85 million parameters), `nano10` and `nano12` are wider, for a
+    GPU; `tiny` and `tiny-hearing` are the tests'."""
+    seeing = preset.removesuffix("-hearing").replace("hearing", "small")
     width, mlp, layers, heads, text, inter, blocks, shared = {
         "small": (192, 576, 6, 6, 192, 512, 6, 3),
+        "nano10": (224, 640, 6, 7, 224, 608, 6, 7),
+        "nano12": (256, 640, 6, 8, 256, 576, 6, 4),
         "tiny": (64, 128, 2, 4, 64, 128, 2, 1),
-    }[preset.removesuffix("-hearing").replace("hearing", "small")]
-    ears, linear, depth = {"hearing": (144, 576, 6), "tiny-hearing": (64, 128, 2)}.get(preset, (64, 128, 2))
+    }[seeing]
+    ears, linear, depth = {
+        "hearing": (144, 576, 6), "nano10": (160, 640, 6), "nano12": (176, 640, 6), "tiny-hearing": (64, 128, 2),
+    }.get(preset, (64, 128, 2))  # fmt: skip
     vision = VisionConfig(width, mlp, layers, heads, 224, 14, 1e-6, "layer_norm", True, False, "gelu")
     decoder = DecoderConfig(text, inter, blocks, heads, shared, vocab_size, max_positions=4096)
     audio = AudioConfig(dim=ears, num_heads=4, linear_units=linear, num_layers=depth, dynamic_chunks=False,
@@ -169,14 +175,15 @@ def ctc_loss(logits: Tensor, mask: Tensor, labels: Tensor, counts: Tensor) -> Te
 
     Args:
         logits: `[sounds, T', labels + 1]`.
-        mask: bool `[sounds, T']`.
+        mask: bool `[sounds, T']`; like `counts` it may be on the host, so that nothing waits for the device.
         labels: int64, sound after sound; 0 is blank and does not occur.
         counts: int64 `[sounds]`, labels of each; 0 where nothing is to be written.
     """
     said = counts > 0
     if not said.any():
         return logits.new_zeros(())
-    logs = logits[said].float().log_softmax(-1).transpose(0, 1)  # [T', sounds, labels + 1]
+    chosen = said.nonzero()[:, 0].to(logits.device)
+    logs = logits[chosen].float().log_softmax(-1).transpose(0, 1)  # [T', sounds, labels + 1]
     return functional.ctc_loss(logs, labels, mask[said].sum(1), counts[said], blank=0, zero_infinity=True)
 
 

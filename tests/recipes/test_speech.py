@@ -112,9 +112,9 @@ def test_words_are_numbered_where_they_are_written_down() -> None:
     said = torch.tensor([[0, 5, 5, 0, 5, 7, 0, 0], [9, 0, 3, 3, 0, 0, 0, 4], [0, 0, 0, 0, 0, 0, 0, 0]])
     logits, mask = torch.nn.functional.one_hot(said, 12).float(), torch.ones(3, 8, dtype=torch.bool)
     mask[1, 7] = False  # what stands in the padding is not written
-    target = numbers(logits, mask, torch.tensor([5, 5, 7, 9, 3]), torch.tensor([3, 2, 0]))
+    target = numbers(logits.argmax(-1), mask, torch.tensor([5, 5, 7, 9, 3]), torch.tensor([3, 2, 0]))
     assert target.tolist() == [[0, 1, 1, 0, 2, 3, 0, 0], [1, 0, 2, 2, 0, 0, 0, 0], [0] * 8]
-    wrong = numbers(logits, mask, torch.tensor([5, 7, 7, 9, 4]), torch.tensor([3, 2, 0]))
+    wrong = numbers(logits.argmax(-1), mask, torch.tensor([5, 7, 7, 9, 4]), torch.tensor([3, 2, 0]))
     assert not wrong.any(), "a sentence that is misheard teaches no numbers"
 
 

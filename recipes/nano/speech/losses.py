@@ -53,15 +53,15 @@ def in_rows(model: Learner, batch: SpeechBatch, pairs: Sequence[tuple[Heard, Sou
     return torch.cat([none, *(heard[k] for k in batch.place.tolist())])
 
 
-def numbers(logits: Tensor, mask: Tensor, words: Tensor, worded: Tensor) -> Tensor:
+def numbers(written: Tensor, mask: Tensor, words: Tensor, worded: Tensor) -> Tensor:
     """Which word of its sentence stands in each frame: int64 `[sounds, T']`, 0 where none does.
 
-    CTC writes a word wherever it likes, so the frames are those where it does write now, of the sounds that it writes
-    without a mistake.
+    CTC writes a word wherever it likes, so the frames are those where it does write now (`written`, int64
+    `[sounds, T']`), of the sounds that it writes without a mistake.
     """
     target = torch.zeros_like(mask, dtype=torch.long)
     truths = words.split(worded.tolist())
-    for row, line, real, truth in zip(target, logits.argmax(-1), mask, truths, strict=True):
+    for row, line, real, truth in zip(target, written, mask, truths, strict=True):
         said = torch.where(real, line, 0)
         begins = (said != 0) & (said != torch.nn.functional.pad(said[:-1], (1, 0)))
         if len(truth) <= MOST_WORDS and torch.equal(said[begins], truth):
@@ -75,14 +75,25 @@ def reading_loss(model: Learner, heard: Heard, sounds: Sounds, head: Tensor) -> 
     Each has its number in the sentence, so that one can be asked for after the other; and its decoder row looks like
     the output that says it, so that saying it is copying, for words that are seldom said as for any other.
     """
-    target = numbers(heard.words, heard.mask, sounds.words, sounds.worded)
+    target = numbers(heard.words.argmax(-1), heard.mask, sounds.words, sounds.worded)
+    return numbers_loss(model, heard, target, sounds.tokens, sounds.worded, head)
+
+
+def numbers_loss(
+    model: Learner, heard: Heard, target: Tensor, all_tokens: Tensor, worded: Tensor, head: Tensor
+) -> Tensor:
+    """`reading_loss` where each frame's number is known; `target` and `worded` are on the host."""
     there = target > 0
     if not there.any():
-        return torch.zeros(())
-    numbered = torch.nn.functional.cross_entropy(heard.places[there].float(), target[there])
+        return heard.rows.new_zeros(())
+    device = heard.rows.device
     line, frame = there.nonzero(as_tuple=True)
-    before = sounds.worded.cumsum(0) - sounds.worded
-    tokens = sounds.tokens[before[line] + target[there] - 1]
+    before = worded.cumsum(0) - worded
+    tokens = all_tokens[(before[line] + target[there] - 1).to(all_tokens.device)]
+    numbered = torch.nn.functional.cross_entropy(
+        heard.places[line.to(device), frame.to(device)].float(), target[there].to(device)
+    )
+    line, frame = line.to(device), frame.to(device)
     norm = model.decoder.norm
     rows = torch.nn.functional.rms_norm(heard.rows[line, frame // 2].float(), norm.weight.shape, norm.weight.detach())
     logits = torch.nn.functional.linear(rows, head).float()
