@@ -13,14 +13,15 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from recipes.nano.checkpoint import carried, load_weights, read_shipped
+from recipes.nano.data.studio import studio
 from recipes.nano.everything import MakeBuilder, Shape, held_out, phases
-from recipes.nano.losses import Batch, losses, on_device, tensor_of
+from recipes.nano.losses import ON_HOST, Batch, losses, on_device, tensor_of
 from recipes.nano.model import PARTS, Learner, sizes
 from recipes.nano.pictures import show
 from recipes.nano.schedule import next_phase
@@ -108,6 +109,7 @@ class Run:
         self.tokenizer = tokenizer_in(options.out)
         self.device = torch.device(options.device)
         self.phases = phases(tiny=options.tiny)
+        studio()  # the fonts are looked at once, before processes are forked
         self.plan = self._planned(shape)
         torch.manual_seed(options.seed)
         # Processes are forked before CUDA starts here.
@@ -127,6 +129,7 @@ class Run:
             restore(state, self.model, self.optimizer if exact else None)
             show(f"goes on from step {self.progress.step}" + ("" if exact else ", with new moments"))
         prepare(self.model, self.plan.mode)
+        self._held_out: Batch | None = None
         self.curves = Curves(options.out, show, hold=READ_EVERY if self.device.type == "cuda" else 1)
 
     @property
@@ -147,7 +150,7 @@ class Run:
         )  # fmt: skip
         if not voices_here():
             show("no voice is installed on this machine: the run is silent")
-            base = Plan(base.preset, Shape(**{**vars(base.shape), "sounds": 0}), base.mode, base.repeats, base.block)
+            base = replace(base, shape=replace(base.shape, sounds=0))
         plan = self._measured(base, gpu) if options.trial else base
         plan.save(file)
         show(f"plan {plan}")
@@ -168,9 +171,7 @@ class Run:
         show(f"drawn {drawn:.0f} tiles a second; " + ", ".join(
             f"{s.preset} x {s.factor:g} {s.mode} {s.tiles:.0f}" for s in speeds))  # fmt: skip
         plan = choose(speeds, drawn, base)
-        return (
-            plan if options.repeats is None else Plan(plan.preset, plan.shape, plan.mode, options.repeats, plan.block)
-        )
+        return plan if options.repeats is None else replace(plan, repeats=options.repeats)
 
     def _first_weights(self) -> None:
         options = self.options
@@ -226,14 +227,14 @@ class Run:
     @torch.no_grad()
     def evaluate(self, share: float) -> dict[str, float | str]:
         """Losses on one held-out batch of the last phase."""
-        builder = MakeBuilder(self.options.out / "tokenizer", self.plan.shape, self.phases, 77)()
-        found = []
-        for arrays in held_out(builder, len(self.phases) - 1, 1):
-            host = ("frames", "spelled", "worded", "samples")
-            tensors = {k: tensor_of(v) if k in host else tensor_of(v).to(self.device) for k, v in arrays.items()}
-            with autocast(self.device):
-                found.append(losses(self.model, Batch(0, 0, tensors), self.phases[-1], self.device)[1])
-        return dict(mean_of(found))
+        if self._held_out is None:
+            builder = MakeBuilder(self.options.out / "tokenizer", self.plan.shape, self.phases, 77)()
+            arrays = held_out(builder, len(self.phases) - 1)
+            tensors = {k: tensor_of(v) if k in ON_HOST else tensor_of(v).to(self.device) for k, v in arrays.items()}
+            self._held_out = Batch(0, 0, tensors)
+        with autocast(self.device):
+            measured = losses(self.model, self._held_out, self.phases[-1], self.device)[1]
+        return dict(mean_of([measured]))
 
     def save(self, progress: Progress) -> None:
         """The run's state in files of under 16 MB, atomically."""

@@ -20,7 +20,7 @@ import torch
 
 from recipes.nano.everything import BANDS, Shape, phases
 from recipes.nano.feed import SHAPE
-from recipes.nano.losses import Batch, losses
+from recipes.nano.losses import ON_HOST, Batch, losses
 from recipes.nano.model import Learner, sizes
 from recipes.nano.tiles import SIDE
 from vita.media.filterbank import token_count
@@ -118,8 +118,7 @@ def random_batch(shape: Shape, vocabulary: int, device: torch.device, words: int
             "spelled": counts, "words": dice.integers(1, words, counts.sum()), "worded": counts,
             "tokens": dice.integers(0, vocabulary, counts.sum()),
         }  # fmt: skip
-    host = ("frames", "spelled", "worded", "samples")
-    tensors = {k: torch.from_numpy(v) if k in host else torch.from_numpy(v).to(device) for k, v in arrays.items()}
+    tensors = {k: torch.from_numpy(v) if k in ON_HOST else torch.from_numpy(v).to(device) for k, v in arrays.items()}
     return Batch(0, 0, tensors)
 
 
