@@ -29,7 +29,7 @@ from recipes.nano.speech.rows import statistics
 from recipes.nano.speech.voices_here import voices_here
 from recipes.nano.tokenizer import tokenizer_in
 from recipes.nano.trial import Plan, choose, prepare, run_trial
-from recipes.nano.watchdog import Watchdog
+from recipes.nano.watchdog import Watchdog, process_age
 from vita.prompt.tokenizer import Tokenizer
 from vita.train.checkpoint import Progress, has_shards, make_state, read_shards, restore, save_shards, trained_state
 from vita.train.curves import Curves, mean_of
@@ -245,10 +245,14 @@ class Run:
 
 def main(arguments: list[str] | None = None) -> int:
     """Train and evaluate, within the limit."""
-    began = time.monotonic()
+    began = time.monotonic() - process_age()
     options = Options(**vars(parse(arguments)))
     options.out.mkdir(parents=True, exist_ok=True)
-    with Watchdog(options.seconds - LAST / 2) if options.limit or not options.steps else nullcontext():
+    with (
+        Watchdog(options.seconds - LAST / 2 - (time.monotonic() - began))
+        if options.limit or not options.steps
+        else nullcontext()
+    ):
         run = Run(options, began)
         counts = {n: sum(p.numel() for p in getattr(run.model, n).parameters()) for n in PARTS}
         show(f"parameters {sum(counts.values())} {counts}, vocabulary {run.tokenizer.size}, {run.workers} workers")

@@ -111,6 +111,10 @@ class FontBook:
         """Faces by family; fonts without small letters only if `capitals`."""
         return self._faces[split, capitals] or self._faces["train", True]
 
+    def all_faces(self) -> list[list[Face]]:
+        """The faces of both splits, by family."""
+        return [*self._faces["train", True], *self._faces["heldout", True]]
+
     def plain(self) -> list[list[Face]]:
         """The few unadorned families of the first pages."""
         found = [group for group in self.groups("train", False) if group[0].family in PLAIN_FAMILIES]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
 from io import BytesIO
 from random import Random
@@ -14,6 +15,8 @@ from recipes.nano.data.fonts import FontBook
 from recipes.nano.data.grounds import Grounds
 from recipes.nano.data.lettering import Lettering
 from recipes.nano.data.words import WordBook
+
+FONTS = "VITA_RECIPE_FONTS"
 
 
 class Studio:
@@ -61,5 +64,6 @@ class Studio:
 
 @lru_cache(maxsize=1)
 def studio() -> Studio:
-    """The one studio of this process."""
-    return Studio()
+    """The one studio of this process, with the fonts of the folder that `VITA_RECIPE_FONTS` names, or of the system."""
+    named = os.environ.get(FONTS)
+    return Studio(FontBook((named,)) if named else None)
