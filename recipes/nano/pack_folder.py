@@ -157,7 +157,7 @@ def write_voices(out: Path, baked: Path | None, megabytes: float) -> dict[str, i
     out.mkdir(parents=True, exist_ok=True)
     done: dict[str, int] = {}
     budget = 1e6 * megabytes
-    typical = 2.1 * RATE / 2 * HEADER  # bytes
+    typical = 1.5 * RATE / 2 * HEADER  # bytes
     for name, speaker, kind, text, samples in utterances(baked, int(budget / typical)):
         data = encode(samples)
         budget -= len(data)

@@ -248,11 +248,8 @@ def main(arguments: list[str] | None = None) -> int:
     began = time.monotonic() - process_age()
     options = Options(**vars(parse(arguments)))
     options.out.mkdir(parents=True, exist_ok=True)
-    with (
-        Watchdog(options.seconds - LAST / 2 - (time.monotonic() - began))
-        if options.limit or not options.steps
-        else nullcontext()
-    ):
+    guard = nullcontext() if options.steps and not options.limit else Watchdog(options.seconds - LAST / 2, began)
+    with guard:
         run = Run(options, began)
         counts = {n: sum(p.numel() for p in getattr(run.model, n).parameters()) for n in PARTS}
         show(f"parameters {sum(counts.values())} {counts}, vocabulary {run.tokenizer.size}, {run.workers} workers")

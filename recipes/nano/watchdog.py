@@ -12,7 +12,7 @@ from types import TracebackType
 # Kills by number: signals to a process group would end the shell that waits for us.
 _CODE = """
 import os, signal, sys, time
-pid, end = int(sys.argv[1]), time.monotonic() + float(sys.argv[2])
+pid, end = int(sys.argv[1]), float(sys.argv[2])
 while time.monotonic() < end:
     time.sleep(0.2)
     if os.getppid() != pid:
@@ -32,13 +32,13 @@ def process_age() -> float:
 
 
 class Watchdog:
-    """Ends this process after so many seconds unless it is left before."""
+    """Ends this process so many seconds after a moment of `time.monotonic`, unless it is left before."""
 
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
+    def __init__(self, seconds: float, began: float) -> None:
+        self.end = began + seconds
 
     def __enter__(self) -> Watchdog:
-        self._process = subprocess.Popen([sys.executable, "-c", _CODE, str(os.getpid()), str(self.seconds)])
+        self._process = subprocess.Popen([sys.executable, "-c", _CODE, str(os.getpid()), str(self.end)])
         return self
 
     def __exit__(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -12,11 +12,7 @@ def resample(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:
     """Samples `[n]` at one rate as float32 at another."""
     if rate == wanted:
         return samples.astype(np.float32)
-    if _has_soxr():
-        import soxr
-
-        return soxr.resample(samples, rate, wanted).astype(np.float32)
-    return by_transform(samples, rate, wanted)
+    return (_soxr() or by_transform)(samples, rate, wanted).astype(np.float32)
 
 
 def by_transform(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:
@@ -31,5 +27,9 @@ def by_transform(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=1)
-def _has_soxr() -> bool:
-    return importlib.util.find_spec("soxr") is not None
+def _soxr() -> Callable[[np.ndarray, int, int], np.ndarray] | None:
+    try:
+        import soxr
+    except ImportError:
+        return None
+    return soxr.resample
