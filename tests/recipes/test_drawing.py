@@ -20,7 +20,28 @@ from recipes.nano.tokenizer import build_tokenizer
 ROOT = Path(__file__).parents[2]
 # Taken before recipes/ became recipes/nano/, with the fonts of recipes/nano/data/fonts.txt.
 FONTS = "cd2c09e4c2afe658"
-SAMPLES = ["eeb4694a61fcfc83", "4efe206ce60a09d3", "27b2c13685f2d31f", "c1e6456f4c174395", "6ca8e19bb61b6106", "ca6175346f7adaad", "bdf9305912aef645", "00073738ed2d0fc9", "9eb98d3edc79904d", "34c349f3c0140f45", "f4eeb44c1952dc96", "423900e528a19432", "f5ceedd098e9b51e", "1a3e3da89e61928c", "b60cc16c3faebf1e", "7234655e3a86042b", "dc286587ef202f83", "19aeda18f519a8f0", "6352a7f835d7c8f4", "70ac8b46303db490"]  # fmt: skip
+SAMPLES = [
+    "eeb4694a61fcfc83",
+    "4efe206ce60a09d3",
+    "27b2c13685f2d31f",
+    "c1e6456f4c174395",
+    "6ca8e19bb61b6106",
+    "ca6175346f7adaad",
+    "bdf9305912aef645",
+    "00073738ed2d0fc9",
+    "9eb98d3edc79904d",
+    "34c349f3c0140f45",
+    "f4eeb44c1952dc96",
+    "423900e528a19432",
+    "f5ceedd098e9b51e",
+    "1a3e3da89e61928c",
+    "b60cc16c3faebf1e",
+    "7234655e3a86042b",
+    "dc286587ef202f83",
+    "19aeda18f519a8f0",
+    "6352a7f835d7c8f4",
+    "70ac8b46303db490",
+]
 CLIPS = ["3095817a81096fd7", "e318ef6da468096b"]
 TEXTS, TOKENIZER = "289fdf77a28f3b39", "ae1b4c8afe299d11"
 
