@@ -19,7 +19,6 @@ from recipes.nano.model import Learner
 from recipes.nano.pack import Packer
 from recipes.nano.score import markdown
 from recipes.nano.speech.voices_here import engine_here
-from vita.layers.attention import attend
 from vita.prompt.tokenizer import Tokenizer
 
 SHARES = (("mix", 0.5), ("tiles", 0.15), ("sounds", 0.2), ("clips", 0.15))  # of the seconds
@@ -31,8 +30,6 @@ SLOWER = 2.0  # a later part may take so many times what the first samples took
 def quick_evaluation(model: Learner, tokenizer: Tokenizer, out: Path, seconds: float) -> list[Part]:
     """The parts that were measured, each with as many samples as its share of the time allows."""
     end = time.monotonic() + seconds
-    for block in (*model.vision.layers, *model.decoder.layers):
-        block.attn.attend = attend
     answerer = Answerer(
         vision=model.vision, projector=model.projector, decoder=model.decoder, packer=Packer(tokenizer),
         audio=model.audio, adapter=model.adapter,

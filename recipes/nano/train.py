@@ -224,9 +224,8 @@ class Run:
     def describe(self, progress: Progress) -> dict[str, float | str]:
         return {"phase": self.phases[progress.phase].seen.name}
 
-    @torch.no_grad()
     def evaluate(self, share: float) -> dict[str, float | str]:
-        """Losses on one held-out batch of the last phase."""
+        """Losses on one held-out batch of the last phase; with a graph, since compiled layers have no other form."""
         if self._held_out is None:
             builder = MakeBuilder(self.options.out / "tokenizer", self.plan.shape, self.phases, 77)()
             arrays = held_out(builder, len(self.phases) - 1)
@@ -258,7 +257,10 @@ def main(arguments: list[str] | None = None) -> int:
         if options.evaluation and left > 2:
             from recipes.nano.quick import quick_evaluation
 
-            quick_evaluation(run.model, run.tokenizer, options.out, left)
+            # A copy: compiled layers would be compiled again for every shape.
+            plain = Learner(run.model.size).to(run.device)
+            plain.load_state_dict(run.model.state_dict())
+            quick_evaluation(plain, run.tokenizer, options.out, options.seconds - LAST - (time.monotonic() - began))
     return 0
 
 

@@ -29,6 +29,7 @@ from vita.train.optimizer import autocast, make_adamw, update
 STEPS = 4  # timed, after two that warm up
 FASTER = 1.1  # what a larger batch or a compiler must bring
 REPEATS = 4  # at most
+REPEATED_BLOCK = 32  # batches
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,9 @@ def choose(speeds: Sequence[Speed], drawn: float, base: Plan) -> Plan:
     for speed in mine[1:]:
         chosen = speed if speed.tiles > FASTER * chosen.tiles else chosen
     repeats = min(REPEATS, max(1, round(chosen.tiles / drawn))) if drawn else base.repeats
-    return replace(base, preset=preset, shape=base.shape.times(chosen.factor), mode=mode, repeats=repeats)
+    block = base.block if repeats == 1 else max(base.block, REPEATED_BLOCK)  # so that what is repeated is not fresh
+    shape = base.shape.times(chosen.factor)
+    return replace(base, preset=preset, shape=shape, mode=mode, repeats=repeats, block=block)
 
 
 def random_batch(shape: Shape, vocabulary: int, device: torch.device, words: int) -> Batch:

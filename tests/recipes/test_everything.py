@@ -104,7 +104,7 @@ def test_the_choice_follows_the_measurement() -> None:
     base = Plan("nano12", Shape())
     speeds = [Speed("nano12", 1, "eager", 1000), Speed("nano12", 2, "eager", 1050), Speed("nano12", 1, "compile", 2000),
               Speed("nano10", 1, "eager", 3000), Speed("nano10", 2, "eager", 5000)]  # fmt: skip
-    assert choose(speeds, 900, base) == replace(base, mode="compile", repeats=2)
+    assert choose(speeds, 900, base) == replace(base, mode="compile", repeats=2, block=32)
     wide = choose(speeds, 4000, base)
     assert (wide.preset, wide.mode, wide.shape.tiles, wide.repeats) == ("nano10", "eager", 256, 1)
     assert choose([], 900, base) == base and choose(speeds[:1], 0, base) == base
