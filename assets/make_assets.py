@@ -14,10 +14,10 @@ import numpy as np
 import soundfile
 import soxr
 from PIL import Image, ImageDraw, ImageFont
-from recipes.data.shapes import shape_mask
-from recipes.freeze import write_clip
-from recipes.speech.espeak import Voice, espeak
-from recipes.speech.room import RATE
+from recipes.nano.data.shapes import shape_mask
+from recipes.nano.freeze import write_clip
+from recipes.nano.speech.espeak import Voice, espeak
+from recipes.nano.speech.room import RATE
 
 HERE = Path(__file__).parent
 SIZE = (1400, 385)  # the aspect of the seed's demo picture

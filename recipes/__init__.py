@@ -1,1 +1,1 @@
-"""How the embedded checkpoint is made: data, tokenizer, training, evaluation."""
+"""Recipes: how checkpoints of this repository are made."""

@@ -10,9 +10,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from recipes.export import export
-from recipes.model import Learner, sizes
-from recipes.tokenizer import build_tokenizer
+from recipes.nano.export import export
+from recipes.nano.model import Learner, sizes
+from recipes.nano.tokenizer import build_tokenizer
 
 from vita.prompt.tokenizer import Tokenizer
 

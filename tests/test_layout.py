@@ -27,6 +27,7 @@ ORDER = (
     ("engine",),
     ("speech",),
     ("api",),
+    ("train",),
     ("verify", "bench", "serve", "plugins"),
     ("cli",),
     ("__main__",),

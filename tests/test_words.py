@@ -84,7 +84,7 @@ SENTENCES = {
 ALLOWED: dict[str, str] = {
     r"(prompt/.*|engine/session\.py|cli/chat/.*):turn": "a turn of a conversation",
     r"api\.py:fit": "the old name of `memory`, deprecated",
-    r"cli/evaluate\.py:--(wide|pictures|sounds)": "a flag of recipes/evaluate.py, which keeps its names",
+    r"cli/evaluate\.py:--(wide|pictures|sounds)": "a flag of recipes/nano/evaluate.py, which keeps its names",
     r"cli/options\.py:--fit": "the old name of --memory, hidden",
     r"cli/app\.py:--pictures": "the old name of --images, hidden",
 }

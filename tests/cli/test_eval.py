@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from recipes.progress import SECONDS, Progress
+from recipes.nano.progress import SECONDS, Progress
 from tests.cli.commands import ENV, MINI, ROOT, assert_sentence, run
 
 from vita.cli import evaluate
@@ -97,11 +97,11 @@ def test_a_short_run_measures_everything(tmp_path: Path) -> None:
 
 def test_the_time_left_follows_the_pace(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 100.0])
-    monkeypatch.setattr("recipes.progress.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("recipes.nano.progress.time.monotonic", lambda: next(clock))
     progress = Progress({"mix": 100, "clips": 50})
     whole, half = 100 * SECONDS["mix"] + 50 * SECONDS["clips"], 50 * SECONDS["mix"]
     assert progress.left("mix", 50) == pytest.approx(100.0 * (whole - half) / half)
-    monkeypatch.setattr("recipes.progress.time.monotonic", lambda: 200.0)
+    monkeypatch.setattr("recipes.nano.progress.time.monotonic", lambda: 200.0)
     assert progress.left("clips", 50) == 0.0
 
 
@@ -111,7 +111,7 @@ def test_the_wheel_brings_what_the_evaluation_imports() -> None:
     included = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
     assert all((ROOT / source).exists() and target == f"vita/_recipe/{source}" for source, target in included.items())
     brought = {f for source in included for f in [ROOT / source, *(ROOT / source).rglob("*")] if f.is_file()}
-    wanted, seen = [ROOT / "recipes" / "evaluate.py"], set[Path]()
+    wanted, seen = [ROOT / "recipes" / "nano" / "evaluate.py"], set[Path]()
     while wanted:
         file = wanted.pop()
         if file in seen:

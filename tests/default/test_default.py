@@ -1,6 +1,7 @@
 """The embedded model means something: floors on held-out pictures, true words about our own, and honest refusals.
 
-The pictures were frozen by `recipes/freeze.py` with words, fonts, colour pairs and phrasings that training never saw.
+The pictures were frozen by `recipes/nano/freeze.py` with words, fonts, colour pairs and phrasings that training never
+saw.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ import numpy as np
 import pytest
 from benchmarks.picture_sizes import Question, draw_shapes, right
 from PIL import Image
-from recipes.data import QA
-from recipes.score import holds, points
+from recipes.nano.data import QA
+from recipes.nano.score import holds, points
 
 import vita
 from vita.checkpoint.files import DEFAULT
@@ -183,7 +184,7 @@ def test_it_is_small_and_in_the_released_layout() -> None:
 def test_batched_answers_of_the_evaluation_are_the_engines(
     model: vita.Vita, asked: list[dict[str, str]], stage: str
 ) -> None:
-    from recipes.decode import Answerer, Asked
+    from recipes.nano.decode import Answerer, Asked
 
     chosen: Sequence[dict[str, str]] = [q for q in asked if q["picture"] and q["stage"] == stage][:12]
     answerer = Answerer.load(DEFAULT)

@@ -1,6 +1,6 @@
 """The embedded model hears, watches and follows a conversation: floors on held-out voices, sounds and clips.
 
-The data were frozen by `recipes/freeze.py`: speakers, words, colour pairs and phrasings that training never had.
+The data were frozen by `recipes/nano/freeze.py`: speakers, words, colour pairs and phrasings that training never had.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
-from recipes.data import QA
-from recipes.score import points
-from recipes.senses import reply, word_errors, words_of
-from recipes.speech.rows import HEARD
+from recipes.nano.data import QA
+from recipes.nano.score import points
+from recipes.nano.senses import reply, word_errors, words_of
+from recipes.nano.speech.rows import HEARD
 
 import vita
 from vita.types import SamplingParams

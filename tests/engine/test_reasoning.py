@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from recipes.export import export
-from recipes.model import Learner, sizes
-from recipes.tokenizer import build_tokenizer
+from recipes.nano.export import export
+from recipes.nano.model import Learner, sizes
+from recipes.nano.tokenizer import build_tokenizer
 
 import vita
 from vita.engine.reasoning import ReasoningState

@@ -7,7 +7,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from recipes.data.clips import KINDS, Clip, render_clip
+from recipes.nano.data.clips import KINDS, Clip, render_clip
 
 CLIPS = [render_clip(k, "train", 5) for k in range(80)]
 

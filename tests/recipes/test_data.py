@@ -9,18 +9,18 @@ from random import Random
 
 import numpy as np
 import pytest
-from recipes.data import CHARS, COLORS, GRID, SHAPES, STAGES, Sample, render_sample
-from recipes.data.fonts import FontBook, design_of, held_out_family
-from recipes.data.grounds import held_out_pair
-from recipes.data.labels import LOWEST, TALLEST
-from recipes.data.pages import render_page
-from recipes.data.phrases import QUESTIONS
-from recipes.data.scene_charts import draw_chart
-from recipes.data.scene_figures import draw_figures
-from recipes.data.scene_words import draw_words
-from recipes.data.studio import Studio, studio
-from recipes.data.words import held_out_word
-from recipes.score import YES_NO
+from recipes.nano.data import CHARS, COLORS, GRID, SHAPES, STAGES, Sample, render_sample
+from recipes.nano.data.fonts import FontBook, design_of, held_out_family
+from recipes.nano.data.grounds import held_out_pair
+from recipes.nano.data.labels import LOWEST, TALLEST
+from recipes.nano.data.pages import render_page
+from recipes.nano.data.phrases import QUESTIONS
+from recipes.nano.data.scene_charts import draw_chart
+from recipes.nano.data.scene_figures import draw_figures
+from recipes.nano.data.scene_words import draw_words
+from recipes.nano.data.studio import Studio, studio
+from recipes.nano.data.words import held_out_word
+from recipes.nano.score import YES_NO
 
 COUNT = 500
 

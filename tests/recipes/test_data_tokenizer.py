@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recipes.data.phrases import ANSWERS
-from recipes.tokenizer import SPECIALS, STATE_TOKENS, THINK_TOKENS, build_tokenizer, whole_pieces
+from recipes.nano.data.phrases import ANSWERS
+from recipes.nano.data.pieces import whole_pieces
+from recipes.nano.tokenizer import SPECIALS, STATE_TOKENS, THINK_TOKENS, build_tokenizer
 from tokenizers import Tokenizer
 
 PROMPTS = Path(__file__).parents[1] / "goldens" / "mini" / "system_prompts.json"

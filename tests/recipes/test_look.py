@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from recipes.checkpoint import carried, load_weights, read_shipped
-from recipes.data import QA, render_sample
-from recipes.data.phrases import ANSWERS
-from recipes.look import THINK, endless, joined, looked, split, visible
-from recipes.model import Learner, sizes
-from recipes.pack import Packer
-from recipes.score import Blind, points, score
-from recipes.senses import reply
-from recipes.speech.rows import repeated, restated
-from recipes.spelled import spelled
-from recipes.tokenizer import build_tokenizer
+from recipes.nano.checkpoint import carried, load_weights, read_shipped
+from recipes.nano.data import QA, render_sample
+from recipes.nano.data.phrases import ANSWERS
+from recipes.nano.look import THINK, endless, joined, looked, split, visible
+from recipes.nano.model import Learner, sizes
+from recipes.nano.pack import Packer
+from recipes.nano.score import Blind, points, score
+from recipes.nano.senses import reply
+from recipes.nano.speech.rows import repeated, restated
+from recipes.nano.spelled import spelled
+from recipes.nano.tokenizer import build_tokenizer
 
 from vita.checkpoint.files import DEFAULT
 from vita.prompt.tokenizer import Tokenizer

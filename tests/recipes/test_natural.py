@@ -8,11 +8,11 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recipes.data import QA, render_sample
-from recipes.data.natural import carelessly, combined, held_out_typing, presupposed, typed, varied
-from recipes.data.phrases import bare
-from recipes.look import END_THINK, QUOTED, split, visible
-from recipes.score import points
+from recipes.nano.data import QA, render_sample
+from recipes.nano.data.natural import carelessly, combined, held_out_typing, presupposed, typed, varied
+from recipes.nano.data.phrases import bare
+from recipes.nano.look import END_THINK, QUOTED, split, visible
+from recipes.nano.score import points
 
 RED = QA(
     "What color is the circle?",

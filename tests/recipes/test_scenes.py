@@ -8,15 +8,16 @@ from random import Random
 
 import numpy as np
 import pytest
-from recipes.data import QA, Sample, render_sample
-from recipes.data.labels import SIDE
-from recipes.data.sample import MADE, SIZED, render_at
-from recipes.data.scene_figures import calculation
-from recipes.data.scene_phrases import HONEST, LONG, LOOKS, held_out_questions
-from recipes.data.sizes import LARGEST, SMALLEST, drawn_size, pick_size, unit_of
-from recipes.data.words import held_out_word
-from recipes.tiles import TILING, tiles_of
-from recipes.tokenizer import whole_pieces
+from recipes.nano.data import QA, Sample, render_sample
+from recipes.nano.data.asking import held_out_questions
+from recipes.nano.data.labels import SIDE
+from recipes.nano.data.pieces import whole_pieces
+from recipes.nano.data.sample import MADE, SIZED, render_at
+from recipes.nano.data.scene_figures import calculation
+from recipes.nano.data.scene_phrases import HONEST, LONG, LOOKS
+from recipes.nano.data.sizes import LARGEST, SMALLEST, drawn_size, pick_size, unit_of
+from recipes.nano.data.words import held_out_word
+from recipes.nano.tiles import TILING, tiles_of
 
 from vita.media.image import choose_grid
 

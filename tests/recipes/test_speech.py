@@ -12,24 +12,26 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
-from recipes.model import AROUND, LETTERS, Learner, sizes
-from recipes.pack import ROWS_PER_TILE, Packer
-from recipes.speech.espeak import Espeak, MissingSpeechEngine, espeak
-from recipes.speech.rehearsal import Rehearsal
-from recipes.speech.room import add_noise, reverberate
-from recipes.speech.rows import Mix, Said, SpeechPacker, bank_of, build_speech_batch, spell, statistics, worded
-from recipes.speech.sample import Utterance, render_utterance
-from recipes.speech.texts import question, spoken
-from recipes.speech.train import Options, Run, heard_sounds, in_rows, losses, numbers, word_errors_of
-from recipes.speech.voices import TIMBRES, held_out_timbre, pick_voice
-from recipes.steps import apply
-from recipes.tokenizer import build_tokenizer, heard_words
+from recipes.nano.data.pieces import heard_words
+from recipes.nano.model import AROUND, LETTERS, Learner, sizes
+from recipes.nano.pack import ROWS_PER_TILE, Packer
+from recipes.nano.speech.espeak import Espeak, MissingSpeechEngine, espeak
+from recipes.nano.speech.losses import heard_sounds, in_rows, losses, numbers, word_errors_of
+from recipes.nano.speech.rehearsal import Rehearsal
+from recipes.nano.speech.room import add_noise, reverberate
+from recipes.nano.speech.rows import Mix, Said, SpeechPacker, bank_of, build_speech_batch, spell, statistics, worded
+from recipes.nano.speech.sample import Utterance, render_utterance
+from recipes.nano.speech.texts import question, spoken
+from recipes.nano.speech.train import Options, Run
+from recipes.nano.speech.voices import TIMBRES, held_out_timbre, pick_voice
+from recipes.nano.tokenizer import build_tokenizer
 from tests.prompt.spans import media
 
 from vita.media.filterbank import token_count
 from vita.model.audio import position_table
 from vita.prompt.template import AUDIO_PLACEHOLDER, IMAGE_PLACEHOLDER, Media, Turn, placeholder_ids, render
 from vita.prompt.tokenizer import Tokenizer
+from vita.train.optimizer import update
 
 
 @pytest.fixture(scope="module")
@@ -110,9 +112,9 @@ def test_words_are_numbered_where_they_are_written_down() -> None:
     said = torch.tensor([[0, 5, 5, 0, 5, 7, 0, 0], [9, 0, 3, 3, 0, 0, 0, 4], [0, 0, 0, 0, 0, 0, 0, 0]])
     logits, mask = torch.nn.functional.one_hot(said, 12).float(), torch.ones(3, 8, dtype=torch.bool)
     mask[1, 7] = False  # what stands in the padding is not written
-    target = numbers(logits, mask, torch.tensor([5, 5, 7, 9, 3]), torch.tensor([3, 2, 0]))
+    target = numbers(logits.argmax(-1), mask, torch.tensor([5, 5, 7, 9, 3]), torch.tensor([3, 2, 0]))
     assert target.tolist() == [[0, 1, 1, 0, 2, 3, 0, 0], [1, 0, 2, 2, 0, 0, 0, 0], [0] * 8]
-    wrong = numbers(logits, mask, torch.tensor([5, 7, 7, 9, 4]), torch.tensor([3, 2, 0]))
+    wrong = numbers(logits.argmax(-1), mask, torch.tensor([5, 7, 7, 9, 4]), torch.tensor([3, 2, 0]))
     assert not wrong.any(), "a sentence that is misheard teaches no numbers"
 
 
@@ -164,7 +166,7 @@ class TestSounds:
         optimizer = torch.optim.AdamW([p for p in learner.parameters() if p.requires_grad], lr=0.0)
         for _ in range(160):
             loss, measured = losses(learner, batch)
-            apply(learner, optimizer, loss, 3e-3)
+            update(learner.parameters(), optimizer, loss, 3e-3)
         assert word_errors_of(learner, batch) < 0.4, measured
 
     def test_the_learner_hears_as_the_engine_does(self, packer: SpeechPacker, learner: Learner) -> None:
@@ -222,7 +224,7 @@ class TestSounds:
         first_loss, _ = rehearsal.losses(learner, Random(0))
         for step in range(60):
             loss, measured = rehearsal.losses(learner, Random(step))
-            apply(learner, optimizer, loss, 3e-3)
+            update(learner.parameters(), optimizer, loss, 3e-3)
         assert loss < 0.3 * first_loss and measured["rehearsed token"] > 0.7
         assert all(torch.equal(p, fixed[n]) for n, p in learner.named_parameters() if n in fixed)
 
@@ -243,7 +245,7 @@ def test_frames_look_at_their_neighbours_from_the_start() -> None:
 
 
 def test_questions_about_quoted_words_are_typed_only() -> None:
-    from recipes.data import QA
+    from recipes.nano.data import QA
 
     assert spoken(QA("What color is the circle?", "", "", ""))
     assert not spoken(QA("Does it say 'Bliup'?", "", "", "")) and not spoken(QA("What is 3 + 4?", "", "", ""))

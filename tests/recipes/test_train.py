@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from recipes.checkpoint import FILE, load_weights, read_state
-from recipes.decode import Answerer, Asked
-from recipes.export import export, load_run
-from recipes.train import Options, Run
+from recipes.nano.checkpoint import load_weights
+from recipes.nano.decode import Answerer, Asked
+from recipes.nano.export import export, load_run
+from recipes.nano.pictures import Options, Run
 
 from vita.checkpoint.load import load_model
 from vita.checkpoint.open import open_checkpoint
 from vita.prompt.tokenizer import Tokenizer
+from vita.train.checkpoint import FILE, read_state
 
 STEPS, FEW_STEPS = 146, 4
 
@@ -52,7 +53,7 @@ def export_of(run: Run) -> Path:
 
 @pytest.mark.slow
 def test_it_learns(learned: Run) -> None:
-    held_out = learned.check(0, 1.0)
+    held_out = learned.evaluate(1.0)
     assert held_out["token"] > 0.6, held_out
     assert held_out["answer"] < 1.4, held_out
     assert held_out["color"] > 0.15, held_out  # a guess is right for one in twelve
@@ -102,8 +103,8 @@ def test_weights_of_another_model_are_refused(short: Run) -> None:
 
 
 def test_a_run_can_go_on_from_the_shipped_model(tmp_path: Path) -> None:
-    from recipes.checkpoint import hears, read_shipped
-    from recipes.model import Learner, sizes
+    from recipes.nano.checkpoint import hears, read_shipped
+    from recipes.nano.model import Learner, sizes
 
     from vita.checkpoint.files import DEFAULT
 

@@ -8,21 +8,22 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from recipes.average import average
-from recipes.checkpoint import FILE, read_state
-from recipes.data import QA
-from recipes.feed import build_batch
-from recipes.model import Learner, sizes
-from recipes.pack import Packer
-from recipes.plots import draw_curves
-from recipes.schedule import CURRICULUM, ActiveClock, Phase, learning_rate, next_phase
-from recipes.score import Blind, holds, lines, markdown, points, score, wilson
-from recipes.steps import losses
-from recipes.tiles import normalise, tiles_of
-from recipes.tokenizer import build_tokenizer
+from recipes.nano.average import average
+from recipes.nano.data import QA
+from recipes.nano.feed import build_batch
+from recipes.nano.model import Learner, sizes
+from recipes.nano.pack import Packer
+from recipes.nano.plots import draw_curves
+from recipes.nano.schedule import CURRICULUM, Phase, next_phase
+from recipes.nano.score import Blind, holds, lines, markdown, points, score, wilson
+from recipes.nano.steps import losses
+from recipes.nano.tiles import normalise, tiles_of
+from recipes.nano.tokenizer import build_tokenizer
 
-from recipes import schedule
 from vita.prompt.tokenizer import Tokenizer
+from vita.train import schedule
+from vita.train.checkpoint import FILE, read_state
+from vita.train.schedule import ActiveClock, learning_rate
 
 
 def test_a_phase_ends_when_its_time_is_up_or_when_it_is_read() -> None:

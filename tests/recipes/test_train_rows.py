@@ -7,17 +7,18 @@ from random import Random
 import numpy as np
 import pytest
 import torch
-from recipes.attention import plain_attend
-from recipes.data import QA
-from recipes.model import Learner, sizes
-from recipes.pack import IGNORE, ROWS_PER_TILE, Packer, collate, segment_mask
-from recipes.steps import answer_loss
-from recipes.tokenizer import build_tokenizer
+from recipes.nano.data import QA
+from recipes.nano.model import Learner, sizes
+from recipes.nano.pack import ROWS_PER_TILE, Packer
+from recipes.nano.tokenizer import build_tokenizer
 from tests.prompt.spans import media
 
 from vita.layers.attention import attend
 from vita.prompt.template import IMAGE_PLACEHOLDER, Turn, placeholder_ids, render
 from vita.prompt.tokenizer import Tokenizer
+from vita.train.attention import chunked_attend
+from vita.train.losses import answer_loss
+from vita.train.packing import IGNORE, collate, segment_mask
 
 ASKED = [
     QA("What color is the circle?", "The circle is red.", "shape_color", "red"),
@@ -136,9 +137,9 @@ def test_padding_changes_no_loss(packer: Packer) -> None:
     short, long = packer.row(ASKED[:1], 1, Random(1), natural=0), packer.row(ASKED, 1, Random(1), natural=0)
     seen = torch.randn(2, ROWS_PER_TILE, model.size.decoder.hidden_size)
     with torch.no_grad():
-        both = answer_loss(model, collate([short, long]), seen)[0]
-        one = answer_loss(model, collate([short]), seen[:1])[0]
-        other = answer_loss(model, collate([long]), seen[1:])[0]
+        both = answer_loss(model.decoder, collate([short, long]), seen)[0]
+        one = answer_loss(model.decoder, collate([short]), seen[:1])[0]
+        other = answer_loss(model.decoder, collate([long]), seen[1:])[0]
     weights = torch.tensor([short.taught.sum(), long.taught.sum()], dtype=torch.float32)
     expected = (torch.stack([one, other]) * weights).sum() / weights.sum()
     torch.testing.assert_close(both, expected, atol=1e-5, rtol=1e-5)
@@ -151,7 +152,7 @@ def test_plain_attention_is_the_engines(kind: str) -> None:
     q, k, v = torch.randn(2, 6, queries, 8), torch.randn(2, 2, 9, 8), torch.randn(2, 2, 9, 8)
     mask = (torch.rand(2, 1, 9, 9) > 0.4) | torch.eye(9, dtype=torch.bool) if kind == "mask" else None
     causal = kind.startswith("causal")
-    mine, theirs = plain_attend(q, k, v, mask=mask, causal=causal), attend(q, k, v, mask=mask, causal=causal)
+    mine, theirs = chunked_attend(q, k, v, mask=mask, causal=causal), attend(q, k, v, mask=mask, causal=causal)
     torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
 
 
@@ -160,7 +161,7 @@ def test_fast_attention_has_the_engines_gradients() -> None:
     mask = (torch.rand(2, 1, 9, 9) > 0.4) | torch.eye(9, dtype=torch.bool)
     inputs = [torch.randn(2, heads, 9, 8, requires_grad=True) for heads in (4, 2, 2)]
     upstream = torch.randn(2, 4, 9, 8)
-    mine = torch.autograd.grad(plain_attend(*inputs, mask=mask), inputs, upstream)
+    mine = torch.autograd.grad(chunked_attend(*inputs, mask=mask), inputs, upstream)
     theirs = torch.autograd.grad(attend(*inputs, mask=mask), inputs, upstream)
     for a, b in zip(mine, theirs, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)

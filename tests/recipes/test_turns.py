@@ -7,14 +7,17 @@ from random import Random
 
 import pytest
 import torch
-from recipes.checkpoint import grow
-from recipes.data import QA, Sample, render_sample
-from recipes.data.more_phrases import BEYOND_HELD_OUT, MORE, beyond, dressed
-from recipes.data.phrases import QUESTIONS, ask, bare
-from recipes.data.turns import TURN, held_out_turns
-from recipes.pack import Packer, weight_view
-from recipes.score import points
-from recipes.tokenizer import build_tokenizer, whole_pieces
+from recipes.nano.checkpoint import grow
+from recipes.nano.data import QA, Sample, render_sample
+from recipes.nano.data.asking import ask
+from recipes.nano.data.beyond import BEYOND_HELD_OUT, beyond, dressed
+from recipes.nano.data.more_phrases import MORE
+from recipes.nano.data.phrases import QUESTIONS, bare
+from recipes.nano.data.pieces import whole_pieces
+from recipes.nano.data.turns import TURN, held_out_turns
+from recipes.nano.pack import Packer, weight_view
+from recipes.nano.score import points
+from recipes.nano.tokenizer import build_tokenizer
 from tests.prompt.spans import media
 
 from vita.config import DecoderConfig

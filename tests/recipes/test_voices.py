@@ -11,20 +11,20 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from recipes.data import QA
-from recipes.speech import speakers
-from recipes.speech.bake import Texts, trimmed
-from recipes.speech.baked import FOLDER, Shelf, append, read_index, shelf
-from recipes.speech.body import KINDS, unsaid
-from recipes.speech.espeak import MissingSpeechEngine, espeak
-from recipes.speech.flite import MEASURED, TRAINED, Flite, Manner
-from recipes.speech.measure import right, visible, word_errors
-from recipes.speech.room import KNOWN, WORN, fast_length, hear, spoken_by_another
-from recipes.speech.rows import warped
-from recipes.speech.sample import say
-from recipes.speech.texts import backchannel, sentence_to_repeat
-from recipes.speech.voices import pick_voice
-from recipes.tokenizer import heard_words
+from recipes.nano.data import QA
+from recipes.nano.data.pieces import heard_words
+from recipes.nano.speech import speakers
+from recipes.nano.speech.bake import Texts, trimmed
+from recipes.nano.speech.baked import FOLDER, Shelf, append, read_index, shelf
+from recipes.nano.speech.body import KINDS, unsaid
+from recipes.nano.speech.espeak import MissingSpeechEngine, espeak
+from recipes.nano.speech.flite import MEASURED, TRAINED, Flite, Manner
+from recipes.nano.speech.measure import right, visible, word_errors
+from recipes.nano.speech.room import KNOWN, WORN, fast_length, hear, spoken_by_another
+from recipes.nano.speech.rows import warped
+from recipes.nano.speech.sample import say
+from recipes.nano.speech.texts import backchannel, sentence_to_repeat
+from recipes.nano.speech.voices import pick_voice
 
 RATE = 16_000
 

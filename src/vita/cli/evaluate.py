@@ -1,6 +1,7 @@
 """`vita eval`: measure the embedded model's table again, on held-out data that is drawn here.
 
-The recipe that draws the data, asks and scores is the folder `recipes` of the repository. A wheel brings a copy along.
+The recipe that draws the data, asks and scores is the folder `recipes/nano` of the repository. A wheel brings
+a copy along.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ def run_eval(model: str, images: int, out: Path, quantize: str | None = None) ->
             "vita eval measures what the embedded model was trained on, and this checkpoint is another model",
             where=str(model), fix="use vita verify, or vita eval default",
         )  # fmt: skip
-    home = next((h for h in HOMES if (h / "recipes" / "evaluate.py").is_file()), None)
+    home = next((h for h in HOMES if (h / "recipes" / "nano" / "evaluate.py").is_file()), None)
     if home is None:
         raise RequestError("the recipe that draws the data is not installed", fix="install the package again")
     folder = _make_folder(out)
     if str(home) not in sys.path:
         sys.path.insert(0, str(home))
-    evaluate: Callable[[Sequence[str]], int] = import_module("recipes.evaluate").main
+    evaluate: Callable[[Sequence[str]], int] = import_module("recipes.nano.evaluate").main
     return evaluate(arguments(checkpoint.folder, images, folder, parse_quantize(quantize)))
 
 

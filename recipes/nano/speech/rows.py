@@ -1,0 +1,346 @@
+"""Batches of sounds and clips with what should be heard, seen and answered.
+
+Owns the mix of spoken questions, sentences to repeat, things that get no answer and clips, and how they stand in a
+row beside typed questions about the same picture. Does not know about losses or weights.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
+from random import Random
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recipes.nano.data import QA, Split, render_sample
+from recipes.nano.data.clips import render_clip
+from recipes.nano.data.labels import capital, small
+from recipes.nano.data.natural import varied
+from recipes.nano.data.pieces import heard_words
+from recipes.nano.data.scene_other import talk_only
+from recipes.nano.feed import Batch, build_batch
+from recipes.nano.look import joined, split
+from recipes.nano.model import LETTERS
+from recipes.nano.pack import Packer
+from recipes.nano.schedule import CURRICULUM
+from recipes.nano.speech.room import RATE
+from recipes.nano.speech.sample import Utterance, free_speech, render_utterance, say
+from recipes.nano.speech.speakers import asked_aloud
+from recipes.nano.speech.texts import ask_to_repeat, spoken
+from recipes.nano.tiles import tiles_of
+from vita.config import FilterbankConfig
+from vita.media.filterbank import filterbank, pad_to_minimum, token_count
+from vita.prompt.template import AUDIO_PLACEHOLDER
+from vita.train.packing import IGNORE, Row, RowBatch, collate_groups
+
+LONGEST = 16000 * 7  # samples; a longer sound is cut by the drawing of another one
+NO_ANSWER = "☟"
+HEARD = "I hear: "
+SPOKEN_MARK = "☞"
+TYPED_BESIDE = 2  # typed questions that keep the decoder's older skills in every row with a picture
+CLIPS, PICTURES, TALK = 0.14, 0.4, 0.15  # shares of the answering phase; the rest is sound to repeat or to ignore
+WIDE = 0.2  # of the pictures are cut into tiles
+LOWEST_BAND, THROATS = 20.0, (0.86, 1.16)  # hertz; factors of frequency
+WIDEST_BLOT, LONGEST_BLOT = 14, 8  # bands and frames
+TOGETHER = 8  # sounds of like length that are padded to the longest of them
+BESIDE = CURRICULUM[-1:]  # the pictures that are shown between sounds
+SEEN_BESIDE = 3  # batches of them: reading is what gets lost first
+SPOKEN_OF_CLIP = 0.4  # of the clips come with a spoken question
+
+
+# Written down only; or answered, where nothing is seen and nothing typed stands beside; or everything there is.
+Mix = Literal["hearing", "alone", "everything"]
+
+
+@dataclass(frozen=True)
+class Said:
+    """A sound, the typed words that come with it, the answer after the mark, and what is seen.
+
+    Attributes:
+        sound: None for a clip with typed questions only.
+        typed: with the sound.
+        answer: to the sound.
+        picture: uint8 `[height, width, 3]`, or the frames of a clip `[n, S, S, 3]`.
+        beside: typed questions about the same picture or clip.
+    """
+
+    sound: Utterance | None
+    typed: str
+    answer: str
+    picture: np.ndarray | None
+    beside: tuple[QA, ...] = ()
+
+    @property
+    def video(self) -> bool:
+        """Whether a clip is seen."""
+        return self.picture is not None and self.picture.ndim == 4
+
+    def tiles(self) -> np.ndarray:
+        """uint8 `[tiles or frames, S, S, 3]`."""
+        if self.picture is None:
+            return np.zeros((0, 224, 224, 3), np.uint8)
+        return self.picture if self.video else tiles_of(self.picture)
+
+
+@dataclass(frozen=True)
+class Sounds:
+    """Sounds of like length, padded to the longest.
+
+    Attributes:
+        banks: float32 `[sounds, T, 80]`, padded with zeros.
+        frames: int64 `[sounds]`.
+        letters: int64 `[all letters]`, what CTC should write, sound after sound.
+        spelled: int64 `[sounds]`, how many letters of each; 0 where nothing should be written.
+        words, worded: the same in words.
+        tokens: int64 `[all words]`, the decoder's token for each word inside a sentence; IGNORE where it has none.
+    """
+
+    banks: Tensor
+    frames: Tensor
+    letters: Tensor
+    spelled: Tensor
+    words: Tensor
+    worded: Tensor
+    tokens: Tensor
+
+
+@dataclass(frozen=True)
+class SpeechBatch:
+    """Sounds and the rows they stand in, and beside them pictures with typed questions.
+
+    Attributes:
+        sounds: some of like length each.
+        place: int64, the place among all `sounds` of the k-th sound of the rows.
+        tiles: uint8 `[tiles, S, S, 3]`, frames that stand still only once.
+        shown: int64, the tiles that the rows take, in order.
+        rows: one for each sample, short ones apart from long ones; none while only hearing is taught.
+        pictures: what keeps sight and reading; none unless everything is taught.
+        next_index: the first sample number after this batch.
+    """
+
+    sounds: tuple[Sounds, ...]
+    place: Tensor
+    tiles: Tensor
+    shown: Tensor
+    rows: tuple[RowBatch, ...]
+    pictures: tuple[Batch, ...]
+    next_index: int
+
+
+def spell(text: str) -> list[int]:
+    """CTC's labels of a sentence."""
+    return [LETTERS.index(c) + 1 for c in text.lower() if c in LETTERS]
+
+
+def worded(text: str) -> list[int]:
+    """CTC's labels of a sentence in whole words; the last label stands for every word not in the book."""
+    book = _book()
+    return [book.get(word, len(book) + 1) for word in re.findall("[a-z]+", text.lower().replace("'", ""))]
+
+
+@lru_cache(maxsize=1)
+def _book() -> dict[str, int]:
+    return {word: k for k, word in enumerate(heard_words(), start=1)}
+
+
+def restated(question: str, answer: str) -> str:
+    """What is said to a spoken question: the question as it was heard is the first line of the look.
+
+    The answer can then look for the question's words in what was written, as it does for a typed one. What a look sees
+    follows on a line of its own; an answer that needs no look has one that is only the question.
+    """
+    asked = capital(question)
+    asked = asked if asked[-1] in ".?!" else asked + "?"
+    look, said = split(answer)
+    return joined(f"{asked}\n{look}" if look else asked, SPOKEN_MARK + said)
+
+
+def repeated(text: str) -> str:
+    """What is said of a sentence to be written down. It begins in small letters: a word is one token only inside a
+    sentence, and to spell the first one was where the rest got lost."""
+    return HEARD + (text if text.startswith("I ") else small(text))
+
+
+def draw(index: int, split: Split, seed: int, mix: Mix) -> Said:
+    """Number `index` of the mix: heard only, or to be answered."""
+    rng = Random(f"{seed}/{split}/said/{index}/{mix}")
+    if mix == "hearing":
+        return Said(free_speech("repeat" if rng.random() < 0.45 else "question", split, rng), "", "", None)
+    lot = rng.uniform(CLIPS + PICTURES, 1) if mix == "alone" else rng.random()
+    if lot < CLIPS:
+        return _clip(index, split, seed, rng)
+    if lot < CLIPS + PICTURES:
+        # Pictures in several tiles too: without them whatever has several is soon taken for a clip.
+        sample = render_sample(index, split, "tiles" if rng.random() < WIDE else "mix", seed + 1)
+        asked = [qa for qa in sample.qa if spoken(qa)]
+        if asked:
+            qa = asked_aloud(asked, split, rng)
+            sound = say(qa.question, split, rng)
+            rest = [q for q in sample.qa if q is not qa]
+            beside = tuple(rng.sample(rest, min(TYPED_BESIDE, len(rest))))
+            return Said(sound, "", restated(qa.question, qa.answer), sample.picture, beside)
+    if lot >= 1 - TALK:  # of the model itself, of what is beyond it, or of a picture that is not there
+        asked = [qa for qa in talk_only(rng, split) if spoken(qa)]
+        if asked:
+            qa = asked_aloud(asked, split, rng)
+            return Said(say(qa.question, split, rng), "", restated(qa.question, qa.answer), None)
+    sound = render_utterance(index, split, seed)
+    if sound.kind == "repeat":
+        return Said(sound, ask_to_repeat(rng, split), SPOKEN_MARK + repeated(sound.text), None)
+    seen = mix != "alone" and rng.random() < 0.5
+    return Said(sound, "", NO_ANSWER, render_sample(index, split, "mix", seed + 2).picture if seen else None)
+
+
+def _clip(index: int, split: Split, seed: int, rng: Random) -> Said:
+    """A clip with all its questions, one of them spoken now and then."""
+    clip = render_clip(index, split, seed)
+    asked = [qa for qa in clip.qa if spoken(qa)]
+    if rng.random() >= SPOKEN_OF_CLIP or not asked:
+        return Said(None, "", "", clip.frames, tuple(clip.qa))
+    qa = asked_aloud(asked, split, rng)
+    rest = tuple(q for q in clip.qa if q is not qa)
+    return Said(say(qa.question, split, rng), "", restated(qa.question, qa.answer), clip.frames, rest)
+
+
+class SpeechPacker:
+    """Rows with sounds, in the engine's own prompt."""
+
+    def __init__(self, packer: Packer) -> None:
+        self.packer = packer
+        spelled = [packer.tokenizer.encode(f" {word}") for word in heard_words()]
+        self.word_tokens = [*(ids[0] if len(ids) == 1 else IGNORE for ids in spelled), IGNORE]
+
+    def row(self, said: Said, tokens: int, tiles: int) -> Row:
+        """The sound's segment first, if there is one, then typed questions about the same picture.
+
+        Args:
+            said: what is said.
+            tokens: decoder rows the sound takes.
+            tiles: of the picture.
+        """
+        packer = self.packer
+        heard = [packer.turn(self.heard(said.typed, tokens, tiles), said.answer)] if said.sound else []
+        beside = varied(Random("/".join(qa.question for qa in said.beside)), "train", said.beside)
+        typed = [packer.dialogue([qa] if qa.after is None else [qa.after, qa], tiles) for qa in beside]
+        return packer.lay_out([heard, *typed] if heard else typed, tiles, video=said.video)
+
+    def heard(self, typed: str, tokens: int, tiles: int) -> list[int]:
+        """A user turn that ends with a sound, up to the open assistant header."""
+        packer = self.packer
+        encode = packer.tokenizer.encode
+        text = f"\n{typed}\n" if tiles and typed else "\n" if tiles else f"user\n{typed}\n" if typed else "user\n"
+        return [*encode(text), *([AUDIO_PLACEHOLDER] * tokens), *packer.close_turn()]
+
+
+def build_speech_batch(
+    packer: SpeechPacker, first: int, size: int, seed: int, mix: Mix, split: Split = "train"
+) -> SpeechBatch:
+    """The batch that begins with sample `first`."""
+    answers = mix != "hearing"
+    everything = [draw(index, split, seed, mix) for index in range(first, first + size)]
+    heard = [(said, None if said.sound is None else bank_of(said.sound.samples)) for said in everything]
+    rows: list[Row] = []
+    if answers:
+        made = [(said, bank, _row(packer, said, bank)) for said, bank in heard]
+        made.sort(key=lambda one: len(one[2].ids))
+        heard, rows = [(said, bank) for said, bank, _ in made], [row for *_, row in made]
+    sounded = [(said.sound, bank) for said, bank in heard if said.sound is not None and bank is not None]
+    order = sorted(range(len(sounded)), key=lambda k: len(sounded[k][1]))
+    groups = [order[k : k + TOGETHER] for k in range(0, len(order), TOGETHER)]
+    tiles: list[np.ndarray] = []
+    shown: list[int] = []
+    for said, _ in heard if answers else ():
+        cut = said.tiles()
+        for k, tile in enumerate(cut):
+            if not (k and np.array_equal(tile, cut[k - 1])):
+                tiles.append(tile)
+            shown.append(len(tiles) - 1)
+    return SpeechBatch(
+        sounds=tuple(
+            _sounds(
+                packer, [sounded[k] for k in group], Random(f"{seed}/{first}/{group[0]}") if split == "train" else None
+            )
+            for group in groups
+        ),
+        place=torch.tensor(order, dtype=torch.long).argsort(),
+        tiles=torch.from_numpy(np.stack(tiles)) if tiles else torch.zeros(0, 224, 224, 3, dtype=torch.uint8),
+        shown=torch.tensor(shown, dtype=torch.long),
+        rows=collate_groups(rows),
+        pictures=tuple(
+            build_batch(packer.packer, BESIDE, 0, first, size, seed + 3 + k, split)
+            for k in range(SEEN_BESIDE if mix == "everything" else 0)
+        ),
+        next_index=first + size,
+    )
+
+
+def _sounds(packer: SpeechPacker, group: Sequence[tuple[Utterance, Tensor]], blots: Random | None) -> Sounds:
+    """Pads them; parts of each filterbank are blotted out, if they are to be."""
+    texts = [sound.text if sound.kind in ("question", "repeat") else "" for sound, _ in group]
+    spelled, words = [spell(text) for text in texts], [worded(text) for text in texts]
+    banks = [bank if blots is None else blotted(warped(bank, blots), blots) for _, bank in group]
+    return Sounds(
+        banks=torch.nn.utils.rnn.pad_sequence(banks, batch_first=True),
+        frames=torch.tensor([len(bank) for bank in banks]),
+        letters=torch.tensor(list(chain(*spelled)), dtype=torch.long),
+        spelled=torch.tensor([len(labels) for labels in spelled]),
+        words=torch.tensor(list(chain(*words)), dtype=torch.long),
+        worded=torch.tensor([len(labels) for labels in words]),
+        tokens=torch.tensor([packer.word_tokens[label - 1] for label in chain(*words)], dtype=torch.long),
+    )
+
+
+def warped(bank: Tensor, rng: Random) -> Tensor:
+    """A filterbank `[T, 80]` of the same melody from a longer or shorter throat, every other time (Jaitly and Hinton
+    2013): bands move by one factor of their frequency, which leaves the pitch where the synthesiser put it."""
+    if rng.random() < 0.5:
+        return bank
+    count = bank.shape[1]
+    mels = torch.linspace(mel(LOWEST_BAND), mel(RATE / 2), count + 2)[1:-1]
+    moved = 1127 * torch.log1p(torch.expm1(mels / 1127) * rng.uniform(*THROATS))
+    place = ((moved - mels[0]) / (mels[1] - mels[0])).clamp(0, count - 1)
+    below = place.floor().long()
+    share = place - below
+    return bank[:, below] * (1 - share) + bank[:, (below + 1).clamp(max=count - 1)] * share
+
+
+def mel(hertz: float) -> float:
+    """The mel scale of the filterbank."""
+    return 1127 * math.log1p(hertz / 700)
+
+
+def blotted(bank: Tensor, rng: Random) -> Tensor:
+    """A filterbank `[T, 80]` with up to two bands and two moments at its mean (SpecAugment, Park et al. 2019): what
+    was heard of one voice then helps more with another."""
+    bank, mean = bank.clone(), bank.mean()
+    for _ in range(rng.randint(0, 2)):
+        wide = rng.randint(2, WIDEST_BLOT)
+        low = rng.randint(0, bank.shape[1] - wide)
+        bank[:, low : low + wide] = mean
+    for _ in range(rng.randint(0, 2)):
+        long = rng.randint(2, LONGEST_BLOT)
+        start = rng.randint(0, max(0, len(bank) - long))
+        bank[start : start + long] = mean
+    return bank
+
+
+def _row(packer: SpeechPacker, said: Said, bank: Tensor | None) -> Row:
+    return packer.row(said, 0 if bank is None else token_count(len(bank)), len(said.tiles()))
+
+
+def bank_of(samples: np.ndarray) -> Tensor:
+    """The engine's own filterbank, `[T, 80]`; what is longer than seven seconds is cut off in training."""
+    return filterbank(pad_to_minimum(torch.from_numpy(samples[:LONGEST])), FilterbankConfig())
+
+
+def statistics(sounds: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and inverse deviation of every band over some sounds, float32 `[80]` each."""
+    frames = torch.cat(list(sounds)).double()
+    return frames.mean(0).float(), (1 / frames.std(0).clamp(min=1e-3)).float()

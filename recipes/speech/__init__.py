@@ -1,5 +1,0 @@
-"""Spoken questions, things not meant for the model, and noise, drawn by number."""
-
-from recipes.speech.sample import KINDS, Utterance, render_utterance
-
-__all__ = ["KINDS", "Utterance", "render_utterance"]
