@@ -46,7 +46,7 @@ def modules(begin: tuple[str, ...]) -> set[Path]:
     """The files of the modules that these import, directly or not, wherever in a file the import stands."""
     wanted, seen = list(begin), set[Path]()
     while wanted:
-        for file in _files_of(wanted.pop()):
+        for file in files_of(wanted.pop()):
             if file in seen:
                 continue
             seen.add(file)
@@ -58,7 +58,7 @@ def modules(begin: tuple[str, ...]) -> set[Path]:
     return seen
 
 
-def _files_of(module: str) -> Iterator[Path]:
+def files_of(module: str) -> Iterator[Path]:
     """Of a module and of the packages it is in."""
     parts = module.split(".")
     if parts[0] not in SOURCES:

@@ -146,7 +146,7 @@ class Run:
         base = Plan(
             preset=options.preset or ("tiny-hearing" if options.tiny else WIDTHS[0] if gpu else "hearing"),
             shape=shape or (ON_GPU if gpu else ON_CPU), mode="eager" if options.mode == "auto" else options.mode,
-            repeats=options.repeats or 1, block=8 if gpu else 4,
+            repeats=options.repeats or 1, block=8 if gpu else 2,
         )  # fmt: skip
         if not voices_here():
             show("no voice is installed on this machine: the run is silent")

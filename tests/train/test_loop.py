@@ -30,7 +30,7 @@ from vita.train.curves import Curves, mean_of
 from vita.train.loop import Loop, LoopOptions, Objective
 from vita.train.losses import answer_loss, grouped_answer_loss
 from vita.train.optimizer import Group, make_adamw
-from vita.train.packing import RowBatch, Segment, collate, first_fit, lay_out, pack, segment_mask
+from vita.train.packing import RowBatch, Segment, assign_rows, collate, lay_out, pack, segment_mask
 from vita.train.schedule import ActiveClock, Clock, WallClock
 
 VOCABULARY = 24
@@ -182,9 +182,9 @@ def test_a_packed_sequence_computes_what_each_row_computes_alone() -> None:
     decoder = Decoder(DecoderConfig(32, 64, 2, 4, 2, VOCABULARY), VOCABULARY)
     sizes = [(3, (4, 2)), (2, (5,)), (4, (1, 3))]
     rows = [lay_out(range(1, 1 + n), [Segment(list(range(5, 5 + k)), [1.0] * k) for k in parts]) for n, parts in sizes]
-    assert first_fit([len(r.ids) for r in rows], 2, 18) == [[0, 1], [2]]
+    assert assign_rows([len(r.ids) for r in rows], 2, 18) == [[0, 1], [2]]
     with pytest.raises(ValueError, match="row 2 of 8 tokens"):
-        first_fit([len(r.ids) for r in rows], 1, 18)
+        assign_rows([len(r.ids) for r in rows], 1, 18)
     packed = pack(rows, [[0, 1], [2]], 18)
     hidden = decoder(decoder.embed(packed.ids), None, packed.position, segment_mask(packed.segment, packed.row))
     for line, start, row in ((0, 0, rows[0]), (0, len(rows[0].ids), rows[1]), (1, 0, rows[2])):

@@ -98,7 +98,7 @@ def collate(rows: Sequence[Row]) -> RowBatch:
     return pack(rows, [[k] for k in range(len(rows))], max(len(row.ids) for row in rows), several=False)
 
 
-def first_fit(lengths: Sequence[int], sequences: int, length: int) -> list[list[int]]:
+def assign_rows(lengths: Sequence[int], sequences: int, length: int) -> list[list[int]]:
     """Row numbers for each of `sequences` sequences of `length` tokens, each row in the first one with space.
 
     Raises:
