@@ -148,8 +148,8 @@ class TurnReader:
 
 
 def resize_threads() -> int:
-    """Threads that resize images: half of the cores that the process may use, at most 8. On two cores a second one would
-    take the other core from decode steps as well."""
+    """Threads that resize images: half of the cores that the process may use, at most 8. On two cores a second one
+    would take the other core from decode steps as well."""
     return min(MAX_RESIZE_THREADS, max(1, available_cores() // 2))
 
 
