@@ -28,6 +28,7 @@ ORDER = (
     ("speech",),
     ("api",),
     ("verify", "bench", "serve"),
+    ("batch",),
     ("cli",),
     ("__main__",),
 )
