@@ -24,7 +24,7 @@ from vita.serve.errors import JSON
 HEAD = b'{"id":"batch_req_'  # how every line begins
 SYNC_SECONDS, SYNC_LINES = 1.0, 64  # results that are not yet synced are at most this old, and this many
 _KEY = re.compile(r"batch_req_[0-9a-f]{32}(_[0-9]+)?")
-OTHER = "holds something else than results of `vita batch`"
+OTHER = "holds something else than results of vita batch"
 
 
 @dataclass(frozen=True)
@@ -266,9 +266,8 @@ def lock(descriptor: int, path: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise RequestError(
-            "is in use by another `vita batch`", where=path, fix="wait for it, or use `shard`"
-        ) from error
+        fix = "wait for it, or name another file"
+        raise RequestError("is in use by another vita batch", where=path, fix=fix) from error
     except OSError as error:
         if error.errno not in (errno.ENOTSUP, errno.ENOSYS, errno.EINVAL, errno.ENOLCK):  # a file system without locks
             raise

@@ -157,9 +157,8 @@ class Batch:
             return position, _failure(key, asked.custom_id, _explain(error)), True
         except Exception as error:  # one request must not end all others
             log.exception("a fault of ours in %s, please report it", key)
-            fault = ApiError(
-                500, f"this is a bug of ours: {type(error).__name__}: {error}", SERVER, code="internal_error"
-            )
+            what = f"this is a bug of ours: {type(error).__name__}: {error}"
+            fault = ApiError(500, what, SERVER, code="internal_error")
             return position, _failure(key, asked.custom_id, fault), True
         return None if body is None else (position, _line(key, asked.custom_id, 200, body, None), False)
 
@@ -262,9 +261,8 @@ def _explain(error: VitaError | ApiError) -> ApiError:
 
 
 def _failure(key: str, custom_id: str | None, error: ApiError) -> bytes:
-    return _line(
-        key, custom_id, error.status, error.body(), {"code": error.code or error.type, "message": error.message}
-    )
+    reason: dict[str, JSON] = {"code": error.code or error.type, "message": error.message}
+    return _line(key, custom_id, error.status, error.body(), reason)
 
 
 def _line(key: str, custom_id: str | None, status: int, body: dict[str, JSON], error: dict[str, JSON] | None) -> bytes:

@@ -232,7 +232,7 @@ def chat(
 
 command(
     epilog=examples(
-        'vita batch photos out.jsonl --question "What is this?"', "vita batch in.jsonl out.jsonl --shard 1/4"
+        'vita batch assets out.jsonl --question "What is this?"', "vita batch in.jsonl out.jsonl --shard 1/4"
     )
 )(batch)
 command(epilog=examples("vita serve", "vita serve --host 0.0.0.0 --self-signed --api-key-file keys.txt"))(serve)

@@ -61,16 +61,17 @@ def run_batch(flags: BatchFlags) -> int:
     source = open_source(flags.source, Question(flags.question, flags.system, flags.params), flags.out)
     counts, code, began = Counts(), 0, time.monotonic()
     try:
-        with Results(flags.out, retry_failed=flags.retry_failed) as results:
-            with load_model(flags.model, flags.options, base=flags.base, verbose=flags.verbose) as model:
-                began = time.monotonic()
-                with bar(source, shard) as report:
-                    batch = Batch(
-                        model, with_keys(source.items(), shard), results, concurrency=flags.concurrency,
-                        ordered=flags.ordered, report=report,
-                    )  # fmt: skip
-                    counts = batch.counts
-                    batch.run()
+        with (
+            Results(flags.out, retry_failed=flags.retry_failed) as results,
+            load_model(flags.model, flags.options, base=flags.base, verbose=flags.verbose) as model,
+            bar(source, shard) as report,
+        ):
+            batch = Batch(
+                model, with_keys(source.items(), shard), results, concurrency=flags.concurrency,
+                ordered=flags.ordered, report=report,
+            )  # fmt: skip
+            counts, began = batch.counts, time.monotonic()
+            batch.run()
     except Interrupted as stopped:
         code = 130 if stopped.number == signal.SIGINT else 128 + stopped.number
     print(f"vita: {summary(counts, time.monotonic() - began, flags.out, stopped=bool(code))}", file=sys.stderr)
