@@ -31,8 +31,9 @@ NAMES = st.lists(st.text(max_size=8), max_size=12)
 
 class TestTornTail:
     @given(names=st.lists(st.text(max_size=5), min_size=1, max_size=5, unique=True), data=st.data())
-    def test_a_file_cut_anywhere_loses_the_torn_line_alone(self, names: list[str], data: st.DataObject,
-                                                           tmp_path_factory: pytest.TempPathFactory) -> None:  # fmt: skip
+    def test_a_file_cut_anywhere_loses_the_torn_line_alone(
+        self, names: list[str], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+    ) -> None:
         lines = [line(name) for name in names]
         complete = b"".join(lines)
         cut = data.draw(st.integers(0, len(complete)))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from vita.batch.items import Asked, Item, digest_of_values
 from vita.errors import RequestError, VitaError
-from vita.media.suffixes import kind_of
+from vita.media.suffixes import URL, kind_of
 from vita.serve.errors import as_api_error, invalid
 from vita.sources import FilePath, Source, Url
 from vita.types import Message, SamplingParams, system, user
@@ -195,5 +195,7 @@ def _read_row(number: int, cells: Mapping[str, str], folder: Path, question: Que
         what = "both a path and a url" if path else "neither a path nor a url"
         return Asked(custom_id, error=invalid(f"row {number} has {what}."))
     text = _printable(cells.get("question") or question.text or "")
+    if path and URL.match(path):
+        path, url = "", path
     source: Source = FilePath(folder / path) if path else Url(url or "")
     return _read_file(custom_id, source, path or url or "", Question(text, question.system, question.params), model)

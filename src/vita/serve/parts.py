@@ -130,7 +130,7 @@ class Reader:
             return url
         if not head.startswith(("http://", "https://")):
             if self.folder is not None:
-                return url if head.startswith("file:") else FilePath(self.folder / url)
+                return url if head.startswith("file:") or "://" in url else FilePath(self.folder / url)
             raise invalid(f"{where}: must be a data: or https: URL; files on the server are not read.", where)
         if not self.allow_urls:
             raise invalid(
