@@ -60,6 +60,11 @@ def test_results_equal_one_by_one(embedded: vita.Vita, run: Run, tmp_path: Path)
     }  # fmt: skip
 
 
+def test_the_documented_example_is_answered(run: Run, tmp_path: Path) -> None:
+    assert run(ASSETS / "batch.jsonl", tmp_path / "out.jsonl", max_tokens=4).answered == 3
+    assert "VITA" in texts(tmp_path / "out.jsonl")["logo"]
+
+
 def test_lines_have_openais_shape(run: Run, tmp_path: Path) -> None:
     source = write(tmp_path / "in.jsonl", request("a", "Hello", n=2, logprobs=True, top_logprobs=1))
     run(source, tmp_path / "out.jsonl")
@@ -76,7 +81,7 @@ def test_what_is_wrong_with_a_line_is_its_result(run: Run, tmp_path: Path) -> No
     bad: list[tuple[dict[str, Any] | str, str]] = [
         ("{not json", "line 2 is not valid JSON"),
         ("[1, 2]", "line 3 is not a JSON object"),
-        ('{"a": NaN}', "NaN is no number of JSON"),
+        ('{"a": NaN}', "NaN is not allowed in JSON"),
         ("[" * 100_000, "nested too deeply"),
         ({"body": {}}, "custom_id must be a string"),
         (request("a", "Hello") | {"url": "/v1/embeddings"}, "url must be /v1/chat/completions"),

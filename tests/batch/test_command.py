@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -18,6 +20,10 @@ from tests.cli.commands import assert_sentence
 from tests.cli.commands import run as vita_command
 from vita.batch.items import Shard, with_keys
 from vita.batch.lines import line_items
+from vita.batch.media import Question
+from vita.batch.run import Counts
+from vita.batch.source import open_source
+from vita.cli.batch import bar
 
 ASSETS = Path(__file__).parents[2] / "assets"
 SECONDS = 120.0
@@ -105,6 +111,25 @@ def test_summary_and_help(tmp_path: Path) -> None:
     assert line.startswith("vita: 1 answered, 1 failed in ") and line.endswith(f" a second: {tmp_path / 'out.jsonl'}")
     shown = " ".join(vita_command("batch", "--help").stdout.decode().split())
     assert "exactly one line" in shown and "as soon as it is complete" in shown and "seed" in shown
+
+
+class Terminal(io.StringIO):
+    """Stands for a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_shows_a_bar_with_rate_and_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write(tmp_path / "in.jsonl", *(request(str(n), "Hello") for n in range(20)))
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    with bar(open_source(source, Question(), tmp_path / "out.jsonl"), Shard()) as report:
+        report(Counts(before=5, answered=6, failed=1, on_disk=7))
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
+    assert "12/20" in shown and "/s, 1 failed" in shown, shown
 
 
 @pytest.mark.parametrize(

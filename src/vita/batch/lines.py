@@ -116,7 +116,7 @@ def _parse(number: int, line: bytes | None) -> Mapping[str, JSON]:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not allowed in JSON")
 
 
 def _read_body(custom_id: str, body: Mapping[str, JSON], folder: Path, max_tokens: int, model: Vita) -> Asked:

@@ -159,7 +159,7 @@ class Results:
             yield from file
 
     def _repair(self) -> Kept:
-        """Read what is there and cut off a torn tail."""
+        """Read the file and cut off a torn tail."""
         kept = scan(self._lines(), self.path)
         descriptor = self._file.fileno()
         if os.fstat(descriptor).st_size > kept.size:
