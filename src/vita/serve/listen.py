@@ -10,20 +10,38 @@ from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
+from typing import Protocol
 
 import h11
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from vita.errors import RequestError, ResourceError
 from vita.serve.options import Limits, ServeOptions
-from vita.serve.server import Server
+from vita.serve.server import Server, State
 
 HEADER_BYTES = 64 << 10
 KEEP_ALIVE_SECONDS = 15
 SOCKET_MESSAGE_BYTES = 24 << 20  # of a WebSocket: 15 MB of audio as base64
 CLOSE_SECONDS = 5  # for connections to close after the last request has ended
+
+
+class Drained(Protocol):
+    """What a listener stops in order.
+
+    Attributes:
+        state: "draining": new requests are refused.
+        active: requests in progress.
+    """
+
+    state: State
+    active: int
+
+    @property
+    def options(self) -> ServeOptions:
+        """How it listens."""
 
 
 def open_socket(options: ServeOptions) -> socket.socket:
@@ -64,6 +82,17 @@ def serve(app: FastAPI, listening: socket.socket) -> None:
     """
     server = app.state.server
     assert isinstance(server, Server)
+    serve_app(app, server, listening)
+
+
+def serve_app(app: ASGIApp, server: Drained, listening: socket.socket) -> None:
+    """`serve` for any application.
+
+    Args:
+        app: that answers.
+        server: told when to refuse requests.
+        listening: of `open_socket`.
+    """
     options = server.options
     with ExitStack() as stack:
         certificate, key = options.ssl_certfile, options.ssl_keyfile
@@ -79,7 +108,7 @@ def serve(app: FastAPI, listening: socket.socket) -> None:
 
 
 def uvicorn_config(
-    app: FastAPI, options: ServeOptions, certificate: Path | None = None, key: Path | None = None
+    app: ASGIApp, options: ServeOptions, certificate: Path | None = None, key: Path | None = None
 ) -> uvicorn.Config:
     """uvicorn's settings, with the limits of the options."""
     return uvicorn.Config(
@@ -98,7 +127,7 @@ class Listener(uvicorn.Server):
         server: told when to refuse requests.
     """
 
-    def __init__(self, config: uvicorn.Config, server: Server) -> None:
+    def __init__(self, config: uvicorn.Config, server: Drained) -> None:
         super().__init__(config)
         self._server = server
         self._stop_at: float | None = None  # when requests in progress are cancelled
