@@ -6,7 +6,8 @@ import asyncio
 import socket
 import ssl
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
@@ -82,18 +83,17 @@ def serve(app: FastAPI, listening: socket.socket) -> None:
     """
     server = app.state.server
     assert isinstance(server, Server)
-    serve_app(app, server, listening)
+    with configured(app, server.options) as config:
+        Listener(config, server).run(sockets=[listening])
 
 
-def serve_app(app: ASGIApp, server: Drained, listening: socket.socket) -> None:
-    """`serve` for any application.
+@contextmanager
+def configured(app: ASGIApp, options: ServeOptions) -> Iterator[uvicorn.Config]:
+    """uvicorn's settings with the certificate, which lasts as long as the block if it was made for this run.
 
-    Args:
-        app: that answers.
-        server: told when to refuse requests.
-        listening: of `open_socket`.
+    Raises:
+        RequestError: the certificate cannot be used.
     """
-    options = server.options
     with ExitStack() as stack:
         certificate, key = options.ssl_certfile, options.ssl_keyfile
         if options.self_signed:
@@ -104,7 +104,7 @@ def serve_app(app: ASGIApp, server: Drained, listening: socket.socket) -> None:
             config.load()
         except (ssl.SSLError, OSError) as error:
             raise RequestError(f"cannot be used ({error})", where=certificate, fix="name PEM files") from error
-        Listener(config, server).run(sockets=[listening])
+        yield config
 
 
 def uvicorn_config(

@@ -101,4 +101,3 @@ if __name__ == "__main__":
     os.dup2(2, 1)  # what a library prints is no message
     main(stdout)
     os._exit(0)  # the interpreter's shutdown takes a third of a second with PyTorch loaded
-

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
@@ -138,12 +139,15 @@ class Pool:
                 except httpx.TransportError:
                     continue  # it has ended, which `_keep` sees
 
-    async def choose(self, key: bytes | None, avoid: set[tuple[int, int]], index: int | None = None) -> Replica:
+    async def choose(
+        self, key: bytes | None, avoid: Mapping[tuple[int, int], float], index: int | None = None
+    ) -> Replica:
         """The replica for a request.
 
         Args:
             key: of its routing; None: the replica with the fewest requests.
-            avoid: index and generation of replicas that were lost or have refused this request.
+            avoid: index and generation of replicas that were lost or have refused this request, with the time until
+                which they are not tried again.
             index: the replica that it must have, if that one is there.
 
         Raises:
@@ -152,14 +156,16 @@ class Pool:
         end = time.monotonic() + WAIT_SECONDS
         while not self._closing:
             self._changed.clear()
-            there = [r for r in self.replicas if r.url is not None and (r.index, r.generation) not in avoid]
+            now = time.monotonic()
+            ready = [r for r in self.replicas if r.url is not None]
+            there = [r for r in ready if avoid.get((r.index, r.generation), 0.0) <= now]
             if there:
                 return min(there, key=self._preference(key, index))
-            left = end - time.monotonic()
-            if left <= 0 or all((r.index, r.generation) in avoid and r.url is not None for r in self.replicas):
+            left = end - now
+            if left <= 0 or (ready and all(avoid.get((r.index, r.generation)) == math.inf for r in ready)):
                 break
             with suppress(asyncio.TimeoutError, TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), min(left, 1.0))
+                await asyncio.wait_for(self._changed.wait(), min(left, 0.5))
         raise unavailable("No replica is available; try again later.")
 
     def _preference(self, key: bytes | None, index: int | None) -> Callable[[Replica], tuple[int, int]]:

@@ -1,7 +1,7 @@
 """Go on with a stream whose replica was lost: replay the request, leave out what the client has.
 
-A replayed answer has the same text, because it is greedy or seeded. Its ids, times and the cut of its text into events may
-differ, so text is left out by characters and the ids of the first stream are kept.
+A replayed answer has the same text, because it is greedy or seeded. Its ids and times differ, and its text may be cut
+into events elsewhere: text is left out by characters, and the ids of the first stream are kept.
 """
 
 from __future__ import annotations
@@ -128,13 +128,19 @@ class ChatReplay:
         text = self._texts.setdefault(index, SentText())
         if choice.get("finish_reason") is not None:
             text.end()
-            new, _ = index not in self._ended, self._ended.add(index)
-            return new
+            return _first_time(index, self._ended)
         if "role" in delta:
-            new, _ = index not in self._begun, self._begun.add(index)
-            return new
+            return _first_time(index, self._begun)
         delta["content"] = text.new_part(delta.get("content") or "")
         return bool(delta["content"])
+
+
+def _first_time(index: int, seen: set[int]) -> bool:
+    """Whether an index was not seen before; it is now."""
+    if index in seen:
+        return False
+    seen.add(index)
+    return True
 
 
 class ResponsesReplay:

@@ -6,11 +6,9 @@ whole answer is sent only when it is complete, and a stream is replayed where it
 
 from __future__ import annotations
 
+import asyncio
 import json
-import logging
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 
 import anyio
 import httpx
@@ -18,59 +16,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vita.serve.errors import ApiError, too_busy, unavailable
 from vita.serve.options import ServeOptions
-from vita.serve.replicas.pool import Pool, Replica
-from vita.serve.replicas.replay import PATHS_OF_RESPONSES, Diverged, Replay, replay_for
-from vita.serve.replicas.routing import routing_key
+from vita.serve.replicas.forward import HOP_BY_HOP, Forwarded, Forwarder
+from vita.serve.replicas.metrics import METRICS_TYPE, joined_metrics, router_metrics
+from vita.serve.replicas.pool import Pool
+from vita.serve.replicas.replay import replay_for
+from vita.serve.replicas.routing import parse_object, routing_key
 from vita.serve.server import State
-from vita.serve.sse import data_event
 
-log = logging.getLogger("vita.serve")
-MAX_LOSSES = 3  # replicas that one request may lose: it may be what ends them
-HOP_BY_HOP = frozenset(
-    {b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade"}
-)
-MAX_SECRETS = 4096
 BIG_JSON = 256 << 10  # bytes; parsed beside the event loop
-MARGIN_SECONDS = 30.0  # a replica's own limit of time comes first
-LOST = "The replica that answered was lost, and this answer cannot be repeated; send the request again."
-
-
-class ReplicaLost(Exception):
-    """The connection to a replica broke."""
-
-
-@dataclass
-class Counters:
-    """What happened so far."""
-
-    requests: int = 0
-    lost: int = 0  # tries that a replica did not survive
-    replayed: int = 0  # streams that went on at another replica
-
-
-@dataclass
-class Forwarded:
-    """One request on its way.
-
-    Attributes:
-        headers: names in lower case, without those of the connection.
-        key: of its routing.
-        index: of the replica that it must have, if it is there.
-        replay: how its stream is replayed; None: not at all.
-        started: the client has the status of the answer.
-    """
-
-    method: str
-    target: str
-    path: str
-    headers: list[tuple[bytes, bytes]]
-    body: bytes
-    send: Send
-    key: bytes | None = None
-    index: int | None = None
-    replay: Replay | None = None
-    started: bool = False
-    avoid: set[tuple[int, int]] = field(default_factory=set)
 
 
 class Router:
@@ -83,17 +36,12 @@ class Router:
     """
 
     def __init__(self, pool: Pool, options: ServeOptions) -> None:
-        self.pool, self._options = pool, options
+        self._options = options
+        self.forwarder = Forwarder(pool, options)
+        self.pool, self._client, self.counters = pool, self.forwarder.client, self.forwarder.counters
         self.state: State = "ready"
         self.active = 0
-        self.counters = Counters()
-        self.secrets: OrderedDict[str, int] = OrderedDict()  # short-lived keys: which replica made them
         self._buffered = 0
-        self._client = httpx.AsyncClient(
-            trust_env=False, follow_redirects=False,
-            timeout=httpx.Timeout(options.limits.request_seconds + MARGIN_SECONDS, connect=10.0, pool=None),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
-        )  # fmt: skip
 
     @property
     def options(self) -> ServeOptions:
@@ -115,6 +63,9 @@ class Router:
 
         if scope["path"] == "/health" and scope["method"] in ("GET", "HEAD"):
             await self._send_json(send, *self._health())
+            return
+        if scope["path"] == "/metrics" and scope["method"] == "GET":
+            await self._send_metrics(scope, send)
             return
         self.active += 1
         self.counters.requests += 1
@@ -154,6 +105,29 @@ class Router:
         await send({"type": "http.response.start", "status": status, "headers": sent})
         await send({"type": "http.response.body", "body": body})
 
+    async def _send_metrics(self, scope: Scope, send: Send) -> None:
+        """The metrics of all replicas that answer, and of the router; a refusal of one of them is passed on."""
+        headers = [(name, value) for name, value in scope["headers"] if name not in HOP_BY_HOP]
+        found: dict[int, str] = {}
+        for replica in self.pool.replicas:
+            if replica.url is None:
+                continue
+            try:
+                response = await self._client.get(f"{replica.url}/metrics", headers=headers)
+            except httpx.TransportError:
+                continue
+            if response.status_code != 200:
+                kind = response.headers.get("content-type", "").encode()
+                start = [(b"content-type", kind), (b"content-length", str(len(response.content)).encode())]
+                await send({"type": "http.response.start", "status": response.status_code, "headers": start})
+                await send({"type": "http.response.body", "body": response.content})
+                return
+            found[replica.index] = response.text
+        body = (joined_metrics(found) + router_metrics(self.pool, self.counters)).encode()
+        start = [(b"content-type", METRICS_TYPE), (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": start})
+        await send({"type": "http.response.body", "body": body})
+
     async def _read_body(self, scope: Scope, receive: Receive) -> bytes:
         """The body, within its limits of size and time.
 
@@ -191,156 +165,31 @@ class Router:
             target += "?" + scope["query_string"].decode("latin-1")
         fields = None
         if "json" in named.get("content-type", ""):
-            fields = await anyio.to_thread.run_sync(_parse, body) if len(body) > BIG_JSON else _parse(body)
+            fields = await anyio.to_thread.run_sync(parse_object, body) if len(body) > BIG_JSON else parse_object(body)
         path = scope["path"].rstrip("/")
         replay = replay_for(path, fields) if fields is not None and fields.get("stream") is True else None
-        return Forwarded(
-            scope["method"], target, path, headers, body, send, routing_key(named, fields), replay=replay
-        )
+        return Forwarded(scope["method"], target, path, headers, body, send, routing_key(named, fields), replay=replay)
 
     async def _until_gone(self, receive: Receive, request: Forwarded) -> None:
-        """Forward; a client that leaves ends it, and the replica sees a closed connection."""
-        async with anyio.create_task_group() as group:
-
-            async def watch() -> None:
-                while (await receive())["type"] != "http.disconnect":
-                    pass
-                group.cancel_scope.cancel()
-
-            group.start_soon(watch)
-            await self._forward(request)
-            group.cancel_scope.cancel()
-
-    async def _forward(self, request: Forwarded) -> None:
-        """Try replicas until one has answered.
+        """Forward; a client that leaves ends it, and the replica sees a closed connection.
 
         Raises:
-            ApiError: none did, and the client has no status yet.
+            ApiError: as `Forwarder.forward`.
         """
-        refused: httpx.Response | None = None
-        losses = 0
-        while losses < MAX_LOSSES:
-            try:
-                replica = await self.pool.choose(request.key, request.avoid, request.index)
-            except ApiError:
-                if refused is None or request.started:
-                    break
-                await self._send_whole(request, refused)
-                return
-            replica.active += 1
-            generation = replica.generation
-            try:
-                refused = await self._try(replica, request)
-                if refused is None:
-                    return
-            except ReplicaLost:
-                losses += 1
-                self.counters.lost += 1
-                log.warning("a request has lost replica %d", replica.index)
-                if request.started and request.replay is None:
-                    break
-                if request.started and request.replay is not None:
-                    self.counters.replayed += 1
-                    request.replay.restart()
-            except Diverged:
-                break
-            finally:
-                replica.active -= 1
-            request.avoid.add((replica.index, generation))
-        if not request.started:
-            raise ApiError(502, "The replicas that took this request were lost.", "server_error", code="replica_lost")
-        await self._end_with_error(request)
 
-    async def _end_with_error(self, request: Forwarded) -> None:
-        error = ApiError(502, LOST, "server_error", code="replica_lost")
-        event = data_event(error.body())
-        if request.path in PATHS_OF_RESPONSES:
-            event = data_event({"type": "error", "code": error.code, "message": error.message, "param": None}, "error")
-        await request.send({"type": "http.response.body", "body": event, "more_body": True})
-        await request.send({"type": "http.response.body", "body": b"", "more_body": False})
+        async def watch() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
 
-    async def _try(self, replica: Replica, request: Forwarded) -> httpx.Response | None:
-        """Forward to one replica; its answer if it refuses the request because it is busy or stops.
-
-        Raises:
-            ReplicaLost: the connection broke. Diverged: a replayed stream is another one.
-        """
-        url, generation = replica.url, replica.generation
-        if url is None:
-            raise ReplicaLost
-        sent = self._client.build_request(
-            request.method, url + request.target, headers=request.headers, content=request.body or None
-        )
+        work, watcher = asyncio.create_task(self.forwarder.forward(request)), asyncio.create_task(watch())
         try:
-            response = await self._client.send(sent, stream=True)
-            try:
-                return await self._pass_on(replica, request, response)
-            finally:
-                with anyio.CancelScope(shield=True):
-                    await response.aclose()
-        except httpx.TransportError as error:
-            if replica.url == url and replica.generation == generation:
-                log.debug("replica %d: %r", replica.index, error)
-            raise ReplicaLost from error
-
-    async def _pass_on(self, replica: Replica, request: Forwarded, response: httpx.Response) -> httpx.Response | None:
-        kind = response.headers.get("content-type", "")
-        streamed = "content-length" not in response.headers and request.method != "HEAD"
-        if streamed and response.status_code == 200:
-            await self._start(request, response)
-            pieces = _events(response) if kind.startswith("text/event-stream") else response.aiter_raw()
-            async for piece in pieces:
-                passed = piece if request.replay is None else request.replay(piece)
-                if passed is not None:
-                    await request.send({"type": "http.response.body", "body": passed, "more_body": True})
-            await request.send({"type": "http.response.body", "body": b"", "more_body": False})
-            return None
-        response._content = b"".join([piece async for piece in response.aiter_raw()])
-        if response.status_code in (429, 503) or request.started:
-            return response
-        self._note_secret(replica, request, response)
-        await self._send_whole(request, response)
-        return None
-
-    async def _start(self, request: Forwarded, response: httpx.Response) -> None:
-        if request.started:
-            return
-        request.started = True
-        headers = [(name.lower(), value) for name, value in response.headers.raw if name.lower() not in HOP_BY_HOP]
-        await request.send({"type": "http.response.start", "status": response.status_code, "headers": headers})
-
-    async def _send_whole(self, request: Forwarded, response: httpx.Response) -> None:
-        await self._start(request, response)
-        await request.send({"type": "http.response.body", "body": response._content})
-
-    def _note_secret(self, replica: Replica, request: Forwarded, response: httpx.Response) -> None:
-        """Remember who made a short-lived key: only that replica knows it."""
-        if not request.path.endswith("/realtime/client_secrets") or response.status_code != 200:
-            return
-        value = (_parse(response._content) or {}).get("value")
-        if isinstance(value, str):
-            self.secrets[value] = replica.index
-            while len(self.secrets) > MAX_SECRETS:
-                self.secrets.popitem(last=False)
-
-
-def _parse(body: bytes) -> dict[str, object] | None:
-    """The JSON object of a body; None if it is none, which a replica will say."""
-    try:
-        found = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
-async def _events(response: httpx.Response) -> AsyncIterator[bytes]:
-    """Complete server-sent events; half of one is dropped."""
-    waiting = b""
-    async for piece in response.aiter_raw():
-        waiting += piece
-        *complete, waiting = waiting.split(b"\n\n")
-        for event in complete:
-            yield event + b"\n\n"
+            await asyncio.wait({work, watcher}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                work.result()
+        finally:
+            work.cancel()
+            watcher.cancel()
+            await asyncio.gather(work, watcher, return_exceptions=True)
 
 
 def as_app(router: Router, websocket: ASGIApp) -> ASGIApp:
@@ -358,5 +207,3 @@ def as_app(router: Router, websocket: ASGIApp) -> ASGIApp:
             await router.answer(scope, receive, send)
 
     return app
-
-

@@ -23,7 +23,9 @@ class Ring:
     """
 
     def __init__(self, count: int) -> None:
-        points = sorted((_hash(f"{index}/{point}".encode()), index) for index in range(count) for point in range(POINTS))
+        points = sorted(
+            (_hash(f"{index}/{point}".encode()), index) for index in range(count) for point in range(POINTS)
+        )
         self._points = [point for point, _ in points]
         self._indices = [index for _, index in points]
         self._count = count
@@ -100,3 +102,12 @@ def _beginning(messages: Sequence[object]) -> bytes:
         if isinstance(message, dict) and message.get("role") == "user":
             break
     return json.dumps(taken, sort_keys=True).encode()
+
+
+def parse_object(body: bytes) -> dict[str, object] | None:
+    """The JSON object of a body; None if it is none, which a replica will say."""
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
