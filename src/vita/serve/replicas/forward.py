@@ -30,6 +30,7 @@ LOST_SECONDS = 2.0  # that a request avoids a replica it lost, if that one is no
 HOP_BY_HOP = frozenset({
     b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"expect",
 })  # fmt: skip
+REPLICA_HEADER = b"x-vita-replica"  # of answers: the number of the replica that began it
 MAX_SECRETS = 4096
 MARGIN_SECONDS = 30.0  # a replica's own limit of time comes first
 LOST = "The replica that answered was lost, and this answer cannot be repeated; send the request again."
@@ -171,6 +172,7 @@ class Forwarder:
     async def _pass_on(self, replica: Replica, request: Forwarded, response: httpx.Response) -> Whole | None:
         kind = response.headers.get("content-type", "")
         headers = [(name.lower(), value) for name, value in response.headers.raw if name.lower() not in HOP_BY_HOP]
+        headers.append((REPLICA_HEADER, str(replica.index).encode()))
         streamed = "content-length" not in response.headers and request.method != "HEAD"
         if streamed and response.status_code == 200:
             await self._start(request, response.status_code, headers)
