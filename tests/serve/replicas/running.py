@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import httpx
 
@@ -38,24 +38,24 @@ class Routed:
     router: Router
     launchers: list[LocalReplica]
     client: httpx.Client
+    killed: dict[int, int] = field(default_factory=dict)
 
     def kill(self, index: int) -> None:
         """Kill a replica with -9."""
         pid = self.launchers[index].pid
         assert pid is not None
+        self.killed[index] = pid
         os.kill(pid, signal.SIGKILL)
 
     def wait_ready(self) -> None:
         """Until all replicas answer, and a kill was noticed."""
         end = time.monotonic() + SECONDS
-        while not all(r.url is not None and alive(self.launchers[r.index]) for r in self.router.pool.replicas):
+        while any(r.url is None or self._is_gone(r.index) for r in self.router.pool.replicas):
             assert time.monotonic() < end, "a replica was not started again"
             time.sleep(0.02)
 
-
-def alive(launcher: LocalReplica) -> bool:
-    process = launcher._process
-    return process is not None and process.returncode is None
+    def _is_gone(self, index: int) -> bool:
+        return self.launchers[index].pid == self.killed.get(index)
 
 
 @contextmanager

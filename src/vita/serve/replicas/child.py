@@ -56,6 +56,7 @@ def main(out: TextIO) -> None:
         return
     with model:
         app = create_app(model, options)
+        listening.listen()  # connections wait until the event loop accepts them
         print(json.dumps({"port": listening.getsockname()[1]}), file=out, flush=True)
         serve(app, listening)
     listening.close()

@@ -19,13 +19,14 @@ from starlette.types import Send
 from vita.serve.errors import ApiError
 from vita.serve.options import ServeOptions
 from vita.serve.replicas.metrics import Counters
-from vita.serve.replicas.pool import Pool, Replica
+from vita.serve.replicas.pool import WAIT_SECONDS, Pool, Replica
 from vita.serve.replicas.replay import PATHS_OF_RESPONSES, Diverged, Replay
 from vita.serve.replicas.routing import parse_object
 from vita.serve.sse import data_event
 
 log = logging.getLogger("vita.serve")
 MAX_LOSSES = 3  # replicas that one request may lose: it may be what ends them
+RETRY_SECONDS = 0.25  # that it avoids one that it did not reach
 LOST_SECONDS = 2.0  # that a request avoids a replica it lost, if that one is not started again before
 HOP_BY_HOP = frozenset({
     b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"expect",
@@ -38,6 +39,10 @@ LOST = "The replica that answered was lost, and this answer cannot be repeated; 
 
 class ReplicaLost(Exception):
     """The connection to a replica broke."""
+
+
+class NotReached(ReplicaLost):
+    """There was no connection: the replica has not seen the request."""
 
 
 @dataclass
@@ -103,7 +108,7 @@ class Forwarder:
             ApiError: none did, and the client has no status yet.
         """
         refused: Whole | None = None
-        losses = 0
+        losses, end = 0, time.monotonic() + WAIT_SECONDS
         while losses < MAX_LOSSES:
             try:
                 replica = await self.pool.choose(request.key, request.avoid, request.index)
@@ -119,6 +124,10 @@ class Forwarder:
                 if refused is None:
                     return
                 request.avoid[replica.index, generation] = math.inf
+            except NotReached:
+                request.avoid[replica.index, generation] = time.monotonic() + RETRY_SECONDS
+                if time.monotonic() > end:
+                    break
             except ReplicaLost:
                 losses += 1
                 request.avoid[replica.index, generation] = time.monotonic() + LOST_SECONDS
@@ -151,9 +160,9 @@ class Forwarder:
         Raises:
             ReplicaLost: the connection broke. Diverged: a replayed stream is another one.
         """
-        url, generation = replica.url, replica.generation
+        url = replica.url
         if url is None:
-            raise ReplicaLost
+            raise NotReached
         sent = self.client.build_request(
             request.method, url + request.target, headers=request.headers, content=request.body or None
         )
@@ -164,9 +173,10 @@ class Forwarder:
             finally:
                 with anyio.CancelScope(shield=True):
                     await response.aclose()
+        except httpx.ConnectError as error:
+            raise NotReached from error
         except httpx.TransportError as error:
-            if replica.url == url and replica.generation == generation:
-                log.debug("replica %d: %r", replica.index, error)
+            log.debug("replica %d: %r", replica.index, error)
             raise ReplicaLost from error
 
     async def _pass_on(self, replica: Replica, request: Forwarded, response: httpx.Response) -> Whole | None:
