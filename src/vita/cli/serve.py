@@ -70,6 +70,7 @@ def run_serve(flags: ServeFlags) -> int:
         if options.voice is not None:
             choose_voice(options.voice, model.checkpoint_voice)  # a name that there is not ends here
         logging.getLogger("vita.serve").setLevel(logging.INFO)
+        listening.listen()  # a client that reads the address connects at once
         print_ready(model, options, base_url(options, listening))
         with model:
             serve(create_app(model, options), listening)

@@ -40,13 +40,13 @@ def start(errors: Path) -> tuple[subprocess.Popen[bytes], str, list[psutil.Proce
 def test_replicas_end_with_their_router(number: signal.Signals, tmp_path: Path) -> None:
     """Also if it is killed: they see that their stdin is closed."""
     process, url, children = start(tmp_path / "stderr")
-    assert len(children) == 2
-    answer = httpx.post(
-        f"{url}/v1/chat/completions", json={"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4},
-        trust_env=False, timeout=120,
-    )  # fmt: skip
-    assert answer.status_code == 200
-    process.send_signal(number)
+    body = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
+    try:
+        assert len(children) == 2
+        answer = httpx.post(f"{url}/v1/chat/completions", json=body, trust_env=False, timeout=120)
+        assert answer.status_code == 200
+    finally:
+        process.send_signal(number)
     assert process.wait(60) == (0 if number == signal.SIGTERM else -number)
     _, left = psutil.wait_procs(children, timeout=60)
     assert not left

@@ -71,6 +71,7 @@ def serve_replicas(
         async with routed(launchers, options) as (router, app):
             with configured(app, options) as config:
                 config.lifespan = "off"
+                listening.listen()  # a client that is told the address connects at once
                 on_ready()
                 await Listener(config, router).serve(sockets=[listening])
 
