@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from vita.api import Vita
     from vita.options import EngineOptions
     from vita.serve.options import ServeOptions
+    from vita.serve.replicas.pool import Launcher
 
 MAX_REPLICAS = 64
 PACKAGES = ("fastapi", "uvicorn", "multipart", "prometheus_client", "websockets")
@@ -42,6 +44,7 @@ class ServeFlags:
     log_content: bool
     verbose: bool
     replicas: int = 1
+    ray: str | None = None
 
 
 def run_serve(flags: ServeFlags) -> int:
@@ -57,7 +60,7 @@ def run_serve(flags: ServeFlags) -> int:
             fix='run pip install "vita-engine[serve]"',
         )
     options = serve_options(flags)
-    if flags.replicas != 1:
+    if flags.replicas != 1 or flags.ray is not None:
         return run_replicas(flags, options)
     from vita.serve.app import create_app
     from vita.serve.listen import base_url, open_socket, serve
@@ -90,13 +93,18 @@ def run_replicas(flags: ServeFlags, options: ServeOptions) -> int:
     if find_spec("httpx") is None:
         raise ResourceError("`replicas` needs the package httpx", fix='run pip install "vita-engine[serve]"')
     from vita.serve.listen import base_url, open_socket
+    from vita.serve.replicas.on_ray import ray_launchers
     from vita.serve.replicas.run import local_launchers, serve_replicas
 
     logging.basicConfig(level=logging.INFO if flags.verbose else logging.WARNING, format="vita: %(message)s")
     listening = open_socket(options)
     try:
         url = base_url(options, listening)
-        launchers = local_launchers(flags.model, flags.options, options, flags.replicas)
+        launchers: Sequence[Launcher]
+        if flags.ray is None:
+            launchers = local_launchers(flags.model, flags.options, options, flags.replicas)
+        else:
+            launchers = ray_launchers(flags.ray, flags.model, flags.options, options, flags.replicas)
         serve_replicas(launchers, options, listening, lambda: print_replicas(flags.replicas, options, url))
     finally:
         listening.close()

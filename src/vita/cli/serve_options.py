@@ -36,6 +36,13 @@ Replicas = Annotated[
         help="Processes that answer, with a copy of the model each: one a GPU, or for restarts without a gap.",
     ),
 ]  # fmt: skip
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS", rich_help_panel=SERVER,
+        help="Ray cluster for the replicas, such as auto; local: Ray on this machine. Needs the extra ray.",
+    ),
+]  # fmt: skip
 ApiKeyFile = Annotated[
     Path | None,
     typer.Option(

@@ -49,7 +49,7 @@ def main(out: TextIO) -> None:
     logging.basicConfig(level=logging.WARNING, format=f"vita: replica {fields['index']}: %(message)s")
     try:
         options = decode_serve_options(fields["serve"])
-        listening = open_socket(replace(options, host=LOOPBACK, port=0))
+        listening = open_socket(replace(options, host=fields.get("bind", LOOPBACK), port=0))
         model = load(fields)
     except VitaError as error:
         print(json.dumps({"error": error.sentence()}), file=out, flush=True)

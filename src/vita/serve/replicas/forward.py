@@ -71,7 +71,7 @@ class Forwarded:
 
 
 @dataclass(frozen=True)
-class Whole:
+class CompleteAnswer:
     """A complete answer of a replica."""
 
     status: int
@@ -107,7 +107,7 @@ class Forwarder:
         Raises:
             ApiError: none did, and the client has no status yet.
         """
-        refused: Whole | None = None
+        refused: CompleteAnswer | None = None
         losses, end = 0, time.monotonic() + WAIT_SECONDS
         while losses < MAX_LOSSES:
             try:
@@ -115,7 +115,7 @@ class Forwarder:
             except ApiError:
                 if refused is None or request.started:
                     break
-                await self._send_whole(request, refused)
+                await self._send_complete(request, refused)
                 return
             replica.active += 1
             generation = replica.generation
@@ -154,7 +154,7 @@ class Forwarder:
         await request.send({"type": "http.response.body", "body": event, "more_body": True})
         await request.send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _try(self, replica: Replica, request: Forwarded) -> Whole | None:
+    async def _try(self, replica: Replica, request: Forwarded) -> CompleteAnswer | None:
         """Forward to one replica; its answer if it refuses the request because it is busy or stops.
 
         Raises:
@@ -179,7 +179,7 @@ class Forwarder:
             log.debug("replica %d: %r", replica.index, error)
             raise ReplicaLost from error
 
-    async def _pass_on(self, replica: Replica, request: Forwarded, response: httpx.Response) -> Whole | None:
+    async def _pass_on(self, replica: Replica, request: Forwarded, response: httpx.Response) -> CompleteAnswer | None:
         kind = response.headers.get("content-type", "")
         headers = [(name.lower(), value) for name, value in response.headers.raw if name.lower() not in HOP_BY_HOP]
         headers.append((REPLICA_HEADER, str(replica.index).encode()))
@@ -193,11 +193,13 @@ class Forwarder:
                     await request.send({"type": "http.response.body", "body": passed, "more_body": True})
             await request.send({"type": "http.response.body", "body": b"", "more_body": False})
             return None
-        whole = Whole(response.status_code, headers, b"".join([piece async for piece in response.aiter_raw()]))
-        if whole.status in (429, 503) or request.started:
-            return whole
-        self._note_secret(replica, request, whole)
-        await self._send_whole(request, whole)
+        answer = CompleteAnswer(
+            response.status_code, headers, b"".join([piece async for piece in response.aiter_raw()])
+        )
+        if answer.status in (429, 503) or request.started:
+            return answer
+        self._note_secret(replica, request, answer)
+        await self._send_complete(request, answer)
         return None
 
     async def _start(self, request: Forwarded, status: int, headers: list[tuple[bytes, bytes]]) -> None:
@@ -206,15 +208,15 @@ class Forwarder:
         request.started = True
         await request.send({"type": "http.response.start", "status": status, "headers": headers})
 
-    async def _send_whole(self, request: Forwarded, whole: Whole) -> None:
-        await self._start(request, whole.status, whole.headers)
-        await request.send({"type": "http.response.body", "body": whole.body})
+    async def _send_complete(self, request: Forwarded, answer: CompleteAnswer) -> None:
+        await self._start(request, answer.status, answer.headers)
+        await request.send({"type": "http.response.body", "body": answer.body})
 
-    def _note_secret(self, replica: Replica, request: Forwarded, whole: Whole) -> None:
+    def _note_secret(self, replica: Replica, request: Forwarded, answer: CompleteAnswer) -> None:
         """Remember who made a short-lived key: only that replica knows it."""
-        if not request.path.endswith("/realtime/client_secrets") or whole.status != 200:
+        if not request.path.endswith("/realtime/client_secrets") or answer.status != 200:
             return
-        value = (parse_object(whole.body) or {}).get("value")
+        value = (parse_object(answer.body) or {}).get("value")
         if isinstance(value, str):
             self.secrets[value] = replica.index
             while len(self.secrets) > MAX_SECRETS:
