@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from websockets import ConnectionClosed, InvalidStatus, Origin
 from websockets.sync.client import connect
 
 import vita
@@ -163,6 +164,28 @@ def test_a_realtime_session_is_passed_on(two: Routed) -> None:
             assert json.loads(socket.recv(60))["type"] == "session.created"
             socket.send(json.dumps({"type": "none"}))
             assert json.loads(socket.recv(60))["type"] == "error"
+
+
+def test_a_realtime_session_of_another_page_is_refused(two: Routed) -> None:
+    """The replica compares the page's origin with the address that the client knows."""
+    two.wait_ready()
+    address = two.url.replace("http", "ws", 1) + "/v1/realtime"
+    with connect(address, origin=Origin(two.url), proxy=None) as socket:
+        assert json.loads(socket.recv(60))["type"] == "session.created"
+    with pytest.raises(InvalidStatus) as refused, connect(address, origin=Origin("https://a.example"), proxy=None):
+        pass
+    assert refused.value.response.status_code == 403 and b"--allow-origin" in (refused.value.response.body or b"")
+
+
+def test_a_lost_realtime_session_is_closed(two: Routed) -> None:
+    two.wait_ready()
+    with connect(two.url.replace("http", "ws", 1) + "/v1/realtime", proxy=None) as socket:
+        socket.recv(60)
+        (index,) = [replica.index for replica in two.router.pool.replicas if replica.active]
+        two.kill(index)
+        with pytest.raises(ConnectionClosed) as closed:
+            socket.recv(60)
+    assert closed.value.rcvd is not None and closed.value.rcvd.code == 1012
 
 
 def test_a_client_that_leaves_frees_its_replica(two: Routed, embedded: vita.Vita) -> None:

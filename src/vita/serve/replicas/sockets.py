@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+import httpx
 import websockets
 from starlette.types import Receive, Scope, Send
 from websockets.asyncio.client import ClientConnection, connect
@@ -50,20 +51,22 @@ class SocketRouter:
             return
         replica.active += 1
         try:
-            await self._connect(scope, receive, send, f"{replica.url}".replace("http", "ws", 1))
+            await self._connect(scope, receive, send, httpx.URL(replica.url or ""))
         finally:
             replica.active -= 1
 
-    async def _connect(self, scope: Scope, receive: Receive, send: Send, url: str) -> None:
+    async def _connect(self, scope: Scope, receive: Receive, send: Send, url: httpx.URL) -> None:
         target = scope["path"] + ("?" + scope["query_string"].decode("latin-1") if scope["query_string"] else "")
         headers = [
             (name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]
             if name not in HOP_BY_HOP and name not in HANDSHAKE and name not in (b"host", b"user-agent")
         ]  # fmt: skip
+        host = dict(scope["headers"]).get(b"host", b"").decode("latin-1") or f"{url.host}:{url.port}"
         offered = [Subprotocol(name) for name in scope.get("subprotocols", ())]
         try:
             async with connect(
-                url + target, additional_headers=headers, subprotocols=offered or None, proxy=None, compression=None,
+                f"ws://{host}{target}", host=url.host, port=url.port,  # connects there and keeps the Host header
+                additional_headers=headers, subprotocols=offered or None, proxy=None, compression=None,
                 max_size=SOCKET_MESSAGE_BYTES, open_timeout=OPEN_SECONDS, user_agent_header=None, ping_interval=None,
             ) as there:  # fmt: skip
                 await send({"type": "websocket.accept", "subprotocol": there.subprotocol})
@@ -73,7 +76,7 @@ class SocketRouter:
             sent = [(name.lower().encode(), value.encode()) for name, value in response.headers.raw_items()]
             sent = [(name, value) for name, value in sent if name not in HOP_BY_HOP]
             await _deny(scope, send, response.status_code, sent, bytes(response.body or b""))
-        except (OSError, websockets.InvalidHandshake, TimeoutError, asyncio.TimeoutError):
+        except (OSError, websockets.InvalidHandshake, websockets.InvalidURI, TimeoutError, asyncio.TimeoutError):
             log.warning("a realtime session cannot be opened: its replica is not there")
             await _deny(scope, send, 503, [], b"")
 
