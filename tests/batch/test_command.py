@@ -51,15 +51,15 @@ def wait_for(path: Path, lines: int) -> None:
 def kill_at_random(started: Forks, kills: int, tmp_path: Path) -> None:
     """Kill at random moments, go on, and compare with the input."""
     rng = random.Random(kills)
-    count = 3 * kills + 20
+    count = 10 * kills + 20
     lines = [request(str(n % (count - 5)), f"Say {n % (count - 5)}", max_tokens=2) for n in range(count)]  # 5 twice
     source, out = write(tmp_path / "in.jsonl", *lines), tmp_path / "out.jsonl"
     for _ in range(kills):
         child = started.start("batch", str(source), str(out), "--concurrency", "2")
-        wait_for(out, size(out) + rng.randint(0, 2))
+        wait_for(out, min(count, size(out) + rng.randint(0, 2)))
         time.sleep(rng.random() * 0.05)
         os.kill(child, signal.SIGKILL)
-        assert started.wait() in (0, -signal.SIGKILL)
+        assert started.wait() == -signal.SIGKILL, "it was complete before the last kill"
     started.start("batch", str(source), str(out))
     assert started.wait() == 0
     found = read(out)
@@ -77,7 +77,9 @@ def test_kill_9_at_50_moments_loses_and_doubles_nothing(started: Forks, tmp_path
     kill_at_random(started, 50, tmp_path)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_a_signal_ends_it_in_order(started: Forks, number: signal.Signals, code: int, tmp_path: Path) -> None:
     source = write(tmp_path / "in.jsonl", *(request(str(n), "Hello", max_tokens=1 + 9 * n) for n in range(400)))
     out = tmp_path / "out.jsonl"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vita.batch.items import Asked, Item, Shard, digest_of, digest_of_values, key_of, with_keys
@@ -30,6 +30,7 @@ NAMES = st.lists(st.text(max_size=8), max_size=12)
 
 
 class TestTornTail:
+    @settings(max_examples=60)
     @given(names=st.lists(st.text(max_size=5), min_size=1, max_size=5, unique=True), data=st.data())
     def test_a_file_cut_anywhere_loses_the_torn_line_alone(
         self, names: list[str], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
