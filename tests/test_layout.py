@@ -29,6 +29,7 @@ ORDER = (
     ("api",),
     ("train",),
     ("verify", "bench", "serve", "plugins"),
+    ("batch",),
     ("cli",),
     ("__main__",),
 )

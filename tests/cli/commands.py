@@ -22,7 +22,10 @@ from vita.cli.guard import run_guarded
 ROOT = Path(__file__).parents[2]
 MINI = str(ROOT / "tests" / "goldens" / "mini" / "mini_ckpt")
 ENV = {k: v for k, v in os.environ.items() if k not in ("VITA_DEBUG", "HF_HUB_OFFLINE")} | {"HF_HUB_OFFLINE": "1"}
-COMMANDS = ("ask", "say", "chat", "serve", "info", "pull", "list", "rm", "verify", "bench", "eval", "convert", "doctor")
+COMMANDS = (
+    "ask", "say", "chat", "batch", "serve", "info", "pull", "list", "rm", "verify", "bench", "eval", "convert",
+    "doctor",
+)  # fmt: skip
 
 
 @dataclass

@@ -13,7 +13,8 @@ from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
 
 from vita.cli.chat.completion import ChatCompleter
-from vita.cli.chat.paths import Dropped, find_dropped, first_word, kind_of, split_path
+from vita.cli.chat.paths import Dropped, find_dropped, first_word, split_path
+from vita.media.suffixes import kind_of
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["C"], exclude_characters="/"), min_size=1, max_size=20)
 WORDS = st.lists(st.sampled_from(["What", "is", "it?", "it's", "a", '"cat"', "it/is", "file:", "\\"]), max_size=5)

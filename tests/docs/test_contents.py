@@ -68,8 +68,10 @@ def test_the_talking_page_is_shown_with_how_to_open_it() -> None:
 
 PAGES = {
     "First steps": "index.md", "Images, video and audio": "media.md", "Python": "python.md", "Serving": "serving.md",
-    "Speech out": "speech.md", "Memory and speed": "memory.md", "GPUs": "gpu.md", "Quantising": "quantising.md",
-    "Troubleshooting": "troubleshooting.md", "Architecture": "architecture.md", "Contributing": "contributing.md",
+    "Batches": "batch.md", "Replicas": "replicas.md", "Speech out": "speech.md", "Memory and speed": "memory.md",
+    "GPUs": "gpu.md",
+    "Quantising": "quantising.md", "Troubleshooting": "troubleshooting.md", "Architecture": "architecture.md",
+    "Contributing": "contributing.md",
     "Benchmarks": "benchmarks.md", "Log of findings": "log.md",
 }  # fmt: skip
 

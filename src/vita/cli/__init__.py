@@ -1,4 +1,4 @@
-"""The `vita` command: ask, say, chat, info, pull, list, rm, convert, verify, bench, eval and doctor."""
+"""The `vita` command: ask, say, chat, batch, serve, info, pull, list, rm, convert, verify, bench, eval and doctor."""
 
 from __future__ import annotations
 

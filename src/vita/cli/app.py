@@ -10,6 +10,7 @@ import typer
 
 from vita.cli import options as o
 from vita.cli import speech as sp
+from vita.cli.batch_command import batch
 from vita.cli.help import Command, Group
 from vita.cli.options import MODEL, OUTPUT, engine_options, examples
 from vita.cli.serve_command import serve
@@ -230,6 +231,11 @@ def chat(
         raise typer.Exit(run_chat(flags))
 
 
+command(
+    epilog=examples(
+        'vita batch assets out.jsonl --question "What is this?"', "vita batch in.jsonl out.jsonl --shard 1/4"
+    )
+)(batch)
 command(epilog=examples("vita serve", "vita serve --host 0.0.0.0 --self-signed --api-key-file keys.txt"))(serve)
 
 

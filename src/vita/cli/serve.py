@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
     from vita.api import Vita
     from vita.options import EngineOptions
     from vita.serve.options import ServeOptions
+    from vita.serve.replicas.pool import Launcher
 
+MAX_REPLICAS = 64
 PACKAGES = ("fastapi", "uvicorn", "multipart", "prometheus_client", "websockets")
 
 
@@ -40,6 +43,8 @@ class ServeFlags:
     self_signed: bool
     log_content: bool
     verbose: bool
+    replicas: int = 1
+    ray: str | None = None
 
 
 def run_serve(flags: ServeFlags) -> int:
@@ -54,11 +59,13 @@ def run_serve(flags: ServeFlags) -> int:
             f"`vita serve` needs packages that are not installed ({', '.join(missing)})",
             fix='run pip install "vita-engine[serve]"',
         )
+    options = serve_options(flags)
+    if flags.replicas != 1 or flags.ray is not None:
+        return run_replicas(flags, options)
     from vita.serve.app import create_app
     from vita.serve.listen import base_url, open_socket, serve
     from vita.speech.voice import choose_voice
 
-    options = serve_options(flags)
     listening = open_socket(options)
     try:
         model = load_model(flags.model, flags.options, verbose=flags.verbose)
@@ -66,12 +73,50 @@ def run_serve(flags: ServeFlags) -> int:
         if options.voice is not None:
             choose_voice(options.voice, model.checkpoint_voice)  # a name that there is not ends here
         logging.getLogger("vita.serve").setLevel(logging.INFO)
+        listening.listen()  # a client that reads the address connects at once
         print_ready(model, options, base_url(options, listening))
         with model:
             serve(create_app(model, options), listening)
     finally:
         listening.close()
     return 0
+
+
+def run_replicas(flags: ServeFlags, options: ServeOptions) -> int:
+    """Start the replicas, and route to them until told to stop; returns the exit code.
+
+    Raises:
+        VitaError: an option, the model, or the address cannot be used.
+    """
+    if not 1 <= flags.replicas <= MAX_REPLICAS:
+        raise RequestError(f"must be 1 to {MAX_REPLICAS}, not {flags.replicas}", where="replicas")
+    if find_spec("httpx") is None:
+        raise ResourceError("`replicas` needs the package httpx", fix='run pip install "vita-engine[serve]"')
+    from vita.serve.listen import base_url, open_socket
+    from vita.serve.replicas.on_ray import ray_launchers
+    from vita.serve.replicas.run import local_launchers, serve_replicas
+
+    logging.basicConfig(level=logging.INFO if flags.verbose else logging.WARNING, format="vita: %(message)s")
+    listening = open_socket(options)
+    try:
+        url = base_url(options, listening)
+        launchers: Sequence[Launcher]
+        if flags.ray is None:
+            launchers = local_launchers(flags.model, flags.options, options, flags.replicas)
+        else:
+            launchers = ray_launchers(flags.ray, flags.model, flags.options, options, flags.replicas)
+        serve_replicas(launchers, options, listening, lambda: print_replicas(flags.replicas, options, url))
+    finally:
+        listening.close()
+    return 0
+
+
+def print_replicas(count: int, options: ServeOptions, url: str) -> None:
+    """How many replicas there are, and where they answer; on stderr."""
+    key = " (needs a key)" if options.api_keys else ""
+    for line in (f"{count} replicas", f"page: {url}/", f"API base URL: {url}/v1{key}", "Ctrl-C stops them"):
+        print(f"vita: {line}", file=sys.stderr)
+    sys.stderr.flush()
 
 
 def serve_options(flags: ServeFlags) -> ServeOptions:

@@ -20,6 +20,8 @@ def serve(
     ssl_certfile: s.SslCertfile = None,
     ssl_keyfile: s.SslKeyfile = None,
     self_signed: s.SelfSigned = False,
+    replicas: s.Replicas = 1,
+    ray: s.Ray = None,
     device: o.Device = "auto",
     dtype: o.Dtype = "auto",
     quantize: o.Quantize = None,
@@ -42,6 +44,6 @@ def serve(
         allow_hosts=tuple(allow_hosts or ()), allow_origins=tuple(allow_origins or ()),
         allow_media_domains=tuple(allow_media_domains or ()), max_tokens=max_tokens, voice=voice,
         ssl_certfile=ssl_certfile, ssl_keyfile=ssl_keyfile, self_signed=self_signed, log_content=log_content,
-        verbose=verbose,
+        verbose=verbose, replicas=replicas, ray=ray,
     )  # fmt: skip
     raise typer.Exit(run_serve(flags))

@@ -29,6 +29,20 @@ SelfSigned = Annotated[
     ),
 ]  # fmt: skip
 Voice = Annotated[str | None, typer.Option(metavar="NAME", help="Voice of spoken answers.", rich_help_panel=SERVER)]
+Replicas = Annotated[
+    int,
+    typer.Option(
+        metavar="COUNT", rich_help_panel=SERVER,
+        help="Processes that answer, with a copy of the model each: one a GPU, or for restarts without a gap.",
+    ),
+]  # fmt: skip
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS", rich_help_panel=SERVER,
+        help="Ray cluster for the replicas, such as auto; local: Ray on this machine. Needs the extra ray.",
+    ),
+]  # fmt: skip
 ApiKeyFile = Annotated[
     Path | None,
     typer.Option(

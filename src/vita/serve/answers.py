@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from vita.events import Done, TokenLogprob
 from vita.prompt.tokenizer import STATE_TOKENS
 from vita.serve.errors import JSON, timed_out, unavailable
-from vita.serve.server import Server
 
 if TYPE_CHECKING:
     from vita.engine.loaded import LoadedModel
     from vita.events import Timings
+    from vita.serve.server import Server
 
 
 def check_ended(server: Server, done: Done) -> None:

@@ -11,14 +11,16 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from vita.events import Done, ReasoningDelta, Result, TextDelta, TokenLogprob
-from vita.serve.answers import check_ended, details, logprob_object, shown_tokens
+from vita.serve.answers import check_ended, details
 from vita.serve.auth import Tenant
 from vita.serve.chat_audio import SpokenAnswer, check_audio
-from vita.serve.chat_shapes import MARK, TextChunk, choice, chunk_event, finish_reason, usage_object
+from vita.serve.chat_messages import read_chat
+from vita.serve.chat_objects import completion_object, finish_reason, logprobs_object, usage_object
+from vita.serve.chat_shapes import MARK, TextChunk, choice, chunk_event
 from vita.serve.chat_types import ChatMessage, ChatRequest, check_supported, sampling_params
-from vita.serve.errors import JSON, invalid, unsupported
+from vita.serve.errors import JSON
 from vita.serve.models import check_model
-from vita.serve.parts import Reader, conversation
+from vita.serve.parts import Reader
 from vita.serve.server import Server, new_id, server_of, tenant_of
 from vita.serve.sse import DONE, EventStream, cancelled_when_gone
 from vita.serve.voices import speech_options
@@ -62,20 +64,8 @@ def read_messages(messages: Sequence[ChatMessage], server: Server, tenant: Tenan
     Raises:
         ApiError: 400, naming the field.
     """
-    limits = server.options.limits
-    if len(messages) > limits.messages:
-        raise invalid(f"A request may hold {limits.messages} messages at most.", "messages")
-    reader = Reader(limits, allow_urls=server.allow_urls)
-    turns = []
-    for n, message in enumerate(messages):
-        where = f"messages[{n}]"
-        parts = reader.content(message.content, f"{where}.content")
-        if message.audio is not None and not parts:
-            parts = [reader.text(server.transcripts.find(message.audio.id, tenant, f"{where}.audio.id"), where)]
-        if message.tool_calls:
-            raise unsupported(f"{where}.tool_calls")
-        turns.append((message.role, parts))
-    return conversation(turns)
+    reader = Reader(server.options.limits, allow_urls=server.allow_urls)
+    return read_chat(messages, reader, lambda id, where: server.transcripts.find(id, tenant, where))
 
 
 @dataclass
@@ -112,24 +102,11 @@ class Answer:
         for event in events:
             if isinstance(event, Done):
                 check_ended(self.server, event)
-        choices: list[JSON] = []
-        for index, result in enumerate(results):
-            message: dict[str, JSON] = {"role": "assistant", "content": result.text, "refusal": None}
-            if result.reasoning:
-                message["reasoning_content"] = result.reasoning
-            choices.append({
-                "index": index, "message": message,
-                "finish_reason": finish_reason(result.finish_reason), "logprobs": self._logprobs(result.logprobs),
-            })  # fmt: skip
         self.server.log_answered(*(result.text for result in results))
-        first = results[0]
-        completion = sum(r.usage.completion_tokens for r in results)
-        usage = usage_object(first.usage, completion, sum(r.reasoning_tokens for r in results))
-        return {
-            "id": self.id, "object": "chat.completion", "created": self._created, "model": self.server.model_id,
-            "choices": choices, "usage": usage,
-            "vita": details(first.state, first.notes, first.timings),
-        }  # fmt: skip
+        return completion_object(
+            results, self.server.model.engine.model, id=self.id, created=self._created, name=self.server.model_id,
+            top_logprobs=self.top_logprobs if self._wants_logprobs else None,
+        )  # fmt: skip
 
     async def stream(self, *, include_usage: bool) -> AsyncGenerator[bytes, None]:
         """Chunks as server-sent events."""
@@ -162,10 +139,4 @@ class Answer:
     def _logprobs(self, tokens: Sequence[TokenLogprob]) -> JSON:
         if not self._wants_logprobs:
             return None
-        model = self.server.model.engine.model
-
-        content: list[JSON] = []
-        for token in shown_tokens(tokens, model):
-            top: list[JSON] = [logprob_object(model, *one) for one in token.top[: self.top_logprobs]]
-            content.append(logprob_object(model, token.id, token.text, token.logprob) | {"top_logprobs": top})
-        return {"content": content, "refusal": None}
+        return logprobs_object(self.server.model.engine.model, tokens, self.top_logprobs)

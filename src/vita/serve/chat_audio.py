@@ -15,7 +15,8 @@ from vita.events import Done, ReasoningDelta, SpeechChunk, TextDelta
 from vita.serve.answers import check_ended, details
 from vita.serve.audio_out import audio_tokens, encode_file
 from vita.serve.auth import Tenant
-from vita.serve.chat_shapes import choice, chunk_event, finish_reason, usage_object
+from vita.serve.chat_objects import finish_reason, usage_object
+from vita.serve.chat_shapes import choice, chunk_event
 from vita.serve.chat_types import ChatRequest
 from vita.serve.errors import JSON, invalid, unsupported
 from vita.serve.server import Server, new_id

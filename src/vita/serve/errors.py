@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
-
-from starlette.responses import JSONResponse
+from typing import TYPE_CHECKING, TypeAlias
 
 from vita.errors import (
     Cancelled,
@@ -18,6 +16,9 @@ from vita.errors import (
     ResourceError,
     VitaError,
 )
+
+if TYPE_CHECKING:
+    from starlette.responses import JSONResponse
 
 INVALID = "invalid_request_error"
 SERVER = "server_error"
@@ -54,6 +55,8 @@ class ApiError(Exception):
 
     def response(self) -> JSONResponse:
         """The HTTP response."""
+        from starlette.responses import JSONResponse  # here: `vita batch` reports these errors without a web framework
+
         return JSONResponse(self.body(), self.status, headers=self.headers)
 
 

@@ -6,24 +6,43 @@ import asyncio
 import socket
 import ssl
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
+from typing import Protocol
 
 import h11
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from vita.errors import RequestError, ResourceError
 from vita.serve.options import Limits, ServeOptions
-from vita.serve.server import Server
+from vita.serve.server import Server, State
 
 HEADER_BYTES = 64 << 10
 KEEP_ALIVE_SECONDS = 15
 SOCKET_MESSAGE_BYTES = 24 << 20  # of a WebSocket: 15 MB of audio as base64
 CLOSE_SECONDS = 5  # for connections to close after the last request has ended
+
+
+class Drained(Protocol):
+    """What a listener stops in order.
+
+    Attributes:
+        state: "draining": new requests are refused.
+        active: requests in progress.
+    """
+
+    state: State
+    active: int
+
+    @property
+    def options(self) -> ServeOptions:
+        """How it listens."""
 
 
 def open_socket(options: ServeOptions) -> socket.socket:
@@ -64,7 +83,17 @@ def serve(app: FastAPI, listening: socket.socket) -> None:
     """
     server = app.state.server
     assert isinstance(server, Server)
-    options = server.options
+    with configured(app, server.options) as config:
+        Listener(config, server).run(sockets=[listening])
+
+
+@contextmanager
+def configured(app: ASGIApp, options: ServeOptions) -> Iterator[uvicorn.Config]:
+    """uvicorn's settings with the certificate, which lasts as long as the block if it was made for this run.
+
+    Raises:
+        RequestError: the certificate cannot be used.
+    """
     with ExitStack() as stack:
         certificate, key = options.ssl_certfile, options.ssl_keyfile
         if options.self_signed:
@@ -75,11 +104,11 @@ def serve(app: FastAPI, listening: socket.socket) -> None:
             config.load()
         except (ssl.SSLError, OSError) as error:
             raise RequestError(f"cannot be used ({error})", where=certificate, fix="name PEM files") from error
-        Listener(config, server).run(sockets=[listening])
+        yield config
 
 
 def uvicorn_config(
-    app: FastAPI, options: ServeOptions, certificate: Path | None = None, key: Path | None = None
+    app: ASGIApp, options: ServeOptions, certificate: Path | None = None, key: Path | None = None
 ) -> uvicorn.Config:
     """uvicorn's settings, with the limits of the options."""
     return uvicorn.Config(
@@ -98,7 +127,7 @@ class Listener(uvicorn.Server):
         server: told when to refuse requests.
     """
 
-    def __init__(self, config: uvicorn.Config, server: Server) -> None:
+    def __init__(self, config: uvicorn.Config, server: Drained) -> None:
         super().__init__(config)
         self._server = server
         self._stop_at: float | None = None  # when requests in progress are cancelled

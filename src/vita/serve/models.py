@@ -9,6 +9,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import JSONResponse, Response
 
 from vita.serve.errors import JSON, ApiError
+from vita.serve.model_names import check_name
 from vita.serve.server import Server, server_of
 
 router = APIRouter()
@@ -48,11 +49,7 @@ def check_model(server: Server, name: str | None) -> None:
     Raises:
         ApiError: 404.
     """
-    if not server.is_model(name):
-        raise ApiError(
-            404, f"The model {str(name)[:80]!r} is not loaded; {server.model_id!r} is.", param="model",
-            code="model_not_found",
-        )  # fmt: skip
+    check_name(server.model, name)
 
 
 @router.get("/health")

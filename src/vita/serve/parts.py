@@ -8,11 +8,12 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias
 
 from vita.serve.errors import JSON, invalid
 from vita.serve.options import Limits
-from vita.sources import Bytes, Source, Url
+from vita.sources import Bytes, FilePath, Source, Url
 from vita.types import Audio, Image, Message, Part, Role, Text, Video
 
 Object: TypeAlias = Mapping[str, JSON]
@@ -36,10 +37,12 @@ class Reader:
     Args:
         limits: of the server.
         allow_urls: whether media may be named by an http(s) URL.
+        folder: files may be named by a path, which starts at this folder; None: they may not.
     """
 
     limits: Limits
     allow_urls: bool
+    folder: Path | None = None
     parts: int = 0
     characters: int = 0
 
@@ -84,6 +87,8 @@ class Reader:
         if kind in VIDEO_TYPES:
             key = next((k for k in ("video_url", "input_video", "video") if k in item), "video_url")
             return Video(self._media_url(item, key, where)[0], max_frames=min(16, self.limits.frames))
+        if kind == "audio_url":
+            return Audio(self._media_url(item, "audio_url", where)[0])
         if kind == "input_audio":
             return self._audio(item, where)
         if kind in ("file", "input_file"):
@@ -115,7 +120,7 @@ class Reader:
         return self.source(value, f"{where}.{key}"), detail
 
     def source(self, url: str, where: str) -> Source:
-        """A data: or http(s) URL as a source. Nothing is fetched.
+        """A data: or http(s) URL, or a path, as a source. Nothing is fetched.
 
         Raises:
             ApiError: 400, another kind of URL, or one that the server does not fetch.
@@ -124,6 +129,8 @@ class Reader:
         if head.startswith("data:"):
             return url
         if not head.startswith(("http://", "https://")):
+            if self.folder is not None:
+                return url if head.startswith("file:") or "://" in url else FilePath(self.folder / url)
             raise invalid(f"{where}: must be a data: or https: URL; files on the server are not read.", where)
         if not self.allow_urls:
             raise invalid(

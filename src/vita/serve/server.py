@@ -18,6 +18,7 @@ from vita.errors import ResourceError
 from vita.serve.auth import ClientSecrets, Gate, Tenant
 from vita.serve.errors import too_busy, unavailable
 from vita.serve.media_process import MediaProcesses
+from vita.serve.model_names import is_model, model_id
 from vita.serve.options import ServeOptions
 from vita.serve.prometheus import Metrics
 from vita.serve.transcripts import Transcripts
@@ -33,7 +34,6 @@ log = logging.getLogger("vita.serve")
 State = Literal["loading", "ready", "draining"]
 Result = TypeVar("Result")
 SPEECH_THREADS = 8
-ALIAS = "vita"  # a name that every model answers to
 
 
 class Server:
@@ -76,13 +76,11 @@ class Server:
     @property
     def model_id(self) -> str:
         """The model's name for clients: a hub id as it is, of a folder its last part."""
-        name = self.model.name
-        folder = self.model.engine.model.checkpoint.folder
-        return folder.name if name not in ("default",) and ("\\" in name or name.startswith((".", "/", "~"))) else name
+        return model_id(self.model)
 
     def is_model(self, name: str | None) -> bool:
         """Whether a client's model name means the loaded model."""
-        return name is None or name in ("", ALIAS, self.model_id, self.model.name)
+        return is_model(self.model, name)
 
     @property
     def is_ready(self) -> bool:

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vita.cli.chat.paths import Kind
 from vita.errors import MediaError, RequestError
 from vita.media.animation import open_animation
 from vita.media.source import read_source, resolve_source
+from vita.media.suffixes import Kind
 from vita.prompt.processor import merge_turns
 from vita.prompt.template import Media
 from vita.prompt.turn_reader import PreparedTurn

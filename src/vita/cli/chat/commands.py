@@ -11,10 +11,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from vita.cli.chat.output import MAX_COLUMNS, note, terminal_columns
-from vita.cli.chat.paths import Kind, first_word, split_path
+from vita.cli.chat.paths import first_word, split_path
 from vita.cli.chat.speech import describe_voices
 from vita.cli.chat.transcript import save_transcript
 from vita.errors import RequestError
+from vita.media.suffixes import Kind
 
 if TYPE_CHECKING:
     from vita.api import Vita

@@ -10,7 +10,7 @@ from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 
 from vita.cli.chat.commands import COMMANDS, HIDDEN
-from vita.cli.chat.paths import kind_of
+from vita.media.suffixes import kind_of
 
 COMMAND_NAME = re.compile(r"/[A-Za-z]*$")
 COMMAND_ARGUMENT = re.compile(r"/([A-Za-z]+)\s+(.*)$", re.DOTALL)

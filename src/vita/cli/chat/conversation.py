@@ -12,13 +12,14 @@ from vita.cli.ask import explain
 from vita.cli.chat.attachments import Attachment, MediaReader, build_turn
 from vita.cli.chat.commands import COMMANDS, DEFAULT_MODEL, suggest
 from vita.cli.chat.output import note, print_answer
-from vita.cli.chat.paths import Kind, find_dropped, is_file
+from vita.cli.chat.paths import find_dropped, is_file
 from vita.cli.chat.speech import ChatSpeech
 from vita.cli.chat.transcript import Exchange
 from vita.cli.guard import with_flag
 from vita.cli.loading import load_model
 from vita.errors import RequestError, VitaError
 from vita.events import Done
+from vita.media.suffixes import Kind
 from vita.types import MediaOptions, SamplingParams, SpeechOptions
 
 if TYPE_CHECKING:

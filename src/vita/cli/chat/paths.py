@@ -9,23 +9,13 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path, PurePosixPath
-from typing import Literal
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-Kind = Literal["image", "video", "audio"]
+from vita.media.suffixes import URL, Kind, kind_of
+
 Exists = Callable[[str], bool]
 
-IMAGE_SUFFIXES = "png jpg jpeg jpe jfif mpo gif webp apng avif heic heif bmp tif tiff ppm pgm pbm pnm"
-RARE_SUFFIXES = "jp2 j2k jpx psd qoi dds ico tga"
-VIDEO_SUFFIXES = "mp4 m4v mov mkv webm avi mpg mpeg ts mts m2ts wmv flv 3gp ogv"
-AUDIO_SUFFIXES = "wav flac mp3 ogg oga opus m4a aac aif aiff wma amr au caf w64"
-SUFFIXES: dict[Kind, frozenset[str]] = {
-    "image": frozenset(f"{IMAGE_SUFFIXES} {RARE_SUFFIXES}".split()),
-    "video": frozenset(VIDEO_SUFFIXES.split()),
-    "audio": frozenset(AUDIO_SUFFIXES.split()),
-}
-URL = re.compile(r"(https?|file)://", re.IGNORECASE)
 WORD = re.compile(r"\S+")
 # How a path with a folder in it, or a URL, begins; a quote may stand before it.
 PATH = re.compile(r"[\"']?(~?/|\.\.?/|(https?|file)://)", re.IGNORECASE)
@@ -61,13 +51,6 @@ def is_folder(path: str) -> bool:
         return Path(path).expanduser().is_dir()
     except (OSError, ValueError, RuntimeError):
         return False
-
-
-def kind_of(path: str) -> Kind | None:
-    """What a file is by the suffix of its name; None if the suffix does not tell."""
-    name = urlsplit(path).path if URL.match(path) else path
-    suffix = PurePosixPath(name).suffix[1:].lower()
-    return next((kind for kind, suffixes in SUFFIXES.items() if suffix in suffixes), None)
 
 
 def first_word(text: str) -> tuple[str, str]:

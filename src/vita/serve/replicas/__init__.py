@@ -1,0 +1,1 @@
+"""Several server processes behind one address: sticky routing, retries, replayed streams, restarts."""
