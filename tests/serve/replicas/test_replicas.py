@@ -107,7 +107,8 @@ def killed_in_its_middle(two: Routed, body: dict[str, Any]) -> tuple[list[str], 
 @pytest.mark.parametrize(
     "fields",
     [
-        pytest.param({}, id="greedy"), pytest.param({"temperature": 1.0, "seed": 5}, id="seeded"),
+        pytest.param({}, id="greedy"),
+        pytest.param({"temperature": 1.0, "seed": 5}, id="seeded", marks=pytest.mark.slow),
         pytest.param({"n": 2, "temperature": 1.0, "seed": 7}, id="two", marks=pytest.mark.slow),
     ],
 )  # fmt: skip
@@ -182,6 +183,7 @@ def test_a_realtime_session_of_another_page_is_refused(two: Routed) -> None:
     assert refused.value.response.status_code == 403 and b"--allow-origin" in (refused.value.response.body or b"")
 
 
+@pytest.mark.slow
 def test_a_lost_realtime_session_is_closed(two: Routed) -> None:
     two.wait_ready()
     with connect(two.url.replace("http", "ws", 1) + "/v1/realtime", proxy=None) as socket:
