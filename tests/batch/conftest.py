@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("pydantic", reason='SKIPPED LOUDLY: pip install -e ".[batch]" is missing')
+
 import vita
 from vita.batch.items import Shard, with_keys
 from vita.batch.media import Question

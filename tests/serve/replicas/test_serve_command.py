@@ -36,7 +36,7 @@ def start(errors: Path) -> tuple[subprocess.Popen[bytes], str, list[psutil.Proce
     return process, url[1], psutil.Process(process.pid).children()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
 def test_replicas_end_with_their_router(number: signal.Signals, tmp_path: Path) -> None:
     """Also if it is killed: they see that their stdin is closed."""
     process, url, children = start(tmp_path / "stderr")

@@ -20,7 +20,6 @@ from vita.serve.replicas.routing import Ring
 log = logging.getLogger("vita.serve")
 WAIT_SECONDS = 60.0  # that a request waits for a replica to be ready
 BACKOFF_SECONDS, MAX_BACKOFF, STEADY_SECONDS = 0.2, 30.0, 60.0
-CHECK_SECONDS, HANG_SECONDS = 5.0, 60.0  # between two checks of a replica; without an answer it is ended
 
 
 class Launcher(Protocol):
@@ -67,9 +66,14 @@ class Pool:
 
     Args:
         launchers: of each replica, one or more.
+        check_seconds: between two checks of a replica.
+        hang_seconds: without an answer to a check after which it is ended.
     """
 
-    def __init__(self, launchers: Sequence[Launcher]) -> None:
+    def __init__(
+        self, launchers: Sequence[Launcher], *, check_seconds: float = 5.0, hang_seconds: float = 60.0
+    ) -> None:
+        self._check_seconds, self._hang_seconds = check_seconds, hang_seconds
         self.replicas = [Replica(index, launcher) for index, launcher in enumerate(launchers)]
         self._ring = Ring(len(self.replicas))
         self._changed = asyncio.Event()
@@ -124,9 +128,9 @@ class Pool:
 
     async def _check(self, replica: Replica) -> None:
         """End a replica that does not answer any more."""
-        async with httpx.AsyncClient(trust_env=False, timeout=HANG_SECONDS) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=self._hang_seconds) as client:
             while True:
-                await asyncio.sleep(CHECK_SECONDS)
+                await asyncio.sleep(self._check_seconds)
                 url = replica.url
                 if url is None:
                     continue
