@@ -81,9 +81,8 @@ def losses(model: Learner, batch: Batch, phase: Everything, device: torch.device
         heard = model.hear(t["banks"].float(), t["frames"].to(device))
         written, measured = ears_loss(model, heard, t, answered=answered)
         loss = loss + written * (CTC_BESIDE if answered else 1.0)
-    with torch.set_grad_enabled(phase.seen.eyes and torch.is_grad_enabled()):
-        patches = model.patches(normalise(t["tiles"]))
-        seen = model.rows(patches)  # [tiles, 64, H]
+    patches = model.patches(normalise(t["tiles"]))
+    seen = model.rows(patches)  # [tiles, 64, H]
     if len(t["labelled"]) and phase.seen.dense:
         part, right = model.dense_loss(patches[t["labelled"]], t["labels"])
         loss = loss + phase.seen.dense * part
