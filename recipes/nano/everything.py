@@ -77,11 +77,15 @@ class Everything:
 
 
 def phases(*, tiny: bool = False) -> tuple[Everything, ...]:
-    """The picture curriculum with sounds beside it: written down from the start, answered once answers are taught."""
+    """The picture curriculum with sounds beside it: written down from the start, answered once answers are taught.
+
+    Eyes learn in every phase: a batch has pictures enough, beside its drills too.
+    """
     if tiny:
         return tuple(Everything(phase, "everything") for phase in TINY)
     answered = next(k for k, phase in enumerate(CURRICULUM) if phase.answers)
-    return tuple(Everything(p, "everything" if k > answered else "hearing") for k, p in enumerate(CURRICULUM))
+    seen = [replace(phase, eyes=True) for phase in CURRICULUM]
+    return tuple(Everything(p, "everything" if k > answered else "hearing") for k, p in enumerate(seen))
 
 
 class Builder:

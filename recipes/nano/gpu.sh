@@ -1,7 +1,8 @@
 #!/bin/bash
 # Trains on a machine that has a GPU, PyTorch, Pillow, NumPy, safetensors and tokenizers, in one call: unpack, train,
 # evaluate, copy to $OUT. Made by `python -m recipes.nano.pack_folder`; goes on if $STATE names an earlier $OUT.
-#   MINUTES of the whole run (8), LIMIT minutes of this call (MINUTES), further options of recipes.nano.train as "$@"
+#   MINUTES of the whole run (8), LIMIT minutes of this call (MINUTES), TRIAL seconds of measuring (30, so that a
+#   compiler may be done), further options of recipes.nano.train as "$@"
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
 out=${OUT:-$here/out}
@@ -22,7 +23,7 @@ fi
 nvidia-smi --query-gpu=name,memory.total --format=csv,noheader
 df -h /dev/shm /tmp | tail -2
 python3 -m recipes.nano.train --device "${DEVICE:-cuda}" --out "$run" --minutes "${MINUTES:-8}" \
-    --limit "${LIMIT:-${MINUTES:-8}}" "${go_on[@]}" "$@" 2>&1 | tee "$run/log.txt"
+    --limit "${LIMIT:-${MINUTES:-8}}" --trial "${TRIAL:-30}" "${go_on[@]}" "$@" 2>&1 | tee "$run/log.txt"
 code=${PIPESTATUS[0]}
 # At most eight files under 16 MB come back: the moments (two thirds of the state) stay.
 cp "$run"/state/weights-* "$run"/state/small-* "$run"/state/manifest.json "$out/" 2>/dev/null

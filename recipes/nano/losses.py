@@ -53,8 +53,7 @@ def on_device(drawn: Iterator[Drawn], device: torch.device) -> Iterator[Batch]:
     for one in drawn:
         with torch.cuda.stream(side):
             tensors = {
-                k: tensor_of(v).clone() if k in ON_HOST else tensor_of(v).pin_memory().to(device, non_blocking=True)
-                for k, v in one.arrays.items()
+                k: tensor_of(v).clone() if k in ON_HOST else copied(tensor_of(v), device) for k, v in one.arrays.items()
             }
         for name, tensor in tensors.items():
             if name not in ON_HOST:  # freed while kernels of this stream still read it
@@ -63,6 +62,11 @@ def on_device(drawn: Iterator[Drawn], device: torch.device) -> Iterator[Batch]:
         side.synchronize()  # of the copy alone: the ring's entry may be drawn over from here on
         if before is not None:
             yield before
+
+
+def copied(tensor: Tensor, device: torch.device) -> Tensor:
+    """On a GPU, by way of pinned memory."""
+    return (tensor.pin_memory() if tensor.numel() else tensor).to(device, non_blocking=True)
 
 
 def tensor_of(array: np.ndarray) -> Tensor:
@@ -81,9 +85,8 @@ def losses(model: Learner, batch: Batch, phase: Everything, device: torch.device
         heard = model.hear(t["banks"].float(), t["frames"].to(device))
         written, measured = ears_loss(model, heard, t, answered=answered)
         loss = loss + written * (CTC_BESIDE if answered else 1.0)
-    with torch.set_grad_enabled(phase.seen.eyes and torch.is_grad_enabled()):
-        patches = model.patches(normalise(t["tiles"]))
-        seen = model.rows(patches)  # [tiles, 64, H]
+    patches = model.patches(normalise(t["tiles"]))
+    seen = model.rows(patches)  # [tiles, 64, H]
     if len(t["labelled"]) and phase.seen.dense:
         part, right = model.dense_loss(patches[t["labelled"]], t["labels"])
         loss = loss + phase.seen.dense * part

@@ -111,10 +111,11 @@ class Learner(nn.Module):
         initialise(self)
 
     def use_fast_attention(self) -> None:
-        """Attention whose backward is fast on this device, in vision and decoder."""
-        attend = training_attend(self.decoder.device)
-        for block in (*self.vision.layers, *self.decoder.layers):
-            block.attn.attend = attend
+        """Attention whose backward is fast on this device: on a CPU in vision and decoder, on a GPU everywhere."""
+        device = self.decoder.device
+        ears = self.audio.layers if device.type == "cuda" else ()
+        for block in (*self.vision.layers, *self.decoder.layers, *ears):
+            block.attn.attend = training_attend(device)
 
     def patches(self, pixels: Tensor) -> Tensor:
         """The last block's output, `[tiles, 1 + G*G, C]`; none for none (a batch of drills)."""

@@ -14,7 +14,8 @@ import shutil
 import string
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from random import Random
 
@@ -38,7 +39,8 @@ BEGIN = ("recipes.nano.train", "recipes.nano.quick", "recipes.nano.trial", "vita
 DATA = ("recipes/nano/data/*.txt", "recipes/nano/gpu.sh")
 CHARACTERS = sorted({*string.printable, *CHARS, "\u00a0", "\u2019", "\ufffd"} - set("\x0b\x0c"))
 FRESH = {"flite": 0.3, "espeak": 0.1}  # shares of the utterances that are made here; the rest was baked
-HEADER = 1.05  # what an utterance takes beside its samples
+TYPICAL = 1.3 * 16000 / 2  # bytes of an utterance
+PACKED = 0.93  # what the archive makes of them, at most
 ENGLISH = ("en_dict", "phondata", "phonindex", "phontab", "phondata-manifest", "intonations")
 
 
@@ -117,22 +119,27 @@ def copy_espeak(out: Path) -> bool:
     return True
 
 
-def utterances(baked: Path | None, count: int) -> Iterator[tuple[str, str, str, str, np.ndarray]]:
-    """Group, speaker, kind, text and samples of about `count` utterances of every voice there is, by number."""
-    groups: dict[str, list[Baked]] = {}
-    for index in sorted(baked.glob("*.tsv")) if baked else ():
-        groups[index.stem] = read_index(index)
-    fresh = {name: share for name, share in FRESH.items() if groups or name == "flite"}
-    for name, share in fresh.items():
-        yield from _said_here(name, round(count * share), baked)
-    left = count - sum(round(count * share) for share in fresh.values())
-    for name, found in groups.items():
-        chosen = Random(f"packed/{name}").sample(found, min(len(found), left // len(groups)))
-        for one in chosen:
-            yield name, one.speaker, one.kind, one.text, one.samples()
+Utterance = tuple[str, str, str, str, np.ndarray]  # group, speaker, kind, text and samples
 
 
-def _said_here(name: str, count: int, folder: Path | None) -> Iterator[tuple[str, str, str, str, np.ndarray]]:
+def utterances(baked: Path | None, count: int) -> Iterator[Utterance]:
+    """About `count` utterances of every voice there is, by number, one of each group in turn."""
+    groups = {index.stem: read_index(index) for index in sorted(baked.glob("*.tsv"))} if baked else {}
+    fresh = {name: round(count * share) for name, share in FRESH.items()}
+    sources = [_said_here(name, number, baked) for name, number in fresh.items()]
+    most = (count - sum(fresh.values())) // max(1, len(groups))
+    sources += [_baked(name, Random(f"packed/{name}").sample(found, min(len(found), most)))
+                for name, found in groups.items()]  # fmt: skip
+    for row in zip_longest(*sources):
+        yield from (one for one in row if one is not None)
+
+
+def _baked(name: str, chosen: Sequence[Baked]) -> Iterator[Utterance]:
+    for one in chosen:
+        yield name, one.speaker, one.kind, one.text, one.samples()
+
+
+def _said_here(name: str, count: int, folder: Path | None) -> Iterator[Utterance]:
     with tempfile.TemporaryDirectory() as made:
         texts = Texts(folder or Path(made))
         for number in range(count):
@@ -156,9 +163,8 @@ def write_voices(out: Path, baked: Path | None, megabytes: float) -> dict[str, i
     """Utterances in `out/GROUP.ima` and `.tsv` until so many megabytes are full; how many of each group."""
     out.mkdir(parents=True, exist_ok=True)
     done: dict[str, int] = {}
-    budget = 1e6 * megabytes
-    typical = 1.5 * RATE / 2 * HEADER  # bytes
-    for name, speaker, kind, text, samples in utterances(baked, int(budget / typical)):
+    budget = 1e6 * megabytes / PACKED
+    for name, speaker, kind, text, samples in utterances(baked, int(budget / TYPICAL)):
         data = encode(samples)
         budget -= len(data)
         if budget < 0:

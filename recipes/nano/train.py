@@ -124,10 +124,12 @@ class Run:
             self._first_weights()
         self.model.to(self.device)
         self.optimizer = make_adamw(self.model)
+        self.anew = state is not None and "optimizer" not in state  # only the weights were brought along
         if state is not None:
-            exact = "optimizer" in state  # else only the weights were brought along
-            restore(state, self.model, self.optimizer if exact else None)
-            show(f"goes on from step {self.progress.step}" + ("" if exact else ", with new moments"))
+            restore(state, self.model, None if self.anew else self.optimizer)
+            show(f"goes on from step {self.progress.step}" + (", with new moments" if self.anew else ""))
+        if self.anew:
+            self.progress.since = self.progress.step  # the rate warms up again
         prepare(self.model, self.plan.mode)
         self._held_out: Batch | None = None
         self.curves = Curves(options.out, show, hold=READ_EVERY if self.device.type == "cuda" else 1)
@@ -191,7 +193,7 @@ class Run:
         spent = self.progress.spent + time.monotonic() - self.began
         left = options.seconds - (time.monotonic() - self.began) - options.evaluation - LAST
         clock = WallClock((60 * options.minutes - options.evaluation - LAST) / 60, spent, left)
-        how = LoopOptions(options.rate, options.warm_up, steps=options.steps, log_seconds=LOG_SECONDS,
+        how = LoopOptions(options.rate, options.warm_up, self.anew, options.steps, log_seconds=LOG_SECONDS,
                           save_seconds=SAVE_SECONDS, evaluate_seconds=HELD_SECONDS)  # fmt: skip
         parameters = self.model.parameters()
         loop = Loop(self, parameters, self.optimizer, self.progress, clock, self.curves, self.save, how)

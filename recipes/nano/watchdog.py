@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from types import TracebackType
 
+LONGEST_START = 120.0  # seconds; some sandboxes say nonsense about when a process began
 # Kills by number: signals to a process group would end the shell that waits for us.
 _CODE = """
 import os, signal, sys, time
@@ -26,9 +27,10 @@ def process_age() -> float:
     """Seconds since this process began, its imports included; 0 where the system does not say."""
     try:
         began = float(Path("/proc/self/stat").read_text(encoding="ascii").rpartition(")")[2].split()[19])
-        return time.clock_gettime(time.CLOCK_BOOTTIME) - began / os.sysconf("SC_CLK_TCK")
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - began / os.sysconf("SC_CLK_TCK")
     except (OSError, AttributeError):
         return 0.0
+    return age if 0 < age < LONGEST_START else 0.0
 
 
 class Watchdog:

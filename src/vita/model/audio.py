@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from vita.config import AudioConfig
 from vita.errors import MediaError
-from vita.layers.attention import attend
+from vita.layers.attention import Attend, attend
 from vita.layers.linear import Linear
 
 MIN_FRAMES = 7  # filterbank frames that give one encoder frame
@@ -52,6 +52,7 @@ class WhaleAttention(nn.Module):
     def __init__(self, config: AudioConfig) -> None:
         super().__init__()
         self.heads = config.num_heads
+        self.attend: Attend = attend
         dim = config.dim
         self.q, self.k, self.v, self.out = (Linear(dim, dim) for _ in range(4))
         self.pos = Linear(dim, dim, bias=False)
@@ -70,7 +71,7 @@ class WhaleAttention(nn.Module):
         queries = torch.cat([q + self.bias_u, q + self.bias_v], dim=-1).transpose(1, 2)
         keys = torch.cat([k, p.expand(batch, -1, -1, -1)], dim=-1)
         expanded = None if mask is None else mask.expand(-1, -1, length, -1)
-        out = attend(queries, keys, v, mask=expanded, scale=(dim // self.heads) ** -0.5)
+        out = self.attend(queries, keys, v, mask=expanded, scale=(dim // self.heads) ** -0.5)
         if mask is not None:  # a query without any allowed key gets zeros, not NaN
             out = out.masked_fill(~mask.any(-1, keepdim=True), 0.0)
         return self.out(out.transpose(1, 2).reshape(batch, length, dim))

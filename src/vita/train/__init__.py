@@ -1,1 +1,1 @@
-"""Training: packing, losses, optimiser, schedule, checkpoints and the one loop. Needs PyTorch and NumPy alone."""
+"""Training: packing, losses, optimiser, schedule, checkpoints and the one loop."""
