@@ -27,6 +27,6 @@ python3 -m recipes.nano.train --device "${DEVICE:-cuda}" --out "$run" --minutes 
 code=${PIPESTATUS[0]}
 # At most eight files under 16 MB come back: the moments (two thirds of the state) stay.
 cp "$run"/state/weights-* "$run"/state/small-* "$run"/state/manifest.json "$out/" 2>/dev/null
-tar -cf "$out/rest.tar" -C "$run" $(cd "$run" && ls -d plan.json tokenizer curves.jsonl eval.md eval.json log.txt 2>/dev/null)
+tar -cf "$out/rest.tar" -C "$run" $(cd "$run" && ls -d plan.json tokenizer curves.jsonl curves.png eval.md eval.json log.txt 2>/dev/null)
 ls -l "$out"
 exit "$code"

@@ -24,6 +24,7 @@ from recipes.nano.everything import MakeBuilder, Shape, held_out, phases
 from recipes.nano.losses import ON_HOST, Batch, losses, on_device, tensor_of
 from recipes.nano.model import PARTS, Learner, sizes
 from recipes.nano.pictures import show
+from recipes.nano.plots import draw_curves
 from recipes.nano.schedule import next_phase
 from recipes.nano.speech.rows import statistics
 from recipes.nano.speech.voices_here import voices_here
@@ -201,6 +202,7 @@ class Run:
             self.progress = loop.run()
         finally:
             self.feed.close()
+        draw_curves(options.out / "curves.jsonl", options.out / "curves.png")
         return self.model
 
     def batches(self, first: int) -> Iterator[Batch]:
