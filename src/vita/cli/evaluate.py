@@ -13,7 +13,7 @@ from pathlib import Path
 
 TILE = 224  # pixels: side of the images that the recipe draws
 # Samples of each kind in a full run; fewer images shorten the others in proportion.
-IMAGES, TILED, SPOKEN, AUDIOS, VIDEOS = 420, 60, 70, 100, 60
+IMAGES, TILED, NATURAL, SPOKEN, AUDIOS, VIDEOS = 420, 60, 60, 70, 100, 60
 HOMES = (Path(__file__).parents[3], Path(__file__).parents[1] / "_recipe")  # of a checkout, and of a wheel
 
 
@@ -64,7 +64,10 @@ def _make_folder(out: Path) -> Path:
 def arguments(folder: Path, images: int, out: Path, scheme: str | None) -> list[str]:
     """The recipe's command line."""
     flags = {"--pictures": images}
-    for flag, full in (("--wide", TILED), ("--spoken", SPOKEN), ("--sounds", AUDIOS), ("--clips", VIDEOS)):
+    parts = (
+        ("--wide", TILED), ("--natural", NATURAL), ("--spoken", SPOKEN), ("--sounds", AUDIOS), ("--clips", VIDEOS),
+    )  # fmt: skip
+    for flag, full in parts:
         flags[flag] = max(1, round(full * images / IMAGES))
     line = [str(folder.absolute()), "--out", str(out.absolute()), "--any-fonts"]
     line += [text for flag, count in flags.items() for text in (flag, str(count))]
