@@ -13,13 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recipes.nano.data import QA
 from recipes.nano.data.pieces import heard_words
+from recipes.nano.senses import reply, word_errors
 from recipes.nano.speech import speakers
 from recipes.nano.speech.bake import Texts, trimmed
 from recipes.nano.speech.baked import FOLDER, Shelf, append, read_index, shelf
 from recipes.nano.speech.body import KINDS, unsaid
 from recipes.nano.speech.espeak import MissingSpeechEngine, espeak
 from recipes.nano.speech.flite import MEASURED, TRAINED, Flite, Manner
-from recipes.nano.speech.measure import right, visible, word_errors
+from recipes.nano.speech.measure import right
 from recipes.nano.speech.room import KNOWN, WORN, fast_length, hear, spoken_by_another
 from recipes.nano.speech.rows import warped
 from recipes.nano.speech.sample import say
@@ -190,7 +191,7 @@ def test_only_what_is_visible_is_judged() -> None:
     qa = QA("shape_color", "What color is the star?", "The star is red.", "red")
     assert right(qa, "☞What color is the star?\nThe star is red.")
     assert not right(qa, "☞<think>What color is the star?\na red star</think>The star is blue.")
-    assert visible("☞<think>a\nb</think>Yes.") == "Yes." and visible("☟") == "☟"
+    assert reply("☞<think>a\nb</think>Yes.") == "Yes." and reply("☟") == "☟"
     assert word_errors("what color is the star", "what colour is a the star") == 2
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +20,10 @@ import soxr
 from recipes.nano.data import QA, Split, render_sample
 from recipes.nano.decode import Answerer, Asked
 from recipes.nano.score import points, wilson
+from recipes.nano.senses import reply, word_errors, words_of
 from recipes.nano.speech.flite import MEASURED, flite
 from recipes.nano.speech.room import RATE
-from recipes.nano.speech.rows import HEARD, NO_ANSWER, SPOKEN_MARK
+from recipes.nano.speech.rows import HEARD, NO_ANSWER
 from recipes.nano.speech.sample import render_utterance, say
 from recipes.nano.speech.texts import REPEAT_HELD_OUT, backchannel, sentence_to_repeat, spoken
 
@@ -38,7 +38,6 @@ MOST_WORD_ERRORS = 15  # per cent
 LEAST_IGNORED, LEAST_TAKEN = 95, 97
 # Fresh pictures both: asked in the words of training, or with held-out words about held-out fonts and words.
 PHRASES: dict[Split, str] = {"train": "", "heldout": ", held-out words"}
-THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
 ESPEAK = "espeak"  # its held-out speakers
 Speak = Callable[[str, Random], np.ndarray]
 
@@ -80,16 +79,9 @@ def voices() -> dict[str, Speak]:
     return {name: recorded(name) for name in MEASURED} | {ESPEAK: lambda text, rng: say(text, "heldout", rng).samples}
 
 
-def visible(answer: str) -> str:
-    """What of an answer is shown: without its mark, what it thought, and the question stated again."""
-    shown = THOUGHT.sub("", answer.removeprefix(SPOKEN_MARK))
-    restated, line_ends, rest = shown.partition("\n")
-    return rest if line_ends else restated
-
-
 def right(qa: QA, answer: str) -> bool:
     """Whether what is visible answers the question."""
-    won, of = points(qa, visible(answer))
+    won, of = points(qa, reply(answer))
     return won == of
 
 
@@ -134,7 +126,7 @@ def written(answerer: Answerer, speak: Speak, voice: str, count: int, seed: int)
     heard = answerer.hear([speak(text, Random(f"{seed}/{voice}/write/{k}")) for k, text in enumerate(truths)])
     said = answerer.answer([Asked(REPEAT_HELD_OUT[0], None, sound=k) for k in range(count)], [], heard)
     words = sum(len(words_of(text)) for text in truths)
-    errors = sum(word_errors(t, visible(a).removeprefix(HEARD)) for t, a in zip(truths, said, strict=True))
+    errors = sum(word_errors(t, reply(a).removeprefix(HEARD)) for t, a in zip(truths, said, strict=True))
     return Row(voice, "words written down right", max(0, words - errors), words, 100 - MOST_WORD_ERRORS)
 
 
@@ -155,23 +147,6 @@ def noise(answerer: Answerer, count: int, seed: int) -> Row:
 def _ignored(answerer: Answerer, heard: Sequence, voice: str, name: str) -> Row:
     said = answerer.answer([Asked("", None, sound=k) for k in range(len(heard))], [], heard)
     return Row(voice, name, sum(a.startswith(NO_ANSWER) for a in said), len(said), LEAST_IGNORED)
-
-
-def words_of(text: str) -> list[str]:
-    """Lower-case words without punctuation."""
-    return re.findall(r"[a-z0-9']+", text.lower())
-
-
-def word_errors(truth: str, said: str) -> int:
-    """Least number of words to change, add or drop."""
-    a, b = words_of(truth), words_of(said)
-    before = list(range(len(b) + 1))
-    for i, word in enumerate(a, start=1):
-        now = [i]
-        for j, other in enumerate(b, start=1):
-            now.append(min(before[j] + 1, now[j - 1] + 1, before[j - 1] + (word != other)))
-        before = now
-    return before[-1]
 
 
 def main() -> None:
