@@ -100,12 +100,12 @@ class EngineCore:
             torch.set_num_threads(self.options.threads)
         self.model = model = LoadedModel(checkpoint, self.options, report)
         self.processor = Processor(model.config, model.tokenizer)
-        on_gpu = model.device.type == "cuda"
         decode = choose_decode_runner(model.decoder, quantized_kv_cache=model.quantized_kv_cache)
         threads = torch.get_num_threads() if model.device.type == "cpu" else 1
         self.encoder_cache = EncoderCache()
-        self.runner = Runner(model, decode, self.encoder_cache, threads, share=self._share)
-        self.runner.disturbed = lambda: self.inbox.changed
+        self.runner = Runner(
+            model, decode, self.encoder_cache, threads, share=self._share, disturbed=lambda: self.inbox.changed
+        )
         if self.runner.cores_are_busy():
             self.runner.start_with_one_thread()
         position = KVCache.bytes_per_position(model.config.decoder, model.dtype, quantized=model.quantized_kv_cache)
@@ -115,7 +115,7 @@ class EngineCore:
             prefill_chunk=prefill_chunk(model.device),
             tile_batch=tile_batch(model.device),
             context=model.config.context,
-            work_seconds=GPU_WORK_SECONDS if on_gpu else None,
+            work_seconds=GPU_WORK_SECONDS if self.runner.is_async else None,
             exclusive_encoders=model.residency.limited,
             reasons=model.tokenizer.reasoning is not None,
         )

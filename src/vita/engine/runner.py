@@ -59,14 +59,13 @@ class Runner:
         clock: seconds, monotonic.
         usage: of the cores, by other processes too.
         share: says how many cores to leave to media workers.
-
-    Attributes:
         disturbed: whether there is something to do before the next layer of a unit, while nobody decodes.
     """
 
     def __init__(
         self, model: LoadedModel, decode: DecodeRunner, encoded: EncoderCache, threads: int,
         clock: Clock = time.perf_counter, usage: CoreUsage | None = None, share: CoreShare | None = None,
+        disturbed: Callable[[], bool] = lambda: True,
     ) -> None:  # fmt: skip
         self.model, self.decode, self.encoded, self.clock = model, decode, encoded, clock
         self._threads, self._usage, self._share = threads, usage or CoreUsage(), share or CoreShare()
@@ -78,7 +77,7 @@ class Runner:
         self._tiles = choose_tile_copies(model.device, model.config.image)
         self._results: dict[bytes, Tensor] = {}  # of the encoder's unit that runs
         self._wait_for_layers = False
-        self.disturbed: Callable[[], bool] = lambda: True
+        self._disturbed = disturbed
         self.steps = self.rows = 0  # decode steps, and sequences in them
 
     def cores_are_busy(self) -> bool:
@@ -164,7 +163,7 @@ class Runner:
                 return  # an encoder was loaded: its first layer waits for the next step
             done = work.run_some(budget)
             if not budget:  # nobody decodes: short layers follow each other without a plan for each
-                while not done and self.clock() - start < UNDISTURBED_SECONDS and not self.disturbed():
+                while not done and self.clock() - start < UNDISTURBED_SECONDS and not self._disturbed():
                     done = work.run_some(0.0)
             seconds = self.clock() - start
         except Exception as error:
