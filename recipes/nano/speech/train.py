@@ -2,7 +2,8 @@
 
 Owns the task: first the audio encoder alone writes down what is said (CTC), then everything is taught together, a batch
 of sounds and clips, batches of pictures and, if wanted, of sounds rehearsed (`recipes.nano.speech.rehearsal`). The loop
-is `vita.train.loop`. Starts from the shipped checkpoint. A killed run goes on with `--resume`.
+is `vita.train.loop`. Starts from the shipped checkpoint. A killed run goes on with `--resume`. A process for each
+core: `torchrun --standalone --nproc-per-node 2 -m recipes.nano.speech.train`.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from vita.train.checkpoint import FILE, Progress, make_state, read_state, restor
 from vita.train.curves import Curves, Measured, mean_of
 from vita.train.loop import Loop, LoopOptions, Objective
 from vita.train.optimizer import Group, autocast, make_adamw
+from vita.train.parallel import DataParallel
 from vita.train.schedule import DECAY_FROM, ActiveClock
 
 HEARING_UNTIL = 0.4  # share of the budget with CTC alone
@@ -80,14 +82,15 @@ class _Stream(IterableDataset[SpeechBatch]):
 
     def __init__(self, run: Run, first: int) -> None:
         self.tokenizer, self.answers = run.folder, run.answers
-        self.size, self.seed, self.first = run.options.batch, run.options.seed, first
+        self.size, self.seed, self.parallel = run.options.batch, run.options.seed, run.parallel
+        self.first = run.parallel.samples_from(first, self.size)
 
     def __iter__(self) -> Iterator[SpeechBatch]:
         torch.set_num_threads(1)
         packer, first = SpeechPacker(Packer(Tokenizer.load(self.tokenizer))), self.first
         while True:
             batch = build_speech_batch(packer, first, self.size, self.seed, mix_of(self.answers.value))
-            first = batch.next_index
+            first = batch.next_index + (self.parallel.size - 1) * self.size
             yield batch
 
 
@@ -96,7 +99,7 @@ class _Alone(Dataset[SpeechBatch]):
 
     def __init__(self, run: Run) -> None:
         self.packer = SpeechPacker(Packer(Tokenizer.load(run.folder)))
-        self.seed, self.count = run.options.seed + APART, run.options.rehearse
+        self.seed, self.count = run.options.seed + APART * (1 + run.parallel.rank), run.options.rehearse
 
     def __len__(self) -> int:
         return -(-self.count // RECORDED)
@@ -115,7 +118,11 @@ class Run:
 
     def __init__(self, options: Options) -> None:
         self.options = options
+        self.parallel = DataParallel.from_environment(CPU)
         self.folder = options.out / "tokenizer"
+        if self.parallel.first:
+            tokenizer_in(options.out)
+        self.parallel.wait()  # the first process writes the tokenizer's files, the others read them
         tokenizer = tokenizer_in(options.out)
         torch.manual_seed(options.seed)
         self.model = Learner(sizes(options.preset, tokenizer.size))
@@ -145,7 +152,9 @@ class Run:
         how = LoopOptions(options.rate, options.warm_up, warm_up_phases=True, steps=options.steps)
         parameters = self.model.parameters()
         self.clock.skip()
-        loop = Loop(self, parameters, self.optimizer, self.progress, self.clock, self.curves, self.save, how)
+        loop = Loop(
+            self, parameters, self.optimizer, self.progress, self.clock, self.curves, self.save, how, self.parallel
+        )
         self.progress = loop.run()
         return self.model
 
@@ -175,14 +184,14 @@ class Run:
     @torch.no_grad()
     def record(self) -> None:
         """Hears what is to be rehearsed, as it is heard when answers begin to be taught."""
-        workers = os.cpu_count() or 1 if self.options.worker else 0
+        workers = max(1, (os.cpu_count() or 1) // self.parallel.size) if self.options.worker else 0
         for batch in DataLoader(_Alone(self), batch_size=None, num_workers=workers):
             with autocast(CPU):
                 self.rehearsal.remember(batch.rows, in_rows(self.model, batch, heard_sounds(self.model, batch)))
         show(f"{self.options.rehearse} sounds to rehearse")
 
     def next_index(self, batch: SpeechBatch) -> int:
-        return batch.next_index
+        return self.parallel.next_index(batch.next_index, self.options.batch)
 
     def next_phase(self, progress: Progress, share: float, means: Mapping[str, float]) -> int:
         """Once answers are taught they stay: a run that goes on with more minutes does not go back to hearing."""
@@ -223,7 +232,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("--minutes", type=float, default=60.0, help="active minutes to train")
     parser.add_argument("--start", type=Path, default=DEFAULT, help="checkpoint that sees")
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=16, help="sounds in a step of each process")
     parser.add_argument("--rate", type=float, default=1.0e-3, help="highest learning rate")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int, help="stop after so many steps")

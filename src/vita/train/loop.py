@@ -15,7 +15,8 @@ from torch.optim import Optimizer
 
 from vita.train.checkpoint import Progress
 from vita.train.curves import Curves
-from vita.train.optimizer import update
+from vita.train.optimizer import ALONE, update
+from vita.train.parallel import DataParallel
 from vita.train.schedule import Clock, learning_rate
 
 Batch = TypeVar("Batch")
@@ -100,34 +101,40 @@ class Loop:
         curves: the log.
         save: writes the state.
         options: see there.
+        parallel: the processes of the run. The clock, the phase, the log and the state are the first one's.
     """
 
     def __init__(
         self, task: Task[Batch], parameters: Iterable[nn.Parameter], optimizer: Optimizer, progress: Progress,
         clock: Clock, curves: Curves, save: Callable[[Progress], None], options: LoopOptions,
+        parallel: DataParallel = ALONE,
     ) -> None:  # fmt: skip
         self.task, self.optimizer, self.clock, self.curves = task, optimizer, clock, curves
         self.parameters = [p for p in parameters if p.requires_grad]
         self.progress, self.save, self.options = progress, save, options
+        self.parallel = parallel
         self._timers = dict.fromkeys(("log", "save", "evaluate"), time.monotonic())
 
     def run(self) -> Progress:
         """Train; returns where it stopped. The state is saved at the end."""
+        self.parallel.copy_first(self.parameters)
         self._choose_phase(self.progress.spent / self.clock.budget)
         self.task.enter_phase(self.progress)
         self.clock.skip()
         for batch in self.task.batches(self.progress.index):
-            share = self.clock.tick()
-            if share >= 1 or self.clock.over or self.progress.step == self.options.steps:
+            share, over = self.parallel.agree((self.clock.tick(), self.clock.over))
+            if share >= 1 or over or self.progress.step == self.options.steps:
                 break
             rate = self.rate(share)
             for objective in self.task.objectives(batch, self.progress, share):
-                norm = update(self.parameters, self.optimizer, objective.loss, rate)
+                norm = update(self.parameters, self.optimizer, objective.loss, rate, self.parallel)
                 self.curves.add({**objective.measured, "norm": norm}, objective.samples)
-            self._advance(self.task.next_index(batch))
-            self._report(share, rate)
+            self._advance(self.task.next_index(batch), share)
+            if self.parallel.first:
+                self._report(share, rate)
         self.curves.flush()
-        self.save(self.progress)
+        if self.parallel.first:
+            self.save(self.progress)
         return self.progress
 
     def rate(self, share: float) -> float:
@@ -135,16 +142,16 @@ class Loop:
         step = self.progress.step - (self.progress.since if self.options.warm_up_phases else 0)
         return learning_rate(self.options.rate, step, share, self.options.warm_up)
 
-    def _advance(self, index: int) -> None:
+    def _advance(self, index: int, share: float) -> None:
         old = self.progress
         self.progress = Progress(old.step + 1, index, self.clock.spent, old.phase, old.since, old.starts)
         before = old.phase
-        self._choose_phase(self.clock.spent / self.clock.budget)
+        self._choose_phase(share)
         if self.progress.phase != before:
             self.task.enter_phase(self.progress)
 
     def _choose_phase(self, share: float) -> None:
-        wanted = self.task.next_phase(self.progress, share, self.curves.means)
+        wanted = int(self.parallel.agree((self.task.next_phase(self.progress, share, self.curves.means),))[0])
         if wanted != self.progress.phase:
             self.progress.phase, self.progress.since = wanted, self.progress.step
 
@@ -152,7 +159,7 @@ class Loop:
         if self._due("log", self.options.log_seconds):
             self.curves.flush()
             line: dict[str, float | str] = {"share": round(share, 4), **self.task.describe(self.progress)}
-            line |= {"step": str(self.progress.step), "speed": self.curves.speed(), "rate": rate}
+            line |= {"step": str(self.progress.step), "speed": self.curves.speed() * self.parallel.size, "rate": rate}
             self.curves.write("train", {**line, **self.curves.means})
         if self._due("save", self.options.save_seconds):
             self.save(self.progress)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from vita.train.parallel import DataParallel
+
 MAX_NORM = 1.0
 BETAS = (0.9, 0.98)
+ALONE = DataParallel()
 
 
 @dataclass(frozen=True)
@@ -39,17 +42,22 @@ def make_adamw(model: nn.Module, groups: Sequence[Group] = (Group(),)) -> torch.
     return torch.optim.AdamW(made, lr=0.0, betas=BETAS, fused=True)
 
 
-def update(parameters: Iterable[nn.Parameter], optimizer: torch.optim.Optimizer, loss: Tensor, rate: float) -> Tensor:
-    """Backward, clip and step; returns the norm of the gradients before clipping, a scalar.
+def update(
+    parameters: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer, loss: Tensor, rate: float,
+    parallel: DataParallel = ALONE,
+) -> Tensor:  # fmt: skip
+    """Backward, mean over the processes, clip and step; returns the gradients' norm before clipping, a scalar.
 
     Args:
-        parameters: whose gradients are clipped.
+        parameters: whose gradients are averaged and clipped.
         optimizer: its groups may have a `factor` on the rate.
         loss: scalar.
         rate: learning rate.
+        parallel: the processes that make this update together.
     """
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    parallel.average_gradients(parameters)
     norm = nn.utils.clip_grad_norm_([p for p in parameters if p.grad is not None], MAX_NORM)
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("factor", 1.0)

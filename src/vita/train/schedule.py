@@ -6,7 +6,7 @@ import time
 from typing import Protocol
 
 DECAY_FROM = 2 / 3  # share of the budget from which the rate falls
-LONGEST_STEP = 4.0  # seconds; a longer one was a pause (a stopped process, a busy machine) and is not counted
+LONGEST_STEP = 30.0  # seconds; a longer one was a pause (a stopped process, a busy machine) and is not counted
 LOWEST = 0.01  # of the highest rate, at the end
 
 
