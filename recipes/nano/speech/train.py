@@ -64,7 +64,7 @@ class Options:
 
     out: Path
     minutes: float
-    start: Path = DEFAULT
+    weights: Path = DEFAULT
     batch: int = 16
     rate: float = 1.0e-3
     seed: int = 1
@@ -126,7 +126,7 @@ class Run:
         tokenizer = tokenizer_in(options.out)
         torch.manual_seed(options.seed)
         self.model = Learner(sizes(options.preset, tokenizer.size))
-        weights = carried(read_shipped(options.start), Tokenizer.load(options.start), tokenizer)
+        weights = carried(read_shipped(options.weights), Tokenizer.load(options.weights), tokenizer)
         load_weights(self.model, weights)
         if not hears(self.model.state_dict()):
             self._measure()
@@ -231,7 +231,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("--minutes", type=float, default=60.0, help="active minutes to train")
-    parser.add_argument("--start", type=Path, default=DEFAULT, help="checkpoint that sees")
+    parser.add_argument("--weights", type=Path, default=DEFAULT, help="a checkpoint that sees, to begin from")
     parser.add_argument("--batch", type=int, default=16, help="sounds in a step of each process")
     parser.add_argument("--rate", type=float, default=1.0e-3, help="highest learning rate")
     parser.add_argument("--seed", type=int, default=1)
