@@ -74,6 +74,36 @@ class TestSlowClients:
             connection.sendall(b"GET /hea")
             assert b"200 OK" not in answer_of(connection)
 
+    def test_headers_without_end_are_refused_at_their_limit(self, strict: Running) -> None:
+        with connect(strict) as connection:
+            try:
+                for piece in range(200):
+                    connection.sendall(b"GET /" if piece == 0 else b"a" * 5000)
+                    time.sleep(0.001)
+            except OSError:
+                pass  # it was closed while we wrote
+            else:
+                raise AssertionError("a megabyte of headers was read")
+
+    def test_a_socket_and_an_answer_outlast_the_time_for_headers(self, strict: Running) -> None:
+        with connect(strict) as connection:
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            found = b""
+            while b'{"status":"ok"}' not in found:
+                found += connection.recv(65536)
+            connection.sendall(
+                b"GET /v1/realtime HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+                b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+            )
+            assert b"101 Switching" in connection.recv(65536)
+            connection.settimeout(2.5)
+            with pytest.raises(TimeoutError):
+                while connection.recv(65536):
+                    pass  # session.created
+        with strict.client.stream("POST", CHAT, json=HELLO | {"stream": True, "n": 8, "max_tokens": 400}) as response:
+            time.sleep(2.5)
+            assert "[DONE]" in response.read().decode()
+
     def test_a_body_that_stops_is_answered_with_408(self, strict: Running) -> None:
         with connect(strict) as connection:
             connection.sendall(POST + b"Content-Length: 1000\r\n\r\n{")
