@@ -155,8 +155,8 @@ class _Request:
     async def _checked(self) -> None:
         scope = self._scope
         scope["vita.tenant"] = check_caller(scope)
-        if self._method == "HEAD":  # routes know GET only; the body is left out below
-            scope["method"] = "GET"
+        if self._method == "HEAD":  # routes know GET only; the protocol leaves the body out
+            scope = self._scope = {**scope, "method": "GET"}
         if not method_has_body(self._method):
             await self._app(scope, self._receive, self._reply)
             return
@@ -180,8 +180,6 @@ class _Request:
             headers = [*message.get("headers", ()), *SECURITY_HEADERS]
             headers.append((b"x-request-id", self._scope["vita.request_id"].encode()))
             message = {**message, "headers": headers}
-        elif self._method == "HEAD" and message["type"] == "http.response.body":
-            message = {**message, "body": b""}
         self._sending = time.monotonic()
         await self._send(message)
         self._sending = 0.0
