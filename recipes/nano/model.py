@@ -114,8 +114,9 @@ class Learner(nn.Module):
         """Attention whose backward is fast on this device: on a CPU in vision and decoder, on a GPU everywhere."""
         device = self.decoder.device
         ears = self.audio.layers if device.type == "cuda" else ()
+        attend = training_attend(device)
         for block in (*self.vision.layers, *self.decoder.layers, *ears):
-            block.attn.attend = training_attend(device)
+            block.attn.attend = attend
 
     def patches(self, pixels: Tensor) -> Tensor:
         """The last block's output, `[tiles, 1 + G*G, C]`; none for none (a batch of drills)."""

@@ -16,7 +16,7 @@ from tests.prompt.spans import media
 from vita.layers.attention import attend
 from vita.prompt.template import IMAGE_PLACEHOLDER, Turn, placeholder_ids, render
 from vita.prompt.tokenizer import Tokenizer
-from vita.train.attention import chunked_attend
+from vita.train.attention import QUERIES, ChunkedAttention, blocks_of
 from vita.train.losses import answer_loss
 from vita.train.packing import IGNORE, collate, segment_mask
 
@@ -152,8 +152,32 @@ def test_plain_attention_is_the_engines(kind: str) -> None:
     q, k, v = torch.randn(2, 6, queries, 8), torch.randn(2, 2, 9, 8), torch.randn(2, 2, 9, 8)
     mask = (torch.rand(2, 1, 9, 9) > 0.4) | torch.eye(9, dtype=torch.bool) if kind == "mask" else None
     causal = kind.startswith("causal")
-    mine, theirs = chunked_attend(q, k, v, mask=mask, causal=causal), attend(q, k, v, mask=mask, causal=causal)
+    mine, theirs = ChunkedAttention()(q, k, v, mask=mask, causal=causal), attend(q, k, v, mask=mask, causal=causal)
     torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_blocks_of_queries_under_a_mask_of_segments_are_the_whole() -> None:
+    torch.manual_seed(0)
+    lengths = ((70, 50, 40, 90, 60), (90, 100, 60, 50))  # the prefix, then segments
+    n = 2 * QUERIES + 54
+    segment = torch.full((2, n), -1)
+    for line, parts in zip(segment, lengths, strict=True):
+        numbered = torch.repeat_interleave(torch.arange(len(parts)), torch.tensor(parts))
+        line[: len(numbered)] = numbered
+    mask = segment_mask(segment)
+    blocks = blocks_of(mask, torch.float32)
+    assert [block.rows.start for block in blocks] == [0, QUERIES, 2 * QUERIES]
+    assert isinstance(blocks[2].keys, torch.Tensor) and len(blocks[2].keys) < n - 20, "earlier segments are left out"
+    inputs = [torch.randn(2, heads, n, 8, requires_grad=True) for heads in (4, 2, 2)]
+    attention, upstream = ChunkedAttention(), torch.randn(2, 4, n, 8)
+    for _ in range(2):  # the second layer with the same mask takes the same blocks
+        mine, theirs = attention(*inputs, mask=mask), attend(*inputs, mask=mask)
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
+        gradients = [torch.autograd.grad(out, inputs, upstream) for out in (mine, theirs)]
+        for a, b in zip(*gradients, strict=True):
+            torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+    other = mask & ~torch.eye(n, dtype=torch.bool).roll(-1, 1)
+    torch.testing.assert_close(attention(*inputs, mask=other), attend(*inputs, mask=other), atol=1e-5, rtol=1e-5)
 
 
 def test_fast_attention_has_the_engines_gradients() -> None:
@@ -161,7 +185,7 @@ def test_fast_attention_has_the_engines_gradients() -> None:
     mask = (torch.rand(2, 1, 9, 9) > 0.4) | torch.eye(9, dtype=torch.bool)
     inputs = [torch.randn(2, heads, 9, 8, requires_grad=True) for heads in (4, 2, 2)]
     upstream = torch.randn(2, 4, 9, 8)
-    mine = torch.autograd.grad(chunked_attend(*inputs, mask=mask), inputs, upstream)
+    mine = torch.autograd.grad(ChunkedAttention()(*inputs, mask=mask), inputs, upstream)
     theirs = torch.autograd.grad(attend(*inputs, mask=mask), inputs, upstream)
     for a, b in zip(mine, theirs, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
