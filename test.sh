@@ -27,6 +27,9 @@ check types "$PYTHON" -m mypy
 # Two processes of tests with one compute thread each: faster than one process with two threads. Tests of the kernels set
 # two threads themselves; waiting threads must not spin then, since they share the cores.
 export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
+# Bytecode is kept: hundreds of tests start a process that would compile the package, and each of the two processes would
+# compile all tests.
+unset PYTHONDONTWRITEBYTECODE
 check tests "$PYTHON" -m pytest -n 2 --dist loadfile "$@"
 if [ -n "$failed" ]; then
     echo "failed:$failed" >&2

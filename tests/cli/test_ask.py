@@ -130,7 +130,9 @@ class TestAsk:
         asked = json.loads(run("ask", "Hello \ufffd", *flags).stdout)
         assert json.loads(done.stdout)["token_ids"] == asked["token_ids"]
 
-    @pytest.mark.parametrize("moment", ["importing", "opening", "loading", "answering"])
+    @pytest.mark.parametrize(
+        "moment", ["importing", pytest.param("opening", marks=pytest.mark.slow), "loading", "answering"]
+    )
     def test_ctrl_c_leaves_quietly(self, moment: str) -> None:
         """The process pauses at the moment, and says so on stdout, until the signal comes."""
         event, name = {"importing": ("import", "torch"), "opening": ("open", "config.json"),

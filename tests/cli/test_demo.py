@@ -49,15 +49,15 @@ class TestDemo:
     def test_mistakes(self, question: list[str], flags: list[str], said: str) -> None:
         assert_sentence(demo(*question, *flags), said)
 
-    @pytest.mark.parametrize("flag", ["--max_tiles", "--max-tiles"])
-    def test_tiles(self, flag: str, tmp_path: Path, mini_model: vita.Vita) -> None:
+    def test_tiles(self, tmp_path: Path, mini_model: vita.Vita) -> None:
         file = tmp_path / "wide.png"
         Image.fromarray(np.random.default_rng(1).integers(0, 255, (60, 240, 3), np.uint8)).save(file)
         arguments = ["--model_path", MINI, "--image_path", str(file), "--question", "What?"]
         one = mini_model.ask("What?", images=[file], options=vita.MediaOptions(max_tiles=1))
         many = mini_model.ask("What?", images=[file])
         assert one.usage.tiles == 1 < many.usage.tiles
-        assert f"1 tile, {one.usage.image_tokens} tokens" in demo(*arguments, flag, "1").stderr.decode()
+        for flag in ("--max_tiles", "--max-tiles"):
+            assert f"1 tile, {one.usage.image_tokens} tokens" in demo(*arguments, flag, "1").stderr.decode()
         assert f"{many.usage.tiles} tiles, {many.usage.image_tokens} tokens" in demo(*arguments).stderr.decode()
 
     def test_help_explains_every_flag(self) -> None:

@@ -31,7 +31,9 @@ def shell(
     return done.returncode, done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("name", SOON)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in ("doctor", "verify") else name for name in SOON]
+)
 def test_a_closed_stdout_is_one_sentence(name: str) -> None:
     code, out, error = shell(*SOON[name], streams=">&-")
     *before, last = error.decode().splitlines(keepends=True)

@@ -90,7 +90,8 @@ def hold(floor: float, chosen: Sequence[dict[str, str]], answers: Sequence[str])
 def test_floors_on_held_out_pictures(model: vita.Vita, asked: list[dict[str, str]], name: str) -> None:
     kinds, most, floor = FLOORS[name]
     chosen = choose(asked, kinds, most)
-    hold(floor, chosen, [answer(model, q["question"], q["picture"]) for q in chosen])
+    with ThreadPoolExecutor(8) as pool:  # requests that decode at the same time share each step
+        hold(floor, chosen, list(pool.map(lambda q: answer(model, q["question"], q["picture"]), chosen)))
 
 
 @pytest.mark.slow
@@ -106,7 +107,7 @@ def test_larger_square_pictures_reach_the_floors_of_small_ones(
         picture = Image.open(HERE / q["picture"]).convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
         return model.ask(q["question"], images=[picture], params=PARAMS).text
 
-    with ThreadPoolExecutor(8) as pool:  # requests that decode at the same time share each step
+    with ThreadPoolExecutor(8) as pool:
         hold(floor, chosen, list(pool.map(ask, chosen, cycle(SIDES))))
 
 

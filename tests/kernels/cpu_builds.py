@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import os
 import platform
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vita.kernels.cpu.bindings import PROGRAM, Kernels
-from vita.kernels.cpu.compile import compile_program, find_compiler
+from vita.kernels.cpu.compile import compile_program, file_stem, find_compiler, identity
 
 X86 = platform.machine() in ("x86_64", "AMD64")
 GUARD = 1 << 18  # bytes before and after a workspace that must not change
@@ -62,7 +63,11 @@ def cpu_flags() -> set[str]:
 
 
 def compile_builds(names: Sequence[str], folder: Path) -> dict[str, Path]:
-    """Compile the named builds side by side; those that this machine cannot run are left out."""
+    """Compile the named builds side by side; those that this machine cannot run are left out.
+
+    Files of `folder` that were compiled before are used again: a file's name is a hash of the sources, the flags, the
+    compiler and the processor.
+    """
     compiler = find_compiler()
     if compiler is None:
         return {}
@@ -70,9 +75,12 @@ def compile_builds(names: Sequence[str], folder: Path) -> dict[str, Path]:
 
     def build(name: str) -> Path:
         # -O1: half the compile time of -O3; the branches of the sources are the same.
-        flags = ("-O1", *BUILDS[name].flags, "-fopenmp", "-fPIC", "-shared")
-        file = folder / f"{name.replace(' ', '-')}.so"
-        file.write_bytes(compile_program(compiler, replace(PROGRAM, flags=flags)))
+        program = replace(PROGRAM, flags=("-O1", *BUILDS[name].flags, "-fopenmp", "-fPIC", "-shared"))
+        file = folder / f"{file_stem(identity(compiler, program))}.so"
+        if not file.is_file():
+            partial = file.with_suffix(f".{os.getpid()}")
+            partial.write_bytes(compile_program(compiler, program))
+            partial.replace(file)
         return file
 
     with ThreadPoolExecutor(2) as pool:

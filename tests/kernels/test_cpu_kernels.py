@@ -47,11 +47,12 @@ def two_threads() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def libraries(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The builds that the collected tests ask for."""
+def libraries(request: pytest.FixtureRequest) -> dict[str, Path]:
+    """The builds that the collected tests ask for, kept in pytest's cache: to compile all of them takes 20 s."""
     asked = {str(item.callspec.params["kernels"]) for item in request.session.items
              if hasattr(item, "callspec") and "kernels" in item.callspec.params}  # fmt: skip
-    return compile_builds([name for name in BUILDS if name in asked], tmp_path_factory.mktemp("kernels"))
+    folder = request.config.cache.mkdir("kernels")
+    return compile_builds([name for name in BUILDS if name in asked], folder)
 
 
 @pytest.fixture

@@ -169,6 +169,12 @@ class TestAddresses:
         assert inner.requests == []
 
 
+BOMBS = (
+    "a large image", "an image of one column", "a zip file", "a video of many frames", "audio that is too long",
+    "audio that claims to be huge", "a broken video",
+)  # fmt: skip
+
+
 @cache
 def bombs() -> dict[str, tuple[str, bytes]]:
     """By name: the kind of part, and the bytes."""
@@ -184,7 +190,7 @@ def bombs() -> dict[str, tuple[str, bytes]]:
         writer.writeframes(bytes(8000 * 700))
     header = b"RIFF\xff\xff\xff\xffWAVEfmt \x10\0\0\0\x01\0\xff\xff\xff\xff\xff\x7f\0\0\0\0\xff\xff\x10\0"
     header += b"data\xff\xff\xff\xff"
-    return {
+    made = {
         "a large image": ("image_url", png_of(20_000, 20_000)),
         "an image of one column": ("image_url", png_of(1, 400_000)),
         "a zip file": ("image_url", zipped.getvalue()),
@@ -193,9 +199,11 @@ def bombs() -> dict[str, tuple[str, bytes]]:
         "audio that claims to be huge": ("input_audio", header),
         "a broken video": ("video_url", b"\0\0\0\x18ftypmp42" + b"\xff" * 5000),
     }
+    assert tuple(made) == BOMBS
+    return made
 
 
-@pytest.mark.parametrize("name", bombs())
+@pytest.mark.parametrize("name", BOMBS)
 def test_bombs_end_one_request_and_nothing_else(served: Running, name: str) -> None:
     kind, data = bombs()[name]
     if kind == "input_audio":

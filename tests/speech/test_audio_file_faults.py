@@ -80,17 +80,19 @@ def test_ctrl_c_ends_espeak_at_any_moment(espeak: Voice, capfd: pytest.CaptureFi
 
 
 FILL = """
-import sys, numpy as np, resource
+import pathlib, sys, numpy as np, resource
 import vita
 from vita.speech.audio_file import AudioFile
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
 noise = np.random.default_rng(0).uniform(-1, 1, 24_000).astype(np.float32)
-try:
-    with AudioFile(sys.argv[1]) as out:
-        for _ in range(int(sys.argv[3])):
-            out.write(noise)
-except vita.RequestError as error:
-    print(error)
+for limit, seconds in zip(sys.argv[2::2], sys.argv[3::2]):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), resource.RLIM_INFINITY))
+    try:
+        with AudioFile(sys.argv[1]) as out:
+            for _ in range(int(seconds)):
+                out.write(noise)
+    except vita.RequestError as error:
+        left = sorted(file.name for file in pathlib.Path(sys.argv[1]).parent.iterdir())
+        print(error, left)
 """
 
 
@@ -105,14 +107,18 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path, suffix: 
     size = whole.stat().st_size
     whole.unlink()
     file = tmp_path / f"a{suffix}"
-    for limit, seconds in ((size // 2, 3), (size // 2, 30), (size - 1, 3), (16, 3)):
-        done = subprocess.run(
-            [sys.executable, "-c", FILL, str(file), str(limit), str(seconds)],
-            capture_output=True, env=ENV, timeout=120, check=False,
-        )  # fmt: skip
-        assert done.stderr == b"", done.stderr.decode()
-        assert done.stdout.decode().startswith(f"{file}: cannot be written (File too large); free some space")
-        assert list(tmp_path.iterdir()) == []
+    limits = ((size // 2, 3), (size // 2, 30), (size - 1, 3), (16, 3))
+    done = subprocess.run(
+        [sys.executable, "-c", FILL, str(file), *(str(number) for pair in limits for number in pair)],
+        capture_output=True, text=True, env=ENV, timeout=120, check=False,
+    )  # fmt: skip
+    assert (done.stderr, done.returncode) == ("", 0)
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(limits)
+    for line in lines:
+        assert line.startswith(f"{file}: cannot be written (File too large); free some space"), line
+        assert line.endswith(" []"), line
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -16,6 +16,11 @@ from vita.quant.int8 import quantize_rows
 
 EPS = 1e-6
 FUSED = ["nothing", "norm and bias", "residual", "norm and swiglu", "bias and swiglu"]
+# Every epilogue with small sizes; with several blocks, which take longest, the least and the most by default.
+SMALL, LARGE = [(1, 40, 128), (2, 70, 192)], [(1, 70, 4224), (16, 40, 640)]
+SUMS = [(*sizes, fused) for sizes in SMALL for fused in FUSED]
+SUMS += [(*sizes, fused) for sizes in LARGE for fused in ("nothing", "norm and swiglu")]
+RARE = [(*sizes, fused) for sizes in LARGE for fused in FUSED if (*sizes, fused) not in SUMS]
 
 
 def quantized_weight(kind: str, channels: int, width: int, bias: Tensor | None = None) -> Weight:
@@ -56,8 +61,9 @@ def test_nan_and_inf_become_nan_in_their_row_alone(bad: float) -> None:
 
 
 @pytest.mark.parametrize("kind", ["int8", "int4"])
-@pytest.mark.parametrize(("rows", "channels", "width"), [(1, 40, 128), (1, 70, 4224), (2, 70, 192), (16, 40, 640)])
-@pytest.mark.parametrize("fused", FUSED)
+@pytest.mark.parametrize(
+    ("rows", "channels", "width", "fused"), [*SUMS, *(pytest.param(*case, marks=pytest.mark.slow) for case in RARE)]
+)
 def test_the_integer_sums_are_exact(kind: str, rows: int, channels: int, width: int, fused: str) -> None:
     torch.manual_seed(rows + width)
     swiglu = "swiglu" in fused

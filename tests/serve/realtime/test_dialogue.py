@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -303,10 +302,14 @@ STEPS: dict[str, Callable[[Talk], None]] = {
     "fail": lambda talk: talk.fail() if talk.port.running else None,
     "time": lambda talk: setattr(talk, "now", talk.now + 0.06),
 }  # fmt: skip
+OF_A_JOB = ("begin", "begin noise", "answer", "delta", "end", "fail")  # without a running job these do nothing
 
 
-def play(names: tuple[str, ...], **session: Any) -> Talk:
-    """The wire checks every event; at the end everything that was begun is ended."""
+def play(names: tuple[str, ...], **session: Any) -> bool:
+    """The wire checks every event; at the end everything that was begun is ended.
+
+    Returns whether a job ran after the last step.
+    """
     talk = Talk(**session)
     for name in names:
         STEPS[name](talk)
@@ -315,15 +318,23 @@ def play(names: tuple[str, ...], **session: Any) -> Talk:
     for text in said_to_the_model(talk):
         heard = [said for said in talk.wire.said.values() if said.startswith(text)]
         assert heard, f"{names}: the model is told that it said {text!r}"
+    running = talk.port.running is not None
     talk.dialogue.close()
     assert talk.wire.active is None and talk.port.running is None, names
-    return talk
+    return running
 
 
-@pytest.mark.parametrize("first", list(STEPS))
+@pytest.mark.parametrize("first", [name for name in STEPS if name not in OF_A_JOB])
 def test_every_short_sequence_keeps_the_order_of_events(first: str) -> None:
-    for rest in itertools.product(STEPS, repeat=3):
-        play((first, *rest))
+    """All of up to four steps. One with a step that does nothing is the shorter sequence without it."""
+
+    def play_from(names: tuple[str, ...]) -> None:
+        running = play(names)
+        for name in STEPS if len(names) < 4 else ():
+            if running or name not in OF_A_JOB:
+                play_from((*names, name))
+
+    play_from((first,))
 
 
 MANUAL = {"audio": {"input": {"turn_detection": None, "transcription": {"model": "x"}}}}
