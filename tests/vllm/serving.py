@@ -48,7 +48,8 @@ def serving(model: Path, logs: Path, *nodes: Sequence[str]) -> Iterator[str]:
         stack.callback(remove_shared_memory, before)
         started = []
         for options, file in zip(nodes, files, strict=True):
-            first = ("--host", LOOPBACK, "--port", str(port)) if not started else ()
+            # Otherwise vLLM starts an HTTP server for each data parallel rank.
+            first = ("--host", LOOPBACK, "--port", str(port), "--api-server-count", "1") if not started else ()
             started.append(stack.enter_context(node([str(model), *SMALL, *first, *options], file)))
         wait_for_health(address, started, files)
         yield address
