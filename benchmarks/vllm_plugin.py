@@ -1,17 +1,17 @@
 """Throughput of vLLM with the plugin beside this package's engine, at 1, 8 and 16 requests.
 
     PYTHON=$(scripts/vllm_env.sh)  # makes the environment
-    $PYTHON -m benchmarks.vllm_plugin [CHECKPOINT] [--dtype float32] [--threads 2] [--rounds 20]
+    $PYTHON -m benchmarks.vllm_plugin [CHECKPOINT] [--dtype float32] [--threads 2] [--rounds 20] [--text]
 
-Both engines load the same checkpoint in the same dtype, compute with the same number of threads, and run in processes of
-their own. They answer in turns, and who begins changes from round to round. A round sends N requests at once, each with an
-image of its own and the same question, and waits until all answers are complete: greedy, of a fixed length, so that both
-compute the same tokens. No image is met twice. Before the rounds of a number of requests, each engine answers as many to
-warm up, which is not counted.
+Both engines load the same checkpoint in the same dtype, compute with the same number of threads, and run in processes
+of their own. They answer in turns, and who begins changes from round to round. A round sends N requests at once, each
+with an image of its own and the same question (`--text`: a question of its own), and waits until all answers are
+complete: greedy, of a fixed length, so that both compute the same tokens. No request is met twice. Before the rounds of
+a number of requests, each engine answers as many to warm up, which is not counted.
 
-Printed are generated tokens a second of each engine (encoders and prefill included), the median of all rounds; the median
-of the rounds' ratios, vLLM's rate over this engine's, with its 95 % interval (order statistics): above 1, vLLM is faster;
-and how many answers were equal, id for id.
+Printed are generated tokens a second of each engine (encoders and prefill included), the median of all rounds; the
+median of the rounds' ratios, vLLM's rate over this engine's, with its 95 % interval (order statistics): above 1, vLLM
+is faster; and how many answers were equal, id for id.
 """
 
 from __future__ import annotations
@@ -30,25 +30,27 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from benchmarks.alternate import interval
 from PIL import Image
 
-from benchmarks.alternate import interval
 from vita.checkpoint.files import DEFAULT
 
 REQUESTS = (1, 8, 16)
-QUESTION = "Describe the picture."
+Request = tuple[str, bytes | None]  # the question, and a PNG file
 Answers = list[list[int]]  # ids of each answer
-Ask = Callable[[list[bytes], int], Answers]  # images and tokens an answer
+Ask = Callable[[list[Request], int], Answers]  # requests and tokens an answer
 
 
-def pictures(count: int, seed: int) -> list[bytes]:
-    """PNG files that no other round has."""
+def requests(count: int, seed: int, text: bool) -> list[Request]:
+    """Requests that no other round has."""
+    if text:
+        return [(f"{1000 * seed + number}: what is in an image?", None) for number in range(count)]
     noise = np.random.default_rng(seed)
-    out = []
+    out: list[Request] = []
     for _ in range(count):
         buffer = io.BytesIO()
         Image.fromarray(noise.integers(0, 256, (224, 224, 3), np.uint8)).save(buffer, "PNG")
-        out.append(buffer.getvalue())
+        out.append(("Describe the picture.", buffer.getvalue()))
     return out
 
 
@@ -60,9 +62,9 @@ def ask_vita(options: argparse.Namespace) -> Ask:
     engine = vita.load(options.model, dtype=options.dtype, threads=options.threads, device="cpu")
     engine.warm_up()
 
-    def ask(images: list[bytes], tokens: int) -> Answers:
+    def ask(requests: list[Request], tokens: int) -> Answers:
         params = SamplingParams(max_tokens=tokens, ignore_eos=True)
-        handles = [engine.submit(vita.user(QUESTION, image=image), params) for image in images]
+        handles = [engine.submit(vita.user(question, image=image), params) for question, image in requests]
         return [list(handle.result().token_ids) for handle in handles]
 
     return ask
@@ -77,12 +79,14 @@ def ask_vllm(options: argparse.Namespace) -> Ask:
         enforce_eager=options.eager,
     )  # fmt: skip
 
-    def ask(images: list[bytes], tokens: int) -> Answers:
+    def ask(requests: list[Request], tokens: int) -> Answers:
         params = SamplingParams(temperature=0.0, max_tokens=tokens, ignore_eos=True)
         conversations: list[Any] = []
-        for image in images:
-            url = f"data:image/png;base64,{base64.b64encode(image).decode()}"
-            parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": QUESTION}]
+        for question, image in requests:
+            parts: list[dict[str, Any]] = [{"type": "text", "text": question}]
+            if image is not None:
+                url = f"data:image/png;base64,{base64.b64encode(image).decode()}"
+                parts.insert(0, {"type": "image_url", "image_url": {"url": url}})
             conversations.append([{"role": "user", "content": parts}])
         return [list(one.outputs[0].token_ids) for one in llm.chat(conversations, params, use_tqdm=False)]
 
@@ -97,9 +101,9 @@ def serve_rounds(make: Callable[[argparse.Namespace], Ask], options: argparse.Na
     print("ready", torch.get_num_threads(), flush=True)
     for line in sys.stdin:
         count, seed = map(int, line.split())
-        images = pictures(count, seed)
+        sent = requests(count, seed, options.text)
         start = time.perf_counter()
-        answers = ask(images, options.tokens)
+        answers = ask(sent, options.tokens)
         print("round", json.dumps([time.perf_counter() - start, answers]), flush=True)
 
 
@@ -168,6 +172,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of each engine")
     parser.add_argument("--tokens", type=int, default=64, help="of an answer")
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--text", action="store_true", help="questions without images")
     parser.add_argument("--eager", action="store_true", help="vLLM does not compile the model")
     parser.add_argument("--engine", choices=("vita", "vllm"), help="answer rounds of standard input")
     options = parser.parse_args()
@@ -177,6 +182,7 @@ def main() -> None:
     arguments = [
         str(Path(options.model)), "--dtype", options.dtype, "--tokens", str(options.tokens),
         "--threads", str(options.threads), *(["--eager"] if options.eager else []),
+        *(["--text"] if options.text else []),
     ]  # fmt: skip
     engines = [Engine(name, arguments, options.threads) for name in ("vita", "vllm")]
     threads = ", ".join(f"{engine.name} {engine.wait()}" for engine in engines)

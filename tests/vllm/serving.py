@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -70,19 +71,15 @@ def node(arguments: Sequence[str], file: Path) -> Iterator[subprocess.Popen[byte
         yield process
     finally:
         process.terminate()
-        try:
+        with suppress(subprocess.TimeoutExpired):
             process.wait(30)
-        except subprocess.TimeoutExpired:
-            pass
         kill_session(process)
 
 
 def kill_session(process: subprocess.Popen[bytes]) -> None:
     """End what is left of a process that leads a session, and wait for it."""
-    try:
-        os.killpg(process.pid, 9)
-    except ProcessLookupError:  # all of them have ended
-        pass
+    with suppress(ProcessLookupError):  # all of them have ended
+        os.killpg(process.pid, signal.SIGKILL)
     process.wait(30)
 
 

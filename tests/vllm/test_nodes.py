@@ -106,7 +106,7 @@ def answered(url: str) -> set[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("title", GROUPS)
 def test_every_rank_gives_the_same_ids(title: str, tmp_path: Path) -> None:
-    """The embedded model in all modalities; a model that is divided among ranks is the `mini` set, whose heads allow it."""
+    """The embedded model in all modalities; where ranks share a model, the `mini` set, whose heads can be divided."""
     port = free_port()
     nodes = [here(options, port) for options in GROUPS[title]]
     folder = DEFAULT
