@@ -19,14 +19,14 @@ from tests.vllm.cases import cases
 from tests.vllm.golden import golden_cases
 from tests.vllm.running import as_openai, ask_engine
 from tests.vllm.serving import LOOPBACK, free_port, serving
+from tests.vllm.test_goldens import TRACED
 from tests.vllm.widened import widen
 from vita.checkpoint.files import DEFAULT
 
 ROOT = Path(__file__).parents[2]
 MINI = ROOT / "tests" / "goldens" / "mini"
 COMMANDS = "".join(block.text for block in blocks(ROOT / "docs" / "scaling.md") if not block.language)
-# vLLM 0.32 prepares the ranks of a pipeline in its warm-up, which a CPU leaves out where nothing is compiled.
-PIPELINE = ("--no-enforce-eager", "--compilation-config", '{"mode": "STOCK_TORCH_COMPILE", "backend": "eager"}')
+PIPELINE = ("--no-enforce-eager", "--compilation-config", json.dumps(TRACED))
 
 
 def documented() -> dict[str, list[list[str]]]:
