@@ -1,4 +1,4 @@
-"""The Python code of docs/scaling.md runs and prints an answer."""
+"""The Python code of docs/scaling.md prints an answer, and its comparison of throughput runs."""
 
 from __future__ import annotations
 
@@ -26,3 +26,16 @@ def test_the_code_runs(code: str, tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
     assert "typed" in done.stdout and "VITA" in done.stdout, done.stdout
+
+
+@pytest.mark.slow
+def test_throughput_is_compared_with_equal_answers() -> None:
+    """One short round each; what is measured is for a quiet machine."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.vllm_plugin", "--rounds", "1", "--tokens", "4", "--threads", "1", "--eager"],
+        cwd=ROOT, env=os.environ | ENVIRONMENT, capture_output=True, text=True, timeout=TIMEOUT, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "threads: vita 1, vllm 1" in done.stdout
+    for count in (1, 8, 16):
+        assert f"{count} of {count}" in done.stdout, done.stdout

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,51 +13,20 @@ import pytest
 
 import vita
 from tests.vllm.cases import cases
-from tests.vllm.running import ENVIRONMENT, as_openai, ask_engine, data_url
+from tests.vllm.running import as_openai, ask_engine, data_url
+from tests.vllm.serving import serving
 from vita.checkpoint.files import DEFAULT
 
 INPUTS = Path(__file__).parents[1] / "goldens" / "mini" / "inputs"
 CASES = cases(INPUTS)
 SERVED = ["text", "image", "several images", "frames", "audio", "image and audio", "turns with speech"]
-START = 300  # seconds; 30 on a quiet machine
 
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a server of the embedded checkpoint."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("serve") / "log"
-    # fmt: off
-    command = [
-        str(Path(sys.executable).with_name("vllm")), "serve", str(DEFAULT), "--served-model-name", "vita",
-        "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager",
-        "--kv-cache-memory-bytes", str(64 << 20), "--max-num-seqs", "8", "--reasoning-parser", "vita",
-        "--limit-mm-per-prompt", '{"image": 3}',
-    ]
-    # fmt: on
-    variables = os.environ | ENVIRONMENT | {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-    with log.open("wb") as out:
-        server = subprocess.Popen(command, env=variables, stdout=out, stderr=subprocess.STDOUT)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(START * 2):
-            assert server.poll() is None, log.read_text(errors="replace")[-4000:]
-            try:
-                if httpx.get(f"{address}/health", timeout=5).status_code == 200:
-                    break
-            except httpx.HTTPError:
-                time.sleep(0.5)
+    with serving(DEFAULT, tmp_path_factory.mktemp("serve"), ("--limit-mm-per-prompt", '{"image": 3}')) as address:
         yield address
-        assert "Traceback" not in log.read_text(errors="replace"), "a client's mistake is no fault of the server"
-    finally:
-        server.terminate()
-        try:
-            server.wait(30)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait(30)
 
 
 @pytest.fixture(scope="module")
