@@ -42,7 +42,7 @@ from vita.prompt.tokenizer import Tokenizer
 from vita.types import MediaOptions, Message, SamplingParams
 
 log = logging.getLogger("vita")
-CLOSE_SECONDS = 10.0
+CLOSE_SECONDS = 20.0  # that vLLM gets to end its processes
 T = TypeVar("T")
 
 

@@ -197,5 +197,6 @@ class VllmRequest:
         waited = (watch.first_token or watch.total) - prefill - media - preprocess
         return Timings(
             media=media, preprocess=preprocess, queued=max(0.0, waited), prefill=prefill, decode=decode,
-            first_token=watch.first_token, total=watch.total, decode_tokens=max(0, len(answer.tokens) - 1), device="vLLM",
+            first_token=watch.first_token, total=watch.total, decode_tokens=max(0, len(answer.tokens) - 1),
+            device="vLLM",
         )  # fmt: skip
