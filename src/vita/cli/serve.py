@@ -151,9 +151,9 @@ def load_for_engine(flags: ServeFlags, options: ServeOptions) -> tuple[ServedMod
         VitaError: it cannot be loaded.
     """
     from vita.serve.engines import load_served
-    from vita.serve.options import OWN
+    from vita.serve.options import VITA_ENGINE
 
-    if options.engine != OWN:
+    if options.engine != VITA_ENGINE:
         logging.basicConfig(level=logging.INFO if flags.verbose else logging.WARNING, format="vita: %(message)s")
         served = load_served(flags.model, flags.options, options)
         return served, [repr(served).strip("<>")]

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from vita.errors import RequestError, ResourceError
-from vita.serve.options import OWN, VLLM
+from vita.serve.options import VITA_ENGINE, VLLM_ENGINE
 from vita.speech.voice import CHECKPOINT_VOICE
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def check_engine(engine: EngineOptions, options: ServeOptions) -> None:
     Raises:
         RequestError: an option that it does not honour. ResourceError: vLLM is not installed.
     """
-    if options.engine == OWN:
+    if options.engine == VITA_ENGINE:
         if options.engine_args:
             raise RequestError("are vLLM's", where="engine_args", fix="add `engine` vllm, or leave them out")
         return
@@ -87,7 +87,7 @@ def load_served(model: str | None, engine: EngineOptions, options: ServeOptions)
         VitaError: it cannot be loaded.
     """
     found: ServedModel
-    if options.engine == VLLM:
+    if options.engine == VLLM_ENGINE:
         from vita.plugins.vllm.start import set_environment
 
         set_environment(engine.threads)

@@ -14,7 +14,7 @@ from vita.types import MediaOptions, MediaPolicy
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8000
 KEY_VARIABLE = "VITA_API_KEY"
 MIN_KEY = 8  # characters
-OWN, VLLM = "vita", "vllm"  # engines
+VITA_ENGINE, VLLM_ENGINE = "vita", "vllm"  # engines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,12 +106,14 @@ class ServeOptions:
     ssl_keyfile: Path | None = None
     self_signed: bool = False
     voice: str | None = None
-    engine: str = OWN
+    engine: str = VITA_ENGINE
     engine_args: str = ""
 
     def __post_init__(self) -> None:
-        if self.engine not in (OWN, VLLM):
-            raise RequestError(f"there is no engine {self.engine!r:.60}", where="engine", fix=f"use {OWN} or {VLLM}")
+        if self.engine not in (VITA_ENGINE, VLLM_ENGINE):
+            raise RequestError(
+                f"there is no engine {self.engine!r:.60}", where="engine", fix=f"use {VITA_ENGINE} or {VLLM_ENGINE}"
+            )
         if not 0 <= self.port <= 65535:
             raise RequestError(f"must be 0 to 65535, not {self.port}", where="port")
         for key in self.api_keys:

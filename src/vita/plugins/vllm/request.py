@@ -62,11 +62,11 @@ class VllmRequest:
         self, params: SamplingParams, priority: int, salt: str, opened: OpenedModel, loop: asyncio.AbstractEventLoop
     ) -> None:
         self.params, self.priority, self.salt, self._opened = params, priority, salt, opened
-        self._room = room = asyncio.Event()
+        self._was_read = was_read = asyncio.Event()
 
         def wake() -> None:
             with contextlib.suppress(RuntimeError):  # the engine is closed
-                loop.call_soon_threadsafe(room.set)
+                loop.call_soon_threadsafe(was_read.set)
 
         self.events = EventQueue(wake)
         self.watch = Stopwatch()
@@ -105,10 +105,10 @@ class VllmRequest:
     async def wait_until_read(self) -> bool:
         """Wait while the reader is behind; False if it reads nothing for a minute. vLLM goes on meanwhile."""
         while self.events.full:
-            self._room.clear()
+            self._was_read.clear()
             if self.events.full:
                 try:
-                    await asyncio.wait_for(self._room.wait(), UNREAD_SECONDS)
+                    await asyncio.wait_for(self._was_read.wait(), UNREAD_SECONDS)
                 except (asyncio.TimeoutError, TimeoutError):
                     return False
         return True
