@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from vita.errors import RequestError, ResourceError, VitaError
+from vita.plugins.vllm.parent import VARIABLE
 
 if TYPE_CHECKING:  # `set_environment` is called before vLLM is imported
     from vita.options import EngineOptions
@@ -22,6 +23,7 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",  # nothing is sent to its makers
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # threads run here already, and their locks would be forked with them
     "VLLM_LOGGING_LEVEL": "WARNING",
+    VARIABLE: "1",
 }
 
 
