@@ -10,11 +10,12 @@ import contextlib
 import itertools
 import logging
 import threading
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from vllm.exceptions import GracefulHTTPError, VLLMClientError
@@ -118,7 +119,7 @@ class VllmEngine:
             self._requests.add(request)
             self._statistics.submitted += 1
         if deadline is not None:
-            self._loop.call_soon_threadsafe(self._set_deadline, request, deadline)
+            self._tell(self._set_deadline, request, deadline)
 
         def read() -> None:
             self._read(request, system, turns, options)
@@ -130,8 +131,7 @@ class VllmEngine:
 
         def cancel() -> None:
             request.cancelled = True
-            with contextlib.suppress(RuntimeError):  # the engine is closed, and everything has ended
-                self._loop.call_soon_threadsafe(self._cancel, request)
+            self._tell(self._cancel, request)
 
         return Handle(request.events, cancel, params.n, owner=self, usage=request.usage_so_far)
 
@@ -154,11 +154,16 @@ class VllmEngine:
             prepared = [read_turn(turn, options, request.watch, guard) for turn in turns]
             request.set_prompt(self.processor.assemble(prepared, system, request.watch), prepared)
         except Cancelled:
-            self._loop.call_soon_threadsafe(self._cancel, request)
+            self._tell(self._cancel, request)
         except BaseException as error:
-            self._loop.call_soon_threadsafe(self._fail, request, error)
+            self._tell(self._fail, request, error)
         else:
-            self._loop.call_soon_threadsafe(self._begin, request)
+            self._tell(self._begin, request)
+
+    def _tell(self, function: Callable[..., None], *arguments: object) -> None:
+        """Call a function in the event loop soon. Once the engine is closed every request has ended."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(function, *arguments)
 
     # In the event loop
 
@@ -168,32 +173,40 @@ class VllmEngine:
 
     def _begin(self, request: VllmRequest) -> None:
         """Its prompt is made: ask vLLM for each of its answers."""
-        if not request.ended:
-            request.tasks = [self._loop.create_task(self._answer(request, answer)) for answer in request.answers]
+        if request.ended:
+            return
+        for answer in request.answers:
+            task = self._loop.create_task(self._answer(request, answer))
+            task.add_done_callback(partial(self._answer_ended, request, answer))
+            request.tasks.append(task)
 
-    async def _answer(self, request: VllmRequest, answer: Answer) -> None:
+    async def _answer(self, request: VllmRequest, answer: Answer) -> FinishReason:
+        """Give out what vLLM answers; returns why it ended."""
+        assert request.inputs is not None
+        most = self.model.config.context - request.inputs.length
+        params = vllm_params(request.params, self._opened, most, answer.index)
+        [rendered] = await self._llm.renderer.render_cmpl_async([request.prompt])
+        name = f"vita-{next(self._numbers)}"
+        outputs = self._llm.generate(rendered, params, name, priority=request.priority)
         reason: FinishReason | None = None
-        try:
-            assert request.inputs is not None
-            most = self.model.config.context - request.inputs.length
-            params = vllm_params(request.params, self._opened, most, answer.index)
-            [rendered] = await self._llm.renderer.render_cmpl_async([request.prompt])
-            name = f"vita-{next(self._numbers)}"
-            outputs = self._llm.generate(rendered, params, name, priority=request.priority)
-            async with aclosing(outputs):  # leaving it early aborts the request in vLLM
-                async for output in outputs:
-                    reason = request.take(answer, output)
-                    if reason is not None and not output.finished:
-                        break
-                    if reason is None and not await request.wait_until_read():
-                        break
-        except asyncio.CancelledError:
-            reason = "cancelled"
-        except Exception as error:
+        async with aclosing(outputs):  # leaving it early aborts the request in vLLM
+            async for output in outputs:
+                reason = request.take(answer, output)
+                if reason is not None and not output.finished:
+                    break  # a stop sequence, which vLLM does not know
+                if reason is None and not await request.wait_until_read():
+                    break
+        return reason or "cancelled"
+
+    def _answer_ended(self, request: VllmRequest, answer: Answer, task: asyncio.Task[FinishReason]) -> None:
+        """In a callback, since a task that is cancelled before its first step runs nothing of its own."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
             self._fail(request, _as_vita_error(error))
             return
-        if request.finish(answer, reason or "cancelled", self.model.config.context):
-            self._leave(request, reason or "cancelled")
+        reason = "cancelled" if task.cancelled() else task.result()
+        if request.finish(answer, reason, self.model.config.context):
+            self._leave(request, reason)
 
     def _cancel(self, request: VllmRequest) -> None:
         """Stop it; what it has said so far stays."""
@@ -270,7 +283,7 @@ def _ended() -> ResourceError:
     return ResourceError("the vLLM engine has ended", fix="start the server again; its log says why")
 
 
-def _as_vita_error(error: Exception) -> VitaError:
+def _as_vita_error(error: BaseException) -> VitaError:
     """An error of vLLM as one of this package's."""
     if isinstance(error, VitaError):
         return error

@@ -74,7 +74,7 @@ class VllmRequest:
         self.inputs: ProcessedInputs | None = None
         self.prompt: Prompt = {}
         self.answers = [Answer(n, AnswerText(opened.tokenizer, params.stop)) for n in range(params.n)]
-        self.tasks: list[asyncio.Task[None]] = []
+        self.tasks: list[asyncio.Task[FinishReason]] = []
         self.open = params.n  # answers without `Done`
         self.deadline: asyncio.TimerHandle | None = None
 
