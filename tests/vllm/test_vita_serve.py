@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -154,6 +155,16 @@ def test_a_client_that_leaves_ends_its_request(served: SimpleNamespace) -> None:
         time.sleep(0.1)
     post(served, "text")  # vLLM reports its queues after a step
     assert metric(served, "running") <= 1
+
+
+def test_clients_that_leave_at_once_leave_nothing(served: SimpleNamespace) -> None:
+    for n in range(30):
+        with suppress(httpx.TimeoutException):
+            httpx.post(f"{served.url}{CHAT}", json=body("text"), timeout=n / 1000, trust_env=False)
+    until = time.monotonic() + 60
+    while metric(served, "submitted_total") != sum(metric(served, f"{n}_total") for n in ("finished", "cancelled")):
+        assert time.monotonic() < until, "a request has not ended"
+        time.sleep(0.1)
 
 
 BROKEN = data_url(b"this is text, and not what it says it is", "image/png")
