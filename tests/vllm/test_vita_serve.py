@@ -238,3 +238,12 @@ def test_metrics_of_the_engine(served: SimpleNamespace) -> None:
     assert metric(served, "completion_tokens_total") == before[1] + usage["completion_tokens"]
     assert 32 << 20 <= metric(served, "kv_budget") <= 64 << 20
     assert metric(served, "healthy") == 1 and metric(served, "decode_steps_total") > 0
+
+
+def test_an_argument_that_vllm_does_not_have_is_one_sentence() -> None:
+    command = [sys.executable, "-m", "vita", "serve", "--port", "0", "--engine", "vllm"]
+    command += ["--engine-args", '{"no_such_argument": 1}']
+    done = subprocess.run(command, env=os.environ | ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert "--engine-args" in last and "no_such_argument" in last and "Traceback" not in done.stderr

@@ -275,8 +275,9 @@ class VllmEngine:
         with contextlib.suppress(FutureTimeout):
             self._in_loop(self._end_tasks()).result(CLOSE_SECONDS)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        self._thread.join(CLOSE_SECONDS)  # a start that is interrupted may hang; the thread is a daemon
+        if not self._thread.is_alive():
+            self._loop.close()
 
 
 def _ended() -> ResourceError:
