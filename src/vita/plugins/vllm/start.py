@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # `set_environment` is called before vLLM is imported
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 MAX_LOGPROBS = 100
-DRAIN_SECONDS = 30  # vLLM's process gets Ctrl-C, too, and goes on with what it has for so long
+DRAIN_SECONDS = 30  # that vLLM's process goes on with what it has if SIGTERM is sent to it, too
 # vLLM has no arguments for these. Its processes inherit them.
 ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",  # nothing is sent to its makers
