@@ -252,6 +252,7 @@ class VllmEngine:
         self._workers.close()
         with contextlib.suppress(FutureTimeout):
             self._in_loop(self._cancel_all()).result(CLOSE_SECONDS)
+            self._in_loop(self._end_tasks()).result(CLOSE_SECONDS)  # vLLM's, which would log the end of its process
         self._llm.shutdown(timeout=CLOSE_SECONDS)
         self._llm = None  # its destructor would run when the interpreter is half gone
         self._stop_loop()
