@@ -55,7 +55,10 @@ install() {
     vita_run "vLLM" vita_pip uninstall -y torchvision torchaudio torchcodec triton
     say "what reading media and the tests need"
     vita_run "the tests' packages" vita_pip install scipy soundfile av soxr num2words sentencex markdown-it-py emoji \
-        anyascii typer rich prompt_toolkit filelock psutil pyyaml pytest "hypothesis>=6.100"
+        anyascii typer rich prompt_toolkit filelock psutil pyyaml pytest "hypothesis>=6.100" \
+        python-multipart prometheus-client websockets cryptography
+    # A voice, and voice activity: their own requirements are other builds of PyTorch.
+    vita_run "the tests' packages" vita_pip install --no-deps espeakng-loader silero-vad
     name_distribution
     say "this package, from $ROOT"
     vita_run "the package" vita_pip install --no-deps -e "$ROOT"

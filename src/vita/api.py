@@ -185,15 +185,9 @@ class Vita:
         Raises:
             RequestError: there is no such voice, or a parameter is wrong. ResourceError: no voice is installed.
         """
-        from vita.engine.sampler import check_params
-        from vita.speech.answer import speak_answers
-        from vita.speech.stream import stream_for
+        from vita.speech.answer import open_speaker
 
-        if params is not None:
-            check_params(params)
-        voice = self._voice_for(options)
-        streams = [stream_for(options, voice, index=index) for index in range(params.n if params else 1)]
-        return lambda handle: speak_answers(handle, streams)
+        return open_speaker(options, params, self._voice_for(options))
 
     @property
     def checkpoint_voice(self) -> Voice | None:

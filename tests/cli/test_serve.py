@@ -13,6 +13,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,8 @@ def test_kill_9_leaves_no_process_behind() -> None:
         (("--allow-media-domain", "http://x/"), ("--allow-media-domain", "host names")),
         (("--ssl-certfile", "missing"), ("missing", "no such file")),
         (("--max-tokens", "0"), ("--max-tokens", "1 or more")),
+        (("--engine", "other"), ("--engine", "no engine 'other'", "vita or vllm")),
+        (("--engine-args", "{}"), ("--engine-args", "--engine vllm")),
         (("--port", "0", "--voice", "nobody"), ("--voice", "no voice 'nobody'")),
         (("no/such/folder", "--offline"), ("no/such/folder",)),
     ],
@@ -119,6 +122,29 @@ def test_a_port_in_use_is_one_sentence() -> None:
 def test_without_its_packages_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vita.cli.serve.find_spec", lambda name: None if name == "uvicorn" else object())
     assert_sentence(run("serve", MINI), "uvicorn", 'pip install "vita-engine[serve]"')
+
+
+VLLM = (
+    (("--quantize", "int8"), ("--quantize", "not an option of the engine vllm", "--engine-args")),
+    (("--kv-cache", "int8"), ("--kv-cache", "not an option of the engine vllm")),
+    (("--memory", "4GB"), ("--memory", "gpu_memory_utilization")),
+    (("--device", "cpu"), ("--device", "vLLM chooses the device")),
+    (("--voice", "vita"), ("--voice", "checkpoint's own voice")),
+    (("--engine-args", "tensor_parallel_size=2"), ("--engine-args", "is not JSON")),
+    (("--engine-args", "[2]"), ("--engine-args", "must be a JSON object")),
+)
+
+
+@pytest.mark.parametrize(("arguments", "said"), VLLM)
+def test_what_vllm_cannot_honour_is_refused_by_name(arguments: tuple[str, ...], said: tuple[str, ...]) -> None:
+    assert_sentence(run("serve", MINI, "--engine", "vllm", *arguments), *said)
+
+
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed")
+@pytest.mark.parametrize("more", [(), ("--replicas", "2")])
+def test_without_vllm_it_says_what_to_install(more: tuple[str, ...]) -> None:
+    said = ("the engine vllm needs the package vllm", 'pip install "vita-engine[vllm]"')
+    assert_sentence(run("serve", MINI, "--port", "0", "--engine", "vllm", *more), *said)
 
 
 def test_help_needs_none_of_its_packages() -> None:

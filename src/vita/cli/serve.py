@@ -15,10 +15,10 @@ from vita.cli.loading import load_model
 from vita.errors import RequestError, ResourceError
 
 if TYPE_CHECKING:
-    from vita.api import Vita
     from vita.options import EngineOptions
     from vita.serve.options import ServeOptions
     from vita.serve.replicas.pool import Launcher
+    from vita.serve.served_model import ServedModel
 
 MAX_REPLICAS = 64
 PACKAGES = ("fastapi", "uvicorn", "multipart", "prometheus_client", "websockets")
@@ -45,6 +45,8 @@ class ServeFlags:
     verbose: bool
     replicas: int = 1
     ray: str | None = None
+    engine: str = "vita"
+    engine_args: str = ""
 
 
 def run_serve(flags: ServeFlags) -> int:
@@ -53,6 +55,8 @@ def run_serve(flags: ServeFlags) -> int:
     Raises:
         VitaError: an option, the model, or the address cannot be used.
     """
+    from vita.serve.engines import check_engine
+
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
         raise ResourceError(
@@ -60,6 +64,7 @@ def run_serve(flags: ServeFlags) -> int:
             fix='run pip install "vita-engine[serve]"',
         )
     options = serve_options(flags)
+    check_engine(flags.options, options)
     if flags.replicas != 1 or flags.ray is not None:
         return run_replicas(flags, options)
     from vita.serve.app import create_app
@@ -68,13 +73,12 @@ def run_serve(flags: ServeFlags) -> int:
 
     listening = open_socket(options)
     try:
-        model = load_model(flags.model, flags.options, verbose=flags.verbose)
-        model.warm_up()
+        model, loaded = load_for_engine(flags, options)
         if options.voice is not None:
             choose_voice(options.voice, model.checkpoint_voice)  # a name that there is not ends here
         logging.getLogger("vita.serve").setLevel(logging.INFO)
         listening.listen()  # a client that reads the address connects at once
-        print_ready(model, options, base_url(options, listening))
+        print_ready(loaded, options, base_url(options, listening))
         with model:
             serve(create_app(model, options), listening)
     finally:
@@ -136,22 +140,40 @@ def serve_options(flags: ServeFlags) -> ServeOptions:
         allow_hosts=flags.allow_hosts, allow_origins=flags.allow_origins,
         allow_media_domains=flags.allow_media_domains, limits=Limits(tokens=flags.max_tokens),
         log_content=flags.log_content, ssl_certfile=flags.ssl_certfile, ssl_keyfile=flags.ssl_keyfile,
-        self_signed=flags.self_signed, voice=flags.voice,
+        self_signed=flags.self_signed, voice=flags.voice, engine=flags.engine, engine_args=flags.engine_args,
     )  # fmt: skip
 
 
-def print_ready(model: Vita, options: ServeOptions, url: str) -> None:
-    """What was loaded, what it takes, and where it answers; on stderr."""
+def load_for_engine(flags: ServeFlags, options: ServeOptions) -> tuple[ServedModel, list[str]]:
+    """The model, warm, and what is said of it.
+
+    Raises:
+        VitaError: it cannot be loaded.
+    """
+    from vita.serve.engines import load_served
+    from vita.serve.options import VITA_ENGINE
+
+    if options.engine != VITA_ENGINE:
+        logging.basicConfig(level=logging.INFO if flags.verbose else logging.WARNING, format="vita: %(message)s")
+        served = load_served(flags.model, flags.options, options)
+        return served, [repr(served).strip("<>")]
+    model = load_model(flags.model, flags.options, verbose=flags.verbose)
+    model.warm_up()
     engine = model.engine
     kv_budget = engine.model.memory_plan.kv_budget
-    lines = [
-        f"{model!r}".strip("<>").replace("vita.Vita", "model"),
+    memory = (
         f"memory: {engine.model.weight_bytes / 1e6:,.0f} MB are read for each token, "
-        f"{kv_budget / 1e6:,.0f} MB hold the KV caches of all requests",
-        f"page: {url}/",
-        f"API base URL: {url}/v1" + (" (needs a key)" if options.api_keys else ""),
+        f"{kv_budget / 1e6:,.0f} MB hold the KV caches of all requests"
+    )
+    return model, [f"{model!r}".strip("<>").replace("vita.Vita", "model"), memory]
+
+
+def print_ready(loaded: Sequence[str], options: ServeOptions, url: str) -> None:
+    """What was loaded, what it takes, and where it answers; on stderr."""
+    lines = [
+        *loaded, f"page: {url}/", f"API base URL: {url}/v1" + (" (needs a key)" if options.api_keys else ""),
         "Ctrl-C stops it",
-    ]
+    ]  # fmt: skip
     for line in lines:
         print(f"vita: {line}", file=sys.stderr)
     sys.stderr.flush()

@@ -22,6 +22,8 @@ def serve(
     self_signed: s.SelfSigned = False,
     replicas: s.Replicas = 1,
     ray: s.Ray = None,
+    engine: s.Engine = "vita",
+    engine_args: s.EngineArgs = "",
     device: o.Device = "auto",
     dtype: o.Dtype = "auto",
     quantize: o.Quantize = None,
@@ -44,6 +46,6 @@ def serve(
         allow_hosts=tuple(allow_hosts or ()), allow_origins=tuple(allow_origins or ()),
         allow_media_domains=tuple(allow_media_domains or ()), max_tokens=max_tokens, voice=voice,
         ssl_certfile=ssl_certfile, ssl_keyfile=ssl_keyfile, self_signed=self_signed, log_content=log_content,
-        verbose=verbose, replicas=replicas, ray=ray,
+        verbose=verbose, replicas=replicas, ray=ray, engine=engine, engine_args=engine_args,
     )  # fmt: skip
     raise typer.Exit(run_serve(flags))

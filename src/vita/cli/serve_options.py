@@ -43,6 +43,20 @@ Ray = Annotated[
         help="Ray cluster for the replicas, such as auto; local: Ray on this machine. Needs the extra ray.",
     ),
 ]  # fmt: skip
+Engine = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME", rich_help_panel=SERVER,
+        help="What computes the answers: vita, or vllm for a GPU that many users share. Needs the extra vllm.",
+    ),
+]  # fmt: skip
+EngineArgs = Annotated[
+    str,
+    typer.Option(
+        metavar="JSON", rich_help_panel=SERVER,
+        help='Engine arguments of vLLM, such as \'{"tensor_parallel_size": 2}\'.',
+    ),
+]  # fmt: skip
 ApiKeyFile = Annotated[
     Path | None,
     typer.Option(

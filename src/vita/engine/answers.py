@@ -15,7 +15,7 @@ from vita.engine.sampler import SamplingState
 from vita.events import Done, FinishReason, State, Timings, TokenLogprob, Usage
 from vita.model.kv_cache import KVCache
 from vita.prompt.answer_text import AnswerText
-from vita.prompt.processor import count_tokens
+from vita.prompt.processor import prompt_usage
 from vita.prompt.tokenizer import Tokenizer
 from vita.runtime.device import gpu_utilisation
 from vita.runtime.memory import peak_memory
@@ -113,12 +113,7 @@ def _done(
     )  # fmt: skip
     if inputs is None:
         return Done(reason, state, Usage(completion_tokens=count), timings)
-    text, image, audio = count_tokens(inputs.spans)
-    usage = Usage(
-        prompt_tokens=length, text_tokens=text, image_tokens=image, audio_tokens=audio, completion_tokens=count,
-        reused_tokens=request.reused, tiles=len(inputs.media("image")), images=inputs.images,
-        audio_seconds=inputs.audio_seconds, dropped_messages=inputs.dropped,
-    )  # fmt: skip
+    usage = prompt_usage(inputs, reused=request.reused, completion=count)
     return Done(reason, state, usage, timings, notes=inputs.notes)
 
 

@@ -22,16 +22,15 @@ from vita.engine.media_workers import MediaWorkers
 from vita.engine.metrics import Stats
 from vita.engine.request import Request
 from vita.engine.sampler import check_params, check_tokens
-from vita.errors import Cancelled, QueueFull, RequestError, ResourceError
+from vita.engine.submission import accept_messages, check_submission, has_media, is_short
+from vita.errors import Cancelled, QueueFull, ResourceError
 from vita.media.policy import ReadGuard
-from vita.media.source import snapshot_memory
 from vita.options import EngineOptions
-from vita.prompt.processor import ProcessedInputs, Processor, split_system
+from vita.prompt.processor import ProcessedInputs, Processor
 from vita.prompt.turn_reader import PreparedTurn
 from vita.runtime.clock import Stopwatch
-from vita.types import Audio, MediaOptions, Message, SamplingParams, Text
+from vita.types import MediaOptions, Message, SamplingParams
 
-SHORT_TEXT = 2000  # characters
 EXIT_SECONDS = 10.0  # that the end of the process waits for a step to end
 
 ReadPrompt = Callable[[Stopwatch, ReadGuard], ProcessedInputs]
@@ -130,24 +129,8 @@ class Engine:
         return (self._read_turn or self.processor.read_turn)(message, options, watch, guard)
 
     def accept(self, messages: Sequence[Message], options: MediaOptions) -> tuple[str | None, list[Message]]:
-        """Refuse what needs no file to be refused, and copy what the caller may change later.
-
-        Returns:
-            The system text, if there is any, and the turns.
-
-        Raises:
-            RequestError: roles, types or options that cannot be used, or audio for a model that was not trained on it.
-        """
-        system, turns = split_system(messages)
-        self.processor.check_options(options)
-        checkpoint = self.model.checkpoint
-        hears = "audio" not in checkpoint.untrained
-        if not hears and any(isinstance(part, Audio) for turn in turns for part in turn.parts):
-            raise RequestError(
-                "this checkpoint was not trained on audio", where=checkpoint.folder.name,
-                fix="type the question, or load a model that was",
-            )  # fmt: skip
-        return system, [snapshot_memory(turn, options) for turn in turns]
+        """See `accept_messages`."""
+        return accept_messages(messages, options, self.processor, self.model.checkpoint)
 
     def submit_prompt(
         self, read: ReadPrompt, params: SamplingParams | None, options: MediaOptions, *, session: int | None = None,
@@ -168,7 +151,7 @@ class Engine:
         params = SamplingParams() if params is None else params
         check_params(params)
         check_tokens(params, self.model.tokenizer.size)
-        _check_submission(priority, deadline, cache_salt)
+        check_submission(priority, deadline, cache_salt)
         core, now = self.core, time.monotonic()
         request = Request(
             params, EventQueue(core.inbox.wake), cache_salt, session, priority, now, now,
@@ -196,7 +179,7 @@ class Engine:
                 after.then.append(start)
         if not waits:
             start()
-        return Handle(request.events, cancel, params.n, owner=self, request=request)
+        return Handle(request.events, cancel, params.n, owner=self, request=request, usage=request.usage_so_far)
 
     def _check_open(self) -> None:
         """Refuse a request if it cannot be taken; under the lock."""
@@ -283,31 +266,6 @@ class Engine:
         self._finalizer()
         if self._thread is not threading.current_thread():
             self._thread.join()
-
-
-def _check_submission(priority: int, deadline: float | None, cache_salt: str) -> None:
-    """Refuse what would fail in the engine thread.
-
-    Raises:
-        RequestError: naming the argument and what is allowed.
-    """
-    if not isinstance(priority, int):
-        raise RequestError(f"must be an integer, not {priority!r}", where="priority")
-    if not isinstance(cache_salt, str):
-        raise RequestError(f"must be a string, not {cache_salt!r}", where="cache_salt")
-    if deadline is not None and not (isinstance(deadline, (int, float)) and deadline > 0):  # NaN, too
-        raise RequestError(f"must be over 0 seconds, not {deadline!r}", where="deadline")
-
-
-def is_short(turns: Sequence[Message]) -> bool:
-    """Whether turns are nothing but a text that is tokenised in less time than a thread takes to wake."""
-    parts = [part for turn in turns for part in turn.parts]
-    return sum(len(part.text) if isinstance(part, Text) else SHORT_TEXT + 1 for part in parts) <= SHORT_TEXT
-
-
-def has_media(message: Message) -> bool:
-    """Whether a message holds more than text."""
-    return not all(isinstance(part, Text) for part in message.parts)
 
 
 def _run(core: EngineCore, workers: MediaWorkers, checkpoint: Checkpoint, progress: Progress | None) -> None:

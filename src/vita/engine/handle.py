@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING
 
 from vita.errors import RequestError
-from vita.events import Done, Event, Result, Started
+from vita.events import Done, Event, Result, Started, Usage
 from vita.runtime.clock import Clock
 
 if TYPE_CHECKING:
@@ -105,13 +105,14 @@ class Handle:
         count: answers of the request (`SamplingParams.n`), each of which ends with `Done`.
         owner: the engine, which lives as long as the handle is read.
         request: what the engine knows of it; a session waits for its end.
+        usage: what it has used so far; called from any thread.
     """
 
     def __init__(
         self, events: EventQueue, cancel: Callable[[], None], count: int = 1, owner: object = None,
-        request: Request | None = None,
+        request: Request | None = None, usage: Callable[[], Usage] = Usage,
     ) -> None:  # fmt: skip
-        self.request = request
+        self.request, self._usage = request, usage
         self._events, self._cancel, self._count, self._owner = events, cancel, count, owner
         self._open = count  # answers without `Done`
         self._first: Started | Done | None = None
@@ -124,6 +125,10 @@ class Handle:
     def cancel(self) -> None:
         """Stop; the answers so far end with `Done(finish_reason="cancelled")`. Nothing happens after the end."""
         self._cancel()
+
+    def usage_so_far(self) -> Usage:
+        """What the request has used. The engine goes on counting meanwhile."""
+        return self._usage()
 
     def __iter__(self) -> Iterator[Event]:
         return self.iterate()

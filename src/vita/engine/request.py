@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from vita.engine.handle import EventQueue
 from vita.engine.prefix_cache import Atom
-from vita.events import FinishReason, ReasoningDelta, TextDelta, TokenLogprob
-from vita.prompt.processor import ProcessedInputs
+from vita.events import FinishReason, ReasoningDelta, TextDelta, TokenLogprob, Usage
+from vita.prompt.processor import ProcessedInputs, prompt_usage
 from vita.runtime.clock import Stopwatch
 from vita.types import MediaSpan, SamplingParams, Span
 
@@ -103,6 +103,11 @@ class Request:
         """Spans that an encoder still has to fill, each content once."""
         spans = {s.digest: s for s in self.spans if isinstance(s, MediaSpan) and s.digest not in self.features}
         return list(spans.values())
+
+    def usage_so_far(self) -> Usage:
+        """What it has used; called from any thread, while the engine goes on counting."""
+        inputs, count = self.inputs, sum(len(sequence.tokens) for sequence in self.sequences)
+        return Usage() if inputs is None else prompt_usage(inputs, reused=self.reused, completion=count)
 
     @property
     def remaining_rows(self) -> int:

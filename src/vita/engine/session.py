@@ -8,10 +8,11 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from vita.engine.engine import Engine, has_media
+from vita.engine.engine import Engine
 from vita.engine.handle import Handle
 from vita.engine.request import Request
 from vita.engine.sampler import check_params
+from vita.engine.submission import has_media
 from vita.errors import RequestError
 from vita.media.policy import ReadGuard
 from vita.prompt.processor import ProcessedInputs, without_oldest

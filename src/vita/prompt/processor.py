@@ -8,6 +8,7 @@ from functools import cached_property
 
 from vita.config import VitaConfig
 from vita.errors import RequestError
+from vita.events import Usage
 from vita.media.image import limit_tiles
 from vita.media.policy import UNGUARDED, ReadGuard
 from vita.prompt.template import SYSTEM, Modality, Turn, check_text, choose_modality, render
@@ -251,6 +252,22 @@ def count_tokens(spans: Sequence[Span]) -> tuple[int, int, int]:
     text = sum(span.rows for span in spans if isinstance(span, TextSpan))
     image = sum(span.rows for span in spans if isinstance(span, MediaSpan) and span.kind == "image")
     return text, image, sum(span.rows for span in spans) - text - image
+
+
+def prompt_usage(inputs: ProcessedInputs, *, reused: int, completion: int) -> Usage:
+    """What a request has used.
+
+    Args:
+        inputs: its prompt.
+        reused: positions of the prompt that were found in the prefix cache.
+        completion: tokens of the answer.
+    """
+    text, image, audio = count_tokens(inputs.spans)
+    return Usage(
+        prompt_tokens=inputs.length, text_tokens=text, image_tokens=image, audio_tokens=audio,
+        completion_tokens=completion, reused_tokens=reused, tiles=len(inputs.media("image")), images=inputs.images,
+        audio_seconds=inputs.audio_seconds, dropped_messages=inputs.dropped,
+    )  # fmt: skip
 
 
 def _expected_state(spoken: bool) -> str:

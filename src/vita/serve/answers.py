@@ -10,8 +10,8 @@ from vita.prompt.tokenizer import STATE_TOKENS
 from vita.serve.errors import JSON, timed_out, unavailable
 
 if TYPE_CHECKING:
-    from vita.engine.loaded import LoadedModel
     from vita.events import Timings
+    from vita.serve.served_model import LoadedCheckpoint
     from vita.serve.server import Server
 
 
@@ -40,12 +40,12 @@ def details(state: str | None, notes: Sequence[str], timings: Timings) -> dict[s
     }  # fmt: skip
 
 
-def shown_tokens(tokens: Sequence[TokenLogprob], model: LoadedModel) -> list[TokenLogprob]:
+def shown_tokens(tokens: Sequence[TokenLogprob], model: LoadedCheckpoint) -> list[TokenLogprob]:
     """Tokens of the text: without the response state token and the stop token."""
     shown = [token for token in tokens if token.id not in model.stop_ids]
     return shown[1:] if shown and shown[0].text in STATE_TOKENS else shown
 
 
-def logprob_object(model: LoadedModel, token: int, text: str, logprob: float) -> dict[str, JSON]:
+def logprob_object(model: LoadedCheckpoint, token: int, text: str, logprob: float) -> dict[str, JSON]:
     """A token with its log-probability and bytes, as OpenAI writes it."""
     return {"token": text, "logprob": max(logprob, -9999.0), "bytes": list(model.tokenizer.token_bytes(token))}

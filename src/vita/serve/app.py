@@ -24,7 +24,7 @@ from vita.serve.realtime import route
 from vita.serve.server import Server
 
 if TYPE_CHECKING:
-    from vita.api import Vita
+    from vita.serve.served_model import ServedModel
 
 log = logging.getLogger("vita.serve")
 ROUTERS: tuple[APIRouter, ...] = (
@@ -33,7 +33,7 @@ ROUTERS: tuple[APIRouter, ...] = (
 )  # fmt: skip
 
 
-def create_app(model: Vita, options: ServeOptions, routers: Sequence[APIRouter] = ()) -> FastAPI:
+def create_app(model: ServedModel, options: ServeOptions, routers: Sequence[APIRouter] = ()) -> FastAPI:
     """The application for a loaded model.
 
     Args:

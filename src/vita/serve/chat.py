@@ -45,7 +45,8 @@ async def chat_completions(request: Request, body: ChatRequest) -> Response:
     answer: Answer | SpokenAnswer
     if form is None:
         handle = server.submit(messages, params, tenant)
-        answer = Answer(server, handle, new_id("chatcmpl-"), params.n, body.top_logprobs or 0)
+        top = (body.top_logprobs or 0) if body.logprobs else None
+        answer = Answer(server, handle, new_id("chatcmpl-"), params.n, top)
     else:
         voice = speech_options(server, None if body.audio is None else body.audio.voice, param="audio.voice")
         handle = await server.in_speech_thread(lambda: server.submit(messages, params, tenant, speech=voice))
@@ -77,18 +78,17 @@ class Answer:
         handle: submitted.
         id: "chatcmpl-…".
         count: answers.
-        top_logprobs: alternatives that were asked for.
+        top_logprobs: alternatives that were asked for; None: no log-probabilities.
     """
 
     server: Server
     handle: Handle
     id: str
     count: int
-    top_logprobs: int
+    top_logprobs: int | None
 
     def __post_init__(self) -> None:
         self._created = int(time.time())
-        self._wants_logprobs = self.handle.request is not None and self.handle.request.params.logprobs > 0
 
     async def complete(self, request: Request) -> dict[str, JSON]:
         """All answers in one object.
@@ -105,7 +105,7 @@ class Answer:
         self.server.log_answered(*(result.text for result in results))
         return completion_object(
             results, self.server.model.engine.model, id=self.id, created=self._created, name=self.server.model_id,
-            top_logprobs=self.top_logprobs if self._wants_logprobs else None,
+            top_logprobs=self.top_logprobs,
         )  # fmt: skip
 
     async def stream(self, *, include_usage: bool) -> AsyncGenerator[bytes, None]:
@@ -137,6 +137,6 @@ class Answer:
         return chunk_event(self.id, self._created, self.server.model_id, choices, more)
 
     def _logprobs(self, tokens: Sequence[TokenLogprob]) -> JSON:
-        if not self._wants_logprobs:
+        if self.top_logprobs is None:
             return None
         return logprobs_object(self.server.model.engine.model, tokens, self.top_logprobs)

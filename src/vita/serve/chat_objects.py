@@ -9,8 +9,8 @@ from vita.serve.answers import details, logprob_object, shown_tokens
 from vita.serve.errors import JSON
 
 if TYPE_CHECKING:
-    from vita.engine.loaded import LoadedModel
     from vita.events import FinishReason, Result, TokenLogprob, Usage
+    from vita.serve.served_model import LoadedCheckpoint
 
 
 def finish_reason(reason: FinishReason) -> str:
@@ -43,7 +43,7 @@ def usage_object(usage: Usage, completion: int, reasoning: int, audio_tokens: in
     }  # fmt: skip
 
 
-def logprobs_object(model: LoadedModel, tokens: Sequence[TokenLogprob], top: int) -> dict[str, JSON]:
+def logprobs_object(model: LoadedCheckpoint, tokens: Sequence[TokenLogprob], top: int) -> dict[str, JSON]:
     """OpenAI's log-probabilities of one choice.
 
     Args:
@@ -59,7 +59,7 @@ def logprobs_object(model: LoadedModel, tokens: Sequence[TokenLogprob], top: int
 
 
 def completion_object(
-    results: Sequence[Result], model: LoadedModel, *, id: str, created: int, name: str, top_logprobs: int | None
+    results: Sequence[Result], model: LoadedCheckpoint, *, id: str, created: int, name: str, top_logprobs: int | None
 ) -> dict[str, JSON]:
     """OpenAI's object of a chat completion.
 

@@ -14,6 +14,7 @@ from vita.types import MediaOptions, MediaPolicy
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8000
 KEY_VARIABLE = "VITA_API_KEY"
 MIN_KEY = 8  # characters
+VITA_ENGINE, VLLM_ENGINE = "vita", "vllm"  # engines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +87,8 @@ class ServeOptions:
         ssl_certfile, ssl_keyfile: PEM files for https.
         self_signed: make a certificate for this run.
         voice: of speech, if the request names none.
+        engine: that answers: "vita", this package's own, or "vllm".
+        engine_args: vLLM's engine arguments, a JSON object; empty: none.
 
     Raises:
         RequestError: a value that cannot be used, or a host beyond this machine without a key.
@@ -103,8 +106,14 @@ class ServeOptions:
     ssl_keyfile: Path | None = None
     self_signed: bool = False
     voice: str | None = None
+    engine: str = VITA_ENGINE
+    engine_args: str = ""
 
     def __post_init__(self) -> None:
+        if self.engine not in (VITA_ENGINE, VLLM_ENGINE):
+            raise RequestError(
+                f"there is no engine {self.engine!r:.60}", where="engine", fix=f"use {VITA_ENGINE} or {VLLM_ENGINE}"
+            )
         if not 0 <= self.port <= 65535:
             raise RequestError(f"must be 0 to 65535, not {self.port}", where="port")
         for key in self.api_keys:

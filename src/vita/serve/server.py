@@ -24,9 +24,8 @@ from vita.serve.prometheus import Metrics
 from vita.serve.transcripts import Transcripts
 
 if TYPE_CHECKING:
-    from vita.api import Vita
     from vita.engine.handle import Handle
-    from vita.engine.session import Session
+    from vita.serve.served_model import ServedModel
     from vita.speech.vad import SileroVad
     from vita.types import MediaOptions, Message, SamplingParams, SpeechOptions
 
@@ -53,7 +52,7 @@ class Server:
         created: when the server was made, seconds since the epoch.
     """
 
-    def __init__(self, model: Vita, options: ServeOptions) -> None:
+    def __init__(self, model: ServedModel, options: ServeOptions) -> None:
         self.model, self.options = model, options
         self.secrets = ClientSecrets()
         self.gate = Gate(options, self.secrets)
@@ -183,10 +182,6 @@ class Server:
     async def in_speech_thread(self, function: Callable[[], Result]) -> Result:
         """Run what opens voices or encodes audio beside the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self.speech_threads, function)
-
-    def session(self, tenant: Tenant, system: str | None = None, media: MediaOptions | None = None) -> Session:
-        """A conversation with the server's policy and the caller's cache salt."""
-        return self.model.session(system, options=self._with_policy(media), cache_salt=tenant.salt)
 
     def _with_policy(self, media: MediaOptions | None) -> MediaOptions:
         policy = self.options.media_policy

@@ -10,16 +10,37 @@ import atexit
 import functools
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from vita.engine.handle import EventQueue, Handle
+from vita.engine.sampler import check_params
 from vita.errors import SpeechError, VitaError
 from vita.events import Done, Event, Started, TextDelta
-from vita.speech.stream import SpeechStream
+from vita.speech.stream import SpeechStream, stream_for
+from vita.speech.voice import Voice
+from vita.types import SamplingParams, SpeechOptions
 
 MAX_EVENTS = 64  # unread events, up to 15 s of audio
+Speaker = Callable[[Handle], Handle]  # from a handle that nobody has read to one that also speaks
 EXIT_SECONDS = 5.0  # that the end of the process waits for a clause to end
+
+
+def open_speaker(options: SpeechOptions, params: SamplingParams | None, voice: Voice | None) -> Speaker:
+    """A function that speaks the answers of one request, whose voices are open.
+
+    Args:
+        options: how they are spoken.
+        params: of the request.
+        voice: the checkpoint's own, if it has one and it may be meant.
+
+    Raises:
+        RequestError: there is no such voice, or a parameter is wrong. ResourceError: no voice is installed.
+    """
+    if params is not None:
+        check_params(params)
+    streams = [stream_for(options, voice, index=index) for index in range(params.n if params else 1)]
+    return lambda handle: speak_answers(handle, streams)
 
 
 def speak_answers(inner: Handle, streams: Sequence[SpeechStream]) -> Handle:
@@ -32,7 +53,9 @@ def speak_answers(inner: Handle, streams: Sequence[SpeechStream]) -> Handle:
     """
     speaker = _Speaker(inner, streams)
     speaker.start()
-    return Handle(speaker.events, speaker.cancel, len(streams), owner=inner, request=inner.request)
+    return Handle(
+        speaker.events, speaker.cancel, len(streams), owner=inner, request=inner.request, usage=inner.usage_so_far
+    )
 
 
 class _Speaker:

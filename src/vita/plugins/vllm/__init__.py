@@ -1,7 +1,7 @@
 """vLLM plugin: serves VITA-1.5 with vLLM's engine (docs/scaling.md).
 
-vLLM calls `register` in each of its processes, by the entry point `vllm.general_plugins`. Nothing here is imported by
-the rest of the package.
+vLLM calls `register` in each of its processes, by the entry point `vllm.general_plugins`. The rest of the package
+imports it for `vita serve --engine vllm` only.
 """
 
 from __future__ import annotations

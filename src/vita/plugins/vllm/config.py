@@ -60,14 +60,17 @@ class VitaQwen2LowerCaseConfig(VitaQwen2Config):
 
 
 def decoder_config(opened: OpenedModel) -> Qwen2Config:
-    """Qwen2's configuration, with the vocabulary cut to the tokenizer's length (spec section 1.6)."""
+    """Qwen2's configuration, with the vocabulary cut to the tokenizer's length (spec section 1.6) and the placeholders
+    behind it. They are never sampled, but vLLM's penalties count the prompt's ids in a table of the vocabulary's size:
+    an id beyond it would end the engine."""
     config: VitaConfig = opened.checkpoint.config
     decoder = config.decoder
     return Qwen2Config(
-        architectures=["Qwen2ForCausalLM"], vocab_size=opened.tokenizer.size, hidden_size=decoder.hidden_size,
-        intermediate_size=decoder.intermediate_size, num_hidden_layers=decoder.num_layers,
-        num_attention_heads=decoder.num_heads, num_key_value_heads=decoder.num_kv_heads, hidden_act="silu",
-        rms_norm_eps=decoder.rms_norm_eps, max_position_embeddings=config.context, use_sliding_window=False,
+        architectures=["Qwen2ForCausalLM"], vocab_size=opened.tokenizer.size + len(opened.placeholders),
+        hidden_size=decoder.hidden_size, intermediate_size=decoder.intermediate_size,
+        num_hidden_layers=decoder.num_layers, num_attention_heads=decoder.num_heads,
+        num_key_value_heads=decoder.num_kv_heads, hidden_act="silu", rms_norm_eps=decoder.rms_norm_eps,
+        max_position_embeddings=config.context, use_sliding_window=False,
         rope_parameters={"rope_type": "default", "rope_theta": decoder.rope_theta},
         tie_word_embeddings=decoder.tie_word_embeddings, dtype=config.dtype, bos_token_id=None,
         eos_token_id=sorted(opened.stop_ids), pad_token_id=config.generation.pad_id,

@@ -59,7 +59,8 @@ class VITAQwen2ForCausalLM(nn.Module, SupportsMultiModal, SupportsPP, SupportsLo
         self.opened = opened_model(vllm_config.model_config.hf_config.name_or_path)
         self.config: VitaConfig = self.opened.checkpoint.config
         text_config = vllm_config.model_config.hf_config.text_config
-        self.vocab_size: int = text_config.vocab_size
+        self.vocab_size = self.opened.tokenizer.size  # of tokens that may be sampled; the placeholders are behind them
+        self.rows: int = text_config.vocab_size
         self.dtype: torch.dtype = vllm_config.model_config.dtype
         hidden = self.config.decoder.hidden_size
         self.configure_mm_token_handling(self.vocab_size, list(self.opened.placeholders.values()))
@@ -83,7 +84,7 @@ class VITAQwen2ForCausalLM(nn.Module, SupportsMultiModal, SupportsPP, SupportsLo
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
         """Load the checkpoint's tensors by their own names; returns the names of the parameters that were loaded."""
         loader = AutoWeightsLoader(self)
-        loaded: set[str] = loader.load_weights(cut_vocabulary(weights, self.vocab_size), mapper=self.hf_to_vllm_mapper)
+        loaded: set[str] = loader.load_weights(cut_vocabulary(weights, self.rows), mapper=self.hf_to_vllm_mapper)
         for part in TOWERS:
             module = getattr(self, part).requires_grad_(False)
             device = next((parameter.device for parameter in module.parameters()), None)
@@ -167,8 +168,11 @@ class VITAQwen2ForCausalLM(nn.Module, SupportsMultiModal, SupportsPP, SupportsLo
         return self.language_model.model(input_ids, positions, intermediate_tensors, inputs_embeds)
 
     def compute_logits(self, hidden_states: Tensor) -> Tensor | None:
-        """Logits `[n, vocab]`."""
-        return self.language_model.compute_logits(hidden_states)
+        """Logits `[n, rows]`; those of the placeholders are -inf."""
+        logits: Tensor | None = self.language_model.compute_logits(hidden_states)
+        if logits is not None:  # this rank has them
+            logits[:, self.vocab_size :] = -torch.inf
+        return logits
 
     def get_mm_mapping(self) -> MultiModelKeys:
         """Which parts are language model, connectors and towers."""

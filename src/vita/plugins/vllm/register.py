@@ -23,10 +23,12 @@ def register() -> None:
 
     from vita.plugins.vllm.config import VitaModelDefaults, register_config
     from vita.plugins.vllm.connector import VitaMediaConnector
+    from vita.plugins.vllm.parent import follow_parent
 
     if ARCHITECTURE in ModelRegistry.get_supported_archs():
         return
     warn_if_untested()
+    follow_parent()
     register_config()
     MEDIA_CONNECTOR_REGISTRY.register(MODE)(VitaMediaConnector)
     TokenizerRegistry.register(MODE, "vita.plugins.vllm.tokenizer", "VitaTokenizer")

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from torch import Tensor
+from torch.nn import functional
 from vllm.model_executor.models.utils import WeightsMapper
 
 from vita.checkpoint.names import ADAPTER, AUDIO, IGNORED, PROJECTOR, VISION, checkpoint_name
@@ -43,6 +44,8 @@ def _full_name(pattern: str) -> re.Pattern[str]:
 
 
 def cut_vocabulary(weights: Iterable[tuple[str, Tensor]], rows: int) -> Iterator[tuple[str, Tensor]]:
-    """The tensors with embedding and head cut to the tokenizer's length (spec section 1.6)."""
+    """The tensors with embedding and head cut to so many rows, or filled up with zeros (spec section 1.6)."""
     for name, tensor in weights:
-        yield name, tensor[:rows] if name in (EMBED, HEAD) else tensor
+        if name in (EMBED, HEAD):
+            tensor = tensor[:rows] if len(tensor) >= rows else functional.pad(tensor, (0, 0, 0, rows - len(tensor)))
+        yield name, tensor

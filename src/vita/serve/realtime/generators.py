@@ -13,7 +13,6 @@ from anyio.abc import TaskGroup
 
 from vita.errors import MediaError, VitaError
 from vita.events import Done, SpeechChunk, Started, TextDelta, Usage
-from vita.prompt.processor import count_tokens
 from vita.serve.audio_out import audio_tokens, chunks_of
 from vita.serve.auth import Tenant
 from vita.serve.errors import ApiError, as_api_error
@@ -77,7 +76,7 @@ class Generators:
         if handle is None:
             return Usage()
         handle.cancel()
-        return usage_so_far(handle)
+        return handle.usage_so_far()
 
     def transcribe(self, item: Item) -> None:
         """Write down a spoken item, at low priority; the engine encodes its audio once for this and the answer."""
@@ -269,15 +268,3 @@ class Generators:
             async for event in handle:
                 if isinstance(event, Started) and self._probe is handle:
                     self._tell(noise if event.state == "noise" else complete)
-
-
-def usage_so_far(handle: Handle) -> Usage:
-    """What a request has used. The engine's thread goes on counting meanwhile."""
-    request = handle.request
-    if request is None or request.inputs is None:
-        return Usage()
-    text, image, audio = count_tokens(request.inputs.spans)
-    return Usage(
-        prompt_tokens=request.inputs.length, text_tokens=text, image_tokens=image, audio_tokens=audio,
-        completion_tokens=sum(len(sequence.tokens) for sequence in request.sequences), reused_tokens=request.reused,
-    )  # fmt: skip

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from vita.errors import VitaError
 from vita.options import EngineOptions
+from vita.serve.engines import load_served
 from vita.serve.options import Limits, ServeOptions
 
 if TYPE_CHECKING:
-    from vita.api import Vita
+    from vita.serve.served_model import ServedModel
 
 LOOPBACK = "127.0.0.1"
 
@@ -50,7 +51,7 @@ def main(out: TextIO) -> None:
     try:
         options = decode_serve_options(fields["serve"])
         listening = open_socket(replace(options, host=fields.get("bind", LOOPBACK), port=0))
-        model = load(fields)
+        model = load(fields, options)
     except VitaError as error:
         print(json.dumps({"error": error.sentence()}), file=out, flush=True)
         return
@@ -68,20 +69,16 @@ def decode_serve_options(fields: dict[str, Any]) -> ServeOptions:
     return ServeOptions(**{**fields, **lists, "limits": Limits(**fields["limits"])})
 
 
-def load(fields: dict[str, Any]) -> Vita:
+def load(fields: dict[str, Any], serve: ServeOptions) -> ServedModel:
     """The model, warm. Replicas share the CPU's cores.
 
     Raises:
         VitaError: it cannot be loaded.
     """
-    from vita.api import load_with_options
-
     options = EngineOptions(**fields["engine"])
     if options.threads is None:
         options = replace(options, threads=max(1, len(_cores()) // fields["count"]))
-    model = load_with_options(fields["model"], options)
-    model.warm_up()
-    return model
+    return load_served(fields["model"], options, serve)
 
 
 def _cores() -> set[int]:
