@@ -23,7 +23,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from vita.config import DecoderConfig
-from vita.kernels.cpu.bindings import GROUP_SIZE, BlockTable, Kernels
+from vita.kernels.cpu.bindings import GROUP_SIZE, Kernels
+from vita.kernels.cpu.block_table import BlockTable
 from vita.layers.attention import causal_mask
 from vita.layers.rope import apply_rope, rope_tables
 from vita.model.kv_cache import KVCache

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vita.kernels import triton as triton_kernels
 from vita.kernels.cpu.bindings import bf16_kernels
+from vita.kernels.cpu.float32 import float32_kernels
 
 
 class ElementwiseKernels(Protocol):
@@ -32,7 +33,7 @@ class ElementwiseKernels(Protocol):
 def elementwise_kernels(x: Tensor, other: Tensor) -> ElementwiseKernels | None:
     """The kernels for `x` and its second operand; None if there are none or gradients are enabled."""
     if x.device.type != "cuda":
-        return bf16_kernels(x, other)
+        return float32_kernels(x, other) or bf16_kernels(x, other)
     supported = x.dtype == other.dtype and not torch.is_grad_enabled()
     return triton_elementwise() if supported and triton_kernels.available(x.device) else None
 

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from vita.config import DecoderConfig
-from vita.kernels.cpu.bindings import BlockTable, bf16_kernels
+from vita.kernels.cpu.bindings import bf16_kernels
+from vita.kernels.cpu.block_table import BlockTable
+from vita.kernels.cpu.float32 import float32_kernels
 from vita.layers.attention import Attend
 
 QMAX = 127  # largest int8 magnitude of a quantised key or value
@@ -125,7 +127,7 @@ class KVCacheBatch:
 
     def attend(self, attend: Attend, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """As `KVCache.attend`, in one native kernel where possible: `[requests, heads, 1, d]`."""
-        native = bf16_kernels(q, k)
+        native = float32_kernels(q, k) or bf16_kernels(q, k)
         out = None if native is None else native.decode_attention(q, k, v, self._table(layer), layer)
         if out is not None:
             return out

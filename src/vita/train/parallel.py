@@ -52,9 +52,9 @@ class DataParallel:
         """
         return first + self.rank * samples
 
-    def next_index(self, own: int, samples: int) -> int:
-        """Number of the next step's first sample, from the number `own` that follows this process's samples."""
-        return own + (self.size - 1 - self.rank) * samples
+    def next_index(self, after: int, samples: int) -> int:
+        """Number of the next step's first sample, from the number `after` that follows this process's samples."""
+        return after + (self.size - 1 - self.rank) * samples
 
     def copy_first(self, tensors: Sequence[Tensor]) -> None:
         """Overwrite tensors by those of the first process."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import logging
 import threading
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +16,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vita.kernels.cpu.block_table import BlockTable, address
 from vita.kernels.cpu.compile import Loaded, Program, are_wanted, load_library
+from vita.kernels.cpu.float32 import load_float32_kernels
 from vita.kernels.cpu.signatures import InterfaceError, bind
 
 log = logging.getLogger("vita")
@@ -26,7 +27,7 @@ _NAMES = (
     "decode_attention", "rope", "rms_norm", "silu_mul",
 )  # fmt: skip
 SOURCES = tuple(Path(__file__).with_name(f"{name}.c") for name in _NAMES)
-_SHARED = ("floats", "int4", "gemm_dynamic_int8_avx2", "gemm_dynamic_int8_avx512", "rows", "vectors")
+_SHARED = ("floats", "int4", "gemm_dynamic_int8_avx2", "gemm_dynamic_int8_avx512", "rows", "splits", "vectors")
 HEADERS = tuple(Path(__file__).with_name(f"{name}.h") for name in _SHARED)
 PROGRAM = Program(SOURCES, HEADERS)
 GROUP_SIZE = 64  # weights that share one scale in the stored int4 format; compared with the C constant when loading
@@ -78,7 +79,7 @@ class Kernels:
             return None
         out, x = x.new_empty(rows, n_out), x.contiguous()
         if rows == 1:
-            self._library.vita_gemv_bf16(_address(weight), _address(x), _address(bias), _address(out), n_out, n_in)
+            self._library.vita_gemv_bf16(address(weight), address(x), address(bias), address(out), n_out, n_in)
         else:
             self._gemm_small(x, weight, None, bias, out)
         return out
@@ -86,7 +87,7 @@ class Kernels:
     def _gemm_small(self, x: Tensor, weight: Tensor, scale: Tensor | None, bias: Tensor | None, out: Tensor) -> None:
         (rows, n_in), n_out = x.shape, weight.shape[0]
         self._library.vita_gemm_small(
-            _address(weight), _address(scale), _address(x), _address(bias), _address(out), rows, n_out, n_in
+            address(weight), address(scale), address(x), address(bias), address(out), rows, n_out, n_in
         )
 
     def rope(self, x: Tensor, cos: Tensor, sin: Tensor) -> bool:
@@ -100,20 +101,20 @@ class Kernels:
         if not self._library.vita_rope_supports(d) or not all(t.is_contiguous() for t in (x, cos, sin)):
             return False
         rows, angles = x.shape[0] * x.shape[1], cos.shape[0] * cos.shape[1]
-        self._library.vita_rope(_address(x), _address(cos), _address(sin), rows, heads, d, angles)
+        self._library.vita_rope(address(x), address(cos), address(sin), rows, heads, d, angles)
         return True
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """RMSNorm over the last dimension: bfloat16 `[..., n]` and `[n]` to `[..., n]`."""
         out, n = torch.empty_like(x), weight.shape[0]
-        self._library.vita_rms_norm(_address(x), _address(weight), _address(out), x.numel() // n, n, eps)
+        self._library.vita_rms_norm(address(x), address(weight), address(out), x.numel() // n, n, eps)
         return out
 
     def silu_mul(self, gate: Tensor, up: Tensor) -> bool:
         """`silu(gate) · up` of two bfloat16 tensors, into `gate`; False, with `gate` unchanged, without the kernel."""
         usable = bool(self._library.vita_has_silu_mul()) and gate.is_contiguous() and up.is_contiguous()
         if usable:
-            self._library.vita_silu_mul(_address(gate), _address(up), gate.numel())
+            self._library.vita_silu_mul(address(gate), address(up), gate.numel())
         return usable
 
     def gemm_int8(self, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor | None:
@@ -139,14 +140,14 @@ class Kernels:
             return None
         out, workspace = x.new_empty(rows, n_out), self.workspace(self._library.vita_gemv_int8_workspace(rows, n_in))
         self._library.vita_gemv_int8(
-            _address(weight), _address(scale), _address(x), _address(bias), _address(out), _address(workspace),
+            address(weight), address(scale), address(x), address(bias), address(out), address(workspace),
             rows, n_out, n_in, _is_bf16(x),
         )  # fmt: skip
         return out
 
     def int8_dequantize(self, weight: Tensor, scale: Tensor, out: Tensor) -> None:
         """int8 weights `[out, in]` with scales `[out]` as bfloat16, into `out` `[out, in]`."""
-        self._library.vita_dequantize_int8(_address(weight), _address(scale), _address(out), *out.shape)
+        self._library.vita_dequantize_int8(address(weight), address(scale), address(out), *out.shape)
 
     def gemm_int4(self, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
         """`x · wᵀ + b` with x quantised to int8, a weight row read once for all rows of x.
@@ -163,14 +164,14 @@ class Kernels:
         (rows, n_in), n_out = x.shape, weight.shape[0]
         out, workspace = x.new_empty(rows, n_out), self.workspace(self._library.vita_gemv_int4_workspace(rows, n_in))
         self._library.vita_gemv_int4(
-            _address(weight), _address(scale), _address(x), _address(bias), _address(out), _address(workspace),
+            address(weight), address(scale), address(x), address(bias), address(out), address(workspace),
             rows, n_out, n_in, _is_bf16(x),
         )  # fmt: skip
         return out
 
     def int4_dequantize(self, weight: Tensor, scale: Tensor, out: Tensor) -> None:
         """int4 weights `[out, in / 2]` with scales `[out, in / 64]` as bfloat16, into `out` `[out, in]`."""
-        self._library.vita_dequantize_int4(_address(weight), _address(scale), _address(out), *out.shape)
+        self._library.vita_dequantize_int4(address(weight), address(scale), address(out), *out.shape)
 
     def gemm_dynamic_int8(self, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor | None:
         """`x · wᵀ + b` for many rows, with x quantised to int8 and integer products; None where it does not apply.
@@ -189,7 +190,7 @@ class Kernels:
         workspace = self.workspace(self._library.vita_gemm_dynamic_int8_workspace(rows, n_in, threads))
         out = x.new_empty(rows, n_out)
         self._library.vita_gemm_dynamic_int8(
-            _address(weight), _address(scale), _address(x), _address(bias), _address(out), _address(workspace),
+            address(weight), address(scale), address(x), address(bias), address(out), address(workspace),
             rows, n_out, n_in, _is_bf16(x), bits, threads,
         )  # fmt: skip
         return out
@@ -216,7 +217,7 @@ class Kernels:
         workspace = self.workspace(self._library.vita_flash_attention_workspace(batch, kv_heads, keys, d))
         strides = (ctypes.c_int64 * 9)(*q.stride()[:3], *k.stride()[:3], *v.stride()[:3])
         self._library.vita_flash_attention(
-            _address(q), _address(k), _address(v), _address(out), _address(workspace), strides, batch, heads, kv_heads,
+            address(q), address(k), address(v), address(out), address(workspace), strides, batch, heads, kv_heads,
             queries, keys, d, int(causal), scale,
         )  # fmt: skip
         return out.transpose(1, 2)
@@ -234,7 +235,7 @@ class Kernels:
             `[requests, heads, 1, d]`. A row is bit-identical whatever the other requests are.
         """
         (requests, heads, n, d), kv_heads = q.shape, k.shape[1]
-        if not caches.supported or heads % kv_heads or not self._library.vita_decode_attention_supports(d):
+        if not caches.is_bf16 or heads % kv_heads or not self._library.vita_decode_attention_supports(d):
             return None
         if n != 1 or k.shape != v.shape or requests != len(caches.lengths):
             return None
@@ -242,49 +243,11 @@ class Kernels:
         nbytes = self._library.vita_decode_attention_workspace(caches.lengths, requests, heads, kv_heads, d)
         out, workspace = torch.empty_like(q), self.workspace(nbytes)
         self._library.vita_decode_attention(
-            _address(q), _address(k), _address(v), caches.keys, caches.values, caches.scales, caches.lengths,
-            caches.capacities, _address(out), _address(workspace), requests, heads, kv_heads, d, caches.layers, layer,
+            address(q), address(k), address(v), caches.keys, caches.values, caches.scales, caches.lengths,
+            caches.capacities, address(out), address(workspace), requests, heads, kv_heads, d, caches.layers, layer,
             d**-0.5,
         )  # fmt: skip
         return out
-
-
-class BlockTable:
-    """Addresses and sizes of the KV caches of some requests, as `Kernels.decode_attention` reads them.
-
-    `supported` says whether the kernel knows their dtypes and shapes.
-
-    Args:
-        keys, values: one of each per request, bfloat16 or int8 `[layers, 1, kv_heads, capacity, d]`. The caller keeps
-            them alive.
-        scales: per request bfloat16 `[2, layers, 1, kv_heads, capacity, 1]`, or None for a bfloat16 cache.
-        lengths: filled positions, less than the capacity.
-
-    Raises:
-        ValueError: a cache is full.
-    """
-
-    def __init__(
-        self, keys: Sequence[Tensor], values: Sequence[Tensor], scales: Sequence[Tensor | None], lengths: Sequence[int]
-    ) -> None:
-        capacities = [t.shape[-2] for t in keys]
-        if any(length >= capacity for length, capacity in zip(lengths, capacities, strict=True)):
-            raise ValueError("a KV cache is full")
-        addresses, integers = ctypes.c_void_p * len(keys), ctypes.c_int64 * len(keys)
-        self.keys, self.values = addresses(*map(_address, keys)), addresses(*map(_address, values))
-        self.scales = addresses(*map(_address, scales))
-        self.lengths, self.capacities, self.layers = integers(*lengths), integers(*capacities), len(keys[0])
-        known = (torch.bfloat16, None), (torch.int8, torch.bfloat16)
-        dtypes = ((k.dtype, None if s is None else s.dtype) for k, s in zip(keys, scales, strict=True))
-        same = (
-            k.shape == v.shape and k.dtype == v.dtype and k.shape[1] == 1 for k, v in zip(keys, values, strict=True)
-        )
-        self.supported = all(pair in known for pair in dtypes) and all(same) and len({k.shape[:3] for k in keys}) == 1
-
-
-def _address(tensor: Tensor | None) -> int | None:
-    """Of the first value; None is a null pointer."""
-    return None if tensor is None else tensor.data_ptr()
 
 
 def _is_bf16(x: Tensor) -> int:
@@ -319,6 +282,8 @@ def prepare_kernels(device: torch.device, dtype: torch.dtype, scheme: str | None
     bits = scheme.split("+")[0] if scheme else None
     used = dtype in SUPPORTED_DTYPES or bits == "int4" if bits else dtype == torch.bfloat16
     are_wanted()  # checks VITA_KERNELS for every model, even one that uses no kernels
+    if device.type == "cpu" and dtype == torch.float32:
+        load_float32_kernels()
     if device.type != "cpu" or not used:
         return
     with _PREPARING:

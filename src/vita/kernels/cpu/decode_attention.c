@@ -8,16 +8,12 @@
 #include <float.h>
 #include <math.h>
 #include "floats.h"
+#include "splits.h"
 #include "vectors.h"
 
 #if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512VL__)
-#ifndef KV_BLOCK
-#define KV_BLOCK 256 /* positions of a split */
-#endif
 #define V_BLOCK 32          /* positions whose values are processed together, while the next ones are prefetched */
 #define PREFETCH_BYTES 4096 /* of keys */
-#define HEAD_BLOCK 8        /* query heads of one KV head that are processed together; missing ones are zeros */
-#define MAX_HEAD_DIM 256
 _Static_assert(KV_BLOCK % V_BLOCK == 0, "a split is a multiple of blocks of values");
 
 /* Sums of each of 16 vectors, by a tree of shuffles and adds. */
@@ -145,9 +141,6 @@ typedef struct {
     uint16_t *scales; /* null: bfloat16 */
 } Rows;
 
-/* Floats of a partial result: maxima [HEAD_BLOCK], sums [HEAD_BLOCK] and outputs [HEAD_BLOCK, d]. */
-static int64_t partial_size(int64_t d) { return HEAD_BLOCK * (2 + d); }
-
 /* Attention of `heads` query heads to `count` positions from `first` on, into `partial`. */
 static inline __attribute__((always_inline)) void attend_split(
     const uint16_t *q, Rows k, Rows v, float *partial, int64_t heads, int64_t first, int64_t count, int64_t d,
@@ -207,18 +200,6 @@ static void write_position(Rows rows, int64_t at, const uint16_t *x, int64_t d) 
     else memcpy(rows.at + 2 * at * d, x, 2 * (size_t)d);
 }
 
-/* Splits of the longest request, with its new position. */
-static int64_t max_splits(const int64_t *lengths, int64_t requests) {
-    int64_t most = 0;
-    for (int64_t r = 0; r < requests; r++) most = lengths[r] >= most ? lengths[r] + 1 : most;
-    return (most + KV_BLOCK - 1) / KV_BLOCK;
-}
-
-/* Blocks of query heads of one KV head. */
-static int64_t head_blocks(int64_t heads, int64_t kv_heads) {
-    return (heads / kv_heads + HEAD_BLOCK - 1) / HEAD_BLOCK;
-}
-
 int vita_decode_attention_supports(int64_t head_dim) {
     return head_dim > 0 && head_dim % 32 == 0 && head_dim <= MAX_HEAD_DIM;
 }
@@ -226,8 +207,7 @@ int vita_decode_attention_supports(int64_t head_dim) {
 /* Workspace of vita_decode_attention in bytes: the partial results of every request, block of heads and split. */
 int64_t vita_decode_attention_workspace(const int64_t *lengths, int64_t requests, int64_t heads, int64_t kv_heads,
                                         int64_t d) {
-    const int64_t partials = requests * kv_heads * head_blocks(heads, kv_heads) * max_splits(lengths, requests);
-    return partials * partial_size(d) * (int64_t)sizeof(float);
+    return splits_workspace(lengths, requests, heads, kv_heads, d);
 }
 
 /* Appends k and v [requests, kv_heads, d] at position `lengths` [requests] of layer `layer` of each cache [layers,

@@ -71,18 +71,33 @@ SIGNATURES: dict[str, tuple[CType | None, tuple[CType, ...]]] = {
     "vita_silu_mul": (None, (DATA,) * 2 + (INT64,)),
 }  # fmt: skip
 
+FLOAT32_SIGNATURES: dict[str, tuple[CType | None, tuple[CType, ...]]] = {
+    # head_dim
+    "vita_decode_attention_f32_supports": (INT, (INT64,)),
+    # lengths; requests, heads, kv_heads, head_dim
+    "vita_decode_attention_f32_workspace": (INT64, (INTS,) + (INT64,) * 4),
+    # q, k, v; keys, values; lengths, capacities; out, workspace; requests, heads, kv_heads, head_dim, layer; scale
+    "vita_decode_attention_f32": (
+        None, (DATA,) * 3 + (ADDRESSES,) * 2 + (INTS,) * 2 + (DATA,) * 2 + (INT64,) * 5 + (DOUBLE,),
+    ),
+    # x, weight, y; rows, n; eps
+    "vita_rms_norm_f32": (None, (DATA,) * 3 + (INT64,) * 2 + (DOUBLE,)),
+    # x, cos, sin; rows, heads, head_dim, angles
+    "vita_rope_f32": (None, (DATA,) * 3 + (INT64,) * 4),
+}  # fmt: skip
+
 
 class InterfaceError(Exception):
     """A compiled library lacks a function; the text names it."""
 
 
-def bind(library: ctypes.CDLL) -> None:
+def bind(library: ctypes.CDLL, signatures: dict[str, tuple[CType | None, tuple[CType, ...]]] = SIGNATURES) -> None:
     """Declare the types of every exported function on `library`.
 
     Raises:
         InterfaceError: a function is missing.
     """
-    for name, (result, arguments) in SIGNATURES.items():
+    for name, (result, arguments) in signatures.items():
         try:
             function = getattr(library, name)
         except AttributeError as error:

@@ -1,0 +1,48 @@
+"""Addresses and sizes of the KV caches of a batch, as the C kernels read them."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class BlockTable:
+    """Addresses and sizes of the KV caches of some requests, as the kernels of a decode step read them.
+
+    `is_bf16` and `is_float32` say which kernel knows their dtypes and shapes.
+
+    Args:
+        keys, values: one of each per request, bfloat16, int8 or float32 `[layers, 1, kv_heads, capacity, d]`. The
+            caller keeps them alive.
+        scales: per request bfloat16 `[2, layers, 1, kv_heads, capacity, 1]`, or None for a cache that is not int8.
+        lengths: filled positions, less than the capacity.
+
+    Raises:
+        ValueError: a cache is full.
+    """
+
+    def __init__(
+        self, keys: Sequence[Tensor], values: Sequence[Tensor], scales: Sequence[Tensor | None], lengths: Sequence[int]
+    ) -> None:
+        capacities = [t.shape[-2] for t in keys]
+        if any(length >= capacity for length, capacity in zip(lengths, capacities, strict=True)):
+            raise ValueError("a KV cache is full")
+        addresses, integers = ctypes.c_void_p * len(keys), ctypes.c_int64 * len(keys)
+        self.keys, self.values = addresses(*map(address, keys)), addresses(*map(address, values))
+        self.scales = addresses(*map(address, scales))
+        self.lengths, self.capacities, self.layers = integers(*lengths), integers(*capacities), len(keys[0])
+        known = {(torch.bfloat16, None), (torch.int8, torch.bfloat16)}
+        dtypes = {(k.dtype, None if s is None else s.dtype) for k, s in zip(keys, scales, strict=True)}
+        same = (
+            k.shape == v.shape and k.dtype == v.dtype and k.shape[1] == 1 for k, v in zip(keys, values, strict=True)
+        )
+        alike = all(same) and len({k.shape[:3] for k in keys}) == 1
+        self.is_bf16, self.is_float32 = alike and dtypes <= known, alike and dtypes == {(torch.float32, None)}
+
+
+def address(tensor: Tensor | None) -> int | None:
+    """Of the first value; None is a null pointer."""
+    return None if tensor is None else tensor.data_ptr()

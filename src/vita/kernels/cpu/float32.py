@@ -1,0 +1,109 @@
+"""The float32 kernels: attention of a decode step for all requests in one call, RMSNorm and rotary position embedding.
+
+A program of its own, which compiles in half a second: a small model answers in float32, and its first answer on a new
+machine shall not wait for the kernels of large models. Where there is no compiler, PyTorch attends for one request
+after another.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vita.kernels.cpu.block_table import BlockTable, address
+from vita.kernels.cpu.compile import Program, load_library
+from vita.kernels.cpu.signatures import FLOAT32_SIGNATURES, InterfaceError, bind
+
+log = logging.getLogger("vita")
+_HERE = Path(__file__).parent
+FLOAT32_PROGRAM = Program((_HERE / "decode_attention_f32.c", _HERE / "elementwise_f32.c"), (_HERE / "splits.h",))
+
+
+class Float32Kernels:
+    """The compiled functions on CPU tensors.
+
+    Args:
+        library: compiled from `FLOAT32_PROGRAM`; its functions are declared here.
+
+    Raises:
+        InterfaceError: a function is missing.
+    """
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        bind(library, FLOAT32_SIGNATURES)
+        self._library = library
+
+    def decode_attention(self, q: Tensor, k: Tensor, v: Tensor, caches: BlockTable, layer: int) -> Tensor | None:
+        """Append one position to every cache and attend to all of it; None where the kernel does not apply.
+
+        Args:
+            q: float32 `[requests, heads, 1, d]`, any strides.
+            k, v: float32 `[requests, kv_heads, 1, d]`, any strides.
+            caches: one per request, all of one model.
+            layer: index of the layer in the caches.
+
+        Returns:
+            `[requests, heads, 1, d]`. A row is bit-identical whatever the other requests are.
+        """
+        (requests, heads, n, d), kv_heads = q.shape, k.shape[1]
+        if not caches.is_float32 or heads % kv_heads or not self._library.vita_decode_attention_f32_supports(d):
+            return None
+        if n != 1 or k.shape != v.shape or requests != len(caches.lengths):
+            return None
+        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+        nbytes = self._library.vita_decode_attention_f32_workspace(caches.lengths, requests, heads, kv_heads, d)
+        out, workspace = torch.empty_like(q), torch.empty(nbytes, dtype=torch.uint8)
+        self._library.vita_decode_attention_f32(
+            address(q), address(k), address(v), caches.keys, caches.values, caches.lengths, caches.capacities,
+            address(out), address(workspace), requests, heads, kv_heads, d, layer, d**-0.5,
+        )  # fmt: skip
+        return out
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """RMSNorm over the last dimension: float32 `[..., n]` and `[n]` to `[..., n]`."""
+        out, n = torch.empty_like(x), weight.shape[0]
+        self._library.vita_rms_norm_f32(address(x), address(weight), address(out), x.numel() // n, n, eps)
+        return out
+
+    def rope(self, x: Tensor, cos: Tensor, sin: Tensor) -> bool:
+        """Rotary position embedding of `x`, in place; False, with `x` unchanged, where the kernel does not apply.
+
+        Args:
+            x: float32 `[batch, n, heads, d]`.
+            cos, sin: float32 `[batch or 1, n, 1, d]`.
+        """
+        heads, d = x.shape[2:]
+        if d % 2 or not (x.is_contiguous() and cos.is_contiguous() and sin.is_contiguous()):
+            return False
+        rows, angles = x.shape[0] * x.shape[1], cos.shape[0] * cos.shape[1]
+        self._library.vita_rope_f32(address(x), address(cos), address(sin), rows, heads, d, angles)
+        return True
+
+    def silu_mul(self, gate: Tensor, up: Tensor) -> bool:
+        """Always False: PyTorch's two operations are as fast."""
+        return False
+
+
+def float32_kernels(x: Tensor, other: Tensor) -> Float32Kernels | None:
+    """The kernels, if both are float32 on a CPU and gradients are off."""
+    usable = x.dtype == other.dtype == torch.float32 and x.device.type == "cpu" and not torch.is_grad_enabled()
+    return load_float32_kernels() if usable else None
+
+
+@lru_cache(maxsize=1)
+def load_float32_kernels() -> Float32Kernels | None:
+    """The kernels, compiled if this machine has not yet; None, logged, where that fails. Once per process."""
+    found = load_library(FLOAT32_PROGRAM)
+    log.info("float32 kernels: %s", found.reason)
+    if found.library is None:
+        return None
+    try:
+        return Float32Kernels(found.library)
+    except InterfaceError as error:
+        log.info("float32 kernels cannot be used: %s", error)
+        return None
