@@ -93,6 +93,6 @@ def load_vllm(model: str | None, options: EngineOptions, arguments: Mapping[str,
     checkpoint = open_checkpoint(model, offline=options.offline)
     if Tokenizer.load(checkpoint.folder).reasoning is not None:
         raise CheckpointError(
-            "writes a reasoning, which vLLM cannot bound", where=checkpoint.folder, fix="serve it with `--engine vita`"
+            "writes a reasoning, which vLLM cannot bound", where=checkpoint.folder, fix="choose the `engine` vita"
         )
     return VllmModel(VllmEngine(str(checkpoint.folder), options, arguments), "default" if model is None else model)
