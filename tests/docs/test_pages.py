@@ -21,6 +21,7 @@ from vita.cli.app import app
 
 # Why a command is not run here. What it names must exist all the same.
 NOT_RUN = {
+    r"benchmarks\.vllm_plugin": "needs vLLM; tests/vllm/test_scaling_docs.py runs it",
     r"VITA-MLLM": "downloads the released model",
     r"\b(MODEL|FOLDER|COMMAND|OUT4?|SMALL|T)\b": "a placeholder",
     r"^(pip|python -m pip|pipx|uv|docker|sudo) ": "installs",

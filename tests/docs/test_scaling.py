@@ -1,6 +1,7 @@
 """The `vita` commands of docs/scaling.md run, with the embedded model and two processes in place of many.
 
-Those of vLLM are run by tests/vllm/test_nodes.py, and Ray's by tests/serve/replicas/test_ray.py.
+Those of vLLM are run by tests/vllm/test_nodes.py, test_vita_serve.py and test_vita_replicas.py, and Ray's by
+tests/serve/replicas/test_ray.py.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def test_its_flags_exist(line: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("line", [line for line in SERVE if "--ray" not in line])
+@pytest.mark.parametrize("line", [line for line in SERVE if "--ray" not in line and "vllm" not in line])
 def test_it_serves(line: str, tmp_path: Path) -> None:
     errors = tmp_path / "stderr"
     with errors.open("wb") as stderr:
