@@ -76,16 +76,20 @@ def _repeat_heads(tensor: Tensor, rows: int, width: int) -> Tensor:
     return heads.repeat_interleave(rows // tensor.shape[0], 0).flatten(0, 1)
 
 
-def read_shipped(folder: Path) -> dict[str, Tensor]:
-    """An exported checkpoint and the heads kept beside the recipe, in float32 by the learner's names.
+def read_shipped(folder: Path, heads: Path = HEADS) -> dict[str, Tensor]:
+    """An exported checkpoint and its heads, in float32 by the learner's names.
 
-    Lets a run go on from the shipped model. Ears that were never trained, or are built unlike ours, are left out.
+    Lets a run go on from it. Ears that were never trained, or are built unlike ours, are left out.
+
+    Args:
+        folder: of the checkpoint.
+        heads: written with it by `recipes.nano.export --heads`; by default those of the shipped model.
     """
     checkpoint = open_checkpoint(folder, offline=True)
     size, cpu = Tokenizer.load(folder).size, torch.device("cpu")
     deaf = "audio" in checkpoint.untrained or checkpoint.config.audio != sizes("hearing", size).audio
     weights = {
-        name: tensor.float() for name, tensor in load_file(HEADS).items() if not (deaf and name.startswith(EARS))
+        name: tensor.float() for name, tensor in load_file(heads).items() if not (deaf and name.startswith(EARS))
     }
     for part, module in load_model(checkpoint, size, torch.float32, cpu).parts():
         if not (deaf and f"{part}.".startswith(EARS)):

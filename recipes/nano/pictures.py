@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from recipes.nano.checkpoint import EARS, carried, hears, load_weights, read_shipped
+from recipes.nano.checkpoint import EARS, HEADS, carried, hears, load_weights, read_shipped
 from recipes.nano.feed import Batch, Feed, build_batch
 from recipes.nano.model import Learner, sizes
 from recipes.nano.pack import Packer
@@ -47,14 +47,15 @@ class Options:
     worker: bool = True
     steps: int | None = None  # stop after so many, whatever the time
     weights: Path | None = None  # a state to take the first weights from
+    heads: Path = HEADS  # that were exported with a checkpoint folder
     start: int = 0  # the phase to begin with
     warm_up: int = 150  # steps
 
 
-def first_weights(source: Path) -> dict[str, torch.Tensor]:
+def first_weights(source: Path, heads: Path = HEADS) -> dict[str, torch.Tensor]:
     """Of a run's state, or of an exported checkpoint's folder."""
     if source.is_dir():
-        return read_shipped(source)
+        return read_shipped(source, heads)
     state: dict[str, dict[str, torch.Tensor]] = torch.load(source, map_location="cpu", weights_only=True)
     return state["model"]
 
@@ -77,7 +78,7 @@ class Run:
         self.tokenizer = tokenizer_in(options.out)
         self.packer = Packer(self.tokenizer)
         self.phases: tuple[Phase, ...] = TINY if options.tiny else CURRICULUM
-        weights = {} if options.weights is None else first_weights(options.weights)
+        weights = {} if options.weights is None else first_weights(options.weights, options.heads)
         # Ears that the first weights bring along stay as they are.
         self.preset = "tiny" if options.tiny else "hearing" if hears(weights) else "small"
         self.device = torch.device(options.device)
@@ -158,6 +159,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--tiny", action="store_true", help="the tests' size: learns colours in under a minute")
     parser.add_argument("--weights", type=Path, help="a state.pt or a checkpoint folder to begin from")
+    parser.add_argument("--heads", type=Path, default=HEADS, help="that were exported with the checkpoint folder")
     parser.add_argument("--start", type=int, default=0, help="number of the phase to begin with")
     parser.add_argument("--resume", action="store_true", help="go on from the folder's state")
     run = Run(Options(**vars(parser.parse_args())))

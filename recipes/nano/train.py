@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from recipes.nano.checkpoint import carried, load_weights, read_shipped
+from recipes.nano.checkpoint import HEADS, carried, load_weights, read_shipped
 from recipes.nano.data.studio import studio
 from recipes.nano.everything import MakeBuilder, Shape, held_out, phases
 from recipes.nano.losses import ON_HOST, Batch, losses, on_device, tensor_of
@@ -67,6 +67,7 @@ class Options:
         rate, warm_up, seed, steps: as in `recipes.nano.pictures`.
         tiny: the tests' size and phases.
         weights: a checkpoint to begin from.
+        heads: that were exported with it.
         evaluation: seconds kept for the evaluation at the end.
         resume: go on from the folder's state.
     """
@@ -87,6 +88,7 @@ class Options:
     steps: int | None = None
     tiny: bool = False
     weights: Path | None = None
+    heads: Path = HEADS
     evaluation: float = EVALUATION
     resume: bool = False
 
@@ -180,7 +182,7 @@ class Run:
         options = self.options
         if options.weights is not None:
             old = Tokenizer.load(options.weights)
-            load_weights(self.model, carried(read_shipped(options.weights), old, self.tokenizer))
+            load_weights(self.model, carried(read_shipped(options.weights, options.heads), old, self.tokenizer))
         elif self.plan.shape.sounds:
             # What normalises every filterbank, from the first batch: the feed draws it anyway.
             first = next(self.feed.batches(0)).arrays
@@ -286,6 +288,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="stop after so many steps")
     parser.add_argument("--tiny", action="store_true", help="the tests' size")
     parser.add_argument("--weights", type=Path, help="a checkpoint folder to begin from")
+    parser.add_argument("--heads", type=Path, default=HEADS, help="that were exported with it")
     parser.add_argument("--evaluation", type=float, default=EVALUATION, help="seconds kept for it at the end")
     parser.add_argument("--resume", action="store_true", help="go on from the folder's state")
     return parser.parse_args(arguments)

@@ -21,7 +21,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from recipes.nano import steps
-from recipes.nano.checkpoint import EARS, carried, hears, load_weights, read_shipped
+from recipes.nano.checkpoint import EARS, HEADS, carried, hears, load_weights, read_shipped
 from recipes.nano.model import PARTS, Learner, sizes
 from recipes.nano.pack import Packer
 from recipes.nano.pictures import show
@@ -65,6 +65,7 @@ class Options:
     out: Path
     minutes: float
     weights: Path = DEFAULT
+    heads: Path = HEADS
     batch: int = 16
     rate: float = 1.0e-3
     seed: int = 1
@@ -126,7 +127,7 @@ class Run:
         tokenizer = tokenizer_in(options.out)
         torch.manual_seed(options.seed)
         self.model = Learner(sizes(options.preset, tokenizer.size))
-        weights = carried(read_shipped(options.weights), Tokenizer.load(options.weights), tokenizer)
+        weights = carried(read_shipped(options.weights, options.heads), Tokenizer.load(options.weights), tokenizer)
         load_weights(self.model, weights)
         if not hears(self.model.state_dict()):
             self._measure()
@@ -232,6 +233,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("--minutes", type=float, default=60.0, help="active minutes to train")
     parser.add_argument("--weights", type=Path, default=DEFAULT, help="a checkpoint that sees, to begin from")
+    parser.add_argument("--heads", type=Path, default=HEADS, help="that were exported with it")
     parser.add_argument("--batch", type=int, default=16, help="sounds in a step of each process")
     parser.add_argument("--rate", type=float, default=1.0e-3, help="highest learning rate")
     parser.add_argument("--seed", type=int, default=1)
