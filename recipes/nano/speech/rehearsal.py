@@ -20,7 +20,7 @@ from vita.train.losses import grouped_answer_loss
 from vita.train.packing import RowBatch
 
 ROW_GROUPS = 12  # in one batch, each of a few rows of like length
-A_STEP = 2  # batches beside one of everything
+A_STEP = 2  # batches of all processes beside one of everything
 
 
 class Rehearsal:

@@ -177,7 +177,7 @@ class Run:
             with autocast(CPU):
                 loss, measured = steps.losses(self.model, pictures, BESIDE[0].dense, CPU)
             yield Objective(loss, {f"typed {key}": value for key, value in measured.items()}, self.options.batch)
-        for number in range(A_STEP if self._rehearses(share) else 0):
+        for number in range(-(-A_STEP // self.parallel.size) if self._rehearses(share) else 0):
             with autocast(CPU):
                 loss, measured = self.rehearsal.losses(self.model, Random(f"{progress.step}/{number}"))
             yield Objective(loss, measured, 0)
