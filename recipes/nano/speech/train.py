@@ -91,7 +91,7 @@ class _Stream(IterableDataset[SpeechBatch]):
         packer, first = SpeechPacker(Packer(Tokenizer.load(self.tokenizer))), self.first
         while True:
             batch = build_speech_batch(packer, first, self.size, self.seed, mix_of(self.answers.value))
-            first = batch.next_index + (self.parallel.size - 1) * self.size
+            first = self.parallel.samples_from(self.parallel.next_index(batch.next_index, self.size), self.size)
             yield batch
 
 

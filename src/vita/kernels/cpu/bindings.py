@@ -234,10 +234,9 @@ class Kernels:
         Returns:
             `[requests, heads, 1, d]`. A row is bit-identical whatever the other requests are.
         """
-        (requests, heads, n, d), kv_heads = q.shape, k.shape[1]
-        if not caches.is_bf16 or heads % kv_heads or not self._library.vita_decode_attention_supports(d):
-            return None
-        if n != 1 or k.shape != v.shape or requests != len(caches.lengths):
+        (requests, heads, _, d), kv_heads = q.shape, k.shape[1]
+        supported = caches.is_bf16 and self._library.vita_decode_attention_supports(d)
+        if not supported or not caches.matches(q, k, v):
             return None
         q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
         nbytes = self._library.vita_decode_attention_workspace(caches.lengths, requests, heads, kv_heads, d)

@@ -42,6 +42,11 @@ class BlockTable:
         alike = all(same) and len({k.shape[:3] for k in keys}) == 1
         self.is_bf16, self.is_float32 = alike and dtypes <= known, alike and dtypes == {(torch.float32, None)}
 
+    def matches(self, q: Tensor, k: Tensor, v: Tensor) -> bool:
+        """Whether q `[requests, heads, 1, d]`, k and v `[requests, kv_heads, 1, d]` are one new position of each."""
+        (requests, heads, n, _), kv_heads = q.shape, k.shape[1]
+        return n == 1 and heads % kv_heads == 0 and k.shape == v.shape and requests == len(self.lengths)
+
 
 def address(tensor: Tensor | None) -> int | None:
     """Of the first value; None is a null pointer."""
