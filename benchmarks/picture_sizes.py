@@ -3,20 +3,23 @@
     python benchmarks/picture_sizes.py --pictures 30
 
 Draws its own pictures, not with the recipe's renderer: up to three shapes of clear colours, a word, two words, a
-number. Prints a Markdown table; one line for each size and grid, per cent right. Sizes that two limits cut alike are
-asked about once. Takes some ten minutes on two cores; `--sizes` and `--pictures` shorten it.
+number. Prints a Markdown table; one line for each size and grid, per cent right, and how many questions are answered
+rightly at this size and wrongly at the first one ("won"), and the reverse ("lost"): scenes and questions are the same
+at every size. Sizes that two limits cut alike are asked about once. `--json FILE` keeps the counts, for the model card.
+Takes some ten minutes on two cores; `--sizes` and `--pictures` shorten it.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import random
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import groupby
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -133,8 +136,8 @@ def right(said: str, question: Question) -> bool:
     return all(re.search(rf"(?<!\w){re.escape(key)}(?!\w)(?! left| right)", said) for key in question.keys)
 
 
-def measure(model: vita.Vita, size: tuple[int, int], most: int, pictures: int) -> dict[str, tuple[int, int]]:
-    """Right answers and questions of each kind; the same scenes for every size and limit."""
+def measure(model: vita.Vita, size: tuple[int, int], most: int, pictures: int) -> list[tuple[str, bool]]:
+    """The kind of each question and whether it is answered rightly; the same scenes, in one order, for every size."""
     rng = random.Random(7)
     scenes = [draw_shapes(size, rng) for _ in range(pictures)]
     scenes += [draw_text(kind, size, rng) for kind in KINDS[-3:] for _ in range(pictures)]
@@ -146,11 +149,19 @@ def measure(model: vita.Vita, size: tuple[int, int], most: int, pictures: int) -
                 for q in questions]  # fmt: skip
 
     with ThreadPoolExecutor(8) as pool:  # requests that decode at the same time share each step
-        outcomes = sorted(one for group in pool.map(ask, scenes) for one in group)
-    return {
-        kind: (sum(won for _, won in rows), len(rows))
-        for kind, rows in ((kind, list(group)) for kind, group in groupby(outcomes, key=lambda one: one[0]))
-    }
+        return [one for group in pool.map(ask, scenes) for one in group]
+
+
+def counts_of(outcomes: list[tuple[str, bool]]) -> dict[str, tuple[int, int]]:
+    """Right answers and questions of each kind."""
+    by_kind = {kind: [won for one, won in outcomes if one == kind] for kind in KINDS}
+    return {kind: (sum(won), len(won)) for kind, won in by_kind.items() if won}
+
+
+def differences(first: list[tuple[str, bool]], other: list[tuple[str, bool]]) -> tuple[int, int]:
+    """Questions answered rightly at the other size alone, and at the first size alone."""
+    pairs = [(a, b) for (_, a), (_, b) in zip(first, other, strict=True)]
+    return sum(b and not a for a, b in pairs), sum(a and not b for a, b in pairs)
 
 
 def main() -> None:
@@ -159,21 +170,30 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=30, help="of shapes, and of each kind of text")
     parser.add_argument("--sizes", nargs="*", default=[f"{w}x{h}" for w, h in SIZES], help="as 640x480")
     parser.add_argument("--tiles", type=int, nargs="*", default=[1, 2, 3, 4], help="the limits to try")
+    parser.add_argument("--json", type=Path, help="file for the counts")
     args = parser.parse_args()
     start = time.monotonic()
     model = vita.load(args.model, device="cpu")
-    print("| size | grid | most tiles | " + " | ".join(KINDS) + " | all |\n" + "|---" * (len(KINDS) + 4) + "|")
+    columns = ("size", "grid", "most tiles", *KINDS, "all", "won", "lost")
+    print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
+    kept: list[dict[str, object]] = []
+    first: list[tuple[str, bool]] | None = None
     for size in (tuple(map(int, text.split("x"))) for text in args.sizes):
         limits: dict[tuple[int, int], list[int]] = {}
         for most in args.tiles:
             tiling = replace(model.engine.model.config.tiling, min_tiles=1, max_tiles=most)
             limits.setdefault(choose_grid(*size, tiling), []).append(most)
-        for (columns, rows), mosts in limits.items():
-            counts = measure(model, size, mosts[0], args.pictures)
+        for grid, mosts in limits.items():
+            outcomes = measure(model, size, mosts[0], args.pictures)
+            first = first or outcomes
+            counts, (won, lost) = counts_of(outcomes), differences(first, outcomes)
             shares = [100 * counts[kind][0] / counts[kind][1] for kind in KINDS]
             cells = [f"{share:.0f}" for share in [*shares, sum(shares) / len(shares)]]
-            named = (f"{size[0]}x{size[1]}", f"{columns}x{rows}", ", ".join(map(str, mosts)))
-            print("| " + " | ".join([*named, *cells]) + " |", flush=True)
+            named = (f"{size[0]}x{size[1]}", f"{grid[0]}x{grid[1]}", ", ".join(map(str, mosts)))
+            print("| " + " | ".join([*named, *cells, str(won), str(lost)]) + " |", flush=True)
+            kept.append({"size": list(size), "grid": list(grid), "counts": counts, "won": won, "lost": lost})
+    if args.json:
+        args.json.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     print(f"\n{time.monotonic() - start:.0f} s")
 
 

@@ -41,12 +41,14 @@ class Answered:
 
 @dataclass(frozen=True)
 class Step:
-    """Conversations that are asked together, as OpenAI messages; `lora` is the folder of an adapter."""
+    """Conversations that are asked together, as OpenAI messages; `lora` is the folder of an adapter, `extra` are
+    `extra_args` of the sampling."""
 
     conversations: list[list[dict[str, Any]]]
     tokens: int = 24
     mm_processor_kwargs: dict[str, Any] | None = None
     lora: Path | None = None
+    extra: dict[str, Any] | None = None
 
 
 def ask_vllm(
@@ -66,7 +68,7 @@ def ask_vllm(
     job = {
         "model": str(model), "options": OPTIONS | options,
         "steps": [
-            {"conversations": s.conversations, "params": {"max_tokens": s.tokens},
+            {"conversations": s.conversations, "params": {"max_tokens": s.tokens, "extra_args": s.extra},
              "mm_processor_kwargs": s.mm_processor_kwargs, "lora": str(s.lora) if s.lora else None}
             for s in steps
         ],

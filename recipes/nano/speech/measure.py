@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
 
@@ -21,7 +22,8 @@ from recipes.nano.data import QA, Split, render_sample
 from recipes.nano.decode import Answerer, Asked
 from recipes.nano.score import points, wilson
 from recipes.nano.senses import reply, word_errors, words_of
-from recipes.nano.speech.flite import MEASURED, flite
+from recipes.nano.speech.bakers import Baker, festival, kokoro, pico
+from recipes.nano.speech.flite import MEASURED, TRAINED, Manner, flite
 from recipes.nano.speech.room import RATE
 from recipes.nano.speech.rows import HEARD, NO_ANSWER
 from recipes.nano.speech.sample import render_utterance, say
@@ -40,6 +42,9 @@ LEAST_IGNORED, LEAST_TAKEN = 95, 97
 PHRASES: dict[Split, str] = {"train": "", "heldout": ", held-out words"}
 ESPEAK = "espeak"  # its held-out speakers
 Speak = Callable[[str, Random], np.ndarray]
+TAUGHT: dict[str, Callable[[], Baker]] = {"festival": lambda: festival, "pico": pico, "kokoro": kokoro}
+FLITE = "flite"  # the two of its voices that are trained on
+NEW = (*MEASURED, ESPEAK)
 
 
 @dataclass(frozen=True)
@@ -62,21 +67,27 @@ class Row:
         )
 
 
-def voices() -> dict[str, Speak]:
-    """Who speaks, by name: float32 samples at 16 kHz.
+def voice(name: str) -> Speak:
+    """Who speaks: float32 samples at 16 kHz.
 
     Raises:
         MissingSpeechEngine: a synthesiser is not installed.
+        ImportError: the package of one is not.
     """
+    if name == ESPEAK:
+        return lambda text, rng: say(text, "heldout", rng).samples
+    if name in TAUGHT:
+        baker = TAUGHT[name]()
+        return lambda text, rng: baker([(text, rng)])[0][0]
 
-    def recorded(name: str) -> Speak:
-        def speak(text: str, _: Random) -> np.ndarray:
+    def recorded(text: str, rng: Random) -> np.ndarray:
+        if name == FLITE:
+            said, rate = flite(rng.choice(TRAINED)).speak(text, Manner.drawn(rng))
+        else:
             said, rate = flite(name).speak(text)
-            return soxr.resample(said, rate, RATE).astype(np.float32)
+        return soxr.resample(said, rate, RATE).astype(np.float32)
 
-        return speak
-
-    return {name: recorded(name) for name in MEASURED} | {ESPEAK: lambda text, rng: say(text, "heldout", rng).samples}
+    return recorded
 
 
 def right(qa: QA, answer: str) -> bool:
@@ -153,24 +164,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--count", type=int, default=20, help="questions of each kind, for each voice")
-    parser.add_argument("--voices", nargs="+", default=[*MEASURED, ESPEAK], choices=(*MEASURED, ESPEAK))
+    parser.add_argument("--voices", nargs="+", default=list(NEW), choices=(*NEW, FLITE, *TAUGHT))
     parser.add_argument("--words", nargs="+", default=list(PHRASES), choices=tuple(PHRASES), help="of the questions")
     parser.add_argument("--seed", type=int, default=4901, help="of pictures and questions")
     parser.add_argument("--wrong", type=int, default=0, help="misunderstood questions to show for each voice")
+    parser.add_argument("--json", type=Path, help="file for the counts, for the model card")
     options = parser.parse_args()
     answerer = Answerer.load(options.checkpoint)
     print("| voice | what | right | share | 95 % interval | mark |\n|---|---|---|---|---|---|", flush=True)
     shown: list[str] = []
-    for voice, speak in voices().items():
-        if voice not in options.voices:
-            continue
+    kept: list[Row] = []
+
+    def keep(*rows: Row) -> None:
+        kept.extend(rows)
+        print("\n".join(map(str, rows)), flush=True)
+        if options.json:
+            options.json.write_text(json.dumps([asdict(row) for row in kept], indent=1) + "\n", encoding="utf-8")
+
+    for name in options.voices:
+        speak = voice(name)
         for split in options.words:
-            rows, wrong = ask(answerer, speak, voice, options.count, options.seed, split)
-            print("\n".join(map(str, rows)), flush=True)
+            rows, wrong = ask(answerer, speak, name, options.count, options.seed, split)
+            keep(*rows)
             shown += wrong[: options.wrong]
-        print(written(answerer, speak, voice, 2 * options.count, options.seed), flush=True)
-        print(listens(answerer, speak, voice, 2 * options.count, options.seed), flush=True)
-    print(noise(answerer, 3 * options.count, options.seed), flush=True)
+        keep(written(answerer, speak, name, 2 * options.count, options.seed))
+        keep(listens(answerer, speak, name, 2 * options.count, options.seed))
+    keep(noise(answerer, 3 * options.count, options.seed))
     print("\n".join(shown))
 
 

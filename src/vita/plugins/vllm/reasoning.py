@@ -1,6 +1,7 @@
-"""Reports the response state of an answer in the field `reasoning` (`--reasoning-parser vita`).
+"""Reports response state and reasoning of an answer in the field `reasoning` (`--reasoning-parser vita`).
 
-The field holds "typed", "spoken" or "noise" (`vita.events.State`); the content holds no state token.
+The field holds "typed", "spoken" or "noise" (`vita.events.State`); the reasoning, if there is one, follows on the next
+lines. The content holds neither the state token nor the reasoning.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from vllm.entrypoints.generate.base.protocol import DeltaMessage
 from vllm.reasoning import ReasoningParser
 
 from vita.prompt.detokenizer import STATE_PATTERN
-from vita.prompt.tokenizer import IM_START, STATE_TOKENS
+from vita.prompt.tokenizer import END_THINK, IM_START, STATE_TOKENS, THINK
 
 SPECIAL = re.compile(r"<\|[a-z_]+\|>")
 
@@ -34,7 +35,11 @@ class ResponseStateParser(ReasoningParser):
         return self.vocab[IM_START] in input_ids
 
     def extract_content_ids(self, input_ids: list[int]) -> list[int]:
-        """The ids without the state token."""
+        """The ids without the state token and the reasoning."""
+        if THINK in self.vocab and self.vocab[THINK] in input_ids:
+            begins, end = input_ids.index(self.vocab[THINK]), self.vocab[END_THINK]
+            ends = input_ids.index(end, begins) + 1 if end in input_ids[begins:] else len(input_ids)
+            input_ids = input_ids[:begins] + input_ids[ends:]
         return [token for token in input_ids if self.model_tokenizer.decode([token]) not in STATE_TOKENS]
 
     def adjust_request(self, request: Any) -> Any:
@@ -43,24 +48,28 @@ class ResponseStateParser(ReasoningParser):
         return request
 
     def extract_reasoning(self, model_output: str, request: Any) -> tuple[str | None, str | None]:
-        """State and text of a whole answer."""
-        return _state(model_output), _content(model_output)
+        """State and reasoning, and the text, of a whole answer."""
+        reasoning, content = self._split(model_output)
+        return reasoning or None, content
 
     def extract_reasoning_streaming(
         self, previous_text: str, current_text: str, delta_text: str, previous_token_ids: Sequence[int],
         current_token_ids: Sequence[int], delta_token_ids: Sequence[int],
     ) -> DeltaMessage | None:  # fmt: skip
-        """State and text of the newest piece."""
-        state = _state(current_text) if _state(previous_text) is None else None
-        content = _content(delta_text)
-        return DeltaMessage(reasoning=state, content=content or None) if state or content else None
+        """State, reasoning and text of the newest piece."""
+        (reasoning, content), (before, said) = self._split(current_text), self._split(previous_text)
+        new, text = reasoning[len(before) :], content[len(said) :]
+        return DeltaMessage(reasoning=new or None, content=text or None) if new or text else None
+
+    def _split(self, text: str) -> tuple[str, str]:
+        """State and reasoning, and what is visible. Each only grows with the text."""
+        state = STATE_TOKENS.get(text.lstrip()[:1], "")
+        if THINK not in self.vocab:
+            return state, _plain(text)
+        before, _, rest = text.partition(THINK)
+        look, _, after = rest.partition(END_THINK)
+        return "\n".join(part for part in (state, _plain(look)) if part), _plain(before + after)
 
 
-def _state(text: str) -> str | None:
-    """The state that a text begins with."""
-    start = text.lstrip()[:1]
-    return STATE_TOKENS.get(start)
-
-
-def _content(text: str) -> str:
+def _plain(text: str) -> str:
     return SPECIAL.sub("", STATE_PATTERN.sub("", text))

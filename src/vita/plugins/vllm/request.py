@@ -127,6 +127,7 @@ class VllmRequest:
             ResourceError: vLLM gave the answer up.
         """
         (completion,) = output.outputs
+        most = self.params.max_tokens
         self.watch.mark_first_token()
         answer.metrics, answer.reused = output.metrics, output.num_cached_tokens or answer.reused
         for place, token in enumerate(completion.token_ids):
@@ -141,6 +142,8 @@ class VllmRequest:
             self._say(answer, pieces)
             if answer.text.stopped or (token in self._opened.stop_ids and not self.params.ignore_eos):
                 return "stop"
+            if most is not None and len(answer.tokens) - answer.text.reasoning_tokens >= most:
+                return "length"
         if completion.finish_reason is None:
             return None
         if completion.finish_reason not in REASONS:

@@ -8,10 +8,8 @@ from collections.abc import Mapping, Sequence
 from vita.checkpoint.open import open_checkpoint
 from vita.engine.handle import Handle
 from vita.engine.metrics import Stats
-from vita.errors import CheckpointError
 from vita.options import EngineOptions
 from vita.plugins.vllm.engine import VllmEngine
-from vita.prompt.tokenizer import Tokenizer
 from vita.serve.engines import refuse_checkpoint_voice
 from vita.speech.answer import open_speaker
 from vita.speech.stream import SpeechStream, speak_text
@@ -91,8 +89,4 @@ def load_vllm(model: str | None, options: EngineOptions, arguments: Mapping[str,
     if options.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"  # vLLM's processes, too
     checkpoint = open_checkpoint(model, offline=options.offline)
-    if Tokenizer.load(checkpoint.folder).reasoning is not None:
-        raise CheckpointError(
-            "writes a reasoning, which vLLM cannot bound", where=checkpoint.folder, fix="choose the `engine` vita"
-        )
     return VllmModel(VllmEngine(str(checkpoint.folder), options, arguments), "default" if model is None else model)

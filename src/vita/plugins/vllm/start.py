@@ -57,14 +57,25 @@ async def start_vllm(
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    settings: dict[str, object] = {
+    from vita.plugins.vllm import reasoning_limit
+    from vita.plugins.vllm.checkpoint import opened_model
+
+    settings: dict[str, Any] = {
         "dtype": DTYPES.get(options.dtype, options.dtype), "kv_cache_memory_bytes": options.kv_budget,
         "scheduling_policy": "priority", "max_logprobs": MAX_LOGPROBS, "shutdown_timeout": DRAIN_SECONDS,
         "generation_config": "vllm",  # what the checkpoint says of sampling is read here
         "disable_log_stats": True,
     }  # fmt: skip
+    settings |= arguments
+    if opened_model(folder).tokenizer.reasoning is not None:
+        if settings.get("speculative_config"):
+            raise RequestError(
+                "this checkpoint writes a reasoning, which vLLM cannot bound with speculative decoding",
+                where="engine_args", fix="leave speculative_config out",
+            )  # fmt: skip
+        settings["logits_processors"] = [*(settings.get("logits_processors") or ()), reasoning_limit.NAME]
     try:
-        config = AsyncEngineArgs(model=folder, **(settings | dict(arguments))).create_engine_config()
+        config = AsyncEngineArgs(model=folder, **settings).create_engine_config()
     except TypeError as error:
         raise RequestError(f"vLLM does not take it ({error})", where="engine_args") from error
     except (ValidationError, ValueError) as error:
