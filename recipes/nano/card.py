@@ -1,7 +1,8 @@
 """The model card: `python -m recipes.nano.card runs/first` writes src/vita/default/README.md from the evaluation.
 
-Owns the card's words. The figures come from `eval.json` and the runs' states; nothing in the tables is typed by hand.
-`history.json` keeps what is known of the runs whose states are gone.
+Owns the card's words. The figures come from the runs' states and from `eval.json`, `sizes.json` (`python
+benchmarks/picture_sizes.py --json`) and `voices.json` (`python -m recipes.nano.speech.measure --json`) in the folder of
+the last run; nothing in the tables is typed by hand. `history.json` keeps what is known of the runs whose states are gone.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 from recipes.nano.checkpoint import LEARNT_BY, hears
 from recipes.nano.evaluate import TITLES
-from recipes.nano.score import Line, markdown
+from recipes.nano.score import Line, markdown, wilson
 
 CARD = Path("src/vita/default/README.md")
 HISTORY = Path(__file__).parent / "history.json"
@@ -91,6 +92,55 @@ Weights, recipe, pictures and sounds are ours, under Apache-2.0 like the code.
 """
 
 
+SIZES = """
+### The same scenes at several sizes
+
+Up to three shapes, a number, one and two words, from another renderer (`benchmarks/picture_sizes.py`); the same scenes
+and questions at every size. Won and lost: answered rightly at this size and wrongly at 224x224, and the reverse.
+
+"""
+
+VOICES = """
+### Who is understood
+
+Fresh pictures, questions and sentences (`recipes.nano.speech.measure`). `slt`, `rms` and `awb` were built from recorded
+speakers by Carnegie Mellon (Flite); they were never trained on, and nothing was chosen by them. "held-out words":
+phrasings, fonts and words that training never had. eSpeak's speakers are held out; the others were heard in training.
+
+"""
+
+
+def shares(right: int, of: int) -> str:
+    """Two cells: per cent and interval."""
+    low, high = wilson(right, of)
+    return f"{100 * right / max(1, of):.1f} % | {100 * low:.0f} to {100 * high:.0f}"
+
+
+def sizes_table(found: list[dict[str, Any]]) -> str:
+    """Right answers by the size of the picture."""
+    kinds = list(found[0]["counts"])
+    head = ["size", "tiles", *kinds, "all", "95 % interval", "of", "won", "lost"]
+    rows = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for one in found:
+        counts, (columns, lines) = one["counts"], one["grid"]
+        right, of = (sum(pair[k] for pair in counts.values()) for k in (0, 1))
+        cells = [f"{100 * counts[kind][0] / counts[kind][1]:.0f}" for kind in kinds]
+        size = "x".join(map(str, one["size"]))
+        ends = [shares(right, of), str(of), str(one["won"]), str(one["lost"])]
+        rows.append("| " + " | ".join([size, f"{columns}x{lines}", *cells, *ends]) + " |")
+    return SIZES + "\n".join(rows) + "\n"
+
+
+def voices_table(found: list[dict[str, Any]]) -> str:
+    """Right answers by the voice that asks."""
+    rows = ["| voice | what | right | 95 % interval | of | mark |", "|---" * 6 + "|"]
+    rows += [
+        f"| {one['voice']} | {one['name']} | {shares(one['right'], one['of'])} | {one['of']} | {one['least']} |"
+        for one in found
+    ]
+    return VOICES + "\n".join(rows) + "\n"
+
+
 def missed(evaluation: dict[str, Any]) -> str:
     """The rows under their mark, said in words."""
     rows = [r for part in evaluation["parts"].values() for r in part["rows"] if r["mark"] and r["share"] < r["mark"]]
@@ -129,17 +179,18 @@ def hearing(evaluation: dict[str, Any]) -> str:
     return f"It answers {spoken:.0f} % of spoken questions rightly and writes {written:.0f} % of the words it hears.\n"
 
 
-def card(evaluation: dict[str, Any], facts: dict[str, Any], history: list[dict[str, Any]]) -> str:
+def card(evaluation: dict[str, Any], more: str, facts: dict[str, Any], history: list[dict[str, Any]]) -> str:
     """The whole card.
 
     Args:
         evaluation: what `recipes.nano.evaluate` wrote.
+        more: tables of sizes and voices.
         facts: millions of parameters and megabytes of the checkpoint.
         history: the runs.
     """
     tables = "\n".join(table(evaluation["parts"][part], TITLES[part]) for part in evaluation["parts"])
     head = HEAD.format(**facts, weak=weak(evaluation), hearing=hearing(evaluation))
-    return head + TABLE + tables + missed(evaluation) + FOOT.format(runs=runs_table(history))
+    return head + TABLE + tables + missed(evaluation) + more + FOOT.format(runs=runs_table(history))
 
 
 def entry(run: Path, state: dict[str, Any]) -> dict[str, Any]:
@@ -179,7 +230,11 @@ def main() -> None:
         raise SystemExit(
             "the model hears, and its hearing was not evaluated: install espeakng-loader and evaluate again"
         )
-    options.out.write_text(card(evaluation, facts, history), encoding="utf-8")
+    sizes_found, voices_found = (
+        json.loads((last / f"{name}.json").read_text(encoding="utf-8")) for name in ("sizes", "voices")
+    )
+    more = sizes_table(sizes_found) + voices_table(voices_found)
+    options.out.write_text(card(evaluation, more, facts, history), encoding="utf-8")
     print(f"wrote {options.out}")
 
 
