@@ -2,7 +2,7 @@
 
 Owns the card's words. The figures come from the runs' states and from `eval.json`, `sizes.json` (`python
 benchmarks/picture_sizes.py --json`) and `voices.json` (`python -m recipes.nano.speech.measure --json`) in the folder of
-the last run; nothing in the tables is typed by hand. `history.json` keeps what is known of the runs whose states are gone.
+the last run; nothing in the tables is typed by hand. `history.json` keeps what is known of runs whose states are gone.
 """
 
 from __future__ import annotations
