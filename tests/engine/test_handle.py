@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from random import Random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from vita.engine.handle import EventQueue, Handle
+from vita.engine.handle import EventQueue, Handle, joined
 from vita.errors import MediaError
-from vita.events import Done, Event, Started, TextDelta, Timings, Usage
+from vita.events import Done, Event, ReasoningDelta, Started, TextDelta, Timings, Usage
 
 
 def done(index: int = 0, reason: str = "stop") -> Done:
@@ -255,3 +258,94 @@ class TestAsync:
 
         assert asyncio.run(read()) == done(0, "cancelled")
         assert len(fake.handle.results()) == 2
+
+
+class TestCoalescing:
+    LONG = 60.0  # seconds; a test that waited for it would time out
+
+    def read(self, fake: Fake, seconds: float = LONG) -> list[Event]:
+        async def read() -> list[Event]:
+            return [event async for event in fake.handle.coalesced(seconds)]
+
+        return asyncio.run(asyncio.wait_for(read(), 20))
+
+    def test_the_first_delta_and_the_end_do_not_wait(self) -> None:
+        fake = Fake()
+        got: list[Event] = []
+
+        def write(*events: Event) -> None:
+            for event in events:
+                fake.queue.put(event)
+
+        async def read() -> None:
+            async for event in fake.handle.coalesced(self.LONG):
+                got.append(event)
+                if event == TextDelta("Hel"):  # the rest comes within the time
+                    threading.Timer(0.05, write, [TextDelta("l"), TextDelta("o"), done()]).start()
+
+        threading.Timer(0.05, write, [Started("typed"), TextDelta("Hel")]).start()
+        asyncio.run(asyncio.wait_for(read(), 20))
+        assert got == [Started("typed"), TextDelta("Hel"), TextDelta("lo"), done()]
+
+    def test_deltas_that_wait_are_given_out_when_the_time_is_over(self) -> None:
+        fake = Fake()
+
+        async def read() -> list[Event]:
+            events = fake.handle.coalesced(0.05)
+            fake.queue.put(TextDelta("a"))
+            first = await anext(events)
+            fake.queue.put(TextDelta("b"))
+            fake.queue.put(TextDelta("c"))
+            return [first, await asyncio.wait_for(anext(events), 20)]
+
+        assert asyncio.run(read()) == [TextDelta("a"), TextDelta("bc")]
+
+    def test_what_started_took_comes_first_and_once(self) -> None:
+        fake = Fake(*ANSWER)
+
+        async def read() -> list[Event]:
+            await fake.handle.started()
+            return [event async for event in fake.handle.coalesced(self.LONG)]
+
+        assert asyncio.run(read()) == [Started("typed"), TextDelta("Hello"), done()] and fake.cancels == 0
+
+    def test_an_error_is_raised_behind_the_text_before_it(self) -> None:
+        fake, got = Fake(TextDelta("a"), TextDelta("b"), MediaError("no image")), list[Event]()
+
+        async def read() -> None:
+            async for event in fake.handle.coalesced(self.LONG):
+                got.append(event)
+
+        with pytest.raises(MediaError):
+            asyncio.run(read())
+        assert got == [TextDelta("ab")]
+
+    def test_leaving_early_cancels(self) -> None:
+        fake = Fake(Started("typed"), TextDelta("a"))
+
+        async def leave() -> None:
+            events = fake.handle.coalesced(self.LONG)
+            await anext(events)
+            await events.aclose()
+
+        asyncio.run(leave())
+        assert fake.cancels == 1
+
+    @given(
+        st.lists(st.tuples(st.sampled_from((TextDelta, ReasoningDelta)), st.sampled_from("abc"), st.integers(0, 2))),
+        st.randoms(use_true_random=False),
+    )
+    def test_joined_deltas_hold_the_same_answers(self, made: list[tuple[type, str, int]], rng: Random) -> None:
+        events = [kind(text, index) for kind, text, index in made]
+        found, left = list[Event](), list(events)
+        while left:  # in batches of any size
+            size = rng.randint(1, len(left))
+            found += joined(left[:size])
+            left = left[size:]
+        for index in range(3):
+            assert spoken(found, index) == spoken(events, index)
+
+
+def spoken(events: Sequence[Event], index: int) -> list[tuple[type, str]]:
+    """Kind and text of every letter of an answer."""
+    return [(type(e), letter) for e in events if e.index == index for letter in e.text]

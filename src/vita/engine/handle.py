@@ -8,11 +8,11 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from vita.errors import RequestError
-from vita.events import Done, Event, Result, Started, Usage
+from vita.events import Done, Event, ReasoningDelta, Result, Started, TextDelta, Usage
 from vita.runtime.clock import Clock
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MAX_EVENTS = 256  # unread events; a sequence pauses while its queue is full
 POLL_SECONDS = 0.05  # how often a reader asks its `cancelled` callable
+Item = Event | BaseException  # an error is what the reader raises
 
 
 class EventQueue:
@@ -34,9 +35,9 @@ class EventQueue:
 
     def __init__(self, wake: Callable[[], None], clock: Clock = time.monotonic, max_events: int = MAX_EVENTS) -> None:
         self._wake, self._clock, self._max = wake, clock, max_events
-        self._events: deque[Event | BaseException] = deque()
+        self._events: deque[Item] = deque()
         self._changed = threading.Condition()
-        self._notify: Callable[[], None] | None = None  # of a reader in an event loop
+        self._notify: Callable[[Item], None] | None = None  # of a reader in an event loop
         self._last_read = clock()
 
     @property
@@ -48,7 +49,7 @@ class EventQueue:
         """Seconds that a full queue has waited for its reader; 0 if it is not full."""
         return self._clock() - self._last_read if self.full else 0.0
 
-    def put(self, event: Event | BaseException) -> None:
+    def put(self, event: Item) -> None:
         """Add an event, or the error that the reader raises."""
         with self._changed:
             if not self.full:
@@ -57,15 +58,15 @@ class EventQueue:
             self._changed.notify_all()
             notify = self._notify
         if notify is not None:
-            notify()
+            notify(event)
 
-    def get(self, timeout: float | None = None) -> Event | BaseException | None:
+    def get(self, timeout: float | None = None) -> Item | None:
         """The next event; None if none came within `timeout` seconds."""
         with self._changed:
             self._changed.wait_for(lambda: bool(self._events), timeout)
             return self._take()
 
-    def _take(self) -> Event | BaseException | None:
+    def _take(self) -> Item | None:
         if not self._events:
             return None
         was_full = self.full
@@ -75,13 +76,12 @@ class EventQueue:
             self._wake()
         return event
 
-    async def aget(self) -> Event | BaseException:
+    async def aget(self) -> Item:
         """The next event, for a reader in an event loop."""
         loop, arrived = asyncio.get_running_loop(), asyncio.Event()
 
-        def notify() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed; its reader is gone
-                loop.call_soon_threadsafe(arrived.set)
+        def notify(_: Item) -> None:
+            wake(loop, arrived)
 
         while True:
             with self._changed:
@@ -91,6 +91,44 @@ class EventQueue:
                 return event
             await arrived.wait()
             arrived.clear()
+
+    async def aget_all(self, not_before: float) -> list[Item]:
+        """All unread events, at least one, for a reader in an event loop.
+
+        Args:
+            not_before: time of `time.monotonic`; until then deltas wait, and do not wake the event loop.
+        """
+        loop, arrived = asyncio.get_running_loop(), asyncio.Event()
+
+        def notify(event: Item) -> None:
+            if not (_is_delta(event) and time.monotonic() < not_before):
+                wake(loop, arrived)
+
+        while True:
+            with self._changed:
+                early = not_before - time.monotonic()
+                taken: list[Item] = []
+                if early <= 0 or not all(map(_is_delta, self._events)):
+                    while (event := self._take()) is not None:
+                        taken.append(event)
+                self._notify = None if taken else notify
+            if taken:
+                return taken
+            timer = loop.call_later(early, arrived.set) if early > 0 else None
+            await arrived.wait()
+            arrived.clear()
+            if timer is not None:
+                timer.cancel()
+
+
+def wake(loop: asyncio.AbstractEventLoop, arrived: asyncio.Event) -> None:
+    """Set an event of an event loop from another thread."""
+    with contextlib.suppress(RuntimeError):  # the loop is closed; its reader is gone
+        loop.call_soon_threadsafe(arrived.set)
+
+
+def _is_delta(event: Item) -> bool:
+    return isinstance(event, (TextDelta, ReasoningDelta))
 
 
 class Handle:
@@ -188,6 +226,29 @@ class Handle:
             if self._open:
                 self._cancel()
 
+    async def coalesced(self, seconds: float) -> AsyncIterator[Event]:
+        """Events as iteration gives them out, but deltas that come within `seconds` of the last one are joined.
+
+        The first delta and every other event are given out at once. A fast model then costs the reader and its network
+        a fraction of the events.
+        """
+        if self._error is not None:
+            raise self._error
+        not_before = 0.0
+        try:
+            while self._open or self._taken:
+                if self._taken:
+                    yield self._taken.popleft()
+                    continue
+                items = await self._events.aget_all(not_before)
+                if any(map(_is_delta, items)):
+                    not_before = time.monotonic() + seconds
+                for item in joined(items):
+                    yield self._opened(item)
+        finally:
+            if self._open:
+                self._cancel()
+
     async def started(self) -> Started | Done:
         """Wait until the first token is known; media and length errors are raised here.
 
@@ -224,3 +285,23 @@ class Handle:
         if self._result is None:
             self._result = Result.collect([event async for event in self])
         return self._result
+
+
+def joined(items: Sequence[Item]) -> list[Item]:
+    """The same events, neighbouring deltas of one kind of each answer joined."""
+    out: list[Item] = []
+    last: dict[int, int] = {}  # of each answer: the place of its last event
+    for item in items:
+        if isinstance(item, BaseException):
+            out.append(item)
+            continue
+        place = last.get(item.index)
+        before = None if place is None else out[place]
+        if isinstance(item, TextDelta) and isinstance(before, TextDelta):
+            out[last[item.index]] = TextDelta(before.text + item.text, item.index)
+        elif isinstance(item, ReasoningDelta) and isinstance(before, ReasoningDelta):
+            out[last[item.index]] = ReasoningDelta(before.text + item.text, item.index)
+        else:
+            last[item.index] = len(out)
+            out.append(item)
+    return out

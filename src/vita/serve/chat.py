@@ -22,7 +22,7 @@ from vita.serve.errors import JSON
 from vita.serve.models import check_model
 from vita.serve.parts import Reader
 from vita.serve.server import Server, new_id, server_of, tenant_of
-from vita.serve.sse import DONE, EventStream, cancelled_when_gone
+from vita.serve.sse import DELTA_SECONDS, DONE, EventStream, cancelled_when_gone
 from vita.serve.voices import speech_options
 from vita.types import Message
 
@@ -97,7 +97,7 @@ class Answer:
             ApiError, VitaError: the request failed, took too long, or was cancelled.
         """
         async with cancelled_when_gone(request.receive, self.handle.cancel):
-            events = [event async for event in self.handle]
+            events = [event async for event in self.handle.coalesced(DELTA_SECONDS)]
         results = [Result.collect(events, index) for index in range(self.count)]
         for event in events:
             if isinstance(event, Done):
@@ -114,7 +114,7 @@ class Answer:
         completion, reasoning, last = 0, 0, None
         text_chunks = [TextChunk(self._chunk([choice(n, {"content": MARK})], usage)) for n in range(self.count)]
         begun = [False] * self.count
-        async for event in self.handle:
+        async for event in self.handle.coalesced(DELTA_SECONDS):
             index = event.index
             if not begun[index]:
                 begun[index] = True

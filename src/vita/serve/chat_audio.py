@@ -20,7 +20,7 @@ from vita.serve.chat_shapes import choice, chunk_event
 from vita.serve.chat_types import ChatRequest
 from vita.serve.errors import JSON, invalid, unsupported
 from vita.serve.server import Server, new_id
-from vita.serve.sse import DONE, cancelled_when_gone
+from vita.serve.sse import DELTA_SECONDS, DONE, cancelled_when_gone
 from vita.speech.audio_file import to_int16
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class SpokenAnswer:
         pieces: list[np.ndarray[Any, np.dtype[np.float32]]] = []
         text, reasoning, done = "", "", None
         async with cancelled_when_gone(request.receive, self.handle.cancel):
-            async for event in self.handle:
+            async for event in self.handle.coalesced(DELTA_SECONDS):
                 if isinstance(event, SpeechChunk):
                     pieces.append(event.samples)
                 elif isinstance(event, TextDelta):
@@ -118,7 +118,7 @@ class SpokenAnswer:
         yield chunk({"role": "assistant", "content": ""})
         yield chunk({"audio": {"id": self._audio_id}})
         text, samples, done = "", 0, None
-        async for event in self.handle:
+        async for event in self.handle.coalesced(DELTA_SECONDS):
             if isinstance(event, TextDelta):
                 text += event.text
                 yield chunk({"audio": {"transcript": event.text}})

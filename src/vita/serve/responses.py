@@ -16,7 +16,7 @@ from vita.serve.errors import JSON, as_api_error
 from vita.serve.models import check_model
 from vita.serve.responses_types import ResponsesRequest, check_responses, read_input, response_params
 from vita.serve.server import Server, new_id, server_of, tenant_of
-from vita.serve.sse import EventStream, cancelled_when_gone, data_event
+from vita.serve.sse import DELTA_SECONDS, EventStream, cancelled_when_gone, data_event
 
 if TYPE_CHECKING:
     from vita.engine.handle import Handle
@@ -67,7 +67,7 @@ class ResponseAnswer:
         Raises:
             ApiError, VitaError: the request failed, took too long, or was cancelled.
         """
-        events = [event async for event in self.handle]
+        events = [event async for event in self.handle.coalesced(DELTA_SECONDS)]
         done = next(event for event in events if isinstance(event, Done))
         check_ended(self.server, done)
         text = Result.collect(events).text
@@ -84,7 +84,7 @@ class ResponseAnswer:
         yield self._event("response.content_part.added", part | {"part": text_part("")})
         pieces: list[str] = []
         try:
-            async for event in self.handle:
+            async for event in self.handle.coalesced(DELTA_SECONDS):
                 if isinstance(event, TextDelta):
                     pieces.append(event.text)
                     yield self._event("response.output_text.delta", part | {"delta": event.text, "logprobs": []})

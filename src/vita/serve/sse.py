@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from vita.serve.errors import JSON, as_api_error
 
 PING_SECONDS = 15.0
+DELTA_SECONDS = 0.01  # text that comes within this time of the last delta is sent with the next one
 PING = b": ping\n\n"
 DONE = b"data: [DONE]\n\n"
 

@@ -18,6 +18,7 @@ from vita.runtime.clock import Stopwatch
 from vita.serve.answers import check_ended
 from vita.serve.auth import Tenant
 from vita.serve.server import Server
+from vita.serve.sse import DELTA_SECONDS
 from vita.sources import Array
 from vita.speech.turns import SpeechStopped, TurnOptions
 from vita.types import Audio, MediaOptions, Message, SamplingParams, Text
@@ -119,7 +120,7 @@ async def transcribe(server: Server, handle: Handle) -> Transcript:
     Raises:
         ApiError, VitaError: the request failed, took too long, or was cancelled.
     """
-    events = [event async for event in handle]
+    events = [event async for event in handle.coalesced(DELTA_SECONDS)]
     done = next(event for event in events if isinstance(event, Done))
     check_ended(server, done)
     text = TranscriptText()
@@ -131,7 +132,7 @@ async def transcribe(server: Server, handle: Handle) -> Transcript:
 async def transcript_deltas(server: Server, handle: Handle, ended: list[Done]) -> AsyncGenerator[str, None]:
     """Pieces of a transcript while it is generated; the last event is added to `ended`."""
     text = TranscriptText()
-    async for event in handle:
+    async for event in handle.coalesced(DELTA_SECONDS):
         if isinstance(event, TextDelta):
             piece = text.add(event.text)
         elif isinstance(event, Done):

@@ -23,6 +23,7 @@ from vita.serve.realtime.items import Item, Pcm, spoken_item
 from vita.serve.realtime.outbox import Outbox
 from vita.serve.realtime.session import Session
 from vita.serve.server import Server
+from vita.serve.sse import DELTA_SECONDS
 from vita.serve.transcribe import submit_transcription, transcript_deltas
 from vita.speech.turns import AnswerEnded, AnswerStarted, Input
 from vita.types import Audio, Message, SamplingParams, SpeechOptions
@@ -143,7 +144,7 @@ class Generators:
             return
         self._answer = handle
         self._server.log_asked(job.messages)
-        async for event in handle:
+        async for event in handle.coalesced(DELTA_SECONDS):
             await self._outbox.wait_drained()
             if isinstance(event, Started):
                 if self._has_idle_timeout:
