@@ -24,6 +24,7 @@ from recipes.nano.score import points, wilson
 from recipes.nano.senses import reply, word_errors, words_of
 from recipes.nano.speech.bakers import Baker, festival, kokoro, pico
 from recipes.nano.speech.flite import MEASURED, TRAINED, Manner, flite
+from recipes.nano.speech.people import Recording, people
 from recipes.nano.speech.room import RATE
 from recipes.nano.speech.rows import HEARD, NO_ANSWER
 from recipes.nano.speech.sample import render_utterance, say
@@ -132,13 +133,35 @@ def ask(
 
 
 def written(answerer: Answerer, speak: Speak, voice: str, count: int, seed: int) -> Row:
-    """Words written down right: those of the sentences less the errors, insertions too."""
+    """Words written down right."""
     truths = [sentence_to_repeat(Random(f"{seed}/write/{k}")) for k in range(count)]
-    heard = answerer.hear([speak(text, Random(f"{seed}/{voice}/write/{k}")) for k, text in enumerate(truths)])
-    said = answerer.answer([Asked(REPEAT_HELD_OUT[0], None, sound=k) for k in range(count)], [], heard)
-    words = sum(len(words_of(text)) for text in truths)
-    errors = sum(word_errors(t, reply(a).removeprefix(HEARD)) for t, a in zip(truths, said, strict=True))
-    return Row(voice, "words written down right", max(0, words - errors), words, 100 - MOST_WORD_ERRORS)
+    said = _write(answerer, [speak(text, Random(f"{seed}/{voice}/write/{k}")) for k, text in enumerate(truths)])
+    return _words_right(voice, "words written down right", list(zip(truths, said, strict=True)))
+
+
+def _write(answerer: Answerer, sounds: Sequence[np.ndarray]) -> list[str]:
+    """What is answered where the model is asked to write down what it hears."""
+    asked = [Asked(REPEAT_HELD_OUT[0], None, sound=k) for k in range(len(sounds))]
+    return answerer.answer(asked, [], answerer.hear(sounds))
+
+
+def _words_right(voice: str, name: str, pairs: Sequence[tuple[str, str]]) -> Row:
+    """Words of truths and answers: those of the truths less the errors, insertions too."""
+    words = sum(len(words_of(truth)) for truth, _ in pairs)
+    errors = sum(word_errors(truth, reply(answer).removeprefix(HEARD)) for truth, answer in pairs)
+    return Row(voice, name, max(0, words - errors), words, 100 - MOST_WORD_ERRORS)
+
+
+def written_by_people(answerer: Answerer, voice: str, recordings: Sequence[Recording]) -> list[Row]:
+    """Words of theirs that are written down right, where the model was taught to write all of them; and all that they
+    say that is not taken for noise."""
+    said = _write(answerer, [one.samples for one in recordings])
+    known = [(one.text, answer) for one, answer in zip(recordings, said, strict=True) if one.known]
+    taken = sum(not answer.startswith(NO_ANSWER) for answer in said)
+    return [
+        _words_right(voice, f"words written down right ({len(known)} recordings)", known),
+        Row(voice, "speech not taken for noise", taken, len(said), LEAST_TAKEN),
+    ]
 
 
 def listens(answerer: Answerer, speak: Speak, voice: str, count: int, seed: int) -> Row:
@@ -168,6 +191,7 @@ def main() -> None:
     parser.add_argument("--words", nargs="+", default=list(PHRASES), choices=tuple(PHRASES), help="of the questions")
     parser.add_argument("--seed", type=int, default=4901, help="of pictures and questions")
     parser.add_argument("--wrong", type=int, default=0, help="misunderstood questions to show for each voice")
+    parser.add_argument("--people", type=Path, help="where the packages of recordings are: / or a folder")
     parser.add_argument("--json", type=Path, help="file for the counts, for the model card")
     options = parser.parse_args()
     answerer = Answerer.load(options.checkpoint)
@@ -190,6 +214,8 @@ def main() -> None:
         keep(written(answerer, speak, name, 2 * options.count, options.seed))
         keep(listens(answerer, speak, name, 2 * options.count, options.seed))
     keep(noise(answerer, 3 * options.count, options.seed))
+    for name, recordings in people(options.people).items() if options.people else ():
+        keep(*written_by_people(answerer, name, recordings))
     print("\n".join(shown))
 
 
