@@ -23,7 +23,7 @@ fi
 nvidia-smi --query-gpu=name,memory.total --format=csv,noheader
 df -h /dev/shm /tmp | tail -2
 python3 -m recipes.nano.train --device "${DEVICE:-cuda}" --out "$run" --minutes "${MINUTES:-8}" \
-    --limit "${LIMIT:-${MINUTES:-8}}" --trial "${TRIAL:-30}" "${go_on[@]}" "$@" 2>&1 | tee "$run/log.txt"
+    --limit "${LIMIT:-${MINUTES:-8}}" --trial "${TRIAL:-20}" "${go_on[@]}" "$@" 2>&1 | tee "$run/log.txt"
 code=${PIPESTATUS[0]}
 # At most eight files under 16 MB come back: the moments (two thirds of the state) stay.
 cp "$run"/state/weights-* "$run"/state/small-* "$run"/state/manifest.json "$out/" 2>/dev/null
