@@ -36,6 +36,7 @@ def media(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_results_equal_one_by_one(embedded: vita.Vita, run: Run, tmp_path: Path) -> None:
     shutil.copy(LOGO, tmp_path / "logo.png")
     data = base64.b64encode(LOGO.read_bytes()).decode()

@@ -155,6 +155,7 @@ def test_an_input_that_is_none_is_one_sentence(text: str, name: str, said: str, 
     assert [p.name for p in tmp_path.iterdir()] == [name]
 
 
+@pytest.mark.slow
 def test_bad_arguments_are_one_sentence(tmp_path: Path) -> None:
     source = write(tmp_path / "in.jsonl", request("a", "Hello"))
     good, out, folder = str(source), str(tmp_path / "out.jsonl"), tmp_path / "folder"

@@ -48,6 +48,7 @@ def at_prompt(prompt: str, count: int) -> Callable[[str], bool]:
     )
 
 
+@pytest.mark.slow
 def test_tab_history_and_the_end(folder: Path) -> None:
     with start(folder) as chat:
         chat.type("/im\t")
@@ -117,6 +118,7 @@ def test_ctrl_c_keeps_what_is_attached_and_stops_an_answer(folder: Path) -> None
         assert chat.end() == 130
 
 
+@pytest.mark.slow
 def test_several_lines(folder: Path) -> None:
     with start(folder) as chat:
         chat.type("one\\\rtwo" + ALT_ENTER + "three" + PASTE.format("\nfour\nfive"))

@@ -49,6 +49,7 @@ class TestDemo:
     def test_mistakes(self, question: list[str], flags: list[str], said: str) -> None:
         assert_sentence(demo(*question, *flags), said)
 
+    @pytest.mark.slow
     def test_tiles(self, tmp_path: Path, mini_model: vita.Vita) -> None:
         file = tmp_path / "wide.png"
         Image.fromarray(np.random.default_rng(1).integers(0, 255, (60, 240, 3), np.uint8)).save(file)

@@ -34,6 +34,7 @@ def vita(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess[by
     return subprocess.run(command, capture_output=True, env=clean | env, timeout=120, check=False)
 
 
+@pytest.mark.slow
 @ONE_STREAM
 def test_text_is_printed_with_question_marks(stream: str, folder: Path) -> None:
     done = vita("info", str(folder), env=STREAMS[stream])
@@ -42,6 +43,7 @@ def test_text_is_printed_with_question_marks(stream: str, folder: Path) -> None:
     assert b"?" in first and first.endswith(b"/mini_ckpt (main layout)"), first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", STREAMS)
 def test_json_is_ascii(stream: str, folder: Path) -> None:
     done = vita("info", str(folder), "--json", env=STREAMS[stream])

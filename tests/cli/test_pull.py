@@ -47,6 +47,7 @@ def user(mini: Path, tmp_path: Path) -> Iterator[User]:
         yield User(hub, tmp_path / "cache")
 
 
+@pytest.mark.slow
 def test_pull_list_ask_and_rm(user: User) -> None:
     assert b"default" in user.vita("list").stdout
     done = user.vita("pull", REPO)

@@ -111,6 +111,7 @@ def test_larger_square_pictures_reach_the_floors_of_small_ones(
         hold(floor, chosen, list(pool.map(ask, chosen, cycle(SIDES))))
 
 
+@pytest.mark.slow
 def test_new_square_pictures_of_any_size_reach_the_floors(model: vita.Vita) -> None:
     """Shapes of another renderer, drawn at their full size."""
     rng = random.Random(4)
@@ -181,6 +182,7 @@ def test_it_is_small_and_in_the_released_layout() -> None:
     assert (DEFAULT / config["mm_audio_encoder"] / "train.yaml").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["mix", "tiles"])
 def test_batched_answers_of_the_evaluation_are_the_engines(
     model: vita.Vita, asked: list[dict[str, str]], stage: str

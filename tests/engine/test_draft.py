@@ -79,6 +79,7 @@ def test_after_a_wrong_draft_the_prefix_cache_holds_what_was_said(model: vita.Vi
     assert warm.token_ids == cold.token_ids
 
 
+@pytest.mark.slow
 def test_a_prompt_that_ends_a_chunk_has_no_draft(model: vita.Vita) -> None:
     """Its draft would be prefilled apart from its last position."""
     chunk = model.engine.core.scheduler.limits.prefill_chunk

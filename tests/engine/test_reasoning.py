@@ -131,6 +131,7 @@ def test_a_bound_of_zero_forbids_it(model: vita.Vita) -> None:
     assert result.reasoning == "" and result.reasoning_tokens == 0
 
 
+@pytest.mark.slow
 def test_without_a_bound_it_may_fill_the_context(model: vita.Vita) -> None:
     tokens = tokens_of(model)
     bias = {tokens.begin: 100, tokens.end: -100}

@@ -48,6 +48,7 @@ def test_mini_passes_in_float32(float32_rows: list[Row]) -> None:
     assert any(r.case == "padded batch" for r in rows)
 
 
+@pytest.mark.slow
 def test_tiny_passes_in_float32(big_goldens: Path) -> None:
     rows = list(run(big_goldens / "tiny"))
     assert not failed(rows), failed(rows)
@@ -55,6 +56,7 @@ def test_tiny_passes_in_float32(big_goldens: Path) -> None:
     assert stages >= {"tokenizer", "grids", "video frames", "system texts", "prompt ids"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_stays_within_its_marks(mini: Path, float32_rows: list[Row], dtype: str) -> None:
     rows = list(run(mini, EngineOptions(device="cpu", dtype=dtype)))

@@ -53,6 +53,13 @@ INT4_BUILDS = [*INT8_BUILDS, "AVX2", "AVX2, other blocks"]  # with one of int4 w
 BF16_BUILDS = ["native", "AVX-512 BF16", "other blocks"]  # with the attention kernels
 AVX512_BUILDS = ["native", "AVX-512 VNNI"]  # with SwiGLU and RoPE
 
+QUICK = ("native", "AVX2", "plain C", "other blocks")  # a build takes seconds; the others are slow tests
+
+
+def builds(names: Sequence[str]) -> list[object]:
+    """Names as parameters of tests."""
+    return [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
 
 def cpu_flags() -> set[str]:
     try:

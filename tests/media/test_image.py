@@ -62,6 +62,7 @@ def test_several_threads_give_the_same_tiles_to_the_byte() -> None:
     assert all(np.array_equal(a, b) for a, b in zip(values, wanted, strict=True))
 
 
+@pytest.mark.slow
 def test_normalisation_on_a_gpu_gives_the_same_values_to_the_bit() -> None:
     preprocess, rng = ImagePreprocess(size=30, crop=30), np.random.default_rng(1)
     tiles = [rng.integers(0, 256, (30, 30, 3), np.uint8) for _ in range(3)]

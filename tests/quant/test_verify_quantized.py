@@ -86,6 +86,7 @@ def with_random_weights(mini: Path, out: Path, seed: int) -> Path:
     return out / "mini_ckpt"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["int8+encoders", "int4+encoders"])
 def test_quantized_encoders_pass(mini: Path, scheme: str) -> None:
     rows = list(run(mini, replace(DEFAULT_OPTIONS, quantize=scheme)))
@@ -93,6 +94,7 @@ def test_quantized_encoders_pass(mini: Path, scheme: str) -> None:
     assert max(r.difference or 0 for r in rows if r.stage == "projector") > 0, "encoders were quantised"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_engine_computes_the_format_exactly(mini: Path, tmp_path: Path, seed: int) -> None:
     """So the whole difference to the reference is the format's; and it is within the tolerance for other weights."""

@@ -83,6 +83,7 @@ def test_shapes_and_ranges(stage: str) -> None:
             assert labels.max() <= len(names)
 
 
+@pytest.mark.slow
 def test_no_word_crosses_the_split(train: list[Sample], heldout: list[Sample]) -> None:
     assert not [w for w in quoted_words(train) if held_out_word(w)]
     assert not [w for w in quoted_words(heldout) if not held_out_word(w) and w.casefold() != "vita"]

@@ -48,6 +48,7 @@ def options(out: Path, **changed: object) -> Options:
     return replace(usual, **changed)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_few_steps_are_saved_in_small_files_and_go_on_with_the_same_data(tmp_path: Path) -> None:
     """Without sounds, which no synthesiser speaks twice to the bit."""
     whole = Run(options(tmp_path / "whole", steps=2), time.monotonic(), SILENT)

@@ -41,6 +41,7 @@ def imported_at_import(file: Path) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_training_imports_nothing_that_is_not_there() -> None:
     packed = modules(BEGIN)
     assert len(packed) > 80 and ROOT / "recipes" / "nano" / "train.py" in packed

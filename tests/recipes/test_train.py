@@ -59,6 +59,7 @@ def test_it_learns(learned: Run) -> None:
     assert held_out["color"] > 0.15, held_out  # a guess is right for one in twelve
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_with_the_same_data_and_ends_alike(short: Run, tmp_path: Path) -> None:
     trained(tmp_path / "parts", 2)
     (tmp_path / "parts" / f"{FILE}.tmp").write_bytes(b"half a state")  # killed while saving

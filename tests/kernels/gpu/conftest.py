@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,3 +16,17 @@ if torch.cuda.is_available() and "TRITON_INTERPRET" not in os.environ:
 # Triton reads it when a kernel is defined, which is when its module is first imported.
 os.environ["TRITON_INTERPRET"] = "1"
 pytest.importorskip("triton", reason="SKIPPED LOUDLY: Triton is not installed, the Triton kernels are not tested")
+
+HERE = Path(__file__).parent
+
+
+@pytest.hookimpl(tryfirst=True)  # before the tests that are marked slow are skipped
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The interpreter is slow: of each test the first case is run, all of them with --slow."""
+    seen = set[tuple[Path, str]]()
+    for item in items:
+        if HERE in item.path.parents and isinstance(item, pytest.Function):
+            name = (item.path, item.originalname)
+            if name in seen:
+                item.add_marker(pytest.mark.slow)
+            seen.add(name)

@@ -324,6 +324,7 @@ def play(names: tuple[str, ...], **session: Any) -> bool:
     return running
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [name for name in STEPS if name not in OF_A_JOB])
 def test_every_short_sequence_keeps_the_order_of_events(first: str) -> None:
     """All of up to four steps. One with a step that does nothing is the shorter sequence without it."""

@@ -121,6 +121,7 @@ def test_a_stream_is_replayed_without_doubled_text(two: Routed, embedded: vita.V
     assert texts == [choice["message"]["content"] for choice in answer["choices"]]
 
 
+@pytest.mark.slow
 def test_a_stream_that_cannot_be_repeated_ends_with_an_error(two: Routed, embedded: vita.Vita) -> None:
     _, errors = killed_in_its_middle(two, endless(embedded, temperature=1.0))
     assert len(errors) == 1 and "send the request again" in errors[0]
@@ -195,6 +196,7 @@ def test_a_lost_realtime_session_is_closed(two: Routed) -> None:
     assert closed.value.rcvd is not None and closed.value.rcvd.code == 1012
 
 
+@pytest.mark.slow
 def test_a_client_that_leaves_frees_its_replica(two: Routed, embedded: vita.Vita) -> None:
     two.wait_ready()
     with two.client.stream("POST", CHAT, json=endless(embedded, max_tokens=2000)) as response:

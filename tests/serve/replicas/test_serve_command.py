@@ -53,6 +53,7 @@ def test_replicas_end_with_their_router(number: signal.Signals, tmp_path: Path) 
     assert "Traceback" not in (tmp_path / "stderr").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

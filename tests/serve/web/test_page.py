@@ -94,6 +94,7 @@ def test_the_page_is_shown_without_a_key_and_the_api_is_not(embedded: vita.Vita)
             assert httpx.get(server.url + path, trust_env=False).status_code == status
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_the_page(tmp_path: Path) -> None:
     pytest.importorskip("hatchling", reason="SKIPPED LOUDLY: hatchling is not installed")
     pytest.importorskip("hatch_fancy_pypi_readme", reason="SKIPPED LOUDLY: hatch-fancy-pypi-readme is not installed")
