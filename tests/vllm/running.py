@@ -98,9 +98,9 @@ def ask_vllm(
 def ask_engine(
     model: vita.Vita, messages: Sequence[Message], tokens: int = 24, options: MediaOptions | None = None
 ) -> tuple[int, ...]:
-    """Greedy ids of this package's own engine."""
+    """Greedy ids of this package's own engine. Of vLLM's, `max_tokens` counts those of the reasoning too."""
     params = SamplingParams(max_tokens=tokens)
-    return vita.Result.collect(model.stream(list(messages), params, options=options)).token_ids
+    return vita.Result.collect(model.stream(list(messages), params, options=options)).token_ids[:tokens]
 
 
 def as_openai(messages: Sequence[Message]) -> list[dict[str, Any]]:

@@ -144,7 +144,9 @@ def test_a_penalty_beside_every_kind_of_media(served: SimpleNamespace, field: st
 
 def test_a_client_that_leaves_ends_its_request(served: SimpleNamespace) -> None:
     before = metric(served, "cancelled_total")
-    fields = body("image", max_tokens=4000, logit_bias={"876": -100, "874": -100}, stream=True)  # never ends by itself
+    ends = json.loads((DEFAULT / "generation_config.json").read_text(encoding="utf-8"))["eos_token_id"]
+    never = {str(token): -100 for token in ends}
+    fields = body("image", max_tokens=4000, logit_bias=never, stream=True)  # never ends by itself
     with served.client.stream("POST", CHAT, json=fields) as answer:
         for number, _ in enumerate(answer.iter_lines()):
             if number == 8:
