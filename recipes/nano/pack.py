@@ -26,6 +26,7 @@ MOST_QUESTIONS, MOST_DRILLS = 6, 10
 # Most of a short answer is a matter of form, and one word of it the truth: its tokens weigh more than a caption's.
 WEIGHTY = 36.0  # tokens; an answer's tokens weigh so many times their share of it, between 1 and
 HEAVIEST = 3.0
+DECIDING = 2.5  # times the heaviest: the first token behind a look, yes or no
 ROWS_PER_TILE = 64
 
 
@@ -38,12 +39,14 @@ class Turn:
         said: ids of the mark, the answer and the end.
         concludes: where in `said` the conclusion begins, after the look; 0 if there is none.
         given: which tokens before the conclusion are given and not taught: in a drill, what was seen.
+        decides: where in `said` the visible answer begins behind a look; 0 if there is none.
     """
 
     asked: list[int]
     said: list[int]
     concludes: int = 0
     given: tuple[bool, ...] = ()
+    decides: int = 0
 
     def weights(self) -> list[float]:
         """Of every token of `said`: a conclusion weighs like an answer of its own."""
@@ -52,7 +55,10 @@ class Turn:
         before, rest = [weight_view(len(self.said))] * self.concludes, len(self.said) - self.concludes
         if self.given:
             before = [0.0 if given else HEAVIEST for given in self.given]
-        return before + [weight_view(rest)] * rest
+        weights = before + [weight_view(rest)] * rest
+        if self.decides:
+            weights[self.decides] = DECIDING * HEAVIEST
+        return weights
 
 
 class Packer:
@@ -112,11 +118,12 @@ class Packer:
         line = text.rindex("\n", 0, end) if "\n" in look else 0  # before it stands a question stated again
         colon = text.find(": ", line, end)
         seen = text[: colon + 1] if colon > 0 else text[: end + len(END_THINK)]
+        decides = len(self.said(text[: end + len(END_THINK)]))
         if not drill:
-            return Turn(asked, said, len(self.said(seen)))
+            return Turn(asked, said, len(self.said(seen)), decides=decides)
         parts = [(self.said(part), DECIDES.fullmatch(part) is None) for part in DECIDES.split(seen) if part]
         given = [free for ids, free in parts for _ in ids]
-        return Turn(asked, said, len(given), tuple(given))
+        return Turn(asked, said, len(given), tuple(given), decides)
 
     def row(
         self, questions: Sequence[QA], tiles: int, rng: Random, *, drill: bool = False, natural: float = SHARE

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from random import Random
 
 import numpy as np
 import pytest
 import torch
-from recipes.nano.data import QA
+from recipes.nano.data import QA, render_sample
 from recipes.nano.model import Learner, sizes
 from recipes.nano.pack import ROWS_PER_TILE, Packer
 from recipes.nano.tokenizer import build_tokenizer
@@ -189,3 +190,13 @@ def test_fast_attention_has_the_engines_gradients() -> None:
     theirs = torch.autograd.grad(attend(*inputs, mask=mask), inputs, upstream)
     for a, b in zip(mine, theirs, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+def test_comparisons_conclude_yes_and_no_and_the_word_that_decides_weighs_most(packer: Packer) -> None:
+    asked = [qa for index in range(20) for qa in render_sample(index, "train", "comparisons", 3).qa]
+    keys = Counter(qa.key for qa in asked)
+    assert {qa.kind for qa in asked} == {"relation", "compare"} and min(keys["yes"], keys["no"]) > 0.3 * len(asked)
+    for qa in asked[:30]:
+        turn = packer.turn([], "☜" + qa.answer, drill=True)
+        weights = turn.weights()
+        assert packer.tokenizer.decode([turn.said[weights.index(max(weights))]]) == qa.key.capitalize()

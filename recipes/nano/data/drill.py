@@ -16,6 +16,7 @@ from recipes.nano.data.studio import Studio
 from recipes.nano.data.word_questions import imagined_words
 
 SEEN_ONLY = ("largest", "smallest")  # marked by what is seen of the bars further on in the list
+MOST = 10  # comparisons in one row
 _KINDS = ("shapes", "bars", "sums", "words")
 _SHARES = (60, 20, 12, 8)
 
@@ -33,3 +34,17 @@ def drill(here: Studio, rng: Random, split: Split) -> list[QA]:
     else:
         made = [imagined_words(rng, split, here.words) for _ in range(8)]
     return made
+
+
+def comparisons(here: Studio, rng: Random, split: Split) -> list[QA]:
+    """The questions of one row: what stands where, which bar is larger, each about something else. Yes or no follows
+    from two places or values, and is learnt last."""
+    made: list[QA] = []
+    while len(made) < MOST:
+        if rng.random() < 0.7:
+            asked = concluding_questions(rng, split, imagined(rng, split))
+            made += [qa for qa in asked if qa.kind == "relation"][:2]
+        else:
+            asked = bar_questions(rng, split, imagined_bars(here, rng, split), True)
+            made += [qa for qa in asked if qa.kind == "compare" and ": " in qa.answer]
+    return made[:MOST]

@@ -12,7 +12,9 @@ from typing import Literal
 import numpy as np
 
 Split = Literal["train", "heldout"]
-Stage = Literal["pages1", "pages2", "pages3", "pages4", "mix", "words", "charts", "tiles", "scenes", "drill"]
+Stage = Literal[
+    "pages1", "pages2", "pages3", "pages4", "mix", "words", "charts", "tiles", "scenes", "drill", "comparisons"
+]
 STAGES: tuple[Stage, ...] = (  # of pictures
     "pages1", "pages2", "pages3", "pages4", "mix", "words", "charts", "tiles", "scenes",
 )  # fmt: skip

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from recipes.nano.data.canvas import Canvas
-from recipes.nano.data.drill import drill
+from recipes.nano.data.drill import comparisons, drill
 from recipes.nano.data.labels import QA, SIDE, Sample, Split, Stage
 from recipes.nano.data.pages import render_page
 from recipes.nano.data.scene_beyond import draw_beyond
@@ -49,8 +49,9 @@ def render_sample(index: int, split: Split, stage: Stage, seed: int) -> Sample:
     here = studio()
     if stage.startswith("pages"):
         return render_page(here, rng, split, stage)
-    if stage == "drill":
-        return Sample(None, drill(here, rng, split), drill=True)
+    if stage in ("drill", "comparisons"):
+        asked = drill(here, rng, split) if stage == "drill" else comparisons(here, rng, split)
+        return Sample(None, asked, drill=True)
     if stage == "tiles":
         return _sized(here, rng, split, rng.choices(SIZED, SIZED_SHARES)[0])
     if stage == "scenes":
