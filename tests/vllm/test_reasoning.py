@@ -10,19 +10,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from vllm.exceptions import VLLMValidationError
 
 import vita
 from tests.reasoning import SCRIPT, scripted
 from tests.vllm.running import Step, as_openai, ask_vllm
 from tests.vllm.widened import widen
 from vita.engine.reasoning import ReasoningState
-from vita.plugins.vllm.reasoning import ResponseStateParser
-from vita.plugins.vllm.reasoning_limit import ARGUMENT, NAME, Limit, ReasoningLimit
 from vita.prompt.tokenizer import ReasoningTokens, Tokenizer
 from vita.types import SamplingParams
 
 VISION = "InternViT-embedded-224px"
+ARGUMENT, NAME = "max_reasoning_tokens", "vita.plugins.vllm.reasoning_limit:ReasoningLimit"  # as the docs name them
 ASKED = [vita.user("Is it blue?")]
 LIMITS: list[dict[str, Any]] = [{}, {ARGUMENT: 7}, {ARGUMENT: 0}]
 TOKENS = ReasoningTokens(1, 2)
@@ -45,6 +43,8 @@ def test_answers_with_a_bound_equal_the_engines(tmp_path: Path, endless: bool) -
     st.lists(st.lists(st.floats(-5, 5), min_size=4, max_size=4), min_size=1, max_size=40), st.none() | st.integers(0, 6)
 )
 def test_any_logits_give_the_tokens_that_the_engine_gives(steps: list[list[float]], limit: int | None) -> None:
+    from vita.plugins.vllm.reasoning_limit import Limit  # imports vLLM
+
     ours, said = ReasoningState(TOKENS, limit), list[int]()
     bound = Limit(TOKENS, limit)
     for scores in map(torch.tensor, steps):
@@ -56,11 +56,16 @@ def test_any_logits_give_the_tokens_that_the_engine_gives(steps: list[list[float
 
 @pytest.mark.parametrize("limit", [-1, 1.5, "3", True])
 def test_a_limit_that_is_none_is_refused(limit: object) -> None:
+    from vllm.exceptions import VLLMValidationError
+
+    from vita.plugins.vllm.reasoning_limit import ReasoningLimit
+
     with pytest.raises(VLLMValidationError, match=ARGUMENT):
         ReasoningLimit.validate_params(SimpleNamespace(extra_args={ARGUMENT: limit}))  # type: ignore[arg-type]
 
 
 def test_the_parser_takes_state_and_reasoning_off(tmp_path: Path) -> None:
+    from vita.plugins.vllm.reasoning import ResponseStateParser
     from vita.plugins.vllm.tokenizer import VitaTokenizer
 
     folder = scripted(tmp_path)
