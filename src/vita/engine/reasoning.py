@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 
 from vita.prompt.tokenizer import ReasoningTokens
+from vita.types import SamplingParams
+
+AROUND_REASONING = 2  # tokens
 
 
 class _Place(NamedTuple):
@@ -61,3 +64,16 @@ class ReasoningState:
             no = torch.zeros((), dtype=torch.bool, device=like.device)
             self._place = _Place(no, no, torch.zeros((), dtype=torch.int64, device=like.device))
         return self._place
+
+
+def with_reasoning(params: SamplingParams, *, reasons: bool) -> int | None:
+    """Most tokens of an answer and its reasoning; None: no bound.
+
+    Args:
+        params: of the request; its `max_tokens` counts the visible answer.
+        reasons: whether the checkpoint writes a reasoning.
+    """
+    visible, reasoning = params.max_tokens, params.max_reasoning_tokens
+    if visible is None or not reasons or reasoning == 0:
+        return visible
+    return None if reasoning is None else visible + reasoning + AROUND_REASONING

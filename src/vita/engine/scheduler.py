@@ -14,6 +14,7 @@ from typing import Protocol
 
 from vita.engine.background import SourceQueue, WorkSource
 from vita.engine.prefix_cache import atoms_of
+from vita.engine.reasoning import with_reasoning
 from vita.engine.request import Phase, Request, Sequence
 from vita.errors import ResourceError
 from vita.runtime.clock import Clock
@@ -22,7 +23,6 @@ from vita.types import MediaKind, MediaSpan, Span, TextSpan
 AGING_SECONDS = 10.0  # of waiting that make up for one level of priority
 RECENT_STEPS = 5
 UNREAD_SECONDS = 60.0  # after which a request whose event queue is full is cancelled
-AROUND_REASONING = 2  # tokens
 FIRST_POSITIONS = 1024  # reserved for the answer of a request without a limit; grows by as many
 
 
@@ -161,7 +161,7 @@ class Scheduler:
         room = self.limits.context - inputs.length
         asked = request.params.max_tokens
         request.limit = room if asked is None else min(asked, room)
-        most = None if asked is None else self._with_reasoning(asked, request.params.max_reasoning_tokens)
+        most = with_reasoning(request.params, reasons=self.limits.reasons)
         request.most = room if most is None else min(most, room)
         request.capacity = inputs.length + min(request.most, FIRST_POSITIONS if most is None else request.most)
         positions = request.capacity * request.params.n
@@ -174,12 +174,6 @@ class Scheduler:
         request.phase = Phase.WAITING
         self.reading.remove(request)
         self.waiting.append(request)
-
-    def _with_reasoning(self, visible: int, reasoning: int | None) -> int | None:
-        """Most tokens of an answer and its reasoning; None: no bound."""
-        if not self.limits.reasons or reasoning == 0:
-            return visible
-        return None if reasoning is None else visible + reasoning + AROUND_REASONING
 
     def plan(self) -> Plan:
         """What to compute next."""

@@ -8,8 +8,8 @@ from typing import Any
 from vllm.sampling_params import RequestOutputKind
 from vllm.sampling_params import SamplingParams as VllmParams
 
+from vita.engine.reasoning import with_reasoning
 from vita.engine.sampler import GREEDY_BELOW, bias_pairs
-from vita.engine.scheduler import AROUND_REASONING
 from vita.events import TokenLogprob
 from vita.plugins.vllm.checkpoint import OpenedModel
 from vita.plugins.vllm.reasoning_limit import ARGUMENT
@@ -30,15 +30,13 @@ def vllm_params(params: SamplingParams, opened: OpenedModel, most: int, index: i
     penalty = params.repetition_penalty
     if penalty is None:
         penalty = opened.checkpoint.config.generation.repetition_penalty
-    limit, asked = params.max_reasoning_tokens, params.max_tokens
-    if opened.tokenizer.reasoning is not None and asked is not None and limit != 0:
-        asked = None if limit is None else asked + limit + AROUND_REASONING
+    asked = with_reasoning(params, reasons=opened.tokenizer.reasoning is not None)
     return VllmParams(
         temperature=0.0 if params.temperature < GREEDY_BELOW else params.temperature,
         top_p=params.top_p, top_k=params.top_k, min_p=params.min_p, repetition_penalty=penalty,
         frequency_penalty=params.frequency_penalty, presence_penalty=params.presence_penalty,
         logit_bias=dict(bias_pairs(params)) or None, seed=None if params.seed is None else params.seed + index,
-        max_tokens=most if asked is None else min(asked, most), extra_args={ARGUMENT: limit},
+        max_tokens=most if asked is None else min(asked, most), extra_args={ARGUMENT: params.max_reasoning_tokens},
         logprobs=params.logprobs or None, ignore_eos=params.ignore_eos,
         stop_token_ids=[] if params.ignore_eos else sorted(opened.stop_ids),
         detokenize=False, output_kind=RequestOutputKind.DELTA,
