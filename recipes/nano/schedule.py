@@ -46,8 +46,8 @@ class Phase:
 # size, cut into tiles, a third of the time; signs, slides, messages and what is beyond the model a tenth. With fewer
 # drills the decoder forgets how to conclude.
 EVERYTHING = (
-    ("mix", 0.22), ("words", 0.11), ("charts", 0.1), ("tiles", 0.34), ("scenes", 0.11), ("pages4", 0.02),
-    ("drill", 0.06), ("comparisons", 0.04),
+    ("mix", 0.2), ("words", 0.1), ("charts", 0.18), ("tiles", 0.29), ("scenes", 0.11), ("pages4", 0.02),
+    ("drill", 0.05), ("comparisons", 0.05),
 )  # fmt: skip
 # Pages from easy to hard, each with a share of the step before, and each left as soon as it is read: a harder page
 # teaches nothing to a model that cannot read the easier one. Then everything the model is asked about.

@@ -15,7 +15,6 @@ from recipes.nano.data.scene_shapes import concluding_questions, imagined
 from recipes.nano.data.studio import Studio
 from recipes.nano.data.word_questions import imagined_words
 
-SEEN_ONLY = ("largest", "smallest")  # marked by what is seen of the bars further on in the list
 MOST = 10  # comparisons in one row
 _KINDS = ("shapes", "bars", "sums", "words")
 _SHARES = (60, 20, 12, 8)
@@ -28,7 +27,7 @@ def drill(here: Studio, rng: Random, split: Split) -> list[QA]:
         made = concluding_questions(rng, split, imagined(rng, split))
     elif kind == "bars":
         asked = bar_questions(rng, split, imagined_bars(here, rng, split), True)
-        made = [qa for qa in asked if ": " in qa.answer and qa.kind not in SEEN_ONLY]
+        made = [qa for qa in asked if ": " in qa.answer]
     elif kind == "sums":
         made = [calculation(rng, split)[1] for _ in range(8)]
     else:
@@ -37,14 +36,14 @@ def drill(here: Studio, rng: Random, split: Split) -> list[QA]:
 
 
 def comparisons(here: Studio, rng: Random, split: Split) -> list[QA]:
-    """The questions of one row: what stands where, which bar is larger, each about something else. Yes or no follows
-    from two places or values, and is learnt last."""
+    """The questions of one row: what stands where, which bar is larger or largest, each about something else. Yes or no
+    follows from two places or values, and is learnt last."""
     made: list[QA] = []
     while len(made) < MOST:
-        if rng.random() < 0.7:
+        if rng.random() < 0.5:
             asked = concluding_questions(rng, split, imagined(rng, split))
             made += [qa for qa in asked if qa.kind == "relation"][:2]
         else:
             asked = bar_questions(rng, split, imagined_bars(here, rng, split), True)
-            made += [qa for qa in asked if qa.kind == "compare" and ": " in qa.answer]
+            made += [qa for qa in asked if qa.kind in ("compare", "largest", "smallest")]
     return made[:MOST]

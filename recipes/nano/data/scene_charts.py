@@ -203,9 +203,21 @@ def _parts(bars: list[Bar], valued: bool) -> list[str]:
     return [f"{quoted(b.label)} is {b.value}" if valued else quoted(b.label) for b in bars]
 
 
+def _records(bars: list[Bar], asked: Bar) -> list[Bar]:
+    """The bars that are larger, or smaller, than all before them in the list; the one asked for is the last."""
+    ahead = max if asked.value == max(b.value for b in bars) else min
+    return [bar for k, bar in enumerate(bars) if ahead(b.value for b in bars[: k + 1]) == bar.value
+            and bar.value not in [b.value for b in bars[:k]]]  # fmt: skip
+
+
 def _marked(bars: list[Bar], asked: Bar, verdict: str, valued: bool) -> str:
-    """Every bar, the one asked for marked where it stands: which is the tallest is seen, not worked out."""
-    names = marked(_parts(bars, valued), numbered(bars, (asked,)))
+    """Every bar; the last that is marked is the one asked for.
+
+    Of values each is compared with the last that was marked, so that no mark depends on what the list has still to say.
+    Where none are written, which is the tallest is seen and it alone is marked.
+    """
+    found = _records(bars, asked) if valued else [asked]
+    names = marked(_parts(bars, valued), [int(bar in found) for bar in bars])
     return concluded("listed", verdict, list=listed(names))
 
 

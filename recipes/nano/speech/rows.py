@@ -44,8 +44,9 @@ LONGEST = 16000 * 7  # samples; a longer sound is cut by the drawing of another 
 NO_ANSWER = "☟"
 HEARD = "I hear: "
 SPOKEN_MARK = "☞"
+QUESTIONS = 0.3  # of the sounds to repeat, which are few words in an order that can be guessed
 TYPED_BESIDE = 2  # typed questions that keep the decoder's older skills in every row with a picture
-CLIPS, PICTURES, TALK = 0.14, 0.4, 0.15  # shares of the answering phase; the rest is sound to repeat or to ignore
+CLIPS, PICTURES, TALK = 0.1, 0.46, 0.14  # shares of the answering phase; the rest is sound to repeat or to ignore
 WIDE = 0.2  # of the pictures are cut into tiles
 LOWEST_BAND, THROATS = 20.0, (0.86, 1.16)  # hertz; factors of frequency
 WIDEST_BLOT, LONGEST_BLOT = 14, 8  # bands and frames
@@ -193,6 +194,7 @@ def draw(index: int, split: Split, seed: int, mix: Mix) -> Said:
             return Said(say(qa.question, split, rng), "", restated(qa.question, qa.answer), None)
     sound = render_utterance(index, split, seed)
     if sound.kind == "repeat":
+        sound = free_speech("question", split, rng) if rng.random() < QUESTIONS else sound
         return Said(sound, ask_to_repeat(rng, split), SPOKEN_MARK + repeated(sound.text), None)
     seen = mix != "alone" and rng.random() < 0.5
     return Said(sound, "", NO_ANSWER, render_sample(index, split, "mix", seed + 2).picture if seen else None)
