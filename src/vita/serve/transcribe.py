@@ -99,6 +99,18 @@ class TranscriptText:
         return rest[:1].upper() + rest[1:]
 
 
+def transcript_tokens(tokens: Sequence[TokenLogprob]) -> Sequence[TokenLogprob]:
+    """Tokens of an answer without those of the prefix."""
+    text = ""
+    for count, token in enumerate(tokens, start=1):
+        text = (text + token.text).lstrip()
+        if PREFIX.match(text):
+            return tokens[count:]
+        if not "i hear:".startswith(text.lower()[:7]):
+            break
+    return tokens
+
+
 def submit_transcription(
     server: Server, audio: Audio, tenant: Tenant, *, temperature: float = 0.0, logprobs: bool = False,
     priority: int = 0,

@@ -34,6 +34,7 @@ from vita.serve.transcribe import (
     submit_transcription,
     transcribe,
     transcript_deltas,
+    transcript_tokens,
 )
 from vita.sources import Bytes
 from vita.types import Audio
@@ -180,7 +181,7 @@ class Transcription:
             body["logprobs"] = [
                 logprob_object(model, token.id, token.text, token.logprob)
                 for one in found
-                for token in shown_tokens(one.logprobs, model)
+                for token in transcript_tokens(shown_tokens(one.logprobs, model))
             ]
         return JSONResponse(body)
 
