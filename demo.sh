@@ -8,6 +8,7 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 if [ "${1:-}" = "--serve" ]; then
     shift
     vita_env "[serve]"
+    vita_voice
     exec "$PYTHON" -m vita serve "$@"
 fi
 vita_env ""

@@ -16,7 +16,9 @@ from tests.checkpoints import VISION, copy_mini
 
 import vita
 from vita.checkpoint import hub
+from vita.cli.info import collect, run_info
 from vita.errors import CheckpointError, DownloadError, ResourceError, VitaError
+from vita.options import EngineOptions
 from vita.types import SamplingParams
 
 
@@ -42,6 +44,25 @@ def test_a_cached_model_answers_offline(mini: Path, tmp_path: Path, cache: Path,
     model = vita.load("somebody/mini-vita", offline=True, device="cpu", dtype="float32")
     params = SamplingParams(max_tokens=5)
     assert model.ask("Hello", params=params).token_ids == mini_model.ask("Hello", params=params).token_ids
+
+
+def test_info_needs_no_weights(mini: Path, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = copy_mini(mini, tmp_path / "copy")
+    shutil.move(place.parent / VISION, place / VISION)
+    options = EngineOptions(offline=True)
+    whole = collect(str(place), options, 100)
+    for file in place.glob("*-00002-of-*.safetensors"):  # one shard of two is there
+        file.unlink()
+    lay_out(cache, "somebody/mini-vita", place)
+    assert run_info("somebody/mini-vita", options, positions=100, as_json=False) == 0
+    said = capsys.readouterr().out
+    assert "not downloaded, or not all of it; vita pull somebody/mini-vita" in said and "missing     nothing" in said
+    found = collect("somebody/mini-vita", options, 100)
+    differ = {key for key in found if found[key] != whole[key]}
+    # Memory too: two tensors of this checkpoint are not of the type that its configuration names.
+    assert differ <= {"model", "stored_bytes", "stored_dtypes", "available", "kv_budget", "memory", "bytes_needed"}
+    with pytest.raises(CheckpointError, match="00002"):
+        collect(str(place), options, 100)
 
 
 def test_the_vision_folder_may_come_from_the_hub(mini: Path, tmp_path: Path, cache: Path) -> None:

@@ -36,6 +36,8 @@ class Client:
             siblings=[
                 SimpleNamespace(rfilename="model.safetensors", size=5_000_000_000, blob_id="b", lfs=lfs),
                 SimpleNamespace(rfilename="config.json", size=2000, blob_id="c", lfs=None),
+                SimpleNamespace(rfilename="vita_tts_ckpt/codec/final.pt", size=3000, blob_id="e", lfs=None),
+                SimpleNamespace(rfilename="other/final.pt", size=4000, blob_id="f", lfs=None),
                 SimpleNamespace(rfilename="demo.mp4", size=9_000_000, blob_id="d", lfs=None),
             ],
         )
@@ -49,17 +51,17 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_only_needed_files_count_the_small_ones_first(cache: Path) -> None:
     plan = plan_pull("owner/name", Client())
-    assert [f.name for f in plan.files] == ["config.json", "model.safetensors"]
-    assert plan.total_bytes == plan.missing_bytes == 5_000_002_000 and not cache.exists()
+    assert [f.name for f in plan.files] == ["config.json", "vita_tts_ckpt/codec/final.pt", "model.safetensors"]
+    assert plan.total_bytes == plan.missing_bytes == 5_000_005_000 and not cache.exists()
 
 
 def test_what_is_here_does_not_count(cache: Path) -> None:
     blobs = cache / "models--owner--name" / "blobs"
     blobs.mkdir(parents=True)
     (blobs / f"{SHARD}.partial").write_bytes(b"x" * 1000)
-    assert plan_pull("owner/name", Client()).missing_bytes == 5_000_001_000
+    assert plan_pull("owner/name", Client()).missing_bytes == 5_000_004_000
     (blobs / "c").write_bytes(b"y" * 2000)
-    assert plan_pull("owner/name", Client()).missing_bytes == 4_999_999_000
+    assert plan_pull("owner/name", Client()).missing_bytes == 5_000_002_000
 
 
 def test_a_disk_too_small_is_said_before_anything_is_downloaded(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,8 @@ PYTHON = """#!/bin/sh
 echo "call: $*" >>"$LOG"
 case "$*" in
 *"import torch"*) exit $HAS_TORCH ;;
+*find_spec*) exit $HAS_VOICE ;;
+*"[piper]"*) exit $VOICE_WORKS ;;
 *--no-index*) exit $IN_FOLDER ;;
 *--target*) [ "$HAS_UV" = 0 ] || exit 1
     for last; do folder=$previous previous=$last; done
@@ -38,16 +40,26 @@ def machine(tmp_path: Path) -> Path:
 
 
 def set_up(
-    machine: Path, *, gpu: bool = False, torch: bool = False, folder: bool = False, uv: bool = True, works: bool = True
+    machine: Path,
+    *,
+    gpu: bool = False,
+    torch: bool = False,
+    folder: bool = False,
+    uv: bool = True,
+    works: bool = True,
+    voice: bool = False,
+    voice_works: bool = True,
+    then: str = "",
 ) -> list[str]:
     """What the script says and calls, in order."""
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {
         "PATH": f"{machine / 'gpu'}:/usr/bin:/bin" if gpu else "/usr/bin:/bin", "VIRTUAL_ENV": str(machine / "env"),
         "HAS_TORCH": str(int(not torch)), "IN_FOLDER": str(int(not folder)), "HAS_UV": str(int(not uv)),
-        "UV_WORKS": str(int(not works)), "LOG": str(machine / "log"),
+        "UV_WORKS": str(int(not works)), "HAS_VOICE": str(int(not voice)), "VOICE_WORKS": str(int(not voice_works)),
+        "LOG": str(machine / "log"),
     }  # fmt: skip
     says = 'echo() { builtin echo "$*" >>"$LOG"; }'
-    script = f'set -eu; {says}; ROOT="{machine}"; . "{ROOT}/scripts/env.sh"; vita_env ""'
+    script = f'set -eu; {says}; ROOT="{machine}"; . "{ROOT}/scripts/env.sh"; vita_env ""; {then}'
     done = subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     log = machine / "log"
@@ -99,3 +111,17 @@ def test_nothing_is_done_twice(machine: Path) -> None:
     set_up(machine, torch=True)
     (machine / "log").unlink()
     assert set_up(machine, torch=True) == []
+
+
+def test_the_server_gets_a_voice_and_its_size_and_licence_are_said_first(machine: Path) -> None:
+    lines = set_up(machine, torch=True, then="vita_voice; echo goes on")
+    said = position(lines, "a voice for spoken answers, piper (GPL-3.0-or-later), a download of about 120 MB")
+    assert 0 <= said < position(lines, "install -q -e") < position(lines, "goes on")
+    (machine / "log").unlink()
+    lines = set_up(machine, torch=True, voice=True, then="vita_voice; echo goes on")
+    assert position(lines, "[piper]") == -1 < position(lines, "goes on"), "one is there"
+
+
+def test_a_voice_that_cannot_be_installed_does_not_end_the_set_up(machine: Path) -> None:
+    lines = set_up(machine, torch=True, voice_works=False, then="vita_voice; echo goes on")
+    assert 0 <= position(lines, "no voice could be installed, so answers are in writing") < position(lines, "goes on")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+from tests.speech.checkpoints import write_speech
 from torch import nn
 
 from vita.checkpoint.open import open_checkpoint
@@ -84,6 +86,17 @@ def test_the_number_of_threads_is_an_option(mini: Path) -> None:
         assert torch.get_num_threads() == before + 1, "automatic: left alone"
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_converted_checkpoint_keeps_its_speech_decoder(mini: Path, tmp_path: Path) -> None:
+    from vita.checkpoint.convert import convert
+
+    shutil.copytree(mini, tmp_path / "mini", ignore=shutil.ignore_patterns("inputs", "model"))
+    folder, out = tmp_path / "mini" / "mini_ckpt", tmp_path / "out"
+    write_speech(folder / "vita_tts_ckpt")
+    convert(open_checkpoint(folder), out, "int8")
+    kept = [file.relative_to(folder) for file in (folder / "vita_tts_ckpt").rglob("*") if file.is_file()]
+    assert len(kept) == 4 and all((out / name).read_bytes() == (folder / name).read_bytes() for name in kept)
 
 
 def test_errors_name_the_option(mini: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from vita.errors import CheckpointError
 
 DEFAULT = Path(__file__).parents[1] / "default"  # the embedded checkpoint
+SPEECH_FOLDER = "vita_tts_ckpt"  # inside a model's folder: its speech decoder and codec
 
 
 def is_file(file: Path) -> bool:

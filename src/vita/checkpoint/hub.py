@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
+from vita.checkpoint.files import SPEECH_FOLDER
 from vita.errors import DownloadError, ResourceError
 
-WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
+WEIGHTS = ("*.safetensors", "*.safetensors.index.json", f"{SPEECH_FOLDER}/*")
 SMALL_FILES = ("*.json", "*.yaml", "*global_cmvn", "merges.txt", "vocab.json")
 
 

@@ -50,8 +50,13 @@ class Checkpoint:
     side_folders: tuple[tuple[str, Path], ...] = ()
 
 
-def resolve_folder(name: str | Path | None, *, offline: bool = False) -> Path:
+def resolve_folder(name: str | Path | None, *, offline: bool = False, weights: bool = True) -> Path:
     """A folder on disk for a path, a hub id, or None (the embedded checkpoint).
+
+    Args:
+        name: of the checkpoint.
+        offline: use only the hub's cache.
+        weights: download the weights of a hub id too.
 
     Raises:
         CheckpointError: no such folder. DownloadError: a hub id that cannot be fetched.
@@ -64,18 +69,23 @@ def resolve_folder(name: str | Path | None, *, offline: bool = False) -> Path:
     if is_file(path):
         raise CheckpointError("is a file, not a checkpoint folder", where=name, fix="pass the folder around it")
     if isinstance(name, str) and hub.is_hub_id(name):
-        return hub.fetch(name, offline=offline)
+        return hub.fetch(name, weights=weights, offline=offline)
     raise CheckpointError("no such folder", where=name, fix="pass a checkpoint folder or a hub id like owner/name")
 
 
-def open_checkpoint(name: str | Path | None, *, offline: bool = False) -> Checkpoint:
+def open_checkpoint(name: str | Path | None, *, offline: bool = False, weights: bool = True) -> Checkpoint:
     """Find a checkpoint and read its configuration and file headers, no weights.
+
+    Args:
+        name: a folder, a hub id, or None for the embedded checkpoint.
+        offline: use only the hub's cache.
+        weights: they must be there, and those of a hub id are downloaded; otherwise `store` is empty without them.
 
     Raises:
         CheckpointError: it is not a VITA-1.5 checkpoint, or a file of it is missing or damaged.
         DownloadError: a part must come from the hub and cannot.
     """
-    folder = resolve_folder(name, offline=offline)
+    folder = resolve_folder(name, offline=offline, weights=weights)
     if not is_file(folder / "config.json"):
         raise CheckpointError(
             "is not a checkpoint, it has no config.json", where=folder, fix="pass the folder that holds config.json"
@@ -84,11 +94,11 @@ def open_checkpoint(name: str | Path | None, *, offline: bool = False) -> Checkp
     read_config.check_model_type(config)
     generation = _settings(folder / "generation_config.json") if is_file(folder / "generation_config.json") else None
     if read_config.is_serving_layout(config):
-        return _open_serving(folder, config, generation)
-    return _open_main(folder, config, generation, offline)
+        return _open_serving(folder, config, generation, weights)
+    return _open_main(folder, config, generation, offline, weights)
 
 
-def _open_main(folder: Path, config: Settings, generation: Settings | None, offline: bool) -> Checkpoint:
+def _open_main(folder: Path, config: Settings, generation: Settings | None, offline: bool, weights: bool) -> Checkpoint:
     vision = _find_side_folder(folder, config, "mm_vision_tower", "config.json", offline)
     audio = _find_side_folder(folder, config, "mm_audio_encoder", "train.yaml", offline)
     train = Settings(_read_yaml(audio / "train.yaml"), audio / "train.yaml")
@@ -101,10 +111,10 @@ def _open_main(folder: Path, config: Settings, generation: Settings | None, offl
         for key, path in (("mm_vision_tower", vision), ("mm_audio_encoder", audio))
     )
     untrained = config.texts("vita_untrained")
-    return Checkpoint(folder, parsed, TensorStore(list_tensors(folder)), cmvn, untrained, _quantization(config), sides)
+    return Checkpoint(folder, parsed, _store(folder, weights), cmvn, untrained, _quantization(config), sides)
 
 
-def _open_serving(folder: Path, config: Settings, generation: Settings | None) -> Checkpoint:
+def _open_serving(folder: Path, config: Settings, generation: Settings | None, weights: bool) -> Checkpoint:
     preprocessor = _settings(folder / "preprocessor_config.json")
     features_file = folder / "feature_extractor" / "preprocessor_config.json"
     features = _settings(features_file) if is_file(features_file) else Settings({}, features_file)
@@ -113,8 +123,18 @@ def _open_serving(folder: Path, config: Settings, generation: Settings | None) -
     if "cmvn_means" in features and "cmvn_istds" in features:
         size = parsed.audio.input_dim
         cmvn = (torch.tensor(features.vector("cmvn_means", size)), torch.tensor(features.vector("cmvn_istds", size)))
-    store = TensorStore(list_tensors(folder))
-    return Checkpoint(folder, parsed, store, cmvn, config.texts("vita_untrained"), _quantization(config))
+    untrained = config.texts("vita_untrained")
+    return Checkpoint(folder, parsed, _store(folder, weights), cmvn, untrained, _quantization(config))
+
+
+def _store(folder: Path, weights: bool) -> TensorStore:
+    """The tensors. Unless `weights` are needed, none where they are missing or not whole."""
+    try:
+        return TensorStore(list_tensors(folder))
+    except CheckpointError:
+        if weights:
+            raise
+        return TensorStore({})
 
 
 def _find_side_folder(folder: Path, config: Settings, key: str, needed: str, offline: bool) -> Path:

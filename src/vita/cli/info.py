@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vita.cli.output import print_json
@@ -40,17 +41,20 @@ def collect(model: str | None, options: EngineOptions, positions: int) -> dict[s
     Raises:
         CheckpointError: the folder is not a checkpoint at all.
     """
+    from vita.checkpoint.files import expand_user, is_folder
     from vita.checkpoint.load import check_tensors
     from vita.checkpoint.open import open_checkpoint
     from vita.model.vita import VitaModel
     from vita.prompt.tokenizer import Tokenizer
 
-    checkpoint = open_checkpoint(model, offline=options.offline)
+    local = model is None or is_folder(expand_user(Path(model)))
+    checkpoint = open_checkpoint(model, offline=options.offline, weights=local)
     vocabulary = Tokenizer.load(checkpoint.folder).size
     meta = VitaModel.on_meta(checkpoint.config, vocabulary, checkpoint.quantized)
     problem = None
     try:
-        check_tensors(checkpoint, meta)
+        if checkpoint.store.entries:
+            check_tensors(checkpoint, meta)
     except CheckpointError as error:
         problem = str(error)
     facts: dict[str, Any] = {"model": model or "default"}
@@ -60,19 +64,21 @@ def collect(model: str | None, options: EngineOptions, positions: int) -> dict[s
 
 def _contents(checkpoint: Checkpoint, meta: VitaModel) -> dict[str, Any]:
     """What the checkpoint holds: parts, sizes, what it can do."""
+    from vita.checkpoint.files import SPEECH_FOLDER
+
     config, counts = checkpoint.config, meta.parameter_counts()
     return {
         "layout": config.layout,
         "parameters": counts,
         "total": sum(counts.values()),
-        "stored_bytes": sum(e.bytes for e in checkpoint.store.entries.values()),
+        "stored_bytes": sum(e.bytes for e in checkpoint.store.entries.values()),  # 0: not downloaded
         "stored_dtypes": sorted({str(e.dtype).removeprefix("torch.") for e in checkpoint.store.entries.values()}),
         "context": config.context,
         "tile": config.vision.image_size,
         "tokens_per_tile": config.vision.tokens_per_tile,
         "most_tiles": config.tiling.max_tiles,
         "untrained": list(checkpoint.untrained),
-        "speech_output": (checkpoint.folder / "vita_tts_ckpt").is_dir(),
+        "speech_output": (checkpoint.folder / SPEECH_FOLDER).is_dir(),
     }
 
 
@@ -87,8 +93,11 @@ def _execution(checkpoint: Checkpoint, meta: VitaModel, options: EngineOptions, 
     total = sum(meta.parameter_counts().values())
     device = choose_device(options.device, total)
     dtype, why = choose_dtype(options.dtype, checkpoint.config, total, device)
+    mapped = is_mapped(checkpoint, dtype, device)
+    if not checkpoint.store.entries:  # not downloaded: taken to be stored as the configuration says
+        mapped = device.type == "cpu" and str(dtype) == f"torch.{checkpoint.config.dtype}"
     placement = Placement(
-        device=device, dtype=dtype, mapped=is_mapped(checkpoint, dtype, device),
+        device=device, dtype=dtype, mapped=mapped,
         quantized_kv_cache=options.quantized_kv_cache,
     )  # fmt: skip
     plan, shortage = _plan(meta, placement, options, checkpoint.quantized)
@@ -140,7 +149,7 @@ def describe(facts: dict[str, Any]) -> list[str]:
     more = f", {audio / 1e9:.2f} GB more with audio" if audio else ""
     lines += [
         "",
-        f"stored      {facts['stored_bytes'] / 1e9:.3f} GB as {', '.join(facts['stored_dtypes'])}",
+        _stored_line(facts),
         f"runs        in {facts['dtype']} on {facts['device']} ({facts['dtype_reason']})",
         f"linears     {facts['linears']}" + (f"; weights in {facts['quantized']}" if facts["quantized"] else ""),
         f"memory      about {need / 1e9:.2f} GB at a context of {facts['memory_context']:,}{more}; "
@@ -155,6 +164,12 @@ def describe(facts: dict[str, Any]) -> list[str]:
         lines.append(f"untrained   {', '.join(facts['untrained'])}: requests that need it are refused")
     lines.append(f"missing     {facts['problem'] or 'nothing'}")
     return lines
+
+
+def _stored_line(facts: dict[str, Any]) -> str:
+    if not facts["stored_bytes"]:
+        return f"stored      not downloaded, or not all of it; vita pull {facts['model']} says the size and fetches it"
+    return f"stored      {facts['stored_bytes'] / 1e9:.3f} GB as {', '.join(facts['stored_dtypes'])}"
 
 
 def _memory_lines(facts: dict[str, Any]) -> list[str]:

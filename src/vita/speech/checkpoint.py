@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from vita.checkpoint.files import is_file, is_folder
+from vita.checkpoint.files import SPEECH_FOLDER, is_file, is_folder
 from vita.checkpoint.names import SPEECH_IGNORED, checkpoint_name
 from vita.errors import CheckpointError
 from vita.layers.linear import choose_route, set_route
@@ -23,7 +23,6 @@ from vita.speech.codec import Codec, Conv, Upsample
 from vita.speech.config import Problems, read_codec_config, read_decoder_config
 from vita.speech.tts import SpeechDecoder
 
-FOLDER = "vita_tts_ckpt"  # inside a model's folder
 DECODER, CODEC = "decoder", "codec"
 SHOWN = 8  # names of one kind that an error lists
 
@@ -38,7 +37,7 @@ class SpeechModel:
 
 def find_speech(folder: Path) -> Path | None:
     """The speech checkpoint of a model's folder; None if it has none."""
-    speech = folder / FOLDER
+    speech = folder / SPEECH_FOLDER
     return speech if is_folder(speech) else None
 
 

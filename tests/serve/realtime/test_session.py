@@ -41,6 +41,15 @@ def test_the_session_before_any_update() -> None:
     }  # fmt: skip
 
 
+def test_answers_are_text_where_no_voice_is_installed() -> None:
+    silent = new_session("sess_1", Catalog("vita-nano", "", frozenset()), 1_900_000_000)
+    assert silent.as_json()["output_modalities"] == ["text"]
+    assert silent.merge({"instructions": "Be brief."}).modality == "text"
+    assert silent.merge({"output_modalities": ["audio"]}).modality == "audio", (
+        "a client that asks for audio is told why not"
+    )
+
+
 def test_absent_keeps_and_null_clears() -> None:
     manual = session(audio={"input": {"turn_detection": None, "transcription": {"model": "whisper-1"}}})
     assert manual.turn_detection is None

@@ -176,8 +176,9 @@ class Session:
 
 
 def new_session(session_id: str, catalog: Catalog, expires_at: int) -> Session:
-    """The settings of a session before any update."""
-    return Session(id=session_id, catalog=catalog, expires_at=expires_at, voice=catalog.voice)
+    """The settings of a session before any update. Where no voice is installed, answers are text."""
+    modality: Modality = "audio" if catalog.voices else "text"
+    return Session(id=session_id, catalog=catalog, expires_at=expires_at, modality=modality, voice=catalog.voice)
 
 
 def rate_of(form: Format) -> int:

@@ -48,6 +48,8 @@ export class Talk {
     if (this.ended) return;
     for (const item of this.conversation.asItems()) this.socket.send({ type: "conversation.item.create", item });
     this.live = true;
+    if (!this.settings.textOnly && !this.session.output_modalities?.includes("audio"))
+      notify("The server has no voice, so answers are in writing. To hear them, install vita-engine[piper] and start it again.", 30);
     this.show();
   }
 
@@ -58,7 +60,8 @@ export class Talk {
     const detection = { type: "server_vad", create_response: true, interrupt_response: false };
     const session = {
       type: "realtime",
-      output_modalities: [settings.textOnly ? "text" : "audio"],
+      // Otherwise the server decides: audio, or text where it has no voice.
+      ...(settings.textOnly ? { output_modalities: ["text"] } : {}),
       max_output_tokens: Math.min(4096, settings.tokens),
       audio: {
         input: { format, transcription: { model: "vita" }, turn_detection: this.push ? null : detection },
