@@ -2,6 +2,7 @@
 #   docker build -t vita .
 #   docker run --rm -v "$PWD:/media" vita ask "What does the logo say?" --image assets/vita_logo.png
 #   docker run --rm -it -v "$PWD:/media" -v vita-cache:/home/vita/.cache vita chat
+#   docker build --build-arg EXTRAS="[serve,piper]" -t vita .   # the server and a voice too
 # For an NVIDIA GPU: docker build --build-arg TORCH_BACKEND=cu130 -t vita . and docker run --gpus all …
 FROM python:3.12-slim
 
@@ -19,7 +20,10 @@ WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY src src
 COPY recipes recipes
-RUN pip install --no-cache-dir . \
+ARG EXTRAS=
+# Versions are bounded in pyproject.toml.
+# hadolint ignore=DL3013
+RUN pip install --no-cache-dir ".$EXTRAS" \
     && useradd --create-home --uid 1000 vita \
     && install -d -o vita -g vita /home/vita/.cache /media
 

@@ -61,7 +61,7 @@ ApiKeyFile = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE", rich_help_panel=SAFETY,
-        help="File with one API key a line; the variable VITA_API_KEY names another.",
+        help="File with one API key a line, 8 characters or more; the variable VITA_API_KEY holds one more.",
     ),
 ]  # fmt: skip
 AllowHosts = Annotated[
