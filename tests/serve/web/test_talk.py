@@ -18,6 +18,7 @@ from tests.serve.realtime.client import question, silence
 from tests.serve.running import Running, running
 from tests.serve.web.chromium import Page, chromium
 from vita.serve.options import ServeOptions
+from vita.serve.realtime import route
 from vita.speech.voice import Voice
 
 pytestmark = pytest.mark.slow  # a browser
@@ -105,6 +106,19 @@ def test_a_spoken_question_with_the_camera(talking: Running, program: str, tmp_p
         page.type("And what is your name?")
         page.key("Enter")
         page.until(f"{ANSWERS}.length === 2 && document.querySelector('.message:last-child .facts').textContent")
+
+
+def test_without_a_voice_answers_are_in_writing(
+    embedded: vita.Vita, program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(route, "available_voices", lambda own: [])
+    with (
+        running(embedded, ServeOptions(port=0, api_keys=(KEY,))) as server,
+        talk(program, tmp_path, server, quiet=15) as page,
+    ):
+        assert "The server has no voice, so answers are in writing." in page.text("#notice")
+        page.until(f"{ANSWERS}.length === 1")
+        assert len(page.text(".assistant .text")) > 10 and page.text(".assistant .error") == ""
 
 
 def test_a_key_interrupts(talking: Running, program: str, tmp_path: Path) -> None:
