@@ -6,6 +6,7 @@ token sequences and sounds; rows are packed into the sequences. Does not know ab
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -19,6 +20,7 @@ from recipes.nano.pack import ROWS_PER_TILE, Packer
 from recipes.nano.schedule import CURRICULUM, TINY, Phase
 from recipes.nano.speech.espeak import MissingSpeechEngine
 from recipes.nano.speech.rows import Mix, Said, SpeechPacker, bank_of, blotted, draw, spell, warped, worded
+from recipes.nano.speech.sample import Utterance
 from recipes.nano.tiles import SIDE, tiles_of
 from vita.media.filterbank import token_count
 from vita.prompt.template import AUDIO_PLACEHOLDER, IMAGE_PLACEHOLDER
@@ -119,16 +121,17 @@ class Builder:
             if filled.sounds_left == 0 or refused == GIVE_UP:
                 return
             said = self._said(index, phase.heard)
-            if said is None:
+            if said is None or len(said.sounds) > filled.sounds_left:
                 refused += 1
                 continue
-            bank = None if said.sound is None else self._bank(said, index)
+            banks = [self._bank(sound, f"{index}/{k}") for k, sound in enumerate(said.sounds)]
             answered = phase.heard != "hearing"
             tiles = said.tiles() if answered else np.zeros((0, SIDE, SIDE, 3), np.uint8)
             row = None
             if answered:
-                row = self.speech.row(said, 0 if bank is None else token_count(len(bank)), len(tiles))
-            refused += not filled.add(tiles, row, said=(said, bank) if bank is not None else None, most_tiles=limit)
+                row = self.speech.row(said, [token_count(len(bank)) for bank in banks], len(tiles))
+            sounds = list(zip(said.sounds, banks, strict=True))
+            refused += not filled.add(tiles, row, said=sounds, most_tiles=limit)
 
     def _said(self, index: int, mix: Mix) -> Said | None:
         """None where nobody on this machine says it."""
@@ -137,11 +140,10 @@ class Builder:
         except MissingSpeechEngine:
             return None
 
-    def _bank(self, said: Said, index: int) -> np.ndarray:
-        assert said.sound is not None
-        bank = bank_of(said.sound.samples)[: self.shape.frames]
+    def _bank(self, sound: Utterance, number: str) -> np.ndarray:
+        bank = bank_of(sound.samples)[: self.shape.frames]
         if self.split == "train":
-            blots = Random(f"{self.seed}/{index}/blots")
+            blots = Random(f"{self.seed}/{number}/blots")
             bank = blotted(warped(bank, blots), blots)
         return bank.numpy()
 
@@ -168,9 +170,9 @@ class _Filled:
     def __init__(self, shape: Shape) -> None:
         self.shape = shape
         self.tiles: list[np.ndarray] = []
-        self.rows: list[tuple[Row, list[int], int | None]] = []  # its tiles in order, and its sound
+        self.rows: list[tuple[Row, list[int], list[int]]] = []  # its tiles and its sounds in order
         self.labels: list[tuple[int, np.ndarray]] = []
-        self.said: list[tuple[Said, np.ndarray]] = []
+        self.said: list[tuple[Utterance, np.ndarray]] = []
         self.chosen: list[list[int]] = [[] for _ in range(shape.sequences)]
         self.free = [shape.length] * shape.sequences
 
@@ -184,7 +186,7 @@ class _Filled:
 
     def add(
         self, tiles: np.ndarray, row: Row | None, *, labels: np.ndarray | None = None,
-        said: tuple[Said, np.ndarray] | None = None, most_tiles: int | None = None,
+        said: Sequence[tuple[Utterance, np.ndarray]] = (), most_tiles: int | None = None,
     ) -> bool:  # fmt: skip
         """Whether the sample has gone in. Frames that stand still are kept once."""
         new = [k for k, tile in enumerate(tiles) if not (k and np.array_equal(tile, tiles[k - 1]))]
@@ -199,12 +201,12 @@ class _Filled:
             shown.append(len(self.tiles) - 1)
         if labels is not None:
             self.labels.append((shown[0], labels))
-        if said is not None:
-            self.said.append(said)
+        heard = list(range(len(self.said), len(self.said) + len(said)))
+        self.said += said
         if row is not None and at is not None:
             self.chosen[at].append(len(self.rows))
             self.free[at] -= len(row.ids)
-            self.rows.append((row, shown, None if said is None else len(self.said) - 1))
+            self.rows.append((row, shown, heard))
         return True
 
     def arrays(self, speech: SpeechPacker) -> dict[str, np.ndarray]:
@@ -233,13 +235,13 @@ class _Filled:
         for line, numbers in enumerate(self.chosen):
             at = 0
             for number in numbers:
-                row, shown, sound = self.rows[number]
+                row, shown, sounds = self.rows[number]
                 images = [tile * ROWS_PER_TILE + k for tile in shown for k in range(ROWS_PER_TILE)]
                 source[line, at + np.flatnonzero(row.ids == IMAGE_PLACEHOLDER)] = images
-                heard = at + np.flatnonzero(row.ids == AUDIO_PLACEHOLDER)
-                if sound is not None:
-                    first = shape.tiles * ROWS_PER_TILE + sound * per_sound
-                    source[line, heard] = first + np.arange(len(heard))
+                starts = [shape.tiles * ROWS_PER_TILE + sound * per_sound for sound in sounds]
+                counts = [token_count(len(self.said[sound][1])) for sound in sounds]
+                heard = [first + k for first, count in zip(starts, counts, strict=True) for k in range(count)]
+                source[line, at + np.flatnonzero(row.ids == AUDIO_PLACEHOLDER)] = heard
                 at += len(row.ids)
         named = {"segment": batch.segment, "position": batch.position, "target": batch.target, "row": batch.row}
         small = {name: tensor.numpy().astype(np.int32) for name, tensor in named.items()}
@@ -254,10 +256,9 @@ class _Filled:
         letters: list[int] = []
         words: list[int] = []
         spelled, counted = np.zeros(shape.sounds, np.int64), np.zeros(shape.sounds, np.int64)
-        for k, (said, bank) in enumerate(self.said):
-            assert said.sound is not None
+        for k, (sound, bank) in enumerate(self.said):
             banks[k, : len(bank)], frames[k] = bank, len(bank)
-            text = said.sound.text if said.sound.kind in ("question", "repeat") else ""
+            text = sound.text if sound.kind in ("question", "repeat") else ""
             letters += spell(text)
             words += worded(text)
             spelled[k], counted[k] = len(spell(text)), len(worded(text))

@@ -70,18 +70,21 @@ class Packer:
         ids = {text: tokenizer.backend.token_to_id(text) for text in (THINK, END_THINK)}
         self._think = {text: k for text, k in ids.items() if k is not None}  # older vocabularies have none
 
-    def prefix(self, tiles: int, *, video: bool = False) -> list[int]:
-        """Everything before the first question, up to and with the rows of the picture's tiles or clip's frames."""
+    def prefix(self, tiles: int, *, video: bool = False, late: bool = False) -> list[int]:
+        """Everything before the first question, up to and with the rows of the picture's tiles or clip's frames. A
+        picture that is shown `late`, after the first turn, has no rows there."""
         text = SYSTEM["video" if video else "image" if tiles else "lang"]
         encode = self.tokenizer.encode
         ids = [self._start, *encode(f"system\n{text}"), self._end, *encode("\n"), self._start]
-        return [*ids, *encode("user\n"), *([IMAGE_PLACEHOLDER] * (ROWS_PER_TILE * tiles))] if tiles else ids
+        return (
+            [*ids, *encode("user\n"), *([IMAGE_PLACEHOLDER] * (ROWS_PER_TILE * tiles))] if tiles and not late else ids
+        )
 
     def question(self, text: str, tiles: int, *, follow_up: bool = False) -> list[int]:
         """A question up to the open assistant header, as it continues the prefix or an answer."""
         encode = self.tokenizer.encode
         if follow_up:
-            head = [*encode("\n"), self._start, *encode(f"user\n{text}")]
+            head = [*self.next_turn(), *encode(f"user\n{text}")]
         else:
             head = encode(f"\n{text}" if tiles else f"user\n{text}")
         return [*head, *self.close_turn()]
@@ -99,9 +102,13 @@ class Packer:
     def _encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text) if text else []
 
-    def answer(self, text: str) -> list[int]:
-        """An answer that was given to a typed question, as history holds it: the mark, what is visible, the end."""
-        return [*self.said(TYPED_MARK + visible(text)), self._end]
+    def next_turn(self) -> list[int]:
+        """From the end of an answer to the begin of the next user turn."""
+        return [*self.tokenizer.encode("\n"), self._start]
+
+    def answer(self, text: str, mark: str = TYPED_MARK) -> list[int]:
+        """An answer that was given, as history holds it: the mark, what is visible, the end."""
+        return [*self.said(mark + visible(text)), self._end]
 
     def turn(self, asked: list[int], text: str, *, drill: bool = False) -> Turn:
         """A turn whose answer brings its mark; a look, in either form of `recipes.nano.look`, goes between its tokens.
@@ -155,14 +162,16 @@ class Packer:
                 made.append(Turn([*asked, *self.answer(qa.answer)], []))
         return made
 
-    def lay_out(self, dialogues: Sequence[Sequence[Turn]], tiles: int, *, video: bool = False) -> Row:
+    def lay_out(
+        self, dialogues: Sequence[Sequence[Turn]], tiles: int, *, video: bool = False, late: bool = False
+    ) -> Row:
         """One row: the prefix, then each dialogue as a segment of its own."""
         segments = [
             Segment([i for turn in dialogue for i in (*turn.asked, *turn.said)],
                     [w for turn in dialogue for w in (*[0.0] * len(turn.asked), *turn.weights())])
             for dialogue in dialogues
         ]  # fmt: skip
-        return lay_out(self.prefix(tiles, video=video), segments)
+        return lay_out(self.prefix(tiles, video=video, late=late), segments)
 
 
 def weight_view(tokens: int) -> float:

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from itertools import accumulate
 from random import Random
 from typing import get_args
 
@@ -19,7 +20,18 @@ from recipes.nano.speech.espeak import Espeak, MissingSpeechEngine, espeak
 from recipes.nano.speech.losses import heard_sounds, in_rows, losses, numbers, word_errors_of
 from recipes.nano.speech.rehearsal import Rehearsal
 from recipes.nano.speech.room import add_noise, reverberate
-from recipes.nano.speech.rows import Mix, Said, SpeechPacker, bank_of, build_speech_batch, spell, statistics, worded
+from recipes.nano.speech.rows import (
+    NO_ANSWER,
+    Earlier,
+    Mix,
+    Said,
+    SpeechPacker,
+    bank_of,
+    build_speech_batch,
+    spell,
+    statistics,
+    worded,
+)
 from recipes.nano.speech.sample import Utterance, render_utterance
 from recipes.nano.speech.texts import question, spoken
 from recipes.nano.speech.train import Options, Run
@@ -63,7 +75,7 @@ def test_a_row_is_the_engines_prompt(packer: SpeechPacker) -> None:
     for typed in ("", "What did I say?"):
         for tiles in (0, 1, 5):
             picture = np.zeros((2, 2, 3), np.uint8) if tiles else None
-            row = packer.row(Said(silence, typed, "☞Yes.", picture), 7, tiles)
+            row = packer.row(Said(silence, typed, "☞Yes.", picture), [7], tiles)
             pieces: list[str | Media] = [media("image", tiles)] if tiles else []
             pieces += [typed] if typed else []
             wanted = placeholder_ids(render([Turn("user", (*pieces, media("audio")))], tokenizer))
@@ -77,6 +89,36 @@ def test_a_row_is_the_engines_prompt(packer: SpeechPacker) -> None:
             assert row.ids.tolist() == wide + answer
             assert (row.taught > 0).tolist() == [False] * len(wide) + [True] * len(answer)
             assert row.position.tolist() == list(range(len(row.ids)))
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("tiles", [0, 1, 5])
+def test_a_row_with_earlier_turns_is_the_engines_prompt(packer: SpeechPacker, tiles: int, late: bool) -> None:
+    tokenizer = packer.packer.tokenizer
+    silence = Utterance(np.zeros(100, np.float32), "", "question")
+    picture = np.zeros((2, 2, 3), np.uint8) if tiles else None
+    before = (
+        Earlier("Who are you?", "I am VITA.", None),
+        Earlier("Is it red?", "I see a red ring (1): yes, it is.", silence),
+        Earlier("And you?", "Me too.", None),
+    )
+    said = Said(silence, "", NO_ANSWER, picture, before=before, late=late)
+    row = packer.row(said, [7, 5], tiles)
+    shown = [media("image", tiles)] if tiles else []
+    turns = [
+        Turn("user", (*([] if late else shown), "Who are you?")), Turn("assistant", ("☜I am VITA.",)),
+        Turn("user", (media("audio"),)), Turn("assistant", ("☞Yes, it is.",)),
+        Turn("user", ("And you?",)), Turn("assistant", ("☜Me too.",)),
+        Turn("user", (*(shown if late else []), media("audio"))),
+    ]  # fmt: skip
+    wide, lengths = list[int](), iter((7, 5))
+    for token in placeholder_ids(render(turns, tokenizer)):
+        count = ROWS_PER_TILE if token == IMAGE_PLACEHOLDER else next(lengths) if token == AUDIO_PLACEHOLDER else 1
+        wide += [token] * count
+    answer = [*tokenizer.encode(NO_ANSWER), tokenizer.im_end]
+    assert row.ids.tolist() == wide + answer
+    assert (row.taught > 0).tolist() == [False] * len(wide) + [True] * len(answer)
+    assert len(said.sounds) == 2
 
 
 def test_questions_that_quote_an_invented_word_are_not_spoken() -> None:
@@ -141,12 +183,14 @@ class TestSounds:
             assert len(sounds.letters) == sounds.spelled.sum() and len(sounds.words) == sounds.worded.sum()
             assert sounds.banks.shape[:2] == (len(sounds.frames), sounds.frames.max())
         frames = torch.cat([sounds.frames for sounds in batch.sounds])
-        assert len(frames) == len(batch.place) <= 12 and frames.tolist() == sorted(frames.tolist())
+        assert len(frames) == len(batch.place) <= 48 and frames.tolist() == sorted(frames.tolist())
         if batch.rows:
             slots = [int(n) for rows in batch.rows for n in (rows.ids == AUDIO_PLACEHOLDER).sum(1)]
             lengths = [rows.ids.shape[1] for rows in batch.rows]
             assert lengths == sorted(lengths), "short rows are not padded to long ones"
-            assert [n for n in slots if n] == [token_count(int(frames[k])) for k in batch.place]
+            # Some rows hold the sounds of earlier turns as well.
+            ends = {0, *accumulate(token_count(int(frames[k])) for k in batch.place)}
+            assert set(accumulate(slots)) <= ends and sum(slots) == max(ends) and len(slots) == 12
             seen = sum(int((rows.ids == IMAGE_PLACEHOLDER).sum()) for rows in batch.rows)
             assert seen == ROWS_PER_TILE * len(batch.shown)
             assert batch.shown.unique().tolist() == list(range(len(batch.tiles)))

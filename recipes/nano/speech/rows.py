@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain
 from random import Random
@@ -28,7 +28,7 @@ from recipes.nano.data.scene_other import talk_only
 from recipes.nano.feed import Batch, build_batch
 from recipes.nano.look import joined, split
 from recipes.nano.model import LETTERS
-from recipes.nano.pack import Packer
+from recipes.nano.pack import ROWS_PER_TILE, TYPED_MARK, Packer, Turn
 from recipes.nano.schedule import CURRICULUM
 from recipes.nano.speech.room import RATE
 from recipes.nano.speech.sample import Utterance, free_speech, render_utterance, say
@@ -37,7 +37,7 @@ from recipes.nano.speech.texts import ask_to_repeat, spoken
 from recipes.nano.tiles import tiles_of
 from vita.config import FilterbankConfig
 from vita.media.filterbank import filterbank, pad_to_minimum, token_count
-from vita.prompt.template import AUDIO_PLACEHOLDER
+from vita.prompt.template import AUDIO_PLACEHOLDER, IMAGE_PLACEHOLDER
 from vita.train.packing import IGNORE, Row, RowBatch, collate_groups
 
 LONGEST = 16000 * 7  # samples; a longer sound is cut by the drawing of another one
@@ -54,10 +54,21 @@ TOGETHER = 8  # sounds of like length that are padded to the longest of them
 BESIDE = CURRICULUM[-1:]  # the pictures that are shown between sounds
 SEEN_BESIDE = 3  # batches of them: reading is what gets lost first
 SPOKEN_OF_CLIP = 0.4  # of the clips come with a spoken question
+EARLIER = 0.5  # of the sounds come after other turns; the picture of some of those is shown with the sound
+ALOUD, LATE = 0.4, 0.35  # shares of those turns, and of those pictures
 
 
 # Written down only; or answered, where nothing is seen and nothing typed stands beside; or everything there is.
 Mix = Literal["hearing", "alone", "everything"]
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A turn before: a question, its sound if it was spoken, and the answer without a mark."""
+
+    question: str
+    answer: str
+    sound: Utterance | None
 
 
 @dataclass(frozen=True)
@@ -70,6 +81,8 @@ class Said:
         answer: to the sound.
         picture: uint8 `[height, width, 3]`, or the frames of a clip `[n, S, S, 3]`.
         beside: typed questions about the same picture or clip.
+        before: turns of the same conversation, the first of which shows the picture.
+        late: the picture is shown with the sound instead.
     """
 
     sound: Utterance | None
@@ -77,6 +90,13 @@ class Said:
     answer: str
     picture: np.ndarray | None
     beside: tuple[QA, ...] = ()
+    before: tuple[Earlier, ...] = ()
+    late: bool = False
+
+    @property
+    def sounds(self) -> list[Utterance]:
+        """In the order of the conversation."""
+        return [sound for sound in (*(one.sound for one in self.before), self.sound) if sound is not None]
 
     @property
     def video(self) -> bool:
@@ -186,18 +206,39 @@ def draw(index: int, split: Split, seed: int, mix: Mix) -> Said:
             sound = say(qa.question, split, rng)
             rest = [q for q in sample.qa if q is not qa]
             beside = tuple(rng.sample(rest, min(TYPED_BESIDE, len(rest))))
-            return Said(sound, "", restated(qa.question, qa.answer), sample.picture, beside)
+            said = Said(sound, "", restated(qa.question, qa.answer), sample.picture, beside)
+            return _after_turns(said, rest, split, rng)
     if lot >= 1 - TALK:  # of the model itself, of what is beyond it, or of a picture that is not there
         asked = [qa for qa in talk_only(rng, split) if spoken(qa)]
         if asked:
             qa = asked_aloud(asked, split, rng)
-            return Said(say(qa.question, split, rng), "", restated(qa.question, qa.answer), None)
+            said = Said(say(qa.question, split, rng), "", restated(qa.question, qa.answer), None)
+            return _after_turns(said, [], split, rng)
     sound = render_utterance(index, split, seed)
     if sound.kind == "repeat":
         sound = free_speech("question", split, rng) if rng.random() < QUESTIONS else sound
         return Said(sound, ask_to_repeat(rng, split), SPOKEN_MARK + repeated(sound.text), None)
     seen = mix != "alone" and rng.random() < 0.5
-    return Said(sound, "", NO_ANSWER, render_sample(index, split, "mix", seed + 2).picture if seen else None)
+    sample = render_sample(index, split, "mix", seed + 2) if seen else None
+    said = Said(sound, "", NO_ANSWER, None if sample is None else sample.picture)
+    return _after_turns(said, [] if sample is None else sample.qa, split, rng)
+
+
+def _after_turns(said: Said, about: Sequence[QA], split: Split, rng: Random) -> Said:
+    """The same after one to three turns, typed or spoken, now and then. They ask `about` the picture if it was shown
+    before, else about the model."""
+    if rng.random() >= EARLIER:
+        return said
+    late = said.picture is None or rng.random() < LATE
+    pool = [qa for qa in (talk_only(rng, split) if late else about) if qa.after is None]
+    chosen = rng.sample(pool, min(len(pool), rng.choices((1, 2, 3), (6, 3, 1))[0]))
+    before = []
+    for qa in chosen:
+        aloud = spoken(qa) and rng.random() < ALOUD
+        before.append(Earlier(qa.question, qa.answer, say(qa.question, split, rng) if aloud else None))
+    late = bool(late and before and said.picture is not None)
+    # What is shown late is not there for questions that begin a conversation.
+    return replace(said, before=tuple(before), late=late, beside=() if late else said.beside)
 
 
 def _clip(index: int, split: Split, seed: int, rng: Random) -> Said:
@@ -219,26 +260,51 @@ class SpeechPacker:
         spelled = [packer.tokenizer.encode(f" {word}") for word in heard_words()]
         self.word_tokens = [*(ids[0] if len(ids) == 1 else IGNORE for ids in spelled), IGNORE]
 
-    def row(self, said: Said, tokens: int, tiles: int) -> Row:
+    def row(self, said: Said, tokens: Sequence[int], tiles: int) -> Row:
         """The sound's segment first, if there is one, then typed questions about the same picture.
 
         Args:
             said: what is said.
-            tokens: decoder rows the sound takes.
+            tokens: decoder rows that each of its sounds takes, in order.
             tiles: of the picture.
         """
-        packer = self.packer
-        heard = [packer.turn(self.heard(said.typed, tokens, tiles), said.answer)] if said.sound else []
+        packer, counts = self.packer, iter(tokens)
+        turns = [self._earlier(one, k, counts, 0 if said.late else tiles) for k, one in enumerate(said.before)]
+        if said.sound:
+            shown = tiles if said.late or not turns else 0
+            asked = self.heard(said.typed, next(counts), shown, follow_up=bool(turns), late=said.late)
+            turns.append(packer.turn(asked, said.answer))
         beside = varied(Random("/".join(qa.question for qa in said.beside)), "train", said.beside)
         typed = [packer.dialogue([qa] if qa.after is None else [qa.after, qa], tiles) for qa in beside]
-        return packer.lay_out([heard, *typed] if heard else typed, tiles, video=said.video)
+        return packer.lay_out([turns, *typed] if turns else typed, tiles, video=said.video, late=said.late)
 
-    def heard(self, typed: str, tokens: int, tiles: int) -> list[int]:
-        """A user turn that ends with a sound, up to the open assistant header."""
+    def _earlier(self, one: Earlier, place: int, counts: Iterator[int], tiles: int) -> Turn:
+        """A turn of the history, which is not taught."""
+        shown, mark = tiles if place == 0 else 0, TYPED_MARK if one.sound is None else SPOKEN_MARK
+        if one.sound is None:
+            asked = self.packer.question(one.question, shown, follow_up=place > 0)
+        else:
+            asked = self.heard("", next(counts), shown, follow_up=place > 0)
+        return Turn([*asked, *self.packer.answer(one.answer, mark)], [])
+
+    def heard(
+        self, typed: str, tokens: int, tiles: int, *, follow_up: bool = False, late: bool = False
+    ) -> list[int]:  # fmt: skip
+        """A user turn that ends with a sound, up to the open assistant header.
+
+        Args:
+            typed: stands before the sound.
+            tokens: decoder rows of the sound.
+            tiles: of a picture that is shown in this turn: before it, unless `late`, in the prefix.
+            follow_up: another turn stands before it.
+            late: the picture's rows are part of this turn.
+        """
         packer = self.packer
         encode = packer.tokenizer.encode
+        picture = [*encode("user\n"), *([IMAGE_PLACEHOLDER] * (ROWS_PER_TILE * tiles))] if late and tiles else []
         text = f"\n{typed}\n" if tiles and typed else "\n" if tiles else f"user\n{typed}\n" if typed else "user\n"
-        return [*encode(text), *([AUDIO_PLACEHOLDER] * tokens), *packer.close_turn()]
+        head = packer.next_turn() if follow_up else []
+        return [*head, *picture, *encode(text), *([AUDIO_PLACEHOLDER] * tokens), *packer.close_turn()]
 
 
 def build_speech_batch(
@@ -247,13 +313,13 @@ def build_speech_batch(
     """The batch that begins with sample `first`."""
     answers = mix != "hearing"
     everything = [draw(index, split, seed, mix) for index in range(first, first + size)]
-    heard = [(said, None if said.sound is None else bank_of(said.sound.samples)) for said in everything]
+    heard = [(said, [bank_of(sound.samples) for sound in said.sounds]) for said in everything]
     rows: list[Row] = []
     if answers:
-        made = [(said, bank, _row(packer, said, bank)) for said, bank in heard]
+        made = [(said, banks, _row(packer, said, banks)) for said, banks in heard]
         made.sort(key=lambda one: len(one[2].ids))
-        heard, rows = [(said, bank) for said, bank, _ in made], [row for *_, row in made]
-    sounded = [(said.sound, bank) for said, bank in heard if said.sound is not None and bank is not None]
+        heard, rows = [(said, banks) for said, banks, _ in made], [row for *_, row in made]
+    sounded = [pair for said, banks in heard for pair in zip(said.sounds, banks, strict=True)]
     order = sorted(range(len(sounded)), key=lambda k: len(sounded[k][1]))
     groups = [order[k : k + TOGETHER] for k in range(0, len(order), TOGETHER)]
     tiles: list[np.ndarray] = []
@@ -333,8 +399,8 @@ def blotted(bank: Tensor, rng: Random) -> Tensor:
     return bank
 
 
-def _row(packer: SpeechPacker, said: Said, bank: Tensor | None) -> Row:
-    return packer.row(said, 0 if bank is None else token_count(len(bank)), len(said.tiles()))
+def _row(packer: SpeechPacker, said: Said, banks: Sequence[Tensor]) -> Row:
+    return packer.row(said, [token_count(len(bank)) for bank in banks], len(said.tiles()))
 
 
 def bank_of(samples: np.ndarray) -> Tensor:
