@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from itertools import accumulate
+from pathlib import Path
 from random import Random
 from typing import get_args
 
