@@ -6,7 +6,6 @@ The data were frozen by `recipes/nano/freeze.py`: speakers, words, colour pairs 
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +17,7 @@ from recipes.nano.data import QA
 from recipes.nano.score import points
 from recipes.nano.senses import reply, word_errors, words_of
 from recipes.nano.speech.rows import HEARD
+from tests.forks import Forks
 
 import vita
 from vita.types import SamplingParams
@@ -111,16 +111,15 @@ def test_second_questions_refer_to_the_answer_before(model: vita.Vita) -> None:
     assert sum(right) >= TURNS * len(right), right
 
 
-def demo(*flags: str | Path) -> str:
-    done = subprocess.run(
-        [sys.executable, ROOT / "video_audio_demo.py", *flags], capture_output=True, text=True, timeout=120, check=False
-    )
+def demo(forks: Forks, *flags: str | Path) -> str:
+    command = [sys.executable, ROOT / "video_audio_demo.py", *flags]
+    done = forks.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def test_the_shipped_samples_are_answered_truthfully() -> None:
-    able = demo("--audio_path", ASSETS / "what_can_you_do.flac")
+def test_the_shipped_samples_are_answered_truthfully(forks: Forks) -> None:
+    able = demo(forks, "--audio_path", ASSETS / "what_can_you_do.flac")
     assert "I can describe simple pictures: words, shapes, colors, numbers and small charts." in able, able
-    moves = demo("--video_path", ASSETS / "moving.mp4", "--question", "Describe the video.")
+    moves = demo(forks, "--video_path", ASSETS / "moving.mp4", "--question", "Describe the video.")
     assert "red star" in moves and "to the right" in moves, moves
