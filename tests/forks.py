@@ -9,6 +9,7 @@ Run as a program, this file is the process that forks. Its standard input is a s
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import fcntl
 import gc
@@ -151,9 +152,10 @@ class Forks:
     def __init__(self) -> None:
         self._control, theirs = socket.socketpair()
         path = os.pathsep.join(filter(None, (str(ROOT / "src"), os.environ.get("PYTHONPATH"))))
+        env = {k: v for k, v in os.environ.items() if k != "PYTHONIOENCODING"} | {"PYTHONPATH": path}
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, __file__], stdin=theirs, env=os.environ | {"PYTHONPATH": path}, start_new_session=True
+                [sys.executable, __file__], stdin=theirs, stdout=subprocess.DEVNULL, env=env, start_new_session=True
             )
 
     def close(self) -> None:
@@ -320,42 +322,51 @@ def _become(job: Job, descriptors: list[int]) -> None:
     os.chdir(job.cwd)
     if job.file_limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (job.file_limit, job.file_limit))
-    sys.stdin = sys.__stdin__ = _stream(0, "strict", job)  # type: ignore[assignment,misc]
-    sys.stdout = sys.__stdout__ = _stream(1, "strict", job)  # type: ignore[assignment,misc]
-    sys.stderr = sys.__stderr__ = _stream(2, "backslashreplace", job)  # type: ignore[assignment,misc]
+    sys.stdin = sys.__stdin__ = _stream(0, sys.stdin, job)  # type: ignore[assignment,misc]
+    sys.stdout = sys.__stdout__ = _stream(1, sys.stdout, job)  # type: ignore[assignment,misc]
+    sys.stderr = sys.__stderr__ = _stream(2, sys.stderr, job)  # type: ignore[assignment,misc]
     own = [entry for entry in job.env.get("PYTHONPATH", "").split(os.pathsep) if entry]
     sys.path[:] = [*own, *(entry for entry in sys.path if entry not in inherited)]
     importlib.invalidate_caches()
 
 
-def _stream(number: int, errors: str, job: Job) -> io.TextIOWrapper | None:
+def _stream(number: int, ours: Any, job: Job) -> io.TextIOWrapper | None:
+    """A stream as the interpreter opens it; what it takes from the locale is that of the process that forks."""
     if number in job.closed:
         return None
-    encoding, _, chosen = job.env.get("PYTHONIOENCODING", "").partition(":")
-    raw = io.FileIO(number, "r" if number == 0 else "w", closefd=False)
-    buffer = io.BufferedReader(raw) if number == 0 else io.BufferedWriter(raw)
-    return io.TextIOWrapper(
-        buffer, encoding or "utf-8", errors if number == 2 else chosen or errors, newline="\n" if number else None,
-        line_buffering=number == 2 or raw.isatty(),
+    encoding, _, errors = job.env.get("PYTHONIOENCODING", "").partition(":")
+    mode = "r" if number == 0 else "w"
+    raw = io.FileIO(number, mode, closefd=False)
+    raw.name = ("<stdin>", "<stdout>", "<stderr>")[number]
+    unbuffered = bool(os.environ.get("PYTHONUNBUFFERED"))
+    buffer: Any = io.BufferedReader(raw) if number == 0 else raw if unbuffered else io.BufferedWriter(raw)
+    text = io.TextIOWrapper(
+        buffer, codecs.lookup(encoding).name if encoding else ours.encoding,
+        ours.errors if number == 2 else errors or ours.errors, newline="\n",
+        line_buffering=not unbuffered and (number == 2 or raw.isatty()), write_through=unbuffered,
     )  # fmt: skip
+    text.mode = mode  # type: ignore[attr-defined]
+    return text
 
 
 def _execute(job: Job) -> None:
     """Run the program as `python -c`, `python -m` or `python FILE` does."""
     how, *rest = job.command[1:]
-    if how == "-c":
-        sys.argv, main = ["-c", *rest[1:]], types.ModuleType("__main__")
-        sys.path.insert(0, "")
-        sys.modules["__main__"] = main  # without a file: a process that multiprocessing starts does not import it
-        exec(compile(rest[0], "<string>", "exec"), main.__dict__)
-    elif how == "-m":
+    if how == "-m":
         sys.argv = rest
         sys.path.insert(0, job.cwd)
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+        return
+    main = sys.modules["__main__"] = types.ModuleType("__main__")
+    if how == "-c":  # without a file: a process that multiprocessing starts does not import it
+        sys.argv, source, name = ["-c", *rest[1:]], rest[0], "<string>"
+        sys.path.insert(0, "")
     else:
-        sys.argv = [how, *rest]
-        sys.path.insert(0, str(Path(how).resolve().parent))
-        runpy.run_path(how, run_name="__main__")
+        sys.argv, file = [how, *rest], Path(how).absolute()
+        source, name = file.read_text(encoding="utf-8"), str(file)
+        main.__file__ = name
+        sys.path.insert(0, str(file.resolve().parent))
+    exec(compile(source, name, "exec"), main.__dict__)
 
 
 if __name__ == "__main__":
