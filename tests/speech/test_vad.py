@@ -16,6 +16,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.forks import Forks
 from tests.speech.recordings import noise_bursts, questions, recording, silence
 
 from vita.errors import CheckpointError, RequestError, ResourceError
@@ -162,7 +163,7 @@ def test_a_damaged_archive_is_one_sentence(tmp_path: Path) -> None:
         load_vad(tmp_path / "missing.jit")
 
 
-def test_without_the_package_there_is_one_sentence() -> None:
+def test_without_the_package_there_is_one_sentence(forks: Forks) -> None:
     code = "import sys; sys.modules['silero_vad'] = None\nfrom vita.speech.vad import find_weights\nfind_weights()"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    result = forks.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert ResourceError.__name__ in result.stderr and "vita-engine[listen]" in result.stderr
