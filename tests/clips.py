@@ -14,6 +14,7 @@ from PIL import Image as Pillow
 
 WIDTH, HEIGHT = 160, 96
 BITS = 16
+QUICK = {"libvpx": {"deadline": "realtime", "cpu-used": "8"}, "libx264": {"preset": "superfast"}}
 Pairs = tuple[tuple[str, str], ...]
 SECOND = list(range(0, 200, 25))  # the frames at full seconds of a clip of eight seconds
 
@@ -74,7 +75,7 @@ def _encode(
 ) -> bytes:  # fmt: skip
     out = io.BytesIO()
     with av.open(out, "w", format=form, options=dict(container_options)) as container:
-        quick = {"deadline": "realtime", "cpu-used": "8"} if codec == "libvpx" else {}
+        quick = QUICK.get(codec, {})
         stream = container.add_stream(codec, rate=25, options={**quick, **dict(options)})
         stream.codec_context.thread_count = 1  # several threads on shared cores are slower
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, pix_fmt
