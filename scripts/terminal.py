@@ -12,6 +12,7 @@ import termios
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import pyte
 
@@ -28,6 +29,21 @@ class Screen(pyte.Screen):
         self.answer(data.encode())
 
 
+class Process(Protocol):
+    """What a terminal does with its program."""
+
+    def kill(self) -> None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+
+
+def start_process(command: Sequence[str], terminal: int, env: Mapping[str, str], cwd: Path | None) -> Process:
+    """Start a program whose streams and controlling terminal are this one."""
+    return subprocess.Popen(
+        command, stdin=terminal, stdout=terminal, stderr=terminal, cwd=cwd, start_new_session=True, env=env,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C is a signal
+    )  # fmt: skip
+
+
 class Terminal:
     """A program in a pseudo-terminal.
 
@@ -36,11 +52,13 @@ class Terminal:
         columns, rows: size of the screen.
         env: should hold TERM=xterm-256color.
         changed: called with the screen after every piece of output.
+        start: starts the program.
     """
 
     def __init__(
         self, command: Sequence[str], *, columns: int = 100, rows: int = 30, env: Mapping[str, str] | None = None,
         cwd: Path | None = None, changed: Callable[[Screen], None] | None = None,
+        start: Callable[[Sequence[str], int, Mapping[str, str], Path | None], Process] = start_process,
     ) -> None:  # fmt: skip
         self.screen = Screen(columns, rows)
         self._stream = pyte.ByteStream(self.screen)
@@ -49,11 +67,8 @@ class Terminal:
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self.screen.answer = lambda data: os.write(self._ours, data)
         inherited = os.environ if env is None else env
-        self.process = subprocess.Popen(
-            command, stdin=theirs, stdout=theirs, stderr=theirs, cwd=cwd, start_new_session=True,
-            env={k: v for k, v in inherited.items() if k not in ("COLUMNS", "LINES")},  # of another terminal
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C is a signal
-        )  # fmt: skip
+        own = {k: v for k, v in inherited.items() if k not in ("COLUMNS", "LINES")}  # those are another terminal's
+        self.process = start(command, theirs, own, cwd)
         os.close(theirs)
 
     def __enter__(self) -> Terminal:

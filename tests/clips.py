@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import cache
+from typing import Any
 
 import av
 import numpy as np
@@ -12,6 +14,8 @@ from PIL import Image as Pillow
 
 WIDTH, HEIGHT = 160, 96
 BITS = 16
+QUICK = {"libvpx": {"deadline": "realtime", "cpu-used": "8"}, "libx264": {"preset": "superfast"}}
+Pairs = tuple[tuple[str, str], ...]
 SECOND = list(range(0, 200, 25))  # the frames at full seconds of a clip of eight seconds
 
 
@@ -52,11 +56,27 @@ def make_clip(
     codec_tag: str | None = None,
     frames: Sequence[np.ndarray] | None = None,
 ) -> bytes:
-    """A clip of 25 frames a second, or with these stamps in units of `time_base`."""
+    """A clip of 25 frames a second, or with these stamps in units of `time_base`; encoded once for equal arguments."""
+    own, of_container = (tuple((given or {}).items()) for given in (options, container_options))
+    times, turned = (None if given is None else tuple(given) for given in (stamps, matrix))
+    arguments = (form, codec, times, time_base, own, of_container, pix_fmt, aspect, turned, codec_tag)
+    return _numbered_clip(tuple(numbers), *arguments) if frames is None else _encode(frames, *arguments)
+
+
+@cache
+def _numbered_clip(numbers: tuple[int, ...], *arguments: Any) -> bytes:
+    return _encode([numbered(number) for number in numbers], *arguments)
+
+
+def _encode(
+    pixels: Sequence[np.ndarray], form: str, codec: str, stamps: Sequence[int] | None, time_base: Fraction,
+    options: Pairs, container_options: Pairs, pix_fmt: str, aspect: Fraction | None, matrix: Sequence[int] | None,
+    codec_tag: str | None,
+) -> bytes:  # fmt: skip
     out = io.BytesIO()
-    with av.open(out, "w", format=form, options=container_options or {}) as container:
-        quick = {"deadline": "realtime", "cpu-used": "8"} if codec == "libvpx" else {}
-        stream = container.add_stream(codec, rate=25, options={**quick, **(options or {})})
+    with av.open(out, "w", format=form, options=dict(container_options)) as container:
+        quick = QUICK.get(codec, {})
+        stream = container.add_stream(codec, rate=25, options={**quick, **dict(options)})
         stream.codec_context.thread_count = 1  # several threads on shared cores are slower
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, pix_fmt
         if codec in ("mpeg4", "mpeg2video", "mpeg1video", "wmv2"):
@@ -69,7 +89,6 @@ def make_clip(
             stream.set_display_matrix(matrix)
         if stamps is not None:
             stream.codec_context.time_base = time_base
-        pixels = frames if frames is not None else [numbered(n) for n in numbers]
         for k, values in enumerate(pixels):
             frame = av.VideoFrame.from_ndarray(values, format="rgba" if values.shape[2] == 4 else "rgb24")
             frame.pts, frame.time_base = (k if stamps is None else stamps[k]), time_base

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 import vita
+from tests.forks import Forks
 from tests.voices import espeak, piper, tone_is_declared, voices_are_declared  # noqa: F401
 
 # A deadline of wall-clock time would decide by how busy the machine is.
@@ -40,6 +42,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     )
     for reason, tests in reasons.most_common():
         terminalreporter.write_line(f"{tests} skipped: {reason.removeprefix('SKIPPED LOUDLY: ')[:200]}", yellow=True)
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """Starts processes without the second or two that importing torch and vita takes."""
+    if not hasattr(os, "fork"):
+        pytest.skip("SKIPPED LOUDLY: this system has no fork")
+    started = Forks()
+    yield started
+    started.close()
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 from tests.cli.commands import ENV, ROOT
+from tests.forks import Forks
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 SAYS = {
@@ -35,10 +36,8 @@ def test_every_example_is_known_and_short() -> None:
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in SAYS])
-def test_an_example_runs(name: str) -> None:
-    done = subprocess.run(
-        [sys.executable, f"examples/{name}.py"], cwd=ROOT, env=ENV, capture_output=True, timeout=170, check=False
-    )
+def test_an_example_runs(forks: Forks, name: str) -> None:
+    done = forks.run([sys.executable, f"examples/{name}.py"], cwd=ROOT, env=ENV, capture_output=True, timeout=170)
     assert (done.returncode, done.stderr.decode()) == (0, "")
     lines = done.stdout.decode().splitlines()
     assert len(lines) == len(SAYS[name]), lines

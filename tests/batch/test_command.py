@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import random
 import re
 import signal
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.batch.conftest import read, request, write
-from tests.batch.forks import Forks, forks
 from tests.cli.commands import assert_sentence
 from tests.cli.commands import run as vita_command
+from tests.forks import Forked, Forks
 from vita.batch.items import Shard, with_keys
 from vita.batch.lines import line_items
 from vita.batch.media import Question
@@ -29,12 +29,16 @@ ASSETS = Path(__file__).parents[2] / "assets"
 SECONDS = 120.0
 
 
-@pytest.fixture(scope="module")
-def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    if not hasattr(os, "fork"):
-        pytest.skip("SKIPPED LOUDLY: this system has no fork")
-    with forks(tmp_path_factory.mktemp("forks") / "stderr") as found:
-        yield found
+def start(forks: Forks, *arguments: str, file_limit: int = 0) -> Forked:
+    command = [sys.executable, "-m", "vita", "batch", *arguments]
+    return forks.popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        file_limit=file_limit,
+    )
 
 
 def size(path: Path) -> int:
@@ -48,61 +52,59 @@ def wait_for(path: Path, lines: int) -> None:
         time.sleep(0.002)
 
 
-def kill_at_random(started: Forks, kills: int, tmp_path: Path) -> None:
+def kill_at_random(forks: Forks, kills: int, tmp_path: Path) -> None:
     """Kill at random moments, go on, and compare with the input."""
     rng = random.Random(kills)
     count = 10 * kills + 20
     lines = [request(str(n % (count - 5)), f"Say {n % (count - 5)}", max_tokens=2) for n in range(count)]  # 5 twice
     source, out = write(tmp_path / "in.jsonl", *lines), tmp_path / "out.jsonl"
     for _ in range(kills):
-        child = started.start("batch", str(source), str(out), "--concurrency", "2")
+        child = start(forks, str(source), str(out), "--concurrency", "2")
         wait_for(out, min(count, size(out) + rng.randint(0, 2)))
         time.sleep(rng.random() * 0.05)
-        os.kill(child, signal.SIGKILL)
-        assert started.wait() == -signal.SIGKILL, "it was complete before the last kill"
-    started.start("batch", str(source), str(out))
-    assert started.wait() == 0
+        child.kill()
+        assert child.wait() == -signal.SIGKILL, "it was complete before the last kill"
+    assert start(forks, str(source), str(out)).wait() == 0
     found = read(out)
     assert sorted(r["id"] for r in found) == sorted(key for key, _ in with_keys(line_items(source, 4), Shard()))
     assert sorted(r["custom_id"] for r in found) == sorted(line["custom_id"] for line in lines)
     assert all(r["error"] is None for r in found)
 
 
-def test_kill_9_loses_and_doubles_nothing(started: Forks, tmp_path: Path) -> None:
-    kill_at_random(started, 10, tmp_path)
+def test_kill_9_loses_and_doubles_nothing(forks: Forks, tmp_path: Path) -> None:
+    kill_at_random(forks, 10, tmp_path)
 
 
 @pytest.mark.slow
-def test_kill_9_at_50_moments_loses_and_doubles_nothing(started: Forks, tmp_path: Path) -> None:
-    kill_at_random(started, 50, tmp_path)
+def test_kill_9_at_50_moments_loses_and_doubles_nothing(forks: Forks, tmp_path: Path) -> None:
+    kill_at_random(forks, 50, tmp_path)
 
 
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
 )
-def test_a_signal_ends_it_in_order(started: Forks, number: signal.Signals, code: int, tmp_path: Path) -> None:
+def test_a_signal_ends_it_in_order(forks: Forks, number: signal.Signals, code: int, tmp_path: Path) -> None:
     source = write(tmp_path / "in.jsonl", *(request(str(n), "Hello", max_tokens=1 + 9 * n) for n in range(400)))
     out = tmp_path / "out.jsonl"
-    child = started.start("batch", str(source), str(out), "--concurrency", "4")
+    child = start(forks, str(source), str(out), "--concurrency", "4")
     wait_for(out, 1)
-    os.kill(child, number)
-    assert started.wait() == code
-    said = started.errors.read_text().splitlines()[-1]
+    child.send_signal(number)
+    said = child.communicate(timeout=SECONDS)[1].splitlines()[-1]
+    assert child.returncode == code
     assert said.startswith("vita: ") and said.endswith("stopped, the same command goes on"), said
     assert 1 <= len(read(out)) < 400 and f"{len(read(out))} answered" in said
 
 
-def test_a_full_disk_is_one_sentence(started: Forks, tmp_path: Path) -> None:
+def test_a_full_disk_is_one_sentence(forks: Forks, tmp_path: Path) -> None:
     """A limit of the file's size fails as a full disk does, but for the reason."""
     source = write(tmp_path / "in.jsonl", *(request(str(n), f"Say {n}", max_tokens=1) for n in range(20)))
     out = tmp_path / "out.jsonl"
-    started.start("batch", str(source), str(out), "--concurrency", "2", file_limit=3000)
-    assert started.wait() == 2
-    said = started.errors.read_text().splitlines()[-1]
+    child = start(forks, str(source), str(out), "--concurrency", "2", file_limit=3000)
+    said = child.communicate(timeout=SECONDS)[1].splitlines()[-1]
+    assert child.returncode == 2
     assert said == f"vita: {out}: cannot be written (File too large); run the command again."
     assert read(out) and out.stat().st_size <= 3000
-    started.start("batch", str(source), str(out))
-    assert started.wait() == 0 and len({r["id"] for r in read(out)}) == len(read(out)) == 20
+    assert start(forks, str(source), str(out)).wait() == 0 and len({r["id"] for r in read(out)}) == len(read(out)) == 20
 
 
 def test_summary_and_help(tmp_path: Path) -> None:

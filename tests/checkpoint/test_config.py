@@ -395,9 +395,12 @@ def files(mini: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tupl
     yield folder, {file: (folder / file).read_text() for file, _ in ALL_KEYS}
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.tuples(st.sampled_from(ALL_KEYS), VALUES), min_size=1, max_size=3))
-def test_any_values_give_a_checkpoint_or_one_sentence(
+CHANGES = st.lists(st.tuples(st.sampled_from(ALL_KEYS), VALUES), min_size=1, max_size=3)
+FEW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+MANY = settings(FEW, max_examples=150)
+
+
+def assert_values_give_a_checkpoint_or_one_sentence(
     files: tuple[Path, dict[str, str]], changes: list[tuple[tuple[str, str], Any]]
 ) -> None:
     folder, texts = files
@@ -417,11 +420,20 @@ def test_any_values_give_a_checkpoint_or_one_sentence(
     assert config.vision.tokens_per_tile > 0 and math.isfinite(config.decoder.rope_theta)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.data())
-def test_any_bytes_in_a_configuration_file_give_a_checkpoint_or_one_sentence(
-    files: tuple[Path, dict[str, str]], data: st.DataObject
-) -> None:
+@FEW
+@given(CHANGES)
+def test_any_values_give_a_checkpoint_or_one_sentence(files: tuple[Path, dict[str, str]], changes: Any) -> None:
+    assert_values_give_a_checkpoint_or_one_sentence(files, changes)
+
+
+@pytest.mark.slow
+@MANY
+@given(CHANGES)
+def test_150_times_any_values(files: tuple[Path, dict[str, str]], changes: Any) -> None:
+    assert_values_give_a_checkpoint_or_one_sentence(files, changes)
+
+
+def assert_bytes_give_a_checkpoint_or_one_sentence(files: tuple[Path, dict[str, str]], data: st.DataObject) -> None:
     folder, texts = files
     for file, text in texts.items():
         (folder / file).write_text(text)
@@ -437,3 +449,18 @@ def test_any_bytes_in_a_configuration_file_give_a_checkpoint_or_one_sentence(
         open_checkpoint(folder, offline=True)
     except CheckpointError as error:
         assert "\n" not in str(error)
+
+
+@FEW
+@given(st.data())
+def test_any_bytes_in_a_configuration_file_give_a_checkpoint_or_one_sentence(
+    files: tuple[Path, dict[str, str]], data: st.DataObject
+) -> None:
+    assert_bytes_give_a_checkpoint_or_one_sentence(files, data)
+
+
+@pytest.mark.slow
+@MANY
+@given(st.data())
+def test_150_times_any_bytes(files: tuple[Path, dict[str, str]], data: st.DataObject) -> None:
+    assert_bytes_give_a_checkpoint_or_one_sentence(files, data)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests.forks import Forks
 
 from vita.cli import run as run_command
 from vita.cli.demo import flag_names, run_demo
@@ -69,10 +70,9 @@ def demo(*arguments: str) -> Ended:
     return inside(lambda: run_guarded(lambda: run_demo(list(arguments)), flag_names), None)
 
 
-def process(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+def process(forks: Forks, *arguments: str) -> subprocess.CompletedProcess[bytes]:
     """`vita` in a process of its own."""
-    command = [sys.executable, "-c", "from vita.cli import main; main()", *arguments]
-    return subprocess.run(command, capture_output=True, env=ENV, timeout=120, check=False)
+    return forks.run([sys.executable, "-m", "vita", *arguments], capture_output=True, env=ENV, timeout=120)
 
 
 def assert_sentence(done: Ended, *said: str, code: int = 2) -> None:

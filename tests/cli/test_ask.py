@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from tests.cli.commands import ENV, MINI, assert_sentence, process, run
+from tests.forks import Forks
 
 import vita
 from vita.cli.guard import SHOW_CURSOR
@@ -46,9 +47,9 @@ class TestAsk:
             answers.append(tuple(answer["token_ids"]))
         assert len(set(answers)) == len(answers), "every medium changes the answer, or this would show nothing"
 
-    def test_streamed_whole_and_python_give_one_text(self, mini_model: vita.Vita) -> None:
+    def test_streamed_whole_and_python_give_one_text(self, forks: Forks, mini_model: vita.Vita) -> None:
         flags = ["ask", "Hello", "--model", MINI, "--dtype", "float32", "--max-tokens", "12"]
-        streamed, whole = process(*flags), run(*flags, "--no-stream")
+        streamed, whole = process(forks, *flags), run(*flags, "--no-stream")
         text = mini_model.ask("Hello", params=vita.SamplingParams(max_tokens=12)).text
         assert streamed.stdout.decode() == whole.stdout.decode() == text + "\n"
         assert "the answer was cut off" in streamed.stderr.decode() and "\x1b" not in streamed.stderr.decode()
@@ -94,11 +95,11 @@ class TestAsk:
         assert ids("--system", "Be short.") != ids()
 
     @pytest.mark.slow
-    def test_a_closed_pipe_is_quiet(self) -> None:
+    def test_a_closed_pipe_is_quiet(self, forks: Forks) -> None:
         """The answer is as long as the context, and whoever reads it leaves after a byte."""
         command = [sys.executable, "-c", "from vita.cli import main; main()", "ask", "Hello", "--model", MINI,
                    "--max-tokens", "1000000", "--repetition-penalty", "1.3"]  # fmt: skip
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENV)
+        process = forks.popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENV)
         try:
             assert process.stdout is not None and process.stderr is not None
             assert len(process.stdout.read(1)) == 1
@@ -108,15 +109,13 @@ class TestAsk:
         finally:
             process.kill()
 
-    def test_a_full_disk_is_one_sentence(self) -> None:
+    def test_a_full_disk_is_one_sentence(self, forks: Forks) -> None:
         full = Path("/dev/full")
         if not full.exists():
             pytest.skip("SKIPPED LOUDLY: this system has no /dev/full")
         command = [sys.executable, "-c", "from vita.cli import main; main()", "ask", "Hello", "--model", MINI]
         with full.open("wb") as disk:
-            done = subprocess.run(
-                [*command, "--max-tokens", "3"], stdout=disk, stderr=subprocess.PIPE, env=ENV, timeout=99, check=False
-            )
+            done = forks.run([*command, "--max-tokens", "3"], stdout=disk, stderr=subprocess.PIPE, env=ENV, timeout=99)
         assert done.returncode == 2 and b"no space is left" in done.stderr and b"Traceback" not in done.stderr
 
     def test_a_clip_from_stdin_is_seen_and_heard(self, files: Path) -> None:
@@ -133,7 +132,7 @@ class TestAsk:
     @pytest.mark.parametrize(
         "moment", ["importing", pytest.param("opening", marks=pytest.mark.slow), "loading", "answering"]
     )
-    def test_ctrl_c_leaves_quietly(self, moment: str) -> None:
+    def test_ctrl_c_leaves_quietly(self, forks: Forks, moment: str) -> None:
         """The process pauses at the moment, and says so on stdout, until the signal comes."""
         event, name = {"importing": ("import", "torch"), "opening": ("open", "config.json"),
                        "loading": ("open", ".safetensors"), "answering": ("", "")}[moment]  # fmt: skip
@@ -148,7 +147,8 @@ class TestAsk:
         )
         command = [sys.executable, "-c", code, "ask", "Hello", "--model", MINI,
                    "--max-tokens", "1000000", "--repetition-penalty", "1.3"]  # fmt: skip
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENV, bufsize=0)
+        start = subprocess.Popen if moment == "importing" else forks.popen
+        process = start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENV, bufsize=0)
         try:
             assert process.stdout is not None
             before = process.stdout.read(6 if event else 1)
@@ -161,7 +161,7 @@ class TestAsk:
 
     @pytest.mark.parametrize("interrupt", [False, True])
     @pytest.mark.slow
-    def test_a_terminal_shows_progress_while_loading_and_ctrl_c_clears_it(self, interrupt: bool) -> None:
+    def test_a_terminal_shows_progress_while_loading_and_ctrl_c_clears_it(self, forks: Forks, interrupt: bool) -> None:
         """stderr is a terminal; opening the weights takes a second, or until the signal comes."""
         code = (
             "import sys, time\n"
@@ -173,7 +173,7 @@ class TestAsk:
         )
         terminal, theirs = pty.openpty()
         command = [sys.executable, "-c", code, "ask", "Hello", "--model", MINI, "--max-tokens", "3"]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env=ENV | {"TERM": "xterm"})
+        process = forks.popen(command, stdout=subprocess.PIPE, stderr=theirs, env=ENV | {"TERM": "xterm"})
         os.close(theirs)
         try:
             shown = b""

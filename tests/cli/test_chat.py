@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.cli.commands import ENV, MINI, Ended, assert_sentence, reader_at, run
+from tests.forks import Forks
 
 import vita
 from vita.cli.chat.commands import COMMANDS, describe_model, help_text
@@ -221,9 +222,9 @@ class TestChat:
         answer = mini_model.ask("What is it?", images=[files / "good.png"], params=params)
         assert capsys.readouterr().out == answer.text + "\n" and not talk.pending
 
-    def test_ctrl_c_leaves_a_chat_that_reads_a_pipe(self) -> None:
+    def test_ctrl_c_leaves_a_chat_that_reads_a_pipe(self, forks: Forks) -> None:
         command = [sys.executable, "-m", "vita", "chat", "--model", MINI, "--max-tokens", "3"]
-        process = subprocess.Popen(
+        process = forks.popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENV, bufsize=0
         )
         try:

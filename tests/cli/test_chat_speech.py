@@ -15,6 +15,7 @@ import pytest
 from scripts.terminal import CTRL_C, CTRL_D, Terminal
 from tests.cli.commands import ENV, ROOT, assert_sentence, run
 from tests.cli.test_chat import chat_flags
+from tests.forks import Forks
 from tests.speech.devices import Loudspeaker
 from tests.speech.tone import PER_CHARACTER, ToneUtterances, ToneVoice
 from tests.voices import TONE, declare_voices
@@ -284,7 +285,7 @@ class OutputStream:
 """
 
 
-def test_a_session_in_a_terminal(tmp_path: Path) -> None:
+def test_a_session_in_a_terminal(forks: Forks, tmp_path: Path) -> None:
     """A whole answer is heard, then one is stopped with Ctrl-C, then one is only printed."""
     (tmp_path / "sounddevice.py").write_text(SOUNDDEVICE)
     declare_voices(tmp_path, TONE)
@@ -296,7 +297,7 @@ def test_a_session_in_a_terminal(tmp_path: Path) -> None:
     def samples() -> int:
         return played.stat().st_size // 4 if played.exists() else 0
 
-    with Terminal(command, columns=120, rows=60, env=env, cwd=tmp_path) as chat:
+    with Terminal(command, columns=120, rows=60, env=env, cwd=tmp_path, start=forks.in_terminal) as chat:
         chat.wait(lambda screen: screen.endswith("\n>"), seconds=150)
         chat.type(QUESTION + "\r")
         chat.wait(lambda screen: "can describe" in screen and screen.endswith("\n>"))

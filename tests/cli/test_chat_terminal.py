@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 from prompt_toolkit.history import FileHistory, InMemoryHistory
-from scripts.terminal import ALT_ENTER, CTRL_C, CTRL_D, UP, Terminal
+from scripts.terminal import ALT_ENTER, CTRL_C, CTRL_D, UP, Terminal, start_process
 from tests.cli.commands import ENV, MINI
+from tests.forks import Forks
 
 from vita.cli.chat.commands import help_text
 from vita.cli.chat.history import history_file, open_history, shorten
@@ -31,11 +32,12 @@ def folder(tmp_path: Path, files: Path) -> Path:
     return tmp_path
 
 
-def start(folder: Path, *flags: str, **environment: str) -> Terminal:
+def start(folder: Path, forks: Forks | None, *flags: str, **environment: str) -> Terminal:
     """A chat whose answers are a few tokens long, at its first prompt."""
     command = [sys.executable, "-m", "vita", "chat", "--model", MINI, "--max-tokens", "3", *flags]
     env = ENV | {"VITA_HISTORY": str(folder / "state" / "history"), "TERM": "xterm-256color"} | environment
-    terminal = Terminal(command, columns=120, rows=120, env=env, cwd=folder)
+    how = start_process if forks is None else forks.in_terminal
+    terminal = Terminal(command, columns=120, rows=120, env=env, cwd=folder, start=how)
     terminal.wait(lambda screen: screen.endswith("\n>"), seconds=150)
     assert terminal.lines[-2] == WELCOME
     return terminal
@@ -49,8 +51,8 @@ def at_prompt(prompt: str, count: int) -> Callable[[str], bool]:
 
 
 @pytest.mark.slow
-def test_tab_history_and_the_end(folder: Path) -> None:
-    with start(folder) as chat:
+def test_tab_history_and_the_end(forks: Forks, folder: Path) -> None:
+    with start(folder, forks) as chat:
         chat.type("/im\t")
         chat.wait("> /image")
         chat.type("m\tg\t")
@@ -71,7 +73,7 @@ def test_tab_history_and_the_end(folder: Path) -> None:
     assert stat.S_IMODE(history.stat().st_mode) == 0o600
     kept = list(FileHistory(str(history)).load_history_strings())
     assert kept == ["/regenerate ", "What is it?", "/image my\\ pics/good\\ one.png"]
-    with start(folder) as chat:
+    with start(folder, forks) as chat:
         chat.type(UP * 2)
         chat.wait("> What is it?")
         chat.type(CTRL_C + CTRL_D)
@@ -93,8 +95,8 @@ def test_a_narrow_terminal_breaks_no_word(folder: Path) -> None:
         assert chat.end() == 0
 
 
-def test_ctrl_c_keeps_what_is_attached_and_stops_an_answer(folder: Path) -> None:
-    with start(folder, "--max-tokens", "1000000") as chat:
+def test_ctrl_c_keeps_what_is_attached_and_stops_an_answer(forks: Forks, folder: Path) -> None:
+    with start(folder, forks, "--max-tokens", "1000000") as chat:
         chat.type(PASTE.format(f"'{folder}/my pics/good one.png' ") + "\r")  # as a terminal drops a file
         chat.wait("\n[image] >")
         chat.type("half a question" + CTRL_C)
@@ -119,8 +121,8 @@ def test_ctrl_c_keeps_what_is_attached_and_stops_an_answer(folder: Path) -> None
 
 
 @pytest.mark.slow
-def test_several_lines(folder: Path) -> None:
-    with start(folder) as chat:
+def test_several_lines(forks: Forks, folder: Path) -> None:
+    with start(folder, forks) as chat:
         chat.type("one\\\rtwo" + ALT_ENTER + "three" + PASTE.format("\nfour\nfive"))
         chat.wait("> one\n  two\n  three\n  four\n  five")
         chat.type("\r")
@@ -135,9 +137,10 @@ def test_several_lines(folder: Path) -> None:
 
 @pytest.mark.parametrize("why", [pytest.param("simple terminal", marks=pytest.mark.slow), "prompt_toolkit is missing"])
 def test_the_plain_fallback(why: str, folder: Path) -> None:
+    """In a process that has not imported prompt_toolkit yet."""
     (folder / "prompt_toolkit.py").write_text("raise ImportError")
     blocked = {"PYTHONPATH": f"{folder}:{ENV.get('PYTHONPATH', '')}"}
-    with start(folder, **({"TERM": "dumb"} if why == "simple terminal" else blocked)) as chat:
+    with start(folder, None, **({"TERM": "dumb"} if why == "simple terminal" else blocked)) as chat:
         chat.type("one\\\ntwo\n")
         chat.wait(at_prompt(">", 2))
         chat.type("'my pics/good one.png'\n")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tests.checkpoints import VISION, copy_mini
 from tests.cli.commands import ENV
+from tests.forks import Forks
 
 NAME = "m\u00fc\u261c"  # a letter of Latin-1, and a character that only Unicode has
 STREAMS = {
@@ -28,8 +29,13 @@ def folder(mini: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def vita(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess[bytes]:
+def vita(
+    *arguments: str, env: dict[str, str], forks: Forks | None = None
+) -> subprocess.CompletedProcess[bytes]:  # fmt: skip
+    """`vita` with these variables; those of the locale need a process of its own."""
     command = [sys.executable, "-m", "vita", *arguments]
+    if forks is not None:
+        return forks.run(command, capture_output=True, env=ENV | env, timeout=120)
     clean = {k: v for k, v in ENV.items() if not k.startswith(("LC_", "PYTHONIOENCODING", "PYTHONUTF8"))}
     return subprocess.run(command, capture_output=True, env=clean | env, timeout=120, check=False)
 
@@ -60,8 +66,8 @@ def test_errors_are_one_sentence(stream: str) -> None:
     assert done.returncode == 2 and line.startswith(b"vita: /nowhere/m") and b"no such folder" in line
 
 
-def test_utf8_is_printed_as_it_is(folder: Path) -> None:
-    done = vita("info", str(folder), "--json", env={"PYTHONIOENCODING": "utf-8"})
+def test_utf8_is_printed_as_it_is(forks: Forks, folder: Path) -> None:
+    done = vita("info", str(folder), "--json", env={"PYTHONIOENCODING": "utf-8"}, forks=forks)
     assert NAME.encode() in done.stdout and json.loads(done.stdout)["model"] == str(folder)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from scripts.terminal import Terminal
 from tests.checkpoint.hub_server import COMMIT, Hub, serve
 from tests.checkpoints import VISION, copy_mini, edit_json
 from tests.cli.commands import ENV, Ended, assert_sentence
+from tests.forks import Forks
 
 REPO = "somebody/mini-vita"
 SHARD = "model-00001-of-00002.safetensors"
@@ -27,12 +27,13 @@ class User:
 
     hub: Hub
     cache: Path
+    forks: Forks
 
     def vita(self, *arguments: str, **env: str) -> Ended:
         clean = {k: v for k, v in ENV.items() if k != "HF_HUB_OFFLINE"}
         set_here = {"HF_ENDPOINT": self.hub.endpoint, "HF_HUB_CACHE": str(self.cache), "HF_HUB_DISABLE_TELEMETRY": "1"}
         command = [sys.executable, "-m", "vita", *arguments]
-        done = subprocess.run(command, capture_output=True, env=clean | set_here | env, timeout=120, check=False)
+        done = self.forks.run(command, capture_output=True, env=clean | set_here | env, timeout=120)
         return Ended(done.returncode, done.stdout, done.stderr)
 
     def blob(self, name: str) -> Path:
@@ -40,11 +41,11 @@ class User:
 
 
 @pytest.fixture
-def user(mini: Path, tmp_path: Path) -> Iterator[User]:
+def user(forks: Forks, mini: Path, tmp_path: Path) -> Iterator[User]:
     place = copy_mini(mini, tmp_path / "offered")
     shutil.move(place.parent / VISION, place / VISION)
     with serve(Hub(REPO, place)) as hub:
-        yield User(hub, tmp_path / "cache")
+        yield User(hub, tmp_path / "cache", forks)
 
 
 @pytest.mark.slow

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
 import sys
 
 import pytest
 import typer
 from tests.cli.commands import ENV, ROOT
+from tests.forks import Forks
 
 from vita.cli.app import app
 
@@ -29,11 +29,9 @@ def test_every_command_is_shown() -> None:
     assert {line.split()[1] for line in COMMANDS} == set(typer.main.get_group(app).commands)
 
 
-def test_the_python_example_runs() -> None:
+def test_the_python_example_runs(forks: Forks) -> None:
     (code,) = (block for language, block in BLOCKS if language == "python")
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=ENV, capture_output=True, timeout=120, check=False
-    )
+    done = forks.run([sys.executable, "-c", code], cwd=ROOT, env=ENV, capture_output=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, b"")
     said = done.stdout.decode().splitlines()
     assert "VITA" in said[0] and "VITA" in said[1] and said[-1].startswith("Stats(submitted=4, finished=4,")

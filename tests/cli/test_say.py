@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 from tests.cli.commands import ENV, MINI, assert_sentence, process, run
+from tests.forks import CLOSED, Forks
 from tests.speech.test_audio_file import Device
 from tests.speech.tone import ToneUtterances
 from tests.voices import declare_voices
@@ -256,13 +256,13 @@ def test_without_a_device_there_is_a_sentence(monkeypatch: pytest.MonkeyPatch, e
     assert_sentence(run("say", "hi", "--voice", "espeak"), "this machine has no loudspeaker")
 
 
-def test_standard_input_is_spoken_as_it_arrives(tmp_path: Path, espeak: Voice) -> None:
+def test_standard_input_is_spoken_as_it_arrives(forks: Forks, tmp_path: Path, espeak: Voice) -> None:
     """No line has ended yet, and a character is cut in two."""
     (tmp_path / "voices").mkdir()
     voices = declare_voices(tmp_path / "voices", {"espeak": "vita.speech.voices.espeak:make"})
     env = ENV | {"PYTHONPATH": os.pathsep.join([ENV.get("PYTHONPATH", ""), str(voices)])}
     command = [sys.executable, "-c", "from vita.cli import main; main()", "say", "-", "--voice", "espeak", "-o", "-"]
-    say = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    say = forks.popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     timer = threading.Timer(60, say.kill)  # it would wait forever
     timer.start()
     try:
@@ -277,24 +277,23 @@ def test_standard_input_is_spoken_as_it_arrives(tmp_path: Path, espeak: Voice) -
     assert (say.returncode, error) == (0, b"") and len(out) > 20_000
 
 
-def test_standard_input_that_cannot_be_read_is_one_sentence(tmp_path: Path, espeak: Voice) -> None:
+def test_standard_input_that_cannot_be_read_is_one_sentence(forks: Forks, tmp_path: Path, espeak: Voice) -> None:
     script = "from vita.cli import main; main()"
     command = [sys.executable, "-c", script, "say", "-", "-o", str(tmp_path / "a.wav")]
     voices = declare_voices(tmp_path, {"espeak": "vita.speech.voices.espeak:make"})
     env = ENV | {"PYTHONPATH": os.pathsep.join([ENV.get("PYTHONPATH", ""), str(voices)])}
-    for redirection, said in (
-        ("<&-", "text: there is nothing to say; give a text with at least one word."),  # as if it were empty
-        (f"0>{shlex.quote(str(tmp_path / 'b'))}",
-         "standard input: cannot be read (Bad file descriptor); pipe a text to it."),
-    ):  # fmt: skip
-        shell = f"{shlex.join(command)} {redirection}"
-        done = subprocess.run(["sh", "-c", shell], env=env, capture_output=True, timeout=60, check=False)
-        assert (done.returncode, done.stdout) == (2, b"")
-        assert done.stderr.decode() == f"vita: {said}\n"
+    with (tmp_path / "b").open("wb") as unreadable:
+        for stdin, said in (
+            (CLOSED, "text: there is nothing to say; give a text with at least one word."),  # as if it were empty
+            (unreadable, "standard input: cannot be read (Bad file descriptor); pipe a text to it."),
+        ):
+            done = forks.run(command, stdin=stdin, env=env, capture_output=True, timeout=60)
+            assert (done.returncode, done.stdout) == (2, b"")
+            assert done.stderr.decode() == f"vita: {said}\n"
     assert not (tmp_path / "a.wav").exists()
 
 
-def test_a_broken_voice_is_a_line_and_another_one_speaks(tmp_path: Path, espeak: Voice) -> None:
+def test_a_broken_voice_is_a_line_and_another_one_speaks(forks: Forks, tmp_path: Path, espeak: Voice) -> None:
     declared = {"espeak": "vita.speech.voices.espeak:make", "odd": "no_such_module:Voice"}
     env = ENV | {"PYTHONPATH": os.pathsep.join([ENV.get("PYTHONPATH", ""), str(declare_voices(tmp_path, declared))])}
     command = [
@@ -306,7 +305,7 @@ def test_a_broken_voice_is_a_line_and_another_one_speaks(tmp_path: Path, espeak:
         "-o",
         str(tmp_path / "a.wav"),
     ]
-    done = subprocess.run(command, env=env, capture_output=True, timeout=100, check=False)
+    done = forks.run(command, env=env, capture_output=True, timeout=100)
     assert done.returncode == 0 and seconds(tmp_path / "a.wav") > 0.3
     (line,) = done.stderr.decode().splitlines()
     assert line.startswith("vita: voice odd: cannot be loaded (ModuleNotFoundError:")
@@ -319,7 +318,7 @@ LONG = "The quick brown fox jumps over the lazy dog, and then it runs away. " * 
 @pytest.mark.parametrize("suffix", [".wav", ".mp3", ".flac"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_it_at_once_and_leaves_no_file(
-    tmp_path: Path, espeak: Voice, suffix: str, number: signal.Signals
+    forks: Forks, tmp_path: Path, espeak: Voice, suffix: str, number: signal.Signals
 ) -> None:
     """The signal comes once some audio is in the part file."""
     (tmp_path / "voices").mkdir()
@@ -328,8 +327,8 @@ def test_a_signal_ends_it_at_once_and_leaves_no_file(
     folder = tmp_path / "out"
     folder.mkdir()
     command = [sys.executable, "-c", "from vita.cli import main; main()", "say", "-", "--voice", "espeak"]
-    say = subprocess.Popen([*command, "-o", str(folder / f"c{suffix}")], env=env, stdin=subprocess.PIPE,
-                           stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+    say = forks.popen([*command, "-o", str(folder / f"c{suffix}")], env=env, stdin=subprocess.PIPE,
+                      stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
     try:
         assert say.stdin is not None
         say.stdin.write(LONG.encode())
@@ -346,7 +345,7 @@ def test_a_signal_ends_it_at_once_and_leaves_no_file(
     assert list(folder.iterdir()) == []
 
 
-def test_a_process_of_its_own_ends_cleanly(tmp_path: Path, espeak: Voice) -> None:
+def test_a_process_of_its_own_ends_cleanly(forks: Forks, tmp_path: Path, espeak: Voice) -> None:
     """Without an installed entry point the voice is not found, and that is a sentence, too."""
-    done = process("say", "Hello.", "-o", str(tmp_path / "a.wav"))
+    done = process(forks, "say", "Hello.", "-o", str(tmp_path / "a.wav"))
     assert done.returncode in (0, 2) and b"Traceback" not in done.stderr

@@ -18,15 +18,16 @@ from pathlib import Path
 
 import pytest
 from tests.cli.commands import ENV, MINI, assert_sentence, run
+from tests.forks import Forked, Forks
 
 pytest.importorskip("fastapi", reason='SKIPPED LOUDLY: pip install -e ".[serve]" is missing')
 
 
 @contextmanager
-def serving(*arguments: str, **variables: str) -> Iterator[tuple[subprocess.Popen[str], str, list[str]]]:
+def serving(forks: Forks, *arguments: str, **variables: str) -> Iterator[tuple[Forked, str, list[str]]]:
     """A server in a process of its own: the process, its URL, and the lines it printed."""
     command = [sys.executable, "-m", "vita", "serve", MINI, "--port", "0", *arguments]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENV | variables, start_new_session=True)
+    process = forks.popen(command, stderr=subprocess.PIPE, text=True, env=ENV | variables, start_new_session=True)
     assert process.stderr is not None
     lines: list[str] = []
     try:
@@ -58,8 +59,8 @@ def get(url: str, key: str | None = None) -> tuple[int, dict[str, object]]:
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_it_says_where_it_answers_and_stops_when_told(how: signal.Signals) -> None:
-    with serving() as (process, url, lines):
+def test_it_says_where_it_answers_and_stops_when_told(forks: Forks, how: signal.Signals) -> None:
+    with serving(forks) as (process, url, lines):
         text = "".join(lines)
         assert "million parameters" in text and "KV caches" in text and "needs a key" not in text
         assert get(f"{url}/health") == (200, {"status": "ok"})
@@ -69,16 +70,16 @@ def test_it_says_where_it_answers_and_stops_when_told(how: signal.Signals) -> No
 
 
 @pytest.mark.slow
-def test_a_key_of_the_environment_is_asked_for() -> None:
-    with serving("--host", "0.0.0.0", VITA_API_KEY="key-of-the-cli-test") as (_, url, lines):
+def test_a_key_of_the_environment_is_asked_for(forks: Forks) -> None:
+    with serving(forks, "--host", "0.0.0.0", VITA_API_KEY="key-of-the-cli-test") as (_, url, lines):
         assert "needs a key" in "".join(lines) and "key-of-the-cli-test" not in "".join(lines)
         assert get(f"{url}/v1/models")[0] == 401
         assert get(f"{url}/v1/models", "key-of-the-cli-test")[0] == 200
 
 
 @pytest.mark.slow
-def test_kill_9_leaves_no_process_behind() -> None:
-    with serving() as (process, url, _):
+def test_kill_9_leaves_no_process_behind(forks: Forks) -> None:
+    with serving(forks) as (process, url, _):
         assert get(f"{url}/health")[0] == 200
         listed = subprocess.run(
             ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True, check=True

@@ -90,7 +90,7 @@ def hold(floor: float, chosen: Sequence[dict[str, str]], answers: Sequence[str])
 def test_floors_on_held_out_pictures(model: vita.Vita, asked: list[dict[str, str]], name: str) -> None:
     kinds, most, floor = FLOORS[name]
     chosen = choose(asked, kinds, most)
-    with ThreadPoolExecutor(8) as pool:  # requests that decode at the same time share each step
+    with ThreadPoolExecutor(16) as pool:  # requests that decode at the same time share each step
         hold(floor, chosen, list(pool.map(lambda q: answer(model, q["question"], q["picture"]), chosen)))
 
 

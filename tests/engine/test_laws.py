@@ -282,7 +282,7 @@ def test_an_image_that_fails_ends_its_request_alone(model: vita.Vita, monkeypatc
 
 
 def test_a_slow_reader_pauses_only_itself(model: vita.Vita) -> None:
-    params = SamplingParams(max_tokens=800, ignore_eos=True)
+    params = SamplingParams(max_tokens=MAX_EVENTS + 150, ignore_eos=True)
     slow = model.submit(vita.user("Hello"), params)
     wait_for(lambda: slow._events.full)
     other = model.submit(vita.user("And?"), SamplingParams(max_tokens=40, ignore_eos=True)).result()
@@ -324,9 +324,10 @@ def test_bad_conversations_are_refused_at_once(model: vita.Vita, messages: list[
 
 def test_a_deadline_may_be_far_away(model: vita.Vita) -> None:
     for deadline in (float("inf"), 1e18):
-        handle = model.submit(vita.user("Hello"), SamplingParams(max_tokens=600, ignore_eos=True), deadline=deadline)
+        count = MAX_EVENTS + 50
+        handle = model.submit(vita.user("Hello"), SamplingParams(max_tokens=count, ignore_eos=True), deadline=deadline)
         wait_for(lambda handle=handle: handle._events.full)  # the engine has nothing to do, and waits
-        assert len(handle.result().token_ids) == 600
+        assert len(handle.result().token_ids) == count
 
 
 def test_media_and_length_errors_are_raised_by_the_handle(model: vita.Vita) -> None:
@@ -412,7 +413,7 @@ def test_a_dropped_model_ends_its_threads_and_is_freed(mini: Path, used: str) ->
         with pytest.raises(MediaError):
             model.ask("Hello", images=["no-such-file.png"])
     else:
-        handle = model.session().submit(vita.user("Hello"), ENDLESS)
+        handle = model.session().submit(vita.user("Hello"), SamplingParams(max_tokens=300, ignore_eos=True))
         if used == "cancelled session":
             handle.cancel()
         list(handle)

@@ -6,7 +6,6 @@ import asyncio
 import gc
 import itertools
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from tests.checkpoints import copy_mini, edit_json
+from tests.forks import Forks
 
 import vita
 from vita.engine.handle import EventQueue, Handle
@@ -76,11 +76,11 @@ next(stream)
 
 @pytest.mark.parametrize("end", ["sys.exit()", "del stream, model", "model.submit(vita.user('x' * 20000))"])
 @pytest.mark.slow
-def test_a_program_may_end_while_the_engine_computes(mini: Path, end: str) -> None:
+def test_a_program_may_end_while_the_engine_computes(forks: Forks, mini: Path, end: str) -> None:
     """A thread that is killed inside C++ aborts the process: exit code 134, now and then."""
     for _ in range(2):
         command = [sys.executable, "-c", PROGRAM.format(end=end), str(mini / "mini_ckpt")]
-        ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        ran = forks.run(command, capture_output=True, text=True, timeout=120)
         assert (ran.returncode, ran.stderr) == (0, "")
 
 
@@ -131,16 +131,16 @@ def test_reads_that_hang_hold_up_no_text_and_no_end(mini: Path, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_a_program_ends_beside_a_read_that_hangs(mini: Path, tmp_path: Path) -> None:
+def test_a_program_ends_beside_a_read_that_hangs(forks: Forks, mini: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     program = PROGRAM.format(end="model.submit(vita.user('x', image=sys.argv[2]))")
     command = [sys.executable, "-c", program, str(mini / "mini_ckpt"), str(tmp_path / "pipe")]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    ran = forks.run(command, capture_output=True, text=True, timeout=60)
     assert (ran.returncode, ran.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("where", ["load", "ask"])
-def test_an_interrupt_reaches_the_caller_and_the_process_ends(mini: Path, where: str) -> None:
+def test_an_interrupt_reaches_the_caller_and_the_process_ends(forks: Forks, mini: Path, where: str) -> None:
     program = """
 import os, signal, sys, threading, time, vita
 def interrupt(*_):
@@ -156,7 +156,7 @@ except KeyboardInterrupt:
     print("interrupted")
 """
     command = [sys.executable, "-c", program, str(mini / "mini_ckpt"), where]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    ran = forks.run(command, capture_output=True, text=True, timeout=60)
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "interrupted\n", "")
 
 

@@ -278,14 +278,13 @@ def test_a_row_gets_the_same_tokens_alone_and_in_a_batch(
         assert [alone(logits[k]) for logits in steps] == together[:, k].tolist()
 
 
-@settings(max_examples=40, deadline=None)
-@given(
+VOCABULARIES = st.tuples(
     st.sampled_from([40, 1500, 5000]), st.sampled_from([0.0, 0.3, 2.0, 6.0]), st.floats(1e-4, 0.9999),
     st.sampled_from([torch.float32, torch.bfloat16]), st.integers(0, 99),
 )  # fmt: skip
-def test_top_p_keeps_the_smallest_set_in_any_vocabulary(
-    vocab: int, spread: float, top_p: float, dtype: torch.dtype, seed: int
-) -> None:
+
+
+def assert_top_p_keeps_the_smallest_set(vocab: int, spread: float, top_p: float, dtype: torch.dtype, seed: int) -> None:
     """bfloat16 logits have many equal values: of those the lower id comes first."""
     logits = (torch.randn(vocab, generator=torch.Generator().manual_seed(seed)) * spread).to(dtype)
     probabilities = logits.double().softmax(-1).tolist()
@@ -301,6 +300,19 @@ def test_top_p_keeps_the_smallest_set_in_any_vocabulary(
     assert set(counts) <= allowed
     if len(allowed) > 1 and probabilities[order[0]] < 0.5 * top_p:
         assert len(counts) > 1
+
+
+@settings(max_examples=12, deadline=None)
+@given(VOCABULARIES)
+def test_top_p_keeps_the_smallest_set_in_any_vocabulary(drawn: tuple[int, float, float, torch.dtype, int]) -> None:
+    assert_top_p_keeps_the_smallest_set(*drawn)
+
+
+@pytest.mark.slow
+@settings(max_examples=40, deadline=None)
+@given(VOCABULARIES)
+def test_top_p_keeps_the_smallest_set_in_40_vocabularies(drawn: tuple[int, float, float, torch.dtype, int]) -> None:
+    assert_top_p_keeps_the_smallest_set(*drawn)
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])

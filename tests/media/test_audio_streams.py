@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import struct
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import av
 import numpy as np
 import pytest
 import soundfile
+from tests.forks import Forks
 
 from vita.errors import Cancelled, MediaError
 from vita.media.audio import load_audio
@@ -287,7 +287,7 @@ def test_compressed_audio_keeps_its_length_and_is_not_late(form: str, subtype: s
     assert count < 1000 or lag(wave.samples, samples) == 0
 
 
-def test_nothing_is_written_to_standard_error(tmp_path: Path) -> None:
+def test_nothing_is_written_to_standard_error(forks: Forks, tmp_path: Path) -> None:
     mp3 = encode(chirp(), "MP3")
     bad = bytearray(mp3)
     bad[len(bad) // 2 : len(bad) // 2 + 500] = b"\x00" * 500
@@ -300,7 +300,7 @@ def test_nothing_is_written_to_standard_error(tmp_path: Path) -> None:
         "for name in sys.argv[1:]: print(load_audio(Audio(name)).seconds > 0.5)"
     )
     command = [sys.executable, "-c", script, *(str(tmp_path / name) for name in files)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = forks.run(command, capture_output=True, text=True, timeout=120)
     assert done.stdout.split() == ["True"] * len(files)
     assert done.stderr == ""
 

@@ -89,22 +89,29 @@ ROUTES: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.fixture
-def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file that would be there if a program called `gs` had been run; Pillow is shown to run it."""
-    mark = tmp_path / "ran"
-    program = tmp_path / "bin" / "gs"
-    program.parent.mkdir()
+@pytest.fixture(scope="module")
+def trap(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A program called `gs`, which makes the file `ran` beside it; Pillow is shown to run it."""
+    program = tmp_path_factory.mktemp("bin") / "gs"
+    mark = program.with_name("ran")
     program.write_text(f"#!/bin/sh\ntouch '{mark}'\nexit 1\n")
     program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
     attempt = (
         "import io, sys\nfrom PIL import Image\n"
         "try: Image.open(io.BytesIO(sys.stdin.buffer.read())).load()\nexcept Exception: pass"
     )
-    subprocess.run([sys.executable, "-c", attempt], input=EPS, check=True, timeout=60)
+    env = os.environ | {"PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}"}
+    subprocess.run([sys.executable, "-c", attempt], input=EPS, check=True, timeout=60, env=env)
     assert mark.exists(), "the trap does not work"
-    mark.unlink()
+    return program
+
+
+@pytest.fixture
+def ran(trap: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that would be there if a program called `gs` had been run."""
+    monkeypatch.setenv("PATH", f"{trap.parent}{os.pathsep}{os.environ['PATH']}")
+    mark = trap.with_name("ran")
+    mark.unlink(missing_ok=True)
     return mark
 
 

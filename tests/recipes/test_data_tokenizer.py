@@ -33,10 +33,11 @@ def back(tokenizer: Tokenizer, text: str) -> str:
     return tokenizer.decode(tokenizer.encode(text).ids, skip_special_tokens=False)
 
 
-def test_every_text_comes_back(tokenizer: Tokenizer) -> None:
+@pytest.mark.parametrize("examples", [60, pytest.param(300, marks=pytest.mark.slow)])
+def test_every_text_comes_back(tokenizer: Tokenizer, examples: int) -> None:
     import unicodedata
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=examples, deadline=None)
     @given(st.text(max_size=60))
     def law(text: str) -> None:
         text = text.encode("utf-8", "ignore").decode()
@@ -45,8 +46,9 @@ def test_every_text_comes_back(tokenizer: Tokenizer) -> None:
     law()
 
 
-def test_quoted_words_are_spelled(tokenizer: Tokenizer) -> None:
-    @settings(max_examples=300, deadline=None)
+@pytest.mark.parametrize("examples", [60, pytest.param(300, marks=pytest.mark.slow)])
+def test_quoted_words_are_spelled(tokenizer: Tokenizer, examples: int) -> None:
+    @settings(max_examples=examples, deadline=None)
     @given(st.from_regex(r"[A-Za-z0-9]{1,12}", fullmatch=True))
     def law(word: str) -> None:
         encoded = tokenizer.encode(f"It says '{word}'.")

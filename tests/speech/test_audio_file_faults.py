@@ -6,7 +6,6 @@ import os
 import random
 import resource
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ import numpy as np
 import pytest
 import soundfile
 from tests.cli.commands import ENV
+from tests.forks import Forks
 from tests.speech.test_audio_file import TONE, decode
 
 import vita
@@ -97,7 +97,7 @@ for limit, seconds in zip(sys.argv[2::2], sys.argv[3::2]):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path, suffix: str) -> None:
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(forks: Forks, tmp_path: Path, suffix: str) -> None:
     """While it is written, at its end, and in its last bytes."""
     whole = tmp_path / f"whole{suffix}"
     noise = np.random.default_rng(0).uniform(-1, 1, 24_000).astype(np.float32)
@@ -108,9 +108,9 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path, suffix: 
     whole.unlink()
     file = tmp_path / f"a{suffix}"
     limits = ((size // 2, 3), (size // 2, 30), (size - 1, 3), (16, 3))
-    done = subprocess.run(
+    done = forks.run(
         [sys.executable, "-c", FILL, str(file), *(str(number) for pair in limits for number in pair)],
-        capture_output=True, text=True, env=ENV, timeout=120, check=False,
+        capture_output=True, text=True, env=ENV, timeout=120,
     )  # fmt: skip
     assert (done.stderr, done.returncode) == ("", 0)
     lines = done.stdout.splitlines()
@@ -240,13 +240,13 @@ def test_the_audio_of_a_pipe_comes_while_it_is_made(tmp_path: Path) -> None:
     reader.join(30)
 
 
-def test_standard_output_by_its_name_takes_raw_pcm(tmp_path: Path) -> None:
+def test_standard_output_by_its_name_takes_raw_pcm(forks: Forks, tmp_path: Path) -> None:
     script = "import numpy as np; from vita.speech.audio_file import AudioFile\n"
     script += "with AudioFile('/dev/stdout') as out: out.write(np.full(9, 0.5, np.float32))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, env=ENV, timeout=60, check=False)
+    done = forks.run([sys.executable, "-c", script], capture_output=True, env=ENV, timeout=60)
     assert done.stdout == to_int16(np.full(9, 0.5, np.float32)).tobytes(), done.stderr
     with (tmp_path / "a").open("wb") as file:
-        subprocess.run([sys.executable, "-c", script], stdout=file, env=ENV, timeout=60, check=True)
+        forks.run([sys.executable, "-c", script], stdout=file, env=ENV, timeout=60, check=True)
     assert (tmp_path / "a").read_bytes() == done.stdout
 
 

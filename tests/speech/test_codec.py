@@ -33,11 +33,10 @@ def streamed(stream: CodecStream, tokens: list[int], sizes: list[int]) -> torch.
     return torch.cat(parts)
 
 
-@given(st.data())
-@settings(max_examples=25)
-def test_streamed_equals_whole_for_any_chunking(codec: Codec, data: st.DataObject) -> None:
-    count = data.draw(st.integers(0, len(TOKENS)))
-    sizes = data.draw(st.lists(st.integers(0, 25), max_size=8))
+CHUNKINGS = {"count": st.integers(0, len(TOKENS)), "sizes": st.lists(st.integers(0, 25), max_size=8)}
+
+
+def assert_streamed_equals_whole(codec: Codec, count: int, sizes: list[int]) -> None:
     whole = codec(TOKENS[:count])
     assert len(whole) == 600 * count
     stream = CodecStream(codec)
@@ -46,6 +45,19 @@ def test_streamed_equals_whole_for_any_chunking(codec: Codec, data: st.DataObjec
         assert len(got) == 600 * count
         assert count == 0 or float((got - whole).abs().max()) <= 2e-6
         stream.reset()
+
+
+@given(**CHUNKINGS)
+@settings(max_examples=8)
+def test_streamed_equals_whole_for_any_chunking(codec: Codec, count: int, sizes: list[int]) -> None:
+    assert_streamed_equals_whole(codec, count, sizes)
+
+
+@pytest.mark.slow
+@given(**CHUNKINGS)
+@settings(max_examples=25)
+def test_streamed_equals_whole_for_25_chunkings(codec: Codec, count: int, sizes: list[int]) -> None:
+    assert_streamed_equals_whole(codec, count, sizes)
 
 
 @torch.inference_mode()

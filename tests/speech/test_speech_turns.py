@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -198,6 +200,7 @@ def test_laws_of_any_input(inputs: list[list[Input]], options: TurnOptions) -> N
     assert replay(flat, options) == (state, events)
 
 
+@cache
 def conversation(rate: int = RATE) -> np.ndarray:
     """Two questions with a keyboard between."""
     pieces = [silence(0.4), recording("question03"), silence(1.2), recording("question07"), silence(1.2)]
@@ -212,6 +215,7 @@ def conversation(rate: int = RATE) -> np.ndarray:
 OPTIONS = TurnOptions(ask_after_ms=(200,))
 
 
+@cache
 def heard_whole(rate: int) -> list[tuple[TurnEvent, bytes | None]]:
     return heard(conversation(rate), [], rate)
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.speech.test_clauses import TEXT
 from tests.speech.tone import ToneUtterances, ToneVoice, tone
@@ -55,14 +55,27 @@ def test_all_of_the_text_is_spoken_once_in_order() -> None:
     assert "print" not in spoken and "example.com" not in spoken and "😀" not in spoken
 
 
-@given(data=st.data())
-def test_streamed_is_whole_for_any_deltas(data: st.DataObject) -> None:
-    cuts = sorted(data.draw(st.lists(st.integers(0, len(TEXT)), max_size=30)))
+CUTS = st.lists(st.integers(0, len(TEXT)), max_size=30).map(sorted)
+
+
+def assert_streamed_is_whole(cuts: list[int]) -> None:
     edges = [0, *cuts, len(TEXT)]
     streamed = heard(*(TEXT[a:b] for a, b in pairwise(edges)))
     assert [(c.text_start, c.text_end) for c in streamed] == [(c.text_start, c.text_end) for c in whole()]
     assert [len(c.samples) for c in streamed] == [len(c.samples) for c in whole()]
     assert np.array_equal(samples(streamed), samples(whole()))
+
+
+@settings(max_examples=25)
+@given(CUTS)
+def test_streamed_is_whole_for_any_deltas(cuts: list[int]) -> None:
+    assert_streamed_is_whole(cuts)
+
+
+@pytest.mark.slow
+@given(CUTS)
+def test_streamed_is_whole_for_a_hundred_choices_of_deltas(cuts: list[int]) -> None:
+    assert_streamed_is_whole(cuts)
 
 
 def test_the_first_chunk_is_short_and_comes_before_the_text_has_ended() -> None:

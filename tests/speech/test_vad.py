@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import zipfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.forks import Forks
 from tests.speech.recordings import noise_bursts, questions, recording, silence
 
 from vita.errors import CheckpointError, RequestError, ResourceError
@@ -57,11 +59,17 @@ def test_the_weights_are_read_without_running_the_archive() -> None:
         np.testing.assert_array_equal(tensors[name], value.numpy())
 
 
+@cache
+def heard_at_once() -> tuple[np.ndarray, list[float]]:
+    clip = recording("question03")[: 2 * 16_000]
+    return clip, VadStream(load_vad()).feed(clip)
+
+
 @given(st.lists(st.integers(0, 3_000), max_size=12))
 @settings(max_examples=25, deadline=None)
 def test_any_cut_gives_the_same_probabilities(pieces: list[int]) -> None:
-    clip, stream, got = recording("question03")[: 2 * 16_000], VadStream(load_vad()), []
-    whole = VadStream(load_vad()).feed(clip)
+    clip, whole = heard_at_once()
+    stream, got = VadStream(load_vad()), []
     at = 0
     for size in [*pieces, len(clip)]:
         got += stream.feed(clip[at : at + size])
@@ -155,7 +163,7 @@ def test_a_damaged_archive_is_one_sentence(tmp_path: Path) -> None:
         load_vad(tmp_path / "missing.jit")
 
 
-def test_without_the_package_there_is_one_sentence() -> None:
+def test_without_the_package_there_is_one_sentence(forks: Forks) -> None:
     code = "import sys; sys.modules['silero_vad'] = None\nfrom vita.speech.vad import find_weights\nfind_weights()"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    result = forks.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert ResourceError.__name__ in result.stderr and "vita-engine[listen]" in result.stderr

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.forks import Forks
 from tests.speech.tone import ToneVoice
 
 import vita
@@ -260,7 +261,7 @@ def check_sentences(chunks: list[vita.SpeechChunk], text: str) -> None:
         assert jumps[join - 1] <= max(around.max(), 0.01), join
 
 
-def test_espeak_is_loaded_once_however_many_streams_open_together() -> None:
+def test_espeak_is_loaded_once_however_many_streams_open_together(forks: Forks) -> None:
     """In a process of its own: a second initialisation corrupts the library's memory."""
     code = (
         "import threading; from vita.speech.voices import espeak\n"
@@ -271,5 +272,5 @@ def test_espeak_is_loaded_once_however_many_streams_open_together() -> None:
         "assert len(found) == 8 and len(set(map(id, found))) == 1"
     )
     pytest.importorskip("espeakng_loader")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = forks.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from itertools import islice
 
 import numpy as np
 import pytest
+from tests.forks import Forks
 
 from vita.train.feed import Build, Order, SharedFeed, WorkerDied
 
@@ -85,7 +85,7 @@ def test_a_worker_that_fails_ends_the_run(build: Build, said: str, capfd: pytest
     assert "Error" in capfd.readouterr().err
 
 
-def test_workers_of_a_killed_trainer_end(tmp_path: object) -> None:
+def test_workers_of_a_killed_trainer_end(forks: Forks) -> None:
     code = """
 import os, sys, numpy as np
 from vita.train.feed import Order, SharedFeed
@@ -95,7 +95,7 @@ next(feed.batches(0))
 print(*(p.pid for p in feed._processes), flush=True)
 os.kill(os.getpid(), 9)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    done = forks.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     workers = [int(pid) for pid in done.stdout.split()]
     assert done.returncode == -9 and len(workers) == 2
     for _ in range(200):

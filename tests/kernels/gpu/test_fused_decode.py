@@ -58,7 +58,8 @@ def decoder_step(decoder: Decoder, tokens: Tensor, caches: list[KVCache]) -> Ten
     return decoder.logits(decoder(decoder.embed_tokens(tokens)[:, None], KVCacheBatch(caches)))[:, 0]
 
 
-@pytest.mark.parametrize("quantized", [False, True])
+# Attention to caches of floats is a part of the fused step in float32 below.
+@pytest.mark.parametrize("quantized", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_attention_appends_and_attends_to_caches_of_any_length(quantized: bool) -> None:
     lengths, head_dim, kv_heads, num_heads = (0, 1, 64, 131, 300), 32, 2, 14
     config = DecoderConfig(num_heads * head_dim, 64, 2, num_heads, kv_heads, 50)

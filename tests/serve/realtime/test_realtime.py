@@ -65,7 +65,7 @@ def test_an_answer_is_audio_of_its_transcript(client: Client) -> None:
     assert usage["total_tokens"] == usage["input_tokens"] + usage["output_tokens"] > 0
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 3, 4))])
 def test_interrupting_at_random_points(client: Client, seed: int) -> None:
     """No delta follows the end of the response, and the model is told what can have been heard."""
     dice = random.Random(seed)
@@ -335,7 +335,9 @@ def test_the_speech_engine_of_open_webui(client: Client) -> None:
     assert client.until("response.done")["response"]["status"] == "cancelled"
 
 
-@pytest.mark.parametrize("name", ["ignore28", "ignore37", "ignore41", "ignore44"])
+@pytest.mark.parametrize(
+    "name", ["ignore28", "ignore37", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ignore41", "ignore44"))]
+)
 def test_speech_that_is_not_meant_for_the_model(client: Client, name: str) -> None:
     """Talk among others that the model takes for noise: heard, but neither answered nor written down."""
     client.update(audio=WITH_TRANSCRIPT)

@@ -125,7 +125,8 @@ def test_a_replica_that_is_away_moves_its_own_keys_alone(keys: list[bytes], coun
 
 
 def test_keys_are_spread() -> None:
-    shares = [Ring(4).order(str(n).encode())[0] for n in range(4000)]
+    ring = Ring(4)
+    shares = [ring.order(str(n).encode())[0] for n in range(4000)]
     assert all(600 < shares.count(index) < 1500 for index in range(4)), [shares.count(i) for i in range(4)]
 
 
