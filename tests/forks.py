@@ -36,11 +36,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-ROOT = Path(__file__).parents[1]
 CLOSED = -9  # as stdin, stdout or stderr: closed, as `<&-` and `>&-` of a shell
 LENGTH, NUMBER = struct.Struct("!I"), struct.Struct("!i")
 # What the interpreter, the C library and torch read once, when they start, cannot be changed in a fork.
-READ_ONCE = ("PYTHON", "LC_", "LANG", "OMP_", "MKL_", "KMP_", "GOMP_", "LD_", "TORCH", "CUDA_")
+READ_ONCE = ("PYTHON", "LC_", "LANG", "OMP_", "MKL_", "KMP_", "GOMP_", "LD_", "TORCH_", "CUDA_")
 READ_AGAIN = ("PYTHONPATH", "PYTHONIOENCODING")
 NOT_IMPORTED = re.compile(
     r"vita\.(plugins\b|train\b|kernels\.(triton|humming)|engine\.\w+_graphs|model\.fused_)|.*__main__$"
@@ -151,8 +150,7 @@ class Forks:
 
     def __init__(self) -> None:
         self._control, theirs = socket.socketpair()
-        path = os.pathsep.join(filter(None, (str(ROOT / "src"), os.environ.get("PYTHONPATH"))))
-        env = {k: v for k, v in os.environ.items() if k != "PYTHONIOENCODING"} | {"PYTHONPATH": path}
+        env = {k: v for k, v in os.environ.items() if k != "PYTHONIOENCODING"}
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, __file__], stdin=theirs, stdout=subprocess.DEVNULL, env=env, start_new_session=True
@@ -307,7 +305,7 @@ def _serve(control: socket.socket) -> tuple[Job, list[int]]:
 
 def _become(job: Job, descriptors: list[int]) -> None:
     """Turn this fork into the process of a job, as it is before its program begins."""
-    inherited = os.environ["PYTHONPATH"].split(os.pathsep)
+    inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     if job.session:
         os.setsid()
     for number, descriptor in enumerate(descriptors):

@@ -18,8 +18,9 @@ from recipes.nano.data import Stage, render_sample
 from recipes.nano.feed import SHAPE, dense_labels
 from recipes.nano.pack import ROWS_PER_TILE, Packer
 from recipes.nano.schedule import CURRICULUM, TINY, Phase
+from recipes.nano.speech.augment import blotted, warped
 from recipes.nano.speech.espeak import MissingSpeechEngine
-from recipes.nano.speech.rows import Mix, Said, SpeechPacker, bank_of, blotted, draw, spell, warped, worded
+from recipes.nano.speech.rows import Mix, Said, SpeechPacker, bank_of, draw, spell, worded
 from recipes.nano.speech.sample import Utterance
 from recipes.nano.tiles import SIDE, tiles_of
 from vita.media.filterbank import token_count

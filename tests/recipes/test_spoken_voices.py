@@ -15,6 +15,7 @@ from recipes.nano.data import QA
 from recipes.nano.data.pieces import heard_words
 from recipes.nano.senses import reply, word_errors
 from recipes.nano.speech import speakers
+from recipes.nano.speech.augment import warped
 from recipes.nano.speech.bake import Texts, trimmed
 from recipes.nano.speech.baked import FOLDER, Shelf, append, read_index, shelf
 from recipes.nano.speech.body import KINDS, unsaid
@@ -22,7 +23,6 @@ from recipes.nano.speech.espeak import MissingSpeechEngine, espeak
 from recipes.nano.speech.flite import MEASURED, TRAINED, Flite, Manner
 from recipes.nano.speech.measure import right
 from recipes.nano.speech.room import KNOWN, WORN, fast_length, hear, spoken_by_another
-from recipes.nano.speech.rows import warped
 from recipes.nano.speech.sample import say
 from recipes.nano.speech.texts import backchannel, sentence_to_repeat
 from recipes.nano.speech.voices import pick_voice

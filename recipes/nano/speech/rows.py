@@ -6,7 +6,6 @@ row beside typed questions about the same picture. Does not know about losses or
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -30,7 +29,7 @@ from recipes.nano.look import joined, split
 from recipes.nano.model import LETTERS
 from recipes.nano.pack import ROWS_PER_TILE, TYPED_MARK, Packer, Turn
 from recipes.nano.schedule import CURRICULUM
-from recipes.nano.speech.room import RATE
+from recipes.nano.speech.augment import blotted, warped
 from recipes.nano.speech.sample import Utterance, free_speech, render_utterance, say
 from recipes.nano.speech.speakers import asked_aloud
 from recipes.nano.speech.texts import ask_to_repeat, spoken
@@ -48,8 +47,6 @@ QUESTIONS = 0.3  # of the sounds to repeat, which are few words in an order that
 TYPED_BESIDE = 2  # typed questions that keep the decoder's older skills in every row with a picture
 CLIPS, PICTURES, TALK = 0.1, 0.46, 0.14  # shares of the answering phase; the rest is sound to repeat or to ignore
 WIDE = 0.2  # of the pictures are cut into tiles
-LOWEST_BAND, THROATS = 20.0, (0.86, 1.16)  # hertz; factors of frequency
-WIDEST_BLOT, LONGEST_BLOT = 14, 8  # bands and frames
 TOGETHER = 8  # sounds of like length that are padded to the longest of them
 BESIDE = CURRICULUM[-1:]  # the pictures that are shown between sounds
 SEEN_BESIDE = 3  # batches of them: reading is what gets lost first
@@ -363,40 +360,6 @@ def _sounds(packer: SpeechPacker, group: Sequence[tuple[Utterance, Tensor]], blo
         worded=torch.tensor([len(labels) for labels in words]),
         tokens=torch.tensor([packer.word_tokens[label - 1] for label in chain(*words)], dtype=torch.long),
     )
-
-
-def warped(bank: Tensor, rng: Random) -> Tensor:
-    """A filterbank `[T, 80]` of the same melody from a longer or shorter throat, every other time (Jaitly and Hinton
-    2013): bands move by one factor of their frequency, which leaves the pitch where the synthesiser put it."""
-    if rng.random() < 0.5:
-        return bank
-    count = bank.shape[1]
-    mels = torch.linspace(mel(LOWEST_BAND), mel(RATE / 2), count + 2)[1:-1]
-    moved = 1127 * torch.log1p(torch.expm1(mels / 1127) * rng.uniform(*THROATS))
-    place = ((moved - mels[0]) / (mels[1] - mels[0])).clamp(0, count - 1)
-    below = place.floor().long()
-    share = place - below
-    return bank[:, below] * (1 - share) + bank[:, (below + 1).clamp(max=count - 1)] * share
-
-
-def mel(hertz: float) -> float:
-    """The mel scale of the filterbank."""
-    return 1127 * math.log1p(hertz / 700)
-
-
-def blotted(bank: Tensor, rng: Random) -> Tensor:
-    """A filterbank `[T, 80]` with up to two bands and two moments at its mean (SpecAugment, Park et al. 2019): what
-    was heard of one voice then helps more with another."""
-    bank, mean = bank.clone(), bank.mean()
-    for _ in range(rng.randint(0, 2)):
-        wide = rng.randint(2, WIDEST_BLOT)
-        low = rng.randint(0, bank.shape[1] - wide)
-        bank[:, low : low + wide] = mean
-    for _ in range(rng.randint(0, 2)):
-        long = rng.randint(2, LONGEST_BLOT)
-        start = rng.randint(0, max(0, len(bank) - long))
-        bank[start : start + long] = mean
-    return bank
 
 
 def _row(packer: SpeechPacker, said: Said, banks: Sequence[Tensor]) -> Row:
