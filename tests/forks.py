@@ -150,10 +150,11 @@ class Forks:
 
     def __init__(self) -> None:
         self._control, theirs = socket.socketpair()
-        env = {k: v for k, v in os.environ.items() if k != "PYTHONIOENCODING"}
+        env = {k: v for k, v in os.environ.items() if k not in READ_AGAIN}
+        command = [sys.executable, __file__, os.environ.get("PYTHONPATH", "")]
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, __file__], stdin=theirs, stdout=subprocess.DEVNULL, env=env, start_new_session=True
+                command, stdin=theirs, stdout=subprocess.DEVNULL, env=env, start_new_session=True
             )
 
     def close(self) -> None:
@@ -303,9 +304,9 @@ def _serve(control: socket.socket) -> tuple[Job, list[int]]:
         return job, descriptors[1:]
 
 
-def _become(job: Job, descriptors: list[int]) -> None:
-    """Turn this fork into the process of a job, as it is before its program begins."""
-    inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+def _become(job: Job, descriptors: list[int], installed: list[str]) -> None:
+    """Turn this fork into the process of a job, as it is before its program begins; `installed`: its search path
+    without PYTHONPATH."""
     if job.session:
         os.setsid()
     for number, descriptor in enumerate(descriptors):
@@ -324,7 +325,7 @@ def _become(job: Job, descriptors: list[int]) -> None:
     sys.stdout = sys.__stdout__ = _stream(1, sys.stdout, job)  # type: ignore[assignment,misc]
     sys.stderr = sys.__stderr__ = _stream(2, sys.stderr, job)  # type: ignore[assignment,misc]
     own = [entry for entry in job.env.get("PYTHONPATH", "").split(os.pathsep) if entry]
-    sys.path[:] = [*own, *(entry for entry in sys.path if entry not in inherited)]
+    sys.path[:] = [*own, *(entry for entry in installed if entry not in own)]
     importlib.invalidate_caches()
 
 
@@ -369,10 +370,12 @@ def _execute(job: Job) -> None:
 
 if __name__ == "__main__":
     del sys.path[0]  # the folder of the tests
+    without = list(sys.path)
+    sys.path[:0] = filter(None, sys.argv[1].split(os.pathsep))
     _import_all()
     gc.collect()
     gc.freeze()  # a collection in a fork would copy every page
     with socket.socket(fileno=os.dup(0)) as listening:
         started = _serve(listening)
-    _become(*started)
+    _become(*started, without)
     _execute(started[0])
