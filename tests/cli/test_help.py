@@ -99,7 +99,13 @@ class TestHelp:
         wrong = subprocess.run([*command, "answer"], capture_output=True, env=ENV, timeout=60, check=False)
         assert_sentence(Ended(wrong.returncode, wrong.stdout, wrong.stderr), "answer", "See 'vita --help'")
 
-    @pytest.mark.parametrize("arguments", [("--help",), ("list",), ("list", "--json"), ("rm", "owner/name")])
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ("--help",), ("list",), ("list", "--json"), ("rm", "owner/name"), ("ask", "Hi", "--model", "/nowhere"),
+            ("info", "/nowhere"),
+        ],
+    )  # fmt: skip
     def test_these_import_nothing_heavy(self, arguments: tuple[str, ...]) -> None:
         code = (
             f"import sys; sys.argv=['vita', *{arguments}]\n"

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from vita.checkpoint import hub, read_config
-from vita.checkpoint.files import DEFAULT, expand_user, is_file, is_folder, read_json
+from vita.checkpoint.files import expand_user, is_file, read_json
+from vita.checkpoint.locate import find_folder
 from vita.checkpoint.safetensors import TensorStore, list_tensors
 from vita.checkpoint.settings import Settings, show
 from vita.config import VitaConfig
@@ -50,29 +51,6 @@ class Checkpoint:
     side_folders: tuple[tuple[str, Path], ...] = ()
 
 
-def resolve_folder(name: str | Path | None, *, offline: bool = False, weights: bool = True) -> Path:
-    """A folder on disk for a path, a hub id, or None (the embedded checkpoint).
-
-    Args:
-        name: of the checkpoint.
-        offline: use only the hub's cache.
-        weights: download the weights of a hub id too.
-
-    Raises:
-        CheckpointError: no such folder. DownloadError: a hub id that cannot be fetched.
-    """
-    if name is None or str(name) == "default":
-        return DEFAULT
-    path = expand_user(Path(name))
-    if is_folder(path):
-        return path
-    if is_file(path):
-        raise CheckpointError("is a file, not a checkpoint folder", where=name, fix="pass the folder around it")
-    if isinstance(name, str) and hub.is_hub_id(name):
-        return hub.fetch(name, weights=weights, offline=offline)
-    raise CheckpointError("no such folder", where=name, fix="pass a checkpoint folder or a hub id like owner/name")
-
-
 def open_checkpoint(name: str | Path | None, *, offline: bool = False, weights: bool = True) -> Checkpoint:
     """Find a checkpoint and read its configuration and file headers, no weights.
 
@@ -85,7 +63,7 @@ def open_checkpoint(name: str | Path | None, *, offline: bool = False, weights: 
         CheckpointError: it is not a VITA-1.5 checkpoint, or a file of it is missing or damaged.
         DownloadError: a part must come from the hub and cannot.
     """
-    folder = resolve_folder(name, offline=offline, weights=weights)
+    folder = find_folder(name) or hub.fetch(str(name), weights=weights, offline=offline)
     if not is_file(folder / "config.json"):
         raise CheckpointError(
             "is not a checkpoint, it has no config.json", where=folder, fix="pass the folder that holds config.json"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vita.cli.output import print_json
@@ -41,13 +40,14 @@ def collect(model: str | None, options: EngineOptions, positions: int) -> dict[s
     Raises:
         CheckpointError: the folder is not a checkpoint at all.
     """
-    from vita.checkpoint.files import expand_user, is_folder
+    from vita.checkpoint.locate import find_folder
+
+    local = find_folder(model) is not None  # before torch is imported
     from vita.checkpoint.load import check_tensors
     from vita.checkpoint.open import open_checkpoint
     from vita.model.vita import VitaModel
     from vita.prompt.tokenizer import Tokenizer
 
-    local = model is None or is_folder(expand_user(Path(model)))
     checkpoint = open_checkpoint(model, offline=options.offline, weights=local)
     vocabulary = Tokenizer.load(checkpoint.folder).size
     meta = VitaModel.on_meta(checkpoint.config, vocabulary, checkpoint.quantized)

@@ -9,6 +9,8 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
+from vita.checkpoint.locate import find_folder
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -22,6 +24,7 @@ def load_model(model: str | None, options: EngineOptions, *, base: str | None = 
     Raises:
         VitaError: as `vita.load`.
     """
+    find_folder(model)  # before torch is imported
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="vita: %(message)s")
     on_terminal = sys.stderr.isatty()
     if not on_terminal:
