@@ -148,7 +148,7 @@ class TestOtherCommands:
         assert "no_such_module" in found.found and found.fix == "install its package again"
 
     def test_doctor_says_what_to_mend(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        monkeypatch.setattr("vita.checkpoint.open.DEFAULT", tmp_path)
+        monkeypatch.setattr("vita.checkpoint.locate.DEFAULT", tmp_path)
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
         done = run("doctor")
         notes = [line for line in done.stdout.decode().splitlines() if line.startswith("note")]
