@@ -76,9 +76,11 @@ class Packer:
         text = SYSTEM["video" if video else "image" if tiles else "lang"]
         encode = self.tokenizer.encode
         ids = [self._start, *encode(f"system\n{text}"), self._end, *encode("\n"), self._start]
-        return (
-            [*ids, *encode("user\n"), *([IMAGE_PLACEHOLDER] * (ROWS_PER_TILE * tiles))] if tiles and not late else ids
-        )
+        return [*ids, *self.shown(tiles)] if tiles and not late else ids
+
+    def shown(self, tiles: int) -> list[int]:
+        """How a user turn with a picture begins: its head, and the rows of the tiles or frames."""
+        return [*self.tokenizer.encode("user\n"), *([IMAGE_PLACEHOLDER] * (ROWS_PER_TILE * tiles))]
 
     def question(self, text: str, tiles: int, *, follow_up: bool = False) -> list[int]:
         """A question up to the open assistant header, as it continues the prefix or an answer."""

@@ -10,8 +10,9 @@ import pytest
 import torch
 from tests.speech.checkpoints import CODEC, CPU, DECODER, decoder_tensors, tiny_speech, write_speech
 
+from vita.checkpoint.locate import find_speech
 from vita.errors import CheckpointError
-from vita.speech.checkpoint import find_speech, load_speech
+from vita.speech.checkpoint import load_speech
 
 
 def problems(folder: Path, **options: int) -> str:

@@ -205,9 +205,12 @@ def _parts(bars: list[Bar], valued: bool) -> list[str]:
 
 def _records(bars: list[Bar], asked: Bar) -> list[Bar]:
     """The bars that are larger, or smaller, than all before them in the list; the one asked for is the last."""
-    ahead = max if asked.value == max(b.value for b in bars) else min
-    return [bar for k, bar in enumerate(bars) if ahead(b.value for b in bars[: k + 1]) == bar.value
-            and bar.value not in [b.value for b in bars[:k]]]  # fmt: skip
+    sign = 1 if asked.value == max(b.value for b in bars) else -1
+    found = bars[:1]
+    for bar in bars[1:]:
+        if sign * (bar.value - found[-1].value) > 0:
+            found.append(bar)
+    return found
 
 
 def _marked(bars: list[Bar], asked: Bar, verdict: str, valued: bool) -> str:

@@ -27,7 +27,7 @@ from recipes.nano.data.scene_other import talk_only
 from recipes.nano.feed import Batch, build_batch
 from recipes.nano.look import joined, split
 from recipes.nano.model import LETTERS
-from recipes.nano.pack import ROWS_PER_TILE, TYPED_MARK, Packer, Turn
+from recipes.nano.pack import TYPED_MARK, Packer, Turn
 from recipes.nano.schedule import CURRICULUM
 from recipes.nano.speech.augment import blotted, warped
 from recipes.nano.speech.sample import Utterance, free_speech, render_utterance, say
@@ -36,7 +36,7 @@ from recipes.nano.speech.texts import ask_to_repeat, spoken
 from recipes.nano.tiles import tiles_of
 from vita.config import FilterbankConfig
 from vita.media.filterbank import filterbank, pad_to_minimum, token_count
-from vita.prompt.template import AUDIO_PLACEHOLDER, IMAGE_PLACEHOLDER
+from vita.prompt.template import AUDIO_PLACEHOLDER
 from vita.train.packing import IGNORE, Row, RowBatch, collate_groups
 
 LONGEST = 16000 * 7  # samples; a longer sound is cut by the drawing of another one
@@ -298,7 +298,7 @@ class SpeechPacker:
         """
         packer = self.packer
         encode = packer.tokenizer.encode
-        picture = [*encode("user\n"), *([IMAGE_PLACEHOLDER] * (ROWS_PER_TILE * tiles))] if late and tiles else []
+        picture = packer.shown(tiles) if late and tiles else []
         text = f"\n{typed}\n" if tiles and typed else "\n" if tiles else f"user\n{typed}\n" if typed else "user\n"
         head = packer.next_turn() if follow_up else []
         return [*head, *picture, *encode(text), *([AUDIO_PLACEHOLDER] * tokens), *packer.close_turn()]

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from vita.checkpoint.files import SPEECH_FOLDER, is_folder, read_json
+from vita.checkpoint.files import read_json
 from vita.checkpoint.load import Progress
+from vita.checkpoint.locate import find_speech
 from vita.checkpoint.names import checkpoint_name
 from vita.checkpoint.open import Checkpoint
 from vita.checkpoint.safetensors import write_tensors
@@ -145,9 +146,9 @@ def _copy_small_files(checkpoint: Checkpoint, out: Path, quantize: Quantize) -> 
             for file in source.glob(pattern):
                 if file.is_file() and file.name not in NOT_COPIED:
                     shutil.copyfile(file, target / file.name)
-    speech = checkpoint.folder / SPEECH_FOLDER
-    if is_folder(speech):  # not quantised: it is, if it is to be, when it is loaded
-        shutil.copytree(speech, out / SPEECH_FOLDER)
+    speech = find_speech(checkpoint.folder)
+    if speech is not None:  # not quantised: it is, if it is to be, when it is loaded
+        shutil.copytree(speech, out / speech.name)
     config = read_json(out / "config.json")
     config["vita_quantization"] = quantize
     (out / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vita.checkpoint.files import DEFAULT, expand_user, is_file, is_folder
+from vita.checkpoint.files import DEFAULT, SPEECH_FOLDER, expand_user, is_file, is_folder
 from vita.checkpoint.hub import is_hub_id
 from vita.errors import CheckpointError
 
@@ -25,3 +25,9 @@ def find_folder(name: str | Path | None) -> Path | None:
     if isinstance(name, str) and is_hub_id(name):
         return None
     raise CheckpointError("no such folder", where=name, fix="pass a checkpoint folder or a hub id like owner/name")
+
+
+def find_speech(folder: Path) -> Path | None:
+    """The speech checkpoint of a model's folder; None if it has none."""
+    speech = folder / SPEECH_FOLDER
+    return speech if is_folder(speech) else None

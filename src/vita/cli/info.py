@@ -64,7 +64,7 @@ def collect(model: str | None, options: EngineOptions, positions: int) -> dict[s
 
 def _contents(checkpoint: Checkpoint, meta: VitaModel) -> dict[str, Any]:
     """What the checkpoint holds: parts, sizes, what it can do."""
-    from vita.checkpoint.files import SPEECH_FOLDER
+    from vita.checkpoint.locate import find_speech
 
     config, counts = checkpoint.config, meta.parameter_counts()
     return {
@@ -78,7 +78,7 @@ def _contents(checkpoint: Checkpoint, meta: VitaModel) -> dict[str, Any]:
         "tokens_per_tile": config.vision.tokens_per_tile,
         "most_tiles": config.tiling.max_tiles,
         "untrained": list(checkpoint.untrained),
-        "speech_output": (checkpoint.folder / SPEECH_FOLDER).is_dir(),
+        "speech_output": find_speech(checkpoint.folder) is not None,
     }
 
 

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from vita.checkpoint.files import SPEECH_FOLDER, is_file, is_folder
+from vita.checkpoint.files import is_file
 from vita.checkpoint.names import SPEECH_IGNORED, checkpoint_name
 from vita.errors import CheckpointError
 from vita.layers.linear import choose_route, set_route
@@ -33,12 +33,6 @@ class SpeechModel:
 
     decoder: SpeechDecoder
     codec: Codec
-
-
-def find_speech(folder: Path) -> Path | None:
-    """The speech checkpoint of a model's folder; None if it has none."""
-    speech = folder / SPEECH_FOLDER
-    return speech if is_folder(speech) else None
 
 
 def load_speech(

@@ -10,9 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vita.checkpoint.locate import find_speech
 from vita.engine.engine import Engine
 from vita.errors import RequestError
-from vita.speech.checkpoint import SpeechModel, find_speech, load_speech
+from vita.speech.checkpoint import SpeechModel, load_speech
 from vita.speech.join import ReferenceStreaming
 from vita.speech.runner import SpeechRunner
 from vita.speech.session import SpeechSession
