@@ -14,7 +14,7 @@ from torch import nn
 
 from vita.checkpoint.open import open_checkpoint
 from vita.engine.loaded import LoadedModel
-from vita.errors import RequestError
+from vita.errors import RequestError, ResourceError
 from vita.model.audio import AudioEncoder
 from vita.model.decoder import Decoder
 from vita.model.projectors import AudioAdapter, Projector
@@ -97,6 +97,21 @@ def test_a_converted_checkpoint_keeps_its_speech_decoder(mini: Path, tmp_path: P
     convert(open_checkpoint(folder), out, "int8")
     kept = [file.relative_to(folder) for file in (folder / "vita_tts_ckpt").rglob("*") if file.is_file()]
     assert len(kept) == 4 and all((out / name).read_bytes() == (folder / name).read_bytes() for name in kept)
+
+
+def test_a_conversion_needs_room_for_the_speech_decoder_too(
+    mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vita.checkpoint.convert import convert
+
+    shutil.copytree(mini, tmp_path / "mini", ignore=shutil.ignore_patterns("inputs", "model"))
+    folder = tmp_path / "mini" / "mini_ckpt"
+    write_speech(folder / "vita_tts_ckpt")
+    checkpoint = open_checkpoint(folder)
+    free = sum(entry.bytes for entry in checkpoint.store.entries.values()) * 6 // 10  # enough without it
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(free, 0, free))
+    with pytest.raises(ResourceError, match="are free; free some"):
+        convert(checkpoint, tmp_path / "out", "int8")
 
 
 def test_errors_name_the_option(mini: Path, tmp_path: Path) -> None:

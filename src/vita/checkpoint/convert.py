@@ -46,7 +46,7 @@ def convert(checkpoint: Checkpoint, out: Path, quantize: Quantize, progress: Pro
     if out.exists():
         raise RequestError("exists already", where=out, fix="name a folder that does not exist")
     out = _make_parent(out)
-    need = sum(e.bytes for e in checkpoint.store.entries.values()) * 6 // 10
+    need = sum(e.bytes for e in checkpoint.store.entries.values()) * 6 // 10 + _speech_bytes(checkpoint)
     free = shutil.disk_usage(out.parent).free
     if need > free:
         raise ResourceError(
@@ -64,6 +64,12 @@ def convert(checkpoint: Checkpoint, out: Path, quantize: Quantize, progress: Pro
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _speech_bytes(checkpoint: Checkpoint) -> int:
+    """Size of the speech checkpoint, which is copied as it is."""
+    speech = find_speech(checkpoint.folder)
+    return 0 if speech is None else sum(file.stat().st_size for file in speech.rglob("*") if file.is_file())
 
 
 def _make_parent(out: Path) -> Path:
