@@ -155,6 +155,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rate", type=float, default=1.2e-3, help="highest learning rate")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--warm-up", type=int, default=150, help="steps to the highest rate")
     parser.add_argument("--steps", type=int, help="stop after so many steps")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--tiny", action="store_true", help="the tests' size: learns colours in under a minute")
