@@ -22,7 +22,7 @@ from recipes.nano.speech.augment import blotted, warped
 from recipes.nano.speech.espeak import MissingSpeechEngine
 from recipes.nano.speech.rows import Mix, Said, SpeechPacker, bank_of, draw, spell, worded
 from recipes.nano.speech.sample import Utterance
-from recipes.nano.tiles import SIDE, tiles_of
+from recipes.nano.tiles import SIDE, training_tiles
 from vita.media.filterbank import token_count
 from vita.prompt.template import AUDIO_PLACEHOLDER, IMAGE_PLACEHOLDER
 from vita.prompt.tokenizer import Tokenizer
@@ -157,7 +157,7 @@ class Builder:
             stage: Stage = rng.choices(phase.stages(), phase.weights())[0]
             sample = render_sample(index, self.split, stage, self.seed)  # type: ignore[arg-type]
             none = np.zeros((0, SIDE, SIDE, 3), np.uint8)
-            tiles = none if sample.picture is None else tiles_of(sample.picture)
+            tiles = none if sample.picture is None else training_tiles(sample.picture)
             labels = dense_labels(sample) if len(tiles) == 1 and sample.chars is not None else None
             row = None
             if phase.answers and sample.qa:

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from recipes.nano.data import Sample, Split, render_sample
 from recipes.nano.pack import Packer
 from recipes.nano.schedule import Phase
-from recipes.nano.tiles import tiles_of
+from recipes.nano.tiles import training_tiles
 from vita.prompt.tokenizer import Tokenizer
 from vita.train.packing import Row, RowBatch, collate_groups
 
@@ -64,7 +64,7 @@ def build_batch(
         rng = Random(f"{seed}/{split}/batch/{index}")
         stage = rng.choices(phase.stages(), phase.weights())[0]
         sample = render_sample(index, split, stage, seed)
-        cut = None if sample.picture is None else tiles_of(sample.picture)
+        cut = None if sample.picture is None else training_tiles(sample.picture)
         here = range(count, count + (0 if cut is None else len(cut)))
         if cut is not None:
             tiles.append(cut)

@@ -17,7 +17,7 @@ from recipes.nano.plots import draw_curves
 from recipes.nano.schedule import CURRICULUM, Phase, next_phase
 from recipes.nano.score import Blind, holds, lines, markdown, points, score, wilson
 from recipes.nano.steps import losses
-from recipes.nano.tiles import normalise, tiles_of
+from recipes.nano.tiles import normalise, tiles_of, training_tiles
 from recipes.nano.tokenizer import build_tokenizer
 
 from vita.prompt.tokenizer import Tokenizer
@@ -94,6 +94,18 @@ def test_a_wide_picture_is_cut_and_a_square_one_is_not() -> None:
     tiles = tiles_of(wide)
     assert tiles.shape == (5, 224, 224, 3) and tiles[3].min() > 200 and tiles[0].max() == 0
     assert normalise(torch.from_numpy(tiles)).shape == (5, 3, 224, 224)
+
+
+@pytest.mark.parametrize("size", [(224, 224), (60, 90), (720, 540), (1280, 720), (2798, 770), (200, 800)])
+def test_training_cuts_as_the_engine_does(size: tuple[int, int]) -> None:
+    import numpy as np
+    from PIL import Image
+
+    noise = np.random.default_rng(sum(size)).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    picture = np.asarray(Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC))
+    fast, exact = training_tiles(picture), tiles_of(picture)
+    assert fast.dtype == np.uint8 and fast.shape == exact.shape
+    assert np.abs(fast.astype(int) - exact).max() <= 2
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ from recipes.nano.speech.augment import blotted, warped
 from recipes.nano.speech.sample import Utterance, free_speech, render_utterance, say
 from recipes.nano.speech.speakers import asked_aloud
 from recipes.nano.speech.texts import ask_to_repeat, spoken
-from recipes.nano.tiles import tiles_of
+from recipes.nano.tiles import training_tiles
 from vita.config import FilterbankConfig
 from vita.media.filterbank import filterbank, pad_to_minimum, token_count
 from vita.prompt.template import AUDIO_PLACEHOLDER
@@ -104,7 +104,7 @@ class Said:
         """uint8 `[tiles or frames, S, S, 3]`."""
         if self.picture is None:
             return np.zeros((0, 224, 224, 3), np.uint8)
-        return self.picture if self.video else tiles_of(self.picture)
+        return self.picture if self.video else training_tiles(self.picture)
 
 
 @dataclass(frozen=True)
