@@ -50,6 +50,7 @@ class Options:
     heads: Path = HEADS  # that were exported with a checkpoint folder
     start: int = 0  # the phase to begin with
     warm_up: int = 150  # steps
+    freeze: tuple[str, ...] = ()  # beginnings of the names of parameters that stay as they are
 
 
 def first_weights(source: Path, heads: Path = HEADS) -> dict[str, torch.Tensor]:
@@ -79,13 +80,13 @@ class Run:
         self.packer = Packer(self.tokenizer)
         self.phases: tuple[Phase, ...] = TINY if options.tiny else CURRICULUM
         weights = {} if options.weights is None else first_weights(options.weights, options.heads)
-        # Ears that the first weights bring along stay as they are.
+        # Ears that the first weights bring along stay as they are, too.
         self.preset = "tiny" if options.tiny else "hearing" if hears(weights) else "small"
         self.device = torch.device(options.device)
         torch.manual_seed(options.seed)
         self.model = Learner(sizes(self.preset, self.tokenizer.size)).to(self.device)
         for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(not name.startswith(EARS))
+            parameter.requires_grad_(not name.startswith((*EARS, *options.freeze)))
         self.optimizer = make_adamw(self.model)
         self.progress = Progress(phase=options.start)
         if weights and options.weights is not None:
@@ -162,6 +163,9 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="a state.pt or a checkpoint folder to begin from")
     parser.add_argument("--heads", type=Path, default=HEADS, help="that were exported with the checkpoint folder")
     parser.add_argument("--start", type=int, default=0, help="number of the phase to begin with")
+    parser.add_argument(
+        "--freeze", nargs="+", default=[], help="beginnings of the names of what stays as it is, as vision."
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the folder's state")
     run = Run(Options(**vars(parser.parse_args())))
     counts = {n: sum(p.numel() for p in part.parameters()) for n, part in run.model.named_children()}

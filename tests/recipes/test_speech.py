@@ -227,9 +227,9 @@ class TestSounds:
         # eSpeak NG never speaks a text twice to the bit: it keeps the phase of its waves.
         monkeypatch.setattr(Espeak, "speak", cache(Espeak.speak))
 
-        def run(folder: str, steps: int, resume: bool = False) -> Run:
+        def run(folder: str, steps: int, resume: bool = False, freeze: tuple[str, ...] = ()) -> Run:
             options = Options(tmp_path / folder, 60.0, batch=3, worker=False, steps=steps, resume=resume, warm_up=1)
-            return Run(replace(options, hearing_until=0.0))
+            return Run(replace(options, hearing_until=0.0, freeze=freeze))
 
         whole = run("whole", 2)
         before = {name: p.clone() for name, p in whole.model.named_parameters()}
@@ -244,6 +244,11 @@ class TestSounds:
         apart = sum(float((there[n] - p).detach().square().sum()) for n, p in whole.model.named_parameters())
         moved = sum(float((before[n] - p).detach().square().sum()) for n, p in whole.model.named_parameters())
         assert apart < 1e-6 * moved
+        frozen = run("frozen", 1, freeze=("vision.", "audio.subsample."))
+        frozen.train()
+        kept = {n for n, p in frozen.model.named_parameters() if torch.equal(p, before[n])}
+        assert {n for n in before if n.startswith(("vision.", "audio.subsample."))} <= kept
+        assert not {n for n in kept if n.startswith(("decoder.layers.", "audio.layers."))}
 
     def test_answers_teach_ears_and_decoder_but_not_the_eyes(self, packer: SpeechPacker, learner: Learner) -> None:
         batch = build_speech_batch(packer, 0, 12, 1, "everything")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,14 @@ def test_a_killed_run_goes_on_with_the_same_data_and_ends_alike(short: Run, tmp_
     rest.train()
     for name, value in read_state(short.options.out)["model"].items():
         torch.testing.assert_close(rest.model.state_dict()[name], value, atol=1e-6, rtol=1e-5)
+
+
+def test_what_is_frozen_stays_as_it_is(tmp_path: Path) -> None:
+    run = Run(replace(options(tmp_path, 1), freeze=("vision.",)))
+    before = {name: parameter.clone() for name, parameter in run.model.named_parameters()}
+    run.train()
+    changed = {n.partition(".")[0] for n, p in run.model.named_parameters() if not torch.equal(p, before[n])}
+    assert {"decoder", "projector"} <= changed and "vision" not in changed
 
 
 def test_the_engine_loads_the_export(short: Run) -> None:

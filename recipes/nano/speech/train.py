@@ -12,7 +12,7 @@ import argparse
 import ctypes
 import multiprocessing
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -49,9 +49,7 @@ from vita.train.schedule import DECAY_FROM, ActiveClock
 
 HEARING_UNTIL = 0.4  # share of the budget with CTC alone
 # What is trained at which share of the rate: what sees and answers knows its trade already.
-GROUPS = (
-    Group(EARS, 1.0, 0.03), Group(("vision.", "projector.", "dense."), 0.7, 0.03), Group(("decoder.",), 0.8, 0.03),
-)  # fmt: skip
+GROUPS = (Group(("vision.", "projector.", "dense."), 0.7, 0.03), Group(("decoder.",), 0.8, 0.03))
 STATISTICS_FROM = 200  # sounds
 CPU = torch.device("cpu")
 RECORDED, APART = 16, 7  # sounds to rehearse in one batch; their seed's distance from the others'
@@ -76,6 +74,8 @@ class Options:
     hearing_until: float = HEARING_UNTIL
     warm_up: int = 200
     rehearse: int = 0
+    ears: float = 1.0
+    freeze: Sequence[str] = ()
 
 
 class _Stream(IterableDataset[SpeechBatch]):
@@ -132,7 +132,9 @@ class Run:
         if not hears(self.model.state_dict()):
             self._measure()
         self.model.use_fast_attention()
-        self.optimizer = make_adamw(self.model, GROUPS)
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(not name.startswith(tuple(options.freeze)))
+        self.optimizer = make_adamw(self.model, (Group(EARS, options.ears, 0.03), *GROUPS))
         self.progress = Progress()
         if options.resume and (options.out / FILE).exists():
             self.progress = restore(read_state(options.out), self.model, self.optimizer)
@@ -242,6 +244,13 @@ def main() -> None:
     parser.add_argument("--warm-up", type=int, default=200, help="steps to the highest rate")
     parser.add_argument(
         "--rehearse", type=int, default=0, help="sounds heard first, for the decoder to read again and again"
+    )
+    parser.add_argument("--ears", type=float, default=1.0, help="share of the rate at which the ears learn")
+    parser.add_argument(
+        "--freeze",
+        nargs="+",
+        default=[],
+        help="beginnings of the names of what stays as it is, as vision.",
     )
     parser.add_argument("--resume", action="store_true", help="go on from the folder's state")
     run = Run(Options(**vars(parser.parse_args())))
