@@ -111,7 +111,10 @@ def choose_route(device: torch.device, dtype: torch.dtype, features: CpuFeatures
         return "upcast", f"this CPU has no {dtype} GEMM: weights are cast to float32 block by block"
     speedup = float32_speedup(dtype)
     if speedup > MIN_UPCAST_SPEEDUP:
-        return "upcast", f"float32 GEMM is {speedup:.1f} times as fast as {dtype} here: weights are cast to float32"
+        return (
+            "upcast",
+            f"this CPU has a float32 GEMM {speedup:.1f} times as fast as {dtype}: weights are cast to it",
+        )
     return "native", f"this CPU has a fast {dtype} GEMM"
 
 
