@@ -12,8 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from recipes.nano.data import QA
-from recipes.nano.score import points, wilson
+from recipes.nano.score import share_right, wilson
 from recipes.nano.senses import reply
 
 import vita
@@ -39,9 +38,7 @@ def answer(model: vita.Vita, entry: Entry, turns_before: int) -> vita.Result:
 
 def answered(model: vita.Vita, entry: Entry, turns_before: int) -> float:
     """The share of points of a spoken question."""
-    said = reply(answer(model, entry, turns_before).text)
-    right, of = points(QA(entry["question"], entry["answer"], entry["kind"], entry["key"]), said)
-    return right / of
+    return share_right(entry, reply(answer(model, entry, turns_before).text))
 
 
 def ignored(model: vita.Vita, entry: Entry, turns_before: int) -> float:

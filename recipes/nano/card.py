@@ -98,17 +98,20 @@ def hearing(evaluation: dict[str, Any]) -> str:
     return f"It answers {spoken:.0f} % of spoken questions rightly and writes {written:.0f} % of the words it hears.\n"
 
 
-def card(run: Path, facts: dict[str, Any], history: list[dict[str, Any]]) -> str:
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def card(run: Path, evaluation: dict[str, Any], facts: dict[str, Any], history: list[dict[str, Any]]) -> str:
     """The whole card.
 
     Args:
-        run: folder with eval.json, sizes.json and voices.json.
+        run: folder with sizes.json and voices.json.
+        evaluation: the content of eval.json.
         facts: millions of parameters and megabytes of the checkpoint.
         history: the runs.
     """
-    evaluation, sizes, voices = (
-        json.loads((run / f"{name}.json").read_text(encoding="utf-8")) for name in ("eval", "sizes", "voices")
-    )
+    sizes, voices = (read_json(run / f"{name}.json") for name in ("sizes", "voices"))
     return TEXT.read_text(encoding="utf-8").format(
         **facts, weak=weak(evaluation), hearing=hearing(evaluation), missed=missed(evaluation),
         tables="\n".join(table(evaluation["parts"][part], TITLES[part]) for part in evaluation["parts"]),
@@ -136,7 +139,7 @@ def main() -> None:
     from recipes.nano.checkpoint import read_run
     from recipes.nano.export import load_run
 
-    history: list[dict[str, Any]] = json.loads(HISTORY.read_text(encoding="utf-8"))
+    history: list[dict[str, Any]] = read_json(HISTORY)
     for run in options.runs:
         made = entry(run, read_run(run))
         history = [*(one for one in history if one["run"] != made["run"]), made]
@@ -148,12 +151,12 @@ def main() -> None:
         "millions": sum(p.numel() for p in shipped) / 1e6,
         "megabytes": (last / "export" / "model.safetensors").stat().st_size / 1e6,
     }
-    evaluation = json.loads((last / "eval.json").read_text(encoding="utf-8"))
+    evaluation = read_json(last / "eval.json")
     if hears(model.state_dict()) and "sounds" not in evaluation["parts"]:
         raise SystemExit(
             "the model hears, and its hearing was not evaluated: install espeakng-loader and evaluate again"
         )
-    options.out.write_text(card(last, facts, history), encoding="utf-8")
+    options.out.write_text(card(last, evaluation, facts, history), encoding="utf-8")
     print(f"wrote {options.out}")
 
 

@@ -7,7 +7,7 @@ Owns the task: batches, losses, phases and held-out checks; the loop is `vita.tr
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from vita.prompt.tokenizer import Tokenizer
 from vita.train.checkpoint import FILE, Progress, make_state, read_state, restore, save_state
 from vita.train.curves import Curves, mean_of
 from vita.train.loop import Loop, LoopOptions, Objective
-from vita.train.optimizer import autocast, make_adamw
+from vita.train.optimizer import autocast, freeze, make_adamw
 from vita.train.schedule import ActiveClock
 
 CHECK_SAMPLES = 48
@@ -50,7 +50,7 @@ class Options:
     heads: Path = HEADS  # that were exported with a checkpoint folder
     start: int = 0  # the phase to begin with
     warm_up: int = 150  # steps
-    freeze: tuple[str, ...] = ()  # beginnings of the names of parameters that stay as they are
+    freeze: Sequence[str] = ()  # beginnings of the names of parameters that stay as they are
 
 
 def first_weights(source: Path, heads: Path = HEADS) -> dict[str, torch.Tensor]:
@@ -85,8 +85,7 @@ class Run:
         self.device = torch.device(options.device)
         torch.manual_seed(options.seed)
         self.model = Learner(sizes(self.preset, self.tokenizer.size)).to(self.device)
-        for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(not name.startswith((*EARS, *options.freeze)))
+        freeze(self.model, (*EARS, *options.freeze))
         self.optimizer = make_adamw(self.model)
         self.progress = Progress(phase=options.start)
         if weights and options.weights is not None:

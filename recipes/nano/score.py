@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from recipes.nano.data import QA
@@ -125,6 +125,12 @@ def points(qa: QA, answer: str) -> tuple[int, int]:
     if qa.kind.startswith("caption"):
         return won, len(parts)
     return int(won == len(parts)), 1
+
+
+def share_right(entry: Mapping[str, str], answer: str) -> float:
+    """Points of an answer to a question that `recipes.nano.freeze` wrote down, as a share."""
+    won, of = points(QA(entry["question"], entry["answer"], entry.get("kind", ""), entry["key"]), answer)
+    return won / of
 
 
 def fine_kind(qa: QA, dictionary: frozenset[str]) -> str:

@@ -16,8 +16,7 @@ from typing import TypeVar
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
-from recipes.nano.data import QA
-from recipes.nano.score import points
+from recipes.nano.score import share_right
 from recipes.nano.senses import reply, word_errors, words_of
 from recipes.nano.speech.rows import HEARD
 from tests.forks import Forks
@@ -51,11 +50,6 @@ def shown(entry: dict[str, str]) -> list[Path]:
     return [HERE / entry["picture"]] if entry.get("picture") else []
 
 
-def won(entry: dict[str, str], said: str) -> float:
-    right, of = points(QA(entry["question"], entry["answer"], entry.get("kind", ""), entry["key"]), said)
-    return right / of
-
-
 def together(asked: Sequence[T], answer: Callable[[T], S]) -> list[S]:
     """The answers; requests that decode at the same time share each step."""
     with ThreadPoolExecutor(16) as pool:
@@ -65,7 +59,7 @@ def together(asked: Sequence[T], answer: Callable[[T], S]) -> list[S]:
 def test_spoken_questions_are_answered(model: vita.Vita) -> None:
     asked = [e for e in read("sounds.json") if e["use"] == "question"]
     heard = together(asked, lambda e: model.ask(audios=[HERE / e["sound"]], images=shown(e), params=PARAMS))
-    points = [won(e, reply(answer.text)) for e, answer in zip(asked, heard, strict=True)]
+    points = [share_right(e, reply(answer.text)) for e, answer in zip(asked, heard, strict=True)]
     assert sum(points) >= SPOKEN * len(points), points
     states = [answer.state for answer in heard]
     assert states.count("spoken") >= 0.9 * len(states), states
@@ -94,7 +88,8 @@ def test_clips_are_watched_in_order(model: vita.Vita) -> None:
 
     def about(questions: list[dict[str, str]]) -> list[float]:
         """Those about one clip, one after another: all but the first find it in the prefix cache."""
-        return [won(e, model.ask(e["question"], videos=[HERE / e["clip"]], params=PARAMS).text) for e in questions]
+        said = [model.ask(e["question"], videos=[HERE / e["clip"]], params=PARAMS).text for e in questions]
+        return list(map(share_right, questions, said))
 
     clips = [list(questions) for _, questions in groupby(asked, lambda e: e["clip"])]
     said = [share for shares in together(clips, about) for share in shares]

@@ -43,7 +43,7 @@ from vita.prompt.tokenizer import Tokenizer
 from vita.train.checkpoint import FILE, Progress, make_state, read_state, restore, save_state
 from vita.train.curves import Curves, Measured, mean_of
 from vita.train.loop import Loop, LoopOptions, Objective
-from vita.train.optimizer import Group, autocast, make_adamw
+from vita.train.optimizer import Group, autocast, freeze, make_adamw
 from vita.train.parallel import DataParallel
 from vita.train.schedule import DECAY_FROM, ActiveClock
 
@@ -132,8 +132,7 @@ class Run:
         if not hears(self.model.state_dict()):
             self._measure()
         self.model.use_fast_attention()
-        for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(not name.startswith(tuple(options.freeze)))
+        freeze(self.model, options.freeze)
         self.optimizer = make_adamw(self.model, (Group(EARS, options.ears, 0.03), *GROUPS))
         self.progress = Progress()
         if options.resume and (options.out / FILE).exists():

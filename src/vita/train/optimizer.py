@@ -31,6 +31,12 @@ class Group:
     weight_decay: float = 0.05
 
 
+def freeze(model: nn.Module, prefixes: Sequence[str]) -> None:
+    """Parameters whose names begin with one of `prefixes` are not trained, and their backward pass is saved."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not name.startswith(tuple(prefixes)))
+
+
 def make_adamw(model: nn.Module, groups: Sequence[Group] = (Group(),)) -> torch.optim.AdamW:
     """AdamW over the parameters that require gradients; two groups of PyTorch's for each of ours."""
     made = []
