@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numbers
 import re
+import reprlib
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -179,9 +180,21 @@ def check_number(value: object, name: str, *, integer: bool = False) -> None:
     """Refuse a value that is not numeric.
 
     Raises:
-        RequestError: not a number, or not an integer.
+        RequestError: not a number, not an integer, or one that no float holds.
     """
     wanted = numbers.Integral if integer else numbers.Real
     if not isinstance(value, wanted) or isinstance(value, bool):
         what = "an integer" if integer else "a number"
-        raise RequestError(f"must be {what}, not {value!r:.60}", where=name)
+        raise RequestError(f"must be {what}, not {show_value(value)}", where=name)
+    try:
+        float(value)
+    except OverflowError:
+        raise RequestError(f"is too large: {show_value(value)}", where=name) from None
+
+
+def show_value(value: object) -> str:
+    """A short form of a wrong value for error sentences."""
+    try:
+        return reprlib.repr(value)[:100]
+    except ValueError:  # Python prints no integer of more than 4,300 digits
+        return "an integer of thousands of digits"

@@ -235,6 +235,7 @@ WRONG: dict[str, Callable[[], object]] = {
     "source": lambda: Image(None),  # type: ignore[arg-type]
     "max_bytes": lambda: MediaPolicy(max_bytes=0),
     "deadline": lambda: MediaPolicy(deadline=None),  # type: ignore[arg-type]
+    "deadline that no clock reaches": lambda: MediaPolicy(deadline=10**400),
     "nan": lambda: MediaPolicy(max_seconds=float("nan")),
     "domains": lambda: MediaPolicy(domains=("http://a/b",)),
 }

@@ -96,7 +96,7 @@ class Engine:
             messages: turns, oldest first, the last one the user's.
             params: how tokens are chosen; default: greedy.
             options: how media are read.
-            priority: requests with a lower value are served first; waiting makes up for it.
+            priority: -1,000,000 to 1,000,000; requests with a lower value are served first, waiting makes up for it.
             deadline: seconds from now after which the request is cancelled.
             cache_salt: requests with another salt neither use nor see what this one leaves in the caches.
 

@@ -6,7 +6,6 @@ elementwise or exact (maximum, sort, integer sum), so a row gets the same token 
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from vita.engine.reasoning import ReasoningState
 from vita.errors import RequestError
+from vita.options import show_value
 from vita.prompt.tokenizer import ReasoningTokens
 from vita.types import SamplingParams
 
@@ -54,16 +54,16 @@ def check_params(params: SamplingParams) -> None:
     _check_number("presence_penalty", params.presence_penalty, -2.0, 2.0, "between -2 and 2")
     _check_bias(params.logit_bias)
     if not isinstance(params.ignore_eos, bool):
-        raise RequestError(f"must be True or False, not {_show(params.ignore_eos)}", where="ignore_eos")
+        raise RequestError(f"must be True or False, not {show_value(params.ignore_eos)}", where="ignore_eos")
     if not isinstance(params.stop, tuple) or not all(isinstance(s, str) for s in params.stop):
-        raise RequestError(f"must be a string or a list of strings, not {_show(params.stop)}", where="stop")
+        raise RequestError(f"must be a string or a list of strings, not {show_value(params.stop)}", where="stop")
     if "" in params.stop:
         raise RequestError("must not hold an empty string", where="stop")
 
 
 def _check_bias(bias: object) -> None:
     if not isinstance(bias, tuple) or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in bias):
-        raise RequestError(f"must be a mapping from token ids to numbers, not {_show(bias)}", where="logit_bias")
+        raise RequestError(f"must be a mapping from token ids to numbers, not {show_value(bias)}", where="logit_bias")
     if len(bias) > MAX_BIASES:
         raise RequestError(f"must hold at most {MAX_BIASES} tokens, not {len(bias)}", where="logit_bias")
     for token, value in bias:
@@ -89,24 +89,16 @@ def check_tokens(params: SamplingParams, vocab_size: int) -> None:
 
 def _check_integer(name: str, value: object, low: int, high: int | None, allowed: str) -> None:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise RequestError(f"must be an integer, not {_show(value)}", where=name)
+        raise RequestError(f"must be an integer, not {show_value(value)}", where=name)
     if value < low or (high is not None and value > high):
-        raise RequestError(f"must be {allowed}, not {_show(value)}", where=name)
+        raise RequestError(f"must be {allowed}, not {show_value(value)}", where=name)
 
 
 def _check_number(name: str, value: object, low: float, high: float, allowed: str) -> None:
     if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise RequestError(f"must be a number, not {_show(value)}", where=name)
+        raise RequestError(f"must be a number, not {show_value(value)}", where=name)
     if not low <= value <= high:  # NaN too
-        raise RequestError(f"must be {allowed}, not {_show(value)}", where=name)
-
-
-def _show(value: object) -> str:
-    """A short form of a wrong value for error sentences."""
-    try:
-        return reprlib.repr(value)[:100]
-    except ValueError:  # Python prints no integer of more than 4,300 digits
-        return "an integer of thousands of digits"
+        raise RequestError(f"must be {allowed}, not {show_value(value)}", where=name)
 
 
 class SamplingState:

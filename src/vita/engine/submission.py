@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from vita.checkpoint.open import Checkpoint
 from vita.errors import RequestError
 from vita.media.source import snapshot_memory
+from vita.options import check_number, show_value
 from vita.prompt.processor import Processor, split_system
 from vita.types import Audio, MediaOptions, Message, Text
 
 SHORT_TEXT = 2000  # characters
+MAX_PRIORITY = 1_000_000  # as many levels as anybody needs, and few enough to add seconds to
 
 
 def accept_messages(
@@ -42,11 +44,17 @@ def check_submission(priority: int, deadline: float | None, cache_salt: str) -> 
         RequestError: naming the argument and what is allowed.
     """
     if not isinstance(priority, int):
-        raise RequestError(f"must be an integer, not {priority!r}", where="priority")
+        raise RequestError(f"must be an integer, not {show_value(priority)}", where="priority")
+    if abs(priority) > MAX_PRIORITY:
+        allowed = f"between {-MAX_PRIORITY:,} and {MAX_PRIORITY:,}"
+        raise RequestError(f"must be {allowed}, not {show_value(priority)}", where="priority")
     if not isinstance(cache_salt, str):
-        raise RequestError(f"must be a string, not {cache_salt!r}", where="cache_salt")
-    if deadline is not None and not (isinstance(deadline, (int, float)) and deadline > 0):  # NaN, too
-        raise RequestError(f"must be over 0 seconds, not {deadline!r}", where="deadline")
+        raise RequestError(f"must be a string, not {show_value(cache_salt)}", where="cache_salt")
+    if deadline is None:
+        return
+    if not (isinstance(deadline, (int, float)) and deadline > 0):  # NaN, too
+        raise RequestError(f"must be over 0 seconds, not {show_value(deadline)}", where="deadline")
+    check_number(deadline, "deadline")  # an infinite one never passes; an integer can be too large to add
 
 
 def is_short(turns: Sequence[Message]) -> bool:
