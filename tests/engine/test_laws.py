@@ -308,7 +308,8 @@ def test_a_request_without_a_limit_ends_where_the_memory_does(mini: Path) -> Non
         {"params": SamplingParams(temperature=-1)}, {"deadline": 0}, {"deadline": -1.0}, {"deadline": float("nan")},
         {"deadline": "soon"}, {"priority": "high"}, {"priority": None}, {"priority": float("nan")}, {"cache_salt": 5},
         {"cache_salt": []}, {"options": vita.MediaOptions(max_tiles=99)}, {"priority": 10**400},
-        {"priority": -(10**5000)}, {"priority": 1_000_001}, {"deadline": 10**400}, {"deadline": 10**5000}, {"deadline": -float("inf")},
+        {"priority": -(10**5000)}, {"priority": 1_000_001},
+        {"deadline": 10**400}, {"deadline": 10**5000}, {"deadline": -float("inf")},
     ],
 )  # fmt: skip
 def test_bad_arguments_are_refused_at_once(model: vita.Vita, arguments: dict[str, Any]) -> None:

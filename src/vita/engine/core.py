@@ -18,7 +18,7 @@ from vita.engine.core_share import CoreShare
 from vita.engine.decode import MAX_BATCH, choose_decode_runner
 from vita.engine.encoder_cache import EncoderCache
 from vita.engine.inbox import Inbox
-from vita.engine.kv_pool import KVPool
+from vita.engine.kv_pool import MEMORY_ERRORS, KVPool
 from vita.engine.loaded import LoadedModel
 from vita.engine.metrics import Counters, Stats, collect_stats
 from vita.engine.request import Phase, Request, Sequence, Token
@@ -239,9 +239,14 @@ class EngineCore:
     # From admission to the end
 
     def _admit(self, request: Request) -> bool:
-        """Reserve memory for a request and find its prefix."""
+        """Reserve memory for a request and find its prefix. One for which the system has no memory fails alone."""
         answers = request.params.n
-        found = self.pool.acquire(request.atoms, request.capacity, request.salt, answers, request.session)
+        try:
+            found = self.pool.acquire(request.atoms, request.capacity, request.salt, answers, request.session)
+        except MEMORY_ERRORS as error:
+            self.runner.raise_fatal(error)
+            self.fail(request, error)
+            return False
         if found is None:
             return False
         request.reserved = self.pool.bytes_for(request.capacity) * (answers - 1)
@@ -298,7 +303,7 @@ class EngineCore:
         capacity = min(answer.cache.capacity + FIRST_POSITIONS, self.model.config.context)
         grown = None if capacity <= answer.cache.capacity else self.pool.grow(answer.cache, capacity)
         if grown is not None:
-            answer.cache = grown
+            answer.slab = grown
         return grown is not None
 
     def _end_answer(self, answer: Sequence, reason: FinishReason) -> None:
@@ -309,26 +314,17 @@ class EngineCore:
         self._release(answer)
         done = done_of_answer(answer, reason, self.model)
         if all(other.reason is not None for other in request.sequences):
-            self._count(request, reason)
+            self.counters.count_end(request, reason)
             self._leave(request)  # before `Done`: who reads it finds the session's history complete
         request.events.put(done)
 
     def _release(self, answer: Sequence) -> None:
         """The slab of an ended sequence becomes idle: prompt and the tokens that were fed, however it ended."""
-        if answer.in_flight or answer.released:
+        if answer.in_flight or (slab := answer.take_slab()) is None:
             return
-        answer.released = True
         request = answer.request
         atoms = (*request.atoms, *(token.id for token in answer.tokens))
-        self.pool.release(answer.cache, atoms, request.salt, request.session)
-
-    def _count(self, request: Request, reason: FinishReason) -> None:
-        counters = self.counters
-        counters.finished += reason != "cancelled"
-        counters.cancelled += reason == "cancelled"
-        counters.prompt_tokens += 0 if request.inputs is None else request.inputs.length
-        counters.reused_tokens += request.reused
-        counters.completion_tokens += sum(len(answer.tokens) for answer in request.sequences)
+        self.pool.release(slab, atoms, request.salt, request.session)
 
     def _leave(self, request: Request) -> None:
         """A request has ended: it leaves every queue."""
@@ -367,7 +363,7 @@ class EngineCore:
             else:
                 self.pool.release(request.cache, request.atoms, request.salt, request.session)
             request.cache = None
-        self._count(request, reason)
+        self.counters.count_end(request, reason)
         events = [done_of_request(request, reason, index, self.model) for index in range(request.params.n)]
         self._leave(request)
         for done in events:
@@ -381,9 +377,8 @@ class EngineCore:
         request.error = error
         for answer in request.sequences:
             answer.reason = answer.reason or "cancelled"
-            if not answer.released:
-                answer.released = True
-                self.pool.drop(answer.cache)
+            if (slab := answer.take_slab()) is not None:
+                self.pool.drop(slab)
         if request.cache is not None:
             self.pool.drop(request.cache)
             request.cache = None

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from vita.engine.prefix_cache import Atom, CachedPrefix, PrefixCache, filled, rows_of
 from vita.model.kv_cache import KVCache
 
+MEMORY_ERRORS = (RuntimeError, MemoryError)  # of PyTorch's allocators: the one for CPUs raises RuntimeError itself
 MAX_WASTE = 0.5  # of an idle slab that may be empty; more is trimmed off
 
 
@@ -58,7 +59,20 @@ class KVPool:
 
         Returns:
             None if the active slabs leave too little room.
+
+        Raises:
+            RuntimeError, MemoryError: the system has no memory for it, not even without the idle slabs.
         """
+        try:
+            return self._acquire(atoms, capacity, salt, answers, session)
+        except MEMORY_ERRORS:
+            self.prefixes.clear()
+        return self._acquire(atoms, capacity, salt, answers, session)
+
+    def _acquire(
+        self, atoms: Sequence[Atom], capacity: int, salt: str, answers: int, session: int | None
+    ) -> tuple[KVCache, int] | None:
+        """`acquire`, which counts and hands over nothing before the memory is there."""
         reserved = self.bytes_for(capacity) * (answers - 1)
         entry, shared = self.prefixes.find(atoms, salt)
         rows = rows_of(atoms[:shared])
@@ -98,6 +112,14 @@ class KVPool:
 
     def fork(self, cache: KVCache, capacity: int) -> KVCache:
         """A second slab with the same positions, for another answer to the same prompt, from reserved memory."""
+        return self._copy(cache, capacity)
+
+    def _copy(self, cache: KVCache, capacity: int) -> KVCache:
+        """A copy of an active slab, for which idle ones make way if the system has no memory."""
+        try:
+            return cache.copy_prefix(cache.length, capacity)
+        except MEMORY_ERRORS:
+            self.prefixes.clear()
         return cache.copy_prefix(cache.length, capacity)
 
     def unreserve(self, size: int) -> None:
@@ -108,12 +130,12 @@ class KVPool:
         """The same positions in a larger slab, which replaces the smaller one; None if there is no room."""
         if not self._evict_for(self.bytes_for(capacity)):
             return None
-        grown = cache.copy_prefix(cache.length, capacity)
+        grown = self._copy(cache, capacity)
         self.active += grown.nbytes - cache.nbytes
         return grown
 
     def release(self, cache: KVCache, atoms: Sequence[Atom], salt: str, session: int | None = None) -> None:
-        """A sequence has ended: its slab becomes idle, unless an idle one holds the same positions.
+        """A sequence has ended: its slab becomes idle, unless an idle one holds the same positions. This never fails.
 
         Args:
             cache: from `acquire`, `fork` or `grow`.
@@ -128,7 +150,10 @@ class KVPool:
             return
         cache.reset(rows)
         if rows < MAX_WASTE * cache.capacity:
-            cache = cache.copy_prefix(rows, rows)
+            try:
+                cache = cache.copy_prefix(rows, rows)
+            except MEMORY_ERRORS:
+                return  # memory is short: the slab is freed as it is
         entry = CachedPrefix(kept, cache, salt)
         self.prefixes.put(entry, session)  # frees the slabs that hold a beginning of it, before any is evicted
         self._evict_for(0, keep=entry)

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from vita.engine.encoder_cache import EncoderCache
     from vita.engine.kv_pool import KVPool
+    from vita.engine.request import Request
     from vita.engine.runner import Runner
     from vita.engine.scheduler import Scheduler
+    from vita.events import FinishReason
 
 WINDOW = 1000  # latencies that are remembered
 
@@ -66,6 +68,14 @@ class Counters:
     completion_tokens: int = 0
     first_token: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
     inter_token: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
+
+    def count_end(self, request: Request, reason: FinishReason) -> None:
+        """A request has ended without an error."""
+        self.finished += reason != "cancelled"
+        self.cancelled += reason == "cancelled"
+        self.prompt_tokens += 0 if request.inputs is None else request.inputs.length
+        self.reused_tokens += request.reused
+        self.completion_tokens += sum(len(answer.tokens) for answer in request.sequences)
 
 
 def percentiles(values: deque[float]) -> tuple[float | None, float | None]:

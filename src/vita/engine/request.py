@@ -122,7 +122,8 @@ class Sequence:
     Attributes:
         request: it belongs to.
         index: among the request's answers.
-        cache: keys and values of prompt and answer.
+        slab: keys and values of prompt and answer; None once the pool has them back: while other answers of the request
+            run, this one must not keep memory that the pool has counted as free.
         sampling: how its tokens are chosen.
         text: from ids to text.
         newest: int64 `[]` on the model's device, the newest id, not yet fed.
@@ -134,7 +135,7 @@ class Sequence:
 
     request: Request
     index: int
-    cache: KVCache
+    slab: KVCache | None
     sampling: SamplingState
     text: AnswerText
     newest: Tensor
@@ -145,7 +146,6 @@ class Sequence:
     in_flight: int = 0
     decode_seconds: float = 0.0
     told_at: float | None = None  # when its newest token was given out; None: the reader's queue was full then
-    released: bool = False  # its slab was given back
     draft_accepted: bool = False
     reason: FinishReason | None = None
 
@@ -158,6 +158,17 @@ class Sequence:
             self.request.events.put(TextDelta(pieces.text, self.index))
 
     @property
+    def cache(self) -> KVCache:
+        """The slab of a sequence that has not ended."""
+        assert self.slab is not None
+        return self.slab
+
+    def take_slab(self) -> KVCache | None:
+        """The slab, which the sequence refers to no more; None if it was taken before."""
+        slab, self.slab = self.slab, None
+        return slab
+
+    @property
     def visible(self) -> int:
         """Tokens that are not its reasoning's."""
         return len(self.tokens) - self.text.reasoning_tokens
@@ -165,5 +176,6 @@ class Sequence:
     @property
     def can_step(self) -> bool:
         """Whether one more token may be asked for."""
-        more = self.launched < self.request.most and self.cache.length < self.cache.capacity
-        return self.reason is None and more and not self.request.events.full
+        if self.reason is not None or self.request.events.full:
+            return False
+        return self.launched < self.request.most and self.cache.length < self.cache.capacity

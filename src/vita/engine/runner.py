@@ -121,7 +121,7 @@ class Runner:
         try:
             self._step(answers, launched)
         except Exception as error:
-            self._raise_fatal(error)
+            self.raise_fatal(error)
             for answer, length in zip(answers, lengths, strict=True):  # whoever spoils the batch ends alone
                 answer.cache.reset(length)  # the step may have advanced it before it failed
                 try:
@@ -149,7 +149,7 @@ class Runner:
         wanted = any(answer.request.params.logprobs for answer in answers)
         return Sampled(answers, ids, logits if wanted else None, reading(ids))
 
-    def _raise_fatal(self, error: Exception) -> None:
+    def raise_fatal(self, error: Exception) -> None:
         """An error of CUDA leaves the device in an unknown state; one that is out of memory does not."""
         if self.is_async and isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError):
             raise DeviceError(str(error)) from error
@@ -168,7 +168,7 @@ class Runner:
             seconds = self.clock() - start
         except Exception as error:
             self._work = None
-            self._raise_fatal(error)
+            self.raise_fatal(error)
             launched.unit_error = (unit, error)
             return
         for request, share in _shares(unit):
@@ -181,7 +181,7 @@ class Runner:
         try:
             source.run_some(budget)
         except Exception as error:
-            self._raise_fatal(error)
+            self.raise_fatal(error)
             log.exception("background work has failed")
             source.end(error)
 

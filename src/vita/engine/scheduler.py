@@ -118,7 +118,7 @@ class Scheduler:
     Args:
         limits: of a step.
         pool: whose budget admits requests.
-        admit: reserves memory for a request and finds its prefix; False if there is no room now.
+        admit: reserves memory for a request and finds its prefix; False if there is no room now, or if it failed.
         known: rows of a media span that are known already are put into the request's features; True if they were.
         clock: seconds, monotonic.
     """
@@ -203,8 +203,13 @@ class Scheduler:
         self.waiting.sort(key=lambda r: (r.priority - (now - r.arrived) / AGING_SECONDS, r.arrived))
         running = {id(sequence.request) for sequence in self.running}
         room = self.limits.max_requests - len(self.working) - len(self.starting) - len(running)
-        while self.waiting and room > 0 and self._admit(self.waiting[0]):
-            request = self.waiting.pop(0)
+        while self.waiting and room > 0:
+            request = self.waiting[0]
+            if not self._admit(request):
+                if request.phase is Phase.FINISHED:  # it failed, and left the queue: the next one may do better
+                    continue
+                break
+            self.waiting.remove(request)
             request.spans = behind(request.inputs.spans if request.inputs else (), request.reused)
             if request.draft is not None:
                 request.spans.append(TextSpan((request.draft,)))
