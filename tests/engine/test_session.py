@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -238,6 +239,47 @@ def test_truncate_without_an_answer_changes_nothing(model: vita.Vita) -> None:
     assert history(ended.session) == [("user", "Hello")]
 
 
+@pytest.mark.parametrize("newest", ["fails", "is noise", "has no answer", "was truncated to nothing"])
+def test_truncation_of_a_turn_without_an_answer_does_not_touch_the_one_before(model: vita.Vita, newest: str) -> None:
+    ended = Ended(model)
+    ended.turn("Hello", "Hi there", state="typed")
+    if newest == "fails":
+        ended.turn("What is this?", error=MediaError("no such file"))
+    elif newest == "is noise":
+        ended.turn("cough", "…", state="noise")
+    elif newest == "has no answer":
+        ended.turn("What?")
+    else:
+        ended.turn("What?", "Well", state="typed")
+        ended.session.truncate(0)
+    before = history(ended.session)
+    for heard in (2, 0):
+        ended.session.truncate(heard)
+        assert history(ended.session) == before
+    ended.turn("And?", "Yes, and", state="typed")
+    for heard in (4, 3):
+        ended.session.truncate(heard)
+    assert history(ended.session) == [*before, ("user", "And?"), ("assistant", "Yes")]
+
+
+def test_an_answer_is_not_cut_after_a_turn_whose_file_is_missing(model: vita.Vita) -> None:
+    session = model.session()
+    session.submit(vita.user("Hello"), SHORT).result()
+    before = history(session)
+    with pytest.raises(MediaError):
+        session.submit(vita.user("What?", image="no-such-file.png"), SHORT).result()
+    session.truncate(0)
+    assert history(session) == before
+
+
+def test_an_answer_that_was_added_can_be_truncated(model: vita.Vita) -> None:
+    session = model.session()
+    session.add(turn_reader.PreparedTurn("user", ("Hello",)))
+    session.add(turn_reader.PreparedTurn("assistant", ("Hi there",)))
+    session.truncate(2)
+    assert history(session) == [("user", "Hello"), ("assistant", "Hi")]
+
+
 # Media, order, end
 
 
@@ -268,6 +310,38 @@ def test_a_second_turn_while_one_is_answered_is_refused(model: vita.Vita) -> Non
     said = session.submit(vita.user("And?"), SHORT).result()
     assert history(session)[-2:] == [("user", "And?"), ("assistant", said.text)]
     handle.result()
+
+
+@pytest.mark.parametrize("dropped", ["handle", "events", "chat"])
+def test_a_dropped_answer_is_cancelled_and_the_next_turn_works(model: vita.Vita, dropped: str) -> None:
+    chat, before = model.chat(), model.stats().cancelled
+    session = chat.session
+    if dropped == "chat":
+        held: object = chat.send(vita.user("Hello"), ENDLESS)
+    else:
+        held = session.submit(vita.user("Hello"), ENDLESS)
+    if dropped == "events":
+        held = held.iterate()  # type: ignore[attr-defined]
+    gc.disable()
+    try:
+        del held
+    finally:
+        gc.enable()
+    said = session.submit(vita.user("And?"), SHORT).result()
+    assert model.stats().cancelled == before + 1
+    assert history(session)[-2:] == [("user", "And?"), ("assistant", said.text)]
+
+
+def test_a_session_dropped_with_its_answer_ends_it(model: vita.Vita) -> None:
+    session, before = model.session(), model.stats().cancelled
+    handle = session.submit(vita.user("Hello"), ENDLESS)
+    gone = weakref.ref(session)
+    del session, handle
+    deadline = time.monotonic() + SECONDS
+    while model.stats().cancelled == before or gone() is not None:
+        assert time.monotonic() < deadline, "it still runs"
+        time.sleep(0.005)
+    assert pins(model) in ([], [set()])
 
 
 def test_a_refused_turn_does_not_block_the_next_one(model: vita.Vita, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -158,10 +158,6 @@ class Engine:
             None if deadline is None else now + deadline, on_end,
         )  # fmt: skip
 
-        def cancel() -> None:
-            request.cancelled = True
-            core.inbox.wake()
-
         workers = self._workers  # not self: a request that waits must not keep the engine
 
         def start() -> None:
@@ -179,7 +175,12 @@ class Engine:
                 after.then.append(start)
         if not waits:
             start()
+        cancel = functools.partial(_cancel, core, request)
         return Handle(request.events, cancel, params.n, owner=self, request=request, usage=request.usage_so_far)
+
+    def cancel(self, request: Request) -> None:
+        """End a request; nothing happens if it has ended."""
+        _cancel(self.core, request)
 
     def _check_open(self) -> None:
         """Refuse a request if it cannot be taken; under the lock."""
@@ -290,6 +291,11 @@ def _close(core: EngineCore, workers: MediaWorkers) -> None:
         core.closed = True
     core.inbox.wake()
     workers.close()
+
+
+def _cancel(core: EngineCore, request: Request) -> None:
+    request.cancelled = True
+    core.inbox.wake()
 
 
 def _read(core: EngineCore, request: Request, read: ReadPrompt, options: MediaOptions) -> None:

@@ -33,12 +33,14 @@ class _Running:
         turn: the user's turn; None until its media are read.
         heard: characters of the answer that are kept; None: all.
         ended: whether it was added to the history, or left no trace.
+        answer: what it added of the model's; None: nothing, or nothing yet.
     """
 
     history: list[PreparedTurn]
     turn: PreparedTurn | None = None
     heard: int | None = None
     ended: bool = False
+    answer: PreparedTurn | None = None
 
 
 class Session:
@@ -74,7 +76,7 @@ class Session:
         self._turns: list[PreparedTurn] = []
         self._dropped = 0  # turns that were forgotten since they no longer fit the context
         self._running: _Running | None = None  # the newest turn
-        self._last: Handle | None = None
+        self._last: Request | None = None  # not its handle, which would never be dropped then, and so not cancelled
         self._finalizer = weakref.finalize(self, engine.unpin, self._number)
         self._finalizer.atexit = False
 
@@ -131,7 +133,7 @@ class Session:
         check_params(params)
         if params.n != 1:
             raise RequestError("must be 1 in a session", where="n")
-        before = None if self._last is None else self._last.request
+        before = self._last
         if before is not None and not before.ended and not before.cancelled:
             raise RequestError("the turn before is still being answered", fix="read it to its end, or cancel it")
 
@@ -155,7 +157,7 @@ class Session:
             cache_salt=self.cache_salt, on_end=lambda request: self._ended(running, request), after=before,
             has_media=isinstance(asked, Message) and has_media(asked),
         )  # fmt: skip
-        self._last, self._running = handle, running
+        self._last, self._running = handle.request, running
         return handle if speak is None else speak(handle)
 
     def probe(self, message: Message) -> Handle:
@@ -198,10 +200,12 @@ class Session:
             said = "" if answer is None else "".join(answer.pieces)[: running.heard]
             running.history.append(running.turn)
             if said:
-                running.history.append(PreparedTurn("assistant", (said,)))
+                running.answer = PreparedTurn("assistant", (said,))
+                running.history.append(running.answer)
 
     def truncate(self, heard_characters: int) -> None:
-        """After a barge-in: only so many characters of the newest answer were heard, and the rest is forgotten.
+        """After a barge-in: only so many characters of the newest answer were heard, and the rest is forgotten. Nothing
+        changes if the newest turn has no answer: the one before it was heard to its end.
 
         Args:
             heard_characters: of the answer's text. 0 forgets the answer; the user's turn stays.
@@ -212,16 +216,18 @@ class Session:
         if heard_characters < 0:
             raise RequestError(f"must be 0 or more, not {heard_characters}", where="heard_characters")
         with self._lock:
-            if self._running is not None and not self._running.ended:
-                self._running.heard = heard_characters
+            running = self._running
+            if running is not None and not running.ended:
+                running.heard = heard_characters
                 return
-            if not self._turns or self._turns[-1].role != "assistant":
+            newest = self._turns[-1] if self._turns else None
+            if newest is None or newest.role != "assistant" or (running is not None and newest is not running.answer):
                 return
-            said = str(self._turns[-1].pieces[0])[:heard_characters]
-            if said:
-                self._turns[-1] = replace(self._turns[-1], pieces=(said,))
-            else:
-                self._turns.pop()
+            said = str(newest.pieces[0])[:heard_characters]
+            cut = replace(newest, pieces=(said,)) if said else None
+            self._turns[-1:] = [] if cut is None else [cut]
+            if running is not None:
+                running.answer = cut
 
     def undo(self) -> tuple[PreparedTurn, ...]:
         """Forget the newest answer and the user's turn before it; `submit` takes that turn to ask it again.
@@ -255,7 +261,7 @@ class Session:
     def close(self) -> None:
         """Cancel what runs, and let the prefix be evicted like any other."""
         if self._last is not None:
-            self._last.cancel()
+            self._engine.cancel(self._last)
         self._finalizer()
 
     def __enter__(self) -> Session:
