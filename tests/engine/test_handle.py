@@ -123,6 +123,20 @@ class TestReading:
         fake = Fake(*events, count=2)
         assert fake.handle.result().text == "a" and fake.cancels == 0
 
+    @pytest.mark.parametrize("first", ["result", "results", "aresult"])
+    def test_results_can_be_asked_for_again_in_any_order(self, first: str) -> None:
+        events = (Started(None, 1), TextDelta("b", 1), Started(None, 0), TextDelta("a", 0), done(1), done(0))
+        fake = Fake(*events, count=2)
+        read: dict[str, Callable[[], list[str]]] = {
+            "result": lambda: [fake.handle.result().text],
+            "results": lambda: [result.text for result in fake.handle.results()],
+            "aresult": lambda: [asyncio.run(fake.handle.aresult()).text],
+        }
+        for name in (first, *read, *read):
+            assert read[name]() == (["a", "b"] if name == "results" else ["a"]), name
+        fake.handle.results().clear()
+        assert len(fake.handle.results()) == 2, "the list is the caller's"
+
     def test_an_error_is_raised_by_every_reading(self) -> None:
         fake = Fake(MediaError("broken"))
         for read in (fake.handle.result, lambda: list(fake.handle), fake.handle.results):

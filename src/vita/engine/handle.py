@@ -8,7 +8,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from vita.errors import RequestError
@@ -155,7 +155,7 @@ class Handle:
         self._open = count  # answers without `Done`
         self._first: Started | Done | None = None
         self._error: BaseException | None = None  # that the request failed with
-        self._result: Result | None = None
+        self._results: list[Result] = []  # empty until all events were read by one of the functions for it
         self._taken: deque[Event] = deque()  # taken by `started`, not yet handed out
         self._finalizer = weakref.finalize(self, cancel)
         self._finalizer.atexit = False
@@ -267,24 +267,30 @@ class Handle:
 
     def result(self, cancelled: Callable[[], bool] | None = None) -> Result:
         """The whole first answer; blocks until it is done. A second call returns the same. Errors as for iteration."""
-        if self._error is not None:
-            raise self._error
-        if self._result is None:
-            self._result = Result.collect(self.iterate(cancelled))
-        return self._result
+        return self._read_all(cancelled)[0]
 
     def results(self) -> list[Result]:
-        """All answers, in the order of their index."""
-        events = list(self)
-        return [Result.collect(events, index) for index in range(self._count)]
+        """All answers, in the order of their index; otherwise as `result`."""
+        return list(self._read_all())
 
     async def aresult(self) -> Result:
         """`result` for asyncio."""
         if self._error is not None:
             raise self._error
-        if self._result is None:
-            self._result = Result.collect([event async for event in self])
-        return self._result
+        if not self._results:
+            self._results = self._collect([event async for event in self])
+        return self._results[0]
+
+    def _read_all(self, cancelled: Callable[[], bool] | None = None) -> list[Result]:
+        if self._error is not None:
+            raise self._error
+        if not self._results:
+            self._results = self._collect(self.iterate(cancelled))
+        return self._results
+
+    def _collect(self, events: Iterable[Event]) -> list[Result]:
+        kept = events if self._count == 1 else list(events)  # audio that nobody asks for again is not kept
+        return [Result.collect(kept, index) for index in range(self._count)]
 
 
 def joined(items: Sequence[Item]) -> list[Item]:
