@@ -21,7 +21,7 @@ import pytest
 import vita
 from vita.engine.handle import MAX_EVENTS, Handle
 from vita.errors import MediaError, QueueFull, RequestError, ResourceError
-from vita.events import Result, Started, TextDelta
+from vita.events import Done, Result, Started, TextDelta
 from vita.prompt import processor, turn_reader
 from vita.types import Message, SamplingParams, Video
 
@@ -297,6 +297,38 @@ def test_a_request_without_a_limit_ends_where_the_memory_does(mini: Path) -> Non
         result = model.submit(vita.user("Hello"), SamplingParams(max_tokens=None, ignore_eos=True)).result()
         assert result.finish_reason == "length" and len(result.token_ids) == 1025
         assert_free(model)
+
+
+# What was used
+
+
+@pytest.mark.parametrize("end", ["done", "cancelled", "failed"])
+def test_what_was_used_is_known_while_a_request_runs_and_after_its_end(model: vita.Vita, end: str) -> None:
+    handle = model.submit(vita.user("What?", image=WIDE), SamplingParams(max_tokens=30, ignore_eos=True))
+    events = iter(handle)
+    next(event for event in events if isinstance(event, TextDelta))
+    before = handle.usage_so_far()
+    assert before.completion_tokens > 0 and before.image_tokens > 0
+    if end == "cancelled":
+        handle.cancel()
+    if end == "failed":
+        request = handle.request
+        assert request is not None
+        model.engine.call(lambda: model.engine.core.fail(request, MediaError("broken")))
+        with pytest.raises(MediaError):
+            list(events)
+    else:
+        done = list(events)[-1]
+        assert isinstance(done, Done) and handle.usage_so_far() == done.usage
+    after = handle.usage_so_far()
+    assert replace(after, completion_tokens=0) == replace(before, completion_tokens=0)
+    assert after.completion_tokens >= before.completion_tokens
+
+
+def test_what_several_answers_used_is_added_up(model: vita.Vita) -> None:
+    handle = model.submit(vita.user("Dice"), SamplingParams(max_tokens=9, temperature=1.5, n=3, seed=1))
+    results = handle.results()
+    assert handle.usage_so_far().completion_tokens == sum(result.usage.completion_tokens for result in results)
 
 
 # What is refused

@@ -65,13 +65,15 @@ def parted(ids: Sequence[int], tokens: ReasoningTokens) -> tuple[list[int], list
 def test_what_stands_between_the_tokens_is_reasoning_and_the_rest_is_text(model: vita.Vita) -> None:
     tokens, tokenizer, seen = tokens_of(model), model.engine.model.tokenizer, 0
     for seed in range(12):
-        result = model.submit(vita.user("Hello"), likely(model, seed=seed, max_reasoning_tokens=9)).result()
+        handle = model.submit(vita.user("Hello"), likely(model, seed=seed, max_reasoning_tokens=9))
+        result = handle.result()
         visible, inner = parted(result.token_ids, tokens)
         text = AnswerText(tokenizer)
         said = "".join([*(text.push(i).text for i in visible), text.flush().text])
         assert result.text == said and "<think>" not in result.text + result.reasoning
         assert len(inner) <= 9 and len(visible) <= 12
         assert result.usage.completion_tokens == len(result.token_ids) == len(visible) + result.reasoning_tokens
+        assert handle.usage_so_far() == result.usage
         seen += bool(inner)
         if inner:
             other = AnswerText(tokenizer)

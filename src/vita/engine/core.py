@@ -338,6 +338,7 @@ class EngineCore:
                 request.on_end(request)
             except Exception:  # the reader still gets its end, and the engine goes on
                 log.exception("the end of a request could not be reported to its session")
+        request.used = request.usage_so_far()
         # A handle that is kept must hold neither KV slabs nor media, nor its session.
         request.embeds, request.features, request.spans, request.sequences = None, {}, [], []
         request.inputs, request.on_end = None, None

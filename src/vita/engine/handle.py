@@ -165,7 +165,7 @@ class Handle:
         self._cancel()
 
     def usage_so_far(self) -> Usage:
-        """What the request has used. The engine goes on counting meanwhile."""
+        """What the request has used, all its answers together. The engine goes on counting until the request ends."""
         return self._usage()
 
     def __iter__(self) -> Iterator[Event]:

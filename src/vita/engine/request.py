@@ -97,6 +97,7 @@ class Request:
     embeds: Tensor | None = None  # [rows behind what is reused, H]
     done_rows: int = 0  # of `embeds` that are prefilled
     sequences: list[Sequence] = field(default_factory=list)
+    used: Usage | None = None  # once it has ended
 
     @property
     def pending_media(self) -> list[MediaSpan]:
@@ -105,9 +106,15 @@ class Request:
         return list(spans.values())
 
     def usage_so_far(self) -> Usage:
-        """What it has used; called from any thread, while the engine goes on counting."""
-        inputs, count = self.inputs, sum(len(sequence.tokens) for sequence in self.sequences)
-        return Usage() if inputs is None else prompt_usage(inputs, reused=self.reused, completion=count)
+        """What it has used; called from any thread, while the engine goes on counting or after the end."""
+        inputs, sequences = self.inputs, self.sequences
+        if self.used is not None:  # asked behind both, which are given up once it is set
+            return self.used
+        if inputs is None:
+            return Usage()
+        count = sum(len(sequence.tokens) for sequence in sequences)
+        reasoning = sum(sequence.text.reasoning_tokens for sequence in sequences)
+        return prompt_usage(inputs, reused=self.reused, completion=count, reasoning=reasoning)
 
     @property
     def remaining_rows(self) -> int:

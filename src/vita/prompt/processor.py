@@ -254,19 +254,21 @@ def count_tokens(spans: Sequence[Span]) -> tuple[int, int, int]:
     return text, image, sum(span.rows for span in spans) - text - image
 
 
-def prompt_usage(inputs: ProcessedInputs, *, reused: int, completion: int) -> Usage:
+def prompt_usage(inputs: ProcessedInputs, *, reused: int, completion: int, reasoning: int = 0) -> Usage:
     """What a request has used.
 
     Args:
         inputs: its prompt.
         reused: positions of the prompt that were found in the prefix cache.
         completion: tokens of the answer.
+        reasoning: of them, those of the reasoning.
     """
     text, image, audio = count_tokens(inputs.spans)
     return Usage(
         prompt_tokens=inputs.length, text_tokens=text, image_tokens=image, audio_tokens=audio,
-        completion_tokens=completion, reused_tokens=reused, tiles=len(inputs.media("image")), images=inputs.images,
-        audio_seconds=inputs.audio_seconds, dropped_messages=inputs.dropped,
+        completion_tokens=completion, reasoning_tokens=reasoning, reused_tokens=reused,
+        tiles=len(inputs.media("image")), images=inputs.images, audio_seconds=inputs.audio_seconds,
+        dropped_messages=inputs.dropped,
     )  # fmt: skip
 
 

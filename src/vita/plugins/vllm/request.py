@@ -100,7 +100,8 @@ class VllmRequest:
         inputs, count = self.inputs, sum(len(answer.tokens) for answer in self.answers)
         if inputs is None:
             return Usage()
-        return prompt_usage(inputs, reused=self.answers[0].reused, completion=count)
+        reasoning = sum(answer.text.reasoning_tokens for answer in self.answers)
+        return prompt_usage(inputs, reused=self.answers[0].reused, completion=count, reasoning=reasoning)
 
     async def wait_until_read(self) -> bool:
         """Wait while the reader is behind; False if it reads nothing for a minute. vLLM goes on meanwhile."""
