@@ -125,6 +125,39 @@ def test_exclusive_encoders_and_decode_steps_do_not_overlap(folder: Path) -> Non
     assert ids_of(read(stream)) == engine.expected(stream).ids and ids_of(read(image)) == engine.expected(image).ids
 
 
+@pytest.mark.parametrize("ends", [False, True])
+def test_an_answer_gets_a_step_between_two_exclusive_units(folder: Path, ends: bool) -> None:
+    engine = FakeEngine(folder, layers=6, exclusive_encoders=True)
+    params = SamplingParams(max_tokens=60, ignore_eos=True)
+    streams = [engine.submit(text(k, 2), params=params) for k in (1, 3)]
+    for stream in streams:
+        engine.start(stream)
+    engine.model.log.clear()
+    images = [engine.submit(text(5), *(tile(20 * k + j) for j in range(12)), text(6)) for k in range(2)]
+    if ends:  # the request of a unit that is under way
+        engine.step(9)
+        images[0].cancelled = True
+    engine.run()
+    runs = [(kind, len(list(group))) for kind, group in groupby(engine.model.log, key=lambda entry: entry[0])]
+    layers = [count for kind, count in runs if kind == "layer"]
+    assert max(layers) == 6, "no unit begins before a step"
+    assert layers.count(6) >= (4 if ends else 6), "and none is interrupted"
+    for request in (*streams, *images[ends:]):
+        assert ids_of(read(request)) == engine.expected(request).ids
+
+
+def test_exclusive_units_follow_each_other_while_nobody_decodes(folder: Path) -> None:
+    engine = FakeEngine(folder, layers=6, exclusive_encoders=True, max_events=4)
+    stream = engine.submit(text(1, 2), params=SamplingParams(max_tokens=60, ignore_eos=True))
+    engine.run()
+    assert stream.events.full, "its reader is slow, so it is not waited for"
+    engine.model.log.clear()
+    image = engine.submit(text(5), *(tile(k) for k in range(12)), text(6), params=SamplingParams(max_tokens=2))
+    engine.run()
+    assert [kind for kind, _ in engine.model.log[:18]] == ["layer"] * 18
+    assert ids_of(read(image)) == engine.expected(image).ids
+
+
 @pytest.mark.parametrize("is_async", [False, True])
 def test_decode_time_is_that_of_the_steps_whoever_waits_for_them(
     folder: Path, is_async: bool, monkeypatch: pytest.MonkeyPatch

@@ -45,7 +45,8 @@ class Limits:
         context: positions of the longest sequence.
         work_steps: a unit's layers may take so many decode steps of the current batch.
         work_seconds: or so many seconds, whatever a step takes; None: `work_steps` holds.
-        exclusive_encoders: encoders and decoder take turns in memory, so nothing decodes while an encoder's unit runs.
+        exclusive_encoders: encoders and decoder take turns in memory, so nothing decodes while an encoder's unit runs;
+            between two units there is a step.
         reasons: answers may hold a reasoning, which has a bound of its own.
     """
 
@@ -134,6 +135,7 @@ class Scheduler:
         self.starting: list[Request] = []  # prefilled, the first token not sampled yet
         self.running: deque[Sequence] = deque()  # decoding, the next to be served first
         self.unit: WorkUnit | None = None  # began and is not finished
+        self._excluded = False  # nothing decoded in the last step, for an encoder's sake
         self.background = SourceQueue()
         self.step_seconds = 0.0  # lower quartile of the last decode steps
         self._steps: deque[float] = deque(maxlen=RECENT_STEPS)
@@ -180,9 +182,11 @@ class Scheduler:
         self._admit_waiting()
         next_tiles: list[MediaSpan] = []
         if self.unit is None and (unit := self._next_unit()) is not None:
-            self.unit, next_tiles = unit, self._tiles_behind(unit)
-        exclusive = self.limits.exclusive_encoders and isinstance(self.unit, EncodeUnit)
-        decode = [] if exclusive else self._next_rows()
+            held_up = self._excluded and any(sequence.can_step for sequence in self.running)
+            if not (held_up and isinstance(unit, EncodeUnit)):
+                self.unit, next_tiles = unit, self._tiles_behind(unit)
+        self._excluded = self.limits.exclusive_encoders and isinstance(self.unit, EncodeUnit)
+        decode = [] if self._excluded else self._next_rows()
         budget = self._budget() if decode else 0.0
         source = self.background.next(
             has_unit=self.unit is not None, decoding=bool(decode), step_seconds=self.step_seconds + budget
