@@ -19,6 +19,7 @@ from typing import BinaryIO
 
 from vita.errors import RequestError, ResourceError, VitaError
 from vita.runtime.clock import Clock
+from vita.runtime.disk import full_sentence, is_full, try_lock
 from vita.serve.errors import JSON
 
 HEAD = b'{"id":"batch_req_'  # how every line begins
@@ -248,29 +249,21 @@ class Results:
 
 def write_error(error: OSError, path: Path) -> ResourceError:
     """The sentence for a write that failed."""
-    if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
-        return ResourceError("no space is left", where=path, fix="free some and run the command again")
+    if is_full(error):
+        what, fix = full_sentence(error)
+        return ResourceError(what, where=path, fix=fix)
     return ResourceError(f"cannot be written ({error.strerror or error})", where=path, fix="run the command again")
 
 
 def lock(descriptor: int, path: Path) -> None:
-    """Take the file for this process, until it is closed. Windows: not locked.
+    """Take the file for this process, until it is closed, where the system has locks.
 
     Raises:
         RequestError: another process has it.
     """
-    if sys.platform == "win32":
-        return
-    import fcntl
-
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+    if try_lock(descriptor) is False:
         fix = "wait for it, or name another file"
-        raise RequestError("is in use by another vita batch", where=path, fix=fix) from error
-    except OSError as error:
-        if error.errno not in (errno.ENOTSUP, errno.ENOSYS, errno.EINVAL, errno.ENOLCK):  # a file system without locks
-            raise
+        raise RequestError("is in use by another vita batch", where=path, fix=fix)
 
 
 def sync_folder(folder: Path) -> None:

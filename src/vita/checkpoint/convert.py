@@ -7,22 +7,25 @@ read and written one by one, so the memory needed does not grow with the model.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from torch import Tensor
 
-from vita.checkpoint.files import read_json
+from vita.checkpoint.files import exists, read_json
 from vita.checkpoint.load import Progress
 from vita.checkpoint.locate import find_speech
 from vita.checkpoint.names import checkpoint_name
 from vita.checkpoint.open import Checkpoint
+from vita.checkpoint.partial import partial_folder, remove_leftovers
 from vita.checkpoint.safetensors import write_tensors
-from vita.errors import RequestError, ResourceError
+from vita.errors import CheckpointError, RequestError, ResourceError, VitaError
 from vita.model.vita import VitaModel
 from vita.options import Quantize
 from vita.quant.scheme import STORED, quantize_weight
+from vita.runtime.disk import full_sentence, is_full
 
 SHARD_BYTES = 2 << 30
 SMALL_FILES = ("*.json", "*.txt", "*.yaml", "global_cmvn")
@@ -39,31 +42,47 @@ def convert(checkpoint: Checkpoint, out: Path, quantize: Quantize, progress: Pro
         progress: called as `progress("tensors", done, total)`.
 
     Raises:
-        RequestError: `out` exists, or the checkpoint is quantised already. ResourceError: the disk is too full.
+        RequestError: `out` exists, or the checkpoint is quantised already. ResourceError: the disk is too full, or the
+        copy cannot be written.
     """
     if checkpoint.quantized:
         raise RequestError("is quantised already", where=checkpoint.folder)
-    if out.exists():
-        raise RequestError("exists already", where=out, fix="name a folder that does not exist")
-    out = _make_parent(out)
+    if exists(out):
+        raise _exists_already(out)
+    target = _make_parent(out)
+    remove_leftovers(target.parent)
     need = sum(e.bytes for e in checkpoint.store.entries.values()) * 6 // 10 + _speech_bytes(checkpoint)
-    free = shutil.disk_usage(out.parent).free
+    free = shutil.disk_usage(target.parent).free
     if need > free:
         raise ResourceError(
-            f"about {need / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free", where=out.parent, fix="free some"
-        )
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir()
-    except OSError as error:
-        raise ResourceError(f"cannot be written to ({error.strerror})", where=out.parent) from error
-    try:
-        _copy_small_files(checkpoint, partial, quantize)
-        _write_shards(checkpoint, partial, quantize, progress)
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+            f"about {need / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free",
+            where=target.parent, fix="free some",
+        )  # fmt: skip
+    with partial_folder(target.parent) as partial:
+        try:
+            _copy_small_files(checkpoint, partial, quantize)
+            _write_shards(checkpoint, partial, quantize, progress)
+            partial.rename(target)
+        except OSError as error:
+            raise _write_error(error, partial, target) from error
+
+
+def _exists_already(out: Path) -> RequestError:
+    return RequestError("exists already", where=out, fix="name a folder that does not exist")
+
+
+def _write_error(error: OSError, partial: Path, target: Path) -> VitaError:
+    """The sentence for a copy that cannot be written, or a file of the checkpoint that cannot be read."""
+    if is_full(error):
+        what, fix = full_sentence(error)
+        return ResourceError(what, where=target.parent, fix=fix)
+    reason = error.strerror or error
+    file = None if error.filename is None else Path(os.fsdecode(error.filename))
+    if file is not None and not file.is_relative_to(partial):
+        return CheckpointError(f"cannot be read ({reason})", where=file)
+    if exists(target):  # another process made it in the meantime
+        return _exists_already(target)
+    return ResourceError(f"cannot be written ({reason})", where=target, fix="name another folder")
 
 
 def _speech_bytes(checkpoint: Checkpoint) -> int:
@@ -82,9 +101,13 @@ def _make_parent(out: Path) -> Path:
         target = out.resolve(strict=False)
         if target.is_symlink():
             raise ResourceError("cannot be made (it is a link to itself)", where=out, fix="name another folder")
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: a link to itself, before Python 3.13
+        reason = getattr(error, "strerror", None) or error
+        raise ResourceError(f"cannot be made ({reason})", where=out, fix="name another folder") from error
+    try:
         target.parent.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError) as error:  # RuntimeError: a link to itself, before Python 3.13
-        reason = "it is a file" if isinstance(error, FileExistsError) else getattr(error, "strerror", None) or error
+    except OSError as error:
+        reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror or error
         raise ResourceError(f"cannot be made ({reason})", where=out.parent, fix="name another folder") from error
     return target
 
@@ -154,7 +177,20 @@ def _copy_small_files(checkpoint: Checkpoint, out: Path, quantize: Quantize) -> 
                     shutil.copyfile(file, target / file.name)
     speech = find_speech(checkpoint.folder)
     if speech is not None:  # not quantised: it is, if it is to be, when it is loaded
-        shutil.copytree(speech, out / speech.name)
+        _copy_folder(speech, out / speech.name)
     config = read_json(out / "config.json")
     config["vita_quantization"] = quantize
     (out / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _copy_folder(source: Path, target: Path) -> None:
+    """Copy all files below a folder. Unlike with `shutil.copytree`, the first error ends it and is raised as it is."""
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    for folder, _, names in os.walk(source, onerror=stop, followlinks=True):
+        place = target / Path(folder).relative_to(source)
+        place.mkdir()
+        for name in names:
+            shutil.copyfile(Path(folder, name), place / name)

@@ -13,6 +13,15 @@ DEFAULT = Path(__file__).parents[1] / "default"  # the embedded checkpoint
 SPEECH_FOLDER = "vita_tts_ckpt"  # inside a model's folder: its speech decoder and codec
 
 
+def exists(path: Path) -> bool:
+    """Whether there is anything. Where the system cannot say, since the name is too long or a folder is closed to this
+    user, it is not."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
 def is_file(file: Path) -> bool:
     """Whether a regular file is there. Names that the system cannot hold (too long, with NUL) are not."""
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import cast
 
 from vita.checkpoint.files import SPEECH_FOLDER
 from vita.errors import DownloadError, ResourceError
+from vita.runtime.disk import is_full
 
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", f"{SPEECH_FOLDER}/*")
 SMALL_FILES = ("*.json", "*.yaml", "*global_cmvn", "merges.txt", "vocab.json")
@@ -80,7 +80,7 @@ def hub_errors(repo: str, *, offline: bool = False) -> Iterator[None]:
     except HFValidationError as error:
         raise DownloadError("is no valid name on the hub", where=repo, fix="check the spelling") from error
     except (OSError, transport_error) as error:
-        if getattr(error, "errno", None) == errno.ENOSPC:
+        if is_full(error):
             raise ResourceError(
                 "the disk is full", where=repo, fix="free some space and try again: it resumes"
             ) from error

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from vita.cli.signals import exit_by_signals
+
 
 def run_convert(model: str, out: Path, quantize: str, *, offline: bool) -> int:
     """Write the copy, with a progress bar on a terminal.
@@ -26,15 +28,16 @@ def run_convert(model: str, out: Path, quantize: str, *, offline: bool) -> int:
     checkpoint = open_checkpoint(model, offline=offline)
     vocab_size = Tokenizer.load(checkpoint.folder).size
     check_tensors(checkpoint, VitaModel.on_meta(checkpoint.config, vocab_size, checkpoint.quantized))
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import Progress
+    with exit_by_signals():
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import Progress
 
-        with Progress(console=Console(stderr=True), transient=True) as bars:
-            task = bars.add_task("converting", total=None)
-            convert(checkpoint, out, scheme, lambda part, done, total: bars.update(task, completed=done, total=total))
-    else:
-        convert(checkpoint, out, scheme)
+            with Progress(console=Console(stderr=True), transient=True) as bars:
+                task = bars.add_task("converting", total=None)
+                convert(checkpoint, out, scheme, lambda _, done, total: bars.update(task, completed=done, total=total))
+        else:
+            convert(checkpoint, out, scheme)
     size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
     print(f"{out}: {size / 1e9:.2f} GB, {scheme}")
     return 0

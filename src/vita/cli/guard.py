@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -14,6 +13,7 @@ from typing import NoReturn
 from vita.cli.output import replace_unencodable
 from vita.cli.streams import CLOSED, is_failed_write, open_closed_streams
 from vita.errors import VitaError
+from vita.runtime.disk import full_sentence, is_full
 
 SHOW_CURSOR = "\x1b[?25h"
 
@@ -86,8 +86,9 @@ def _explain(error: BaseException, flags: Flags) -> int:
         return say("the memory is not enough for this request; close other programs or send less at once.", 2)
     if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
         return say("the memory is not enough for this request; close other programs or send less at once.", 2)
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return say(f"{error.filename or 'the disk'}: no space is left; free some and run the command again.", 2)
+    if isinstance(error, OSError) and is_full(error):
+        what, fix = full_sentence(error)
+        return say(f"{error.filename or 'the disk'}: {what}; {fix}.", 2)
     if os.environ.get("VITA_DEBUG"):
         import traceback
 

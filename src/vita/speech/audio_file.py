@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import io
 import os
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 import numpy as np
 
 from vita.errors import RequestError, ResourceError
+from vita.runtime.disk import is_full
 from vita.speech.callbacks import Value, call_outside_main
 from vita.speech.voice import SAMPLE_RATE
 
@@ -36,8 +36,6 @@ SUFFIXES = {
 
 
 PATCHED = ("wav", "flac")  # formats whose header holds the duration, which is known at the end
-
-FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
 class Encoder(Protocol):
@@ -91,8 +89,7 @@ def _is_stream(path: str | Path, found: os.stat_result | None) -> bool:
 
 def _refused(path: str | Path, error: Exception) -> RequestError:
     reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    full = isinstance(error, OSError) and error.errno in FULL
-    fix = "free some space, or name a file elsewhere" if full else "name a file in a folder you may write to"
+    fix = "free some space, or name a file elsewhere" if is_full(error) else "name a file in a folder you may write to"
     return RequestError(f"cannot be written ({reason})", where=path, fix=fix)
 
 
