@@ -328,6 +328,18 @@ class TestModel:
         assert talk.handle("Hello") and talk.session.turns and talk.name == MINI
         talk.model.close()
 
+    def test_a_second_interrupt_while_the_first_model_comes_back_ends_the_chat(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        talk = Conversation(vita.load(MINI, dtype="float32", device="cpu"), chat_flags(vita.SamplingParams()))
+
+        def interrupted(*_: object, **__: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("vita.cli.chat.conversation.load_model", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            talk.handle("/model default")
+
 
 class TestSave:
     def save(self, name: str, *lines: str) -> Ended:

@@ -100,12 +100,15 @@ class Conversation:
         """Do what one line of input says; False ends the chat. An error is one sentence on stderr.
 
         Raises:
-            VitaError: the model that was loaded before a failed /model cannot be loaded again.
+            VitaError: the model that was loaded before a failed /model cannot be loaded again. KeyboardInterrupt:
+            loading it again was interrupted.
         """
         line = line.encode(errors="replace").decode().strip()
         try:
             return self._dispatch(line)
         except KeyboardInterrupt:
+            if self._model is None:  # a second Ctrl-C, while the model before was loaded again
+                raise
             note("\n(stopped)")
         except VitaError as error:
             if self._model is None:
