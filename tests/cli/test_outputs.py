@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import threading
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 from tests.cli.commands import MINI, Ended, assert_sentence, run
 
 from vita.cli.chat.history import MAX_ENTRIES, open_history
+from vita.cli.chat.transcript import Exchange, save_transcript
+from vita.errors import RequestError
 
 
 def save(name: str) -> Ended:
@@ -74,6 +77,26 @@ class TestSave:
         (line,) = told(done)
         assert done.returncode == 2 and line.startswith(f"vita: {folder}/{name}: {said}")
         assert (folder / "taken.md").read_text(encoding="utf-8") == "kept" and not (folder / "new").exists()
+
+    @pytest.mark.parametrize("name", ["new.md", "new.json"])
+    def test_what_cannot_be_written_in_full_is_removed(self, name: str, folder: Path) -> None:
+        exchanges = [Exchange("Hello", answer="a" * 100_000)]
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+        try:
+            with pytest.raises(RequestError, match="cannot be written"):
+                save_transcript(str(folder / name), exchanges, "default", None)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert not (folder / name).exists()
+        save_transcript(str(folder / name), exchanges, "default", None)
+
+    @pytest.mark.parametrize("name", ["new.md", "new.json"])
+    def test_names_that_are_not_utf8(self, name: str, folder: Path) -> None:
+        media = (("image", os.fsdecode(b"caf\xe9.png")),)
+        save_transcript(str(folder / name), [Exchange("Hello", media)], os.fsdecode(b"mod\xe8le"), None)
+        text = (folder / name).read_text(encoding="utf-8")
+        assert "caf?.png" in text and "mod?le" in text
 
 
 class TestConvert:

@@ -7,7 +7,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
 
 from vita.errors import RequestError
 
@@ -44,10 +43,9 @@ def save_transcript(name: str, exchanges: Sequence[Exchange], model: str, system
     if not exchanges:
         raise RequestError("there is nothing to save yet", where="/save", fix="ask a question first")
     write = as_json if name.lower().endswith(".json") else as_markdown
-    text = write(exchanges, model, system)
+    data = write(exchanges, model, system).encode(errors="replace")  # names of files may be bytes that are not UTF-8
     try:
-        with _open_new(name) as out:
-            out.write(text)
+        _write_new(name, data)
     except FileExistsError:
         raise RequestError("exists already", where=name, fix="choose another name") from None
     except (OSError, ValueError, RuntimeError) as error:
@@ -55,8 +53,8 @@ def save_transcript(name: str, exchanges: Sequence[Exchange], model: str, system
         raise RequestError(f"cannot be written ({reason})", where=name, fix="choose another file") from error
 
 
-def _open_new(name: str) -> TextIO:
-    """Open for writing what does not exist yet, or is a pipe or a device.
+def _write_new(name: str, data: bytes) -> None:
+    """Write what does not exist yet, or is a pipe or a device. A file that cannot be written in full is removed.
 
     Raises:
         RequestError: it is a folder. FileExistsError: a file has this name. OSError, ValueError, RuntimeError: as
@@ -68,9 +66,16 @@ def _open_new(name: str) -> TextIO:
     if name.endswith(os.sep):
         raise RequestError("ends in a slash, which names a folder", where=name, fix="add the name of a file")
     if path.exists() and not path.is_file():
-        return path.open("w", encoding="utf-8")
+        path.write_bytes(data)
+        return
     target = path.resolve() if path.is_symlink() else path  # mode "x" does not follow a link
-    return target.open("x", encoding="utf-8")
+    out = target.open("xb")
+    try:
+        with out:
+            out.write(data)
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
 
 
 def as_markdown(exchanges: Sequence[Exchange], model: str, system: str | None) -> str:
