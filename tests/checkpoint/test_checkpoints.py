@@ -247,6 +247,16 @@ def test_all_wrong_tensors_are_listed_at_once(folder: Path) -> None:
     assert "1 unexpected (model.surprise)" in said and "inv_freq" not in said
 
 
+def test_names_of_tensors_are_printed_and_not_obeyed_by_the_terminal(folder: Path) -> None:
+    tensors = read_tensors(folder)
+    tensors["model.\x1b[2J\nvita: all is well"] = torch.zeros(1)
+    write_single(folder, tensors)
+    with pytest.raises(CheckpointError) as caught:
+        vita.load(folder)
+    assert r"1 unexpected ('model.\x1b[2J\nvita: all is well')" in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
 def test_paths_that_are_no_folder(tmp_path: Path) -> None:
     file = tmp_path / "weights.bin"
     file.write_bytes(b"x")

@@ -62,6 +62,8 @@ HEADERS: dict[str, tuple[object, str]] = {
     "shape infinite": (tensor(shape=[math.inf]), "shape of 'a'"),
     "shape nested": (tensor(shape=[[2], [2]]), "shape of 'a'"),
     "shape that needs more": (tensor(shape=[2, 3]), "data_offsets of 'a'"),
+    "shape of nine dimensions": (tensor(shape=[2, 2] + [1] * 7), "shape of 'a'"),
+    "shape of very many dimensions": (tensor(shape=[2**62] * 200_000), "shape of 'a'"),
     "shape of 2**62 columns": (tensor(shape=[2**62, 2**62]), "data_offsets of 'a'"),
     "overlap": (tensor() | {"b": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}, "data_offsets of 'b'"),
     "overlap in part": (

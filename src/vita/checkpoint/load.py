@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vita.checkpoint.names import IGNORED, checkpoint_name
 from vita.checkpoint.open import Checkpoint
+from vita.checkpoint.settings import show_name
 from vita.errors import CheckpointError
 from vita.kernels.weight import BLOCK_CHANNELS
 from vita.layers.linear import choose_route, set_route
@@ -55,7 +56,7 @@ def check_tensors(checkpoint: Checkpoint, model: VitaModel) -> None:
                 misshaped.append(f"{name} {found[name].dtype} instead of {parameter.dtype}")
     unexpected = [n for n in found if n not in expected and not IGNORED.fullmatch(n)]
     problems = [
-        f"{len(names)} {kind} ({'; '.join(names)})"
+        f"{len(names)} {kind} ({'; '.join(map(show_name, names))})"
         for kind, names in (("missing", missing), ("of another shape or type", misshaped), ("unexpected", unexpected))
         if names
     ]

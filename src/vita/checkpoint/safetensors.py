@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vita.checkpoint.files import is_file, is_utf8, read_json
 from vita.checkpoint.mmap import drop_pages
-from vita.checkpoint.settings import show
+from vita.checkpoint.settings import show, show_name
 from vita.errors import CheckpointError
 
 DTYPES = {
@@ -26,6 +26,7 @@ DTYPES = {
     "I64": torch.int64, "I32": torch.int32, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
 MAX_HEADER = 100 << 20  # the format's own limit
+MAX_DIMENSIONS = 8  # multiplying a hostile header's many huge sizes would take hours
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ def _span(file: Path, name: str, value: object) -> Span:
     dtype, shape, offsets = (value.get(key) for key in ("dtype", "shape", "data_offsets"))
     if not isinstance(dtype, str):
         raise damaged("dtype")
-    if not _are_sizes(shape):
+    if not _are_sizes(shape) or len(shape) > MAX_DIMENSIONS:
         raise damaged("shape")
     if not _are_sizes(offsets) or len(offsets) != 2:
         raise damaged("data_offsets")
@@ -212,7 +213,7 @@ def _merge_shards(folder: Path, index: Path) -> dict[str, Entry]:
     names = sorted(set(weight_map.values()))
     missing = [name for name in names if not is_file(folder / Path(name).name)]
     if missing:
-        listed = ", ".join(name if name.isprintable() and len(name) < 256 else show(name) for name in missing)
+        listed = ", ".join(map(show_name, missing))
         raise CheckpointError(
             f"{len(missing)} of {len(names)} weight files are missing: {listed}",
             where=folder, fix="download the folder again",

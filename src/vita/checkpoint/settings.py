@@ -128,3 +128,8 @@ def show(value: object) -> str:
     short.maxstring = 90
     text = short.repr(value)
     return text if len(text) <= 100 else text[:99] + "…"
+
+
+def show_name(name: str) -> str:
+    """A name of a checkpoint for error sentences: as it is, unless a terminal would obey it or it is very long."""
+    return name if name.isprintable() and len(name) < 256 else show(name)
