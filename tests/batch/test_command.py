@@ -102,7 +102,8 @@ def test_a_full_disk_is_one_sentence(forks: Forks, tmp_path: Path) -> None:
     child = start(forks, str(source), str(out), "--concurrency", "2", file_limit=3000)
     said = child.communicate(timeout=SECONDS)[1].splitlines()[-1]
     assert child.returncode == 2
-    assert said == f"vita: {out}: cannot be written (File too large); run the command again."
+    fix = "raise the limit (ulimit -f), or use another disk"
+    assert said == f"vita: {out}: the file would be larger than is allowed here; {fix}."
     assert read(out) and out.stat().st_size <= 3000
     assert start(forks, str(source), str(out)).wait() == 0 and len({r["id"] for r in read(out)}) == len(read(out)) == 20
 

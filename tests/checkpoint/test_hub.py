@@ -101,6 +101,11 @@ FAILURES: dict[str, tuple[Callable[[], Exception], type[VitaError], str]] = {
     "login": (lambda: answered(errors.GatedRepoError, 403), DownloadError, "asks for a login; run 'hf auth"),
     "broken hub": (lambda: answered(errors.HfHubHTTPError, 503), DownloadError, r"with an error \(503\)"),
     "disk full": (lambda: OSError(errno.ENOSPC, "no space"), ResourceError, "the disk is full; free some space"),
+    "quota": (lambda: OSError(errno.EDQUOT, "quota"), ResourceError, "the disk is full; free some space"),
+    "cache": (
+        lambda: PermissionError(errno.EACCES, "Permission denied", "/cache"), ResourceError,
+        r"/cache: the hub's cache cannot be used \(Permission denied\); set HF_HOME to a folder",
+    ),
     "cable pulled": (lambda: ConnectionResetError("x"), DownloadError, r"could not be downloaded \(Connection"),
 }  # fmt: skip
 
@@ -115,4 +120,4 @@ def test_failures_of_a_download(name: str, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     with pytest.raises(kind, match=said) as caught:
         vita.load("owner/name")
-    assert str(caught.value).startswith("owner/name: ")
+    assert str(caught.value).startswith(("owner/name: ", "/cache: "))

@@ -55,6 +55,12 @@ def test_only_needed_files_count_the_small_ones_first(cache: Path) -> None:
     assert plan.total_bytes == plan.missing_bytes == 5_000_005_000 and not cache.exists()
 
 
+def test_a_cache_that_the_system_cannot_hold_has_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / ("a" * 300)))
+    plan = plan_pull("owner/name", Client())
+    assert plan.missing_bytes == plan.total_bytes and plan.free_bytes > 0
+
+
 def test_what_is_here_does_not_count(cache: Path) -> None:
     blobs = cache / "models--owner--name" / "blobs"
     blobs.mkdir(parents=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from huggingface_hub import constants
 from tests.checkpoints import copy_mini, edit_json, read_tensors, write_single
 from tests.cli.commands import MINI, assert_sentence, run
 from tests.speech.test_audio_file import Device
@@ -156,3 +157,31 @@ class TestOtherCommands:
         assert any("embedded model" in n and "no config.json" in n and "install the package again" in n for n in notes)
         assert any("HEIC" in n and "pip install pillow-heif" in n for n in notes)
         assert any("GPU" in n and "pip install nvidia-ml-py" in n for n in notes)
+
+
+LONG = "a" * 300
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("batch", LONG, "out.jsonl"), f"{LONG}: cannot be read (File name too long)"),
+        (("batch", "in.jsonl", LONG), f"{LONG}: cannot be written (File name too long)"),
+        (("verify", LONG), f"{LONG}: is not a reference set"),
+        (("serve", "--ssl-certfile", LONG), f"{LONG}: no such file"),
+        (("info", LONG), f"{LONG}: no such folder"),
+    ],
+)
+def test_a_path_that_the_system_cannot_hold_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], said: str
+) -> None:
+    (tmp_path / "in.jsonl").write_text('{"messages": [{"role": "user", "content": "Hello"}]}\n')
+    monkeypatch.chdir(tmp_path)
+    assert_sentence(run(*arguments), said)
+
+
+def test_a_cache_that_the_system_cannot_hold_is_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / LONG))
+    done = run("list")
+    assert done.returncode == 0 and b"nothing is in the hub cache" in done.stderr
+    assert_sentence(run("rm", "owner/name"), "is not in the hub cache")

@@ -10,6 +10,7 @@ from typing import Literal
 from vita.batch.items import Item
 from vita.batch.lines import check_jsonl, line_items
 from vita.batch.media import Question, check_folder, check_table, folder_items, table_items
+from vita.checkpoint.files import exists, is_folder
 from vita.errors import RequestError
 from vita.types import SamplingParams
 
@@ -50,13 +51,13 @@ def open_source(path: Path, question: Question, out: Path) -> Source:
     Raises:
         RequestError: it cannot be read, holds nothing to ask, is the results file, or the question is no part of it.
     """
-    if not path.exists():
-        raise RequestError("no such file or folder", where=path, fix="check the path")
-    if out.exists() and out.samefile(path):
-        raise RequestError("is both the input and the results", where=out, fix="name another file for the results")
-    if out.is_dir():
-        raise RequestError("is a folder", where=out, fix="name a file for the results, such as out.jsonl")
     try:
+        if not path.exists():
+            raise RequestError("no such file or folder", where=path, fix="check the path")
+        if exists(out) and out.samefile(path):
+            raise RequestError("is both the input and the results", where=out, fix="name another file for the results")
+        if is_folder(out):
+            raise RequestError("is a folder", where=out, fix="name a file for the results, such as out.jsonl")
         if path.is_dir():
             check_folder(path, question)
             return Source("folder", path, question)

@@ -84,6 +84,11 @@ def hub_errors(repo: str, *, offline: bool = False) -> Iterator[None]:
             raise ResourceError(
                 "the disk is full", where=repo, fix="free some space and try again: it resumes"
             ) from error
+        if isinstance(error, OSError) and error.filename is not None:  # a file here, not the network
+            raise ResourceError(
+                f"the hub's cache cannot be used ({error.strerror})", where=error.filename,
+                fix="set HF_HOME to a folder you may write to",
+            ) from error  # fmt: skip
         raise DownloadError(
             f"could not be downloaded ({type(error).__name__})", where=repo,
             fix="check the network, or pass the path of a folder you have",

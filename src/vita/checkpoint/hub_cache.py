@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vita.checkpoint import hub, read_config
-from vita.checkpoint.files import expand_user, is_folder, read_json
+from vita.checkpoint.files import expand_user, is_file, is_folder, read_json
 from vita.checkpoint.settings import Settings
 from vita.errors import CheckpointError, ResourceError
 
@@ -50,8 +50,8 @@ def repo_folder(repo: str) -> Path:
 
 def cached_models() -> list[CachedModel]:
     """Every VITA checkpoint in the cache, complete or not, by name."""
-    folders = sorted(cache_folder().glob(f"{PREFIX}*")) if cache_folder().is_dir() else []
-    found = (_read(folder) for folder in folders if folder.is_dir() and not folder.is_symlink())
+    folders = sorted(cache_folder().glob(f"{PREFIX}*")) if is_folder(cache_folder()) else []
+    found = (_read(folder) for folder in folders if is_folder(folder) and not folder.is_symlink())
     return [model for model in found if model is not None]
 
 
@@ -84,7 +84,7 @@ def remove(repo: str) -> CachedModel:
     check_downloadable(repo, "vita list shows what can be removed")
     model = next((m for m in cached_models() if m.repo == repo), None)
     if model is None:
-        if repo_folder(repo).is_dir():
+        if is_folder(repo_folder(repo)):
             raise CheckpointError(
                 "is in the hub cache but is no VITA checkpoint", where=repo, fix="remove it with 'hf cache'"
             )
@@ -94,7 +94,7 @@ def remove(repo: str) -> CachedModel:
     except OSError as error:
         raise ResourceError(f"could not be removed ({error.strerror})", where=error.filename or model.folder) from error
     locks = cache_folder() / ".locks" / model.folder.name
-    if locks.is_dir():
+    if is_folder(locks):
         shutil.rmtree(locks)
     return model
 
@@ -105,10 +105,12 @@ def _read(folder: Path) -> CachedModel | None:
     if not snapshots:
         return None
     main = folder / "refs" / "main"
-    chosen = folder / "snapshots" / main.read_text(encoding="utf-8").strip() if main.is_file() else snapshots[-1].parent
+    chosen = snapshots[-1].parent
     try:
+        if is_file(main):
+            chosen = folder / "snapshots" / main.read_text(encoding="utf-8").strip()
         read_config.check_model_type(Settings(read_json(chosen / "config.json"), chosen / "config.json"))
-    except CheckpointError:
+    except (CheckpointError, OSError, ValueError):  # unreadable, or not UTF-8
         return None
     files = [f for f in folder.rglob("*") if f.is_file() and not f.is_symlink()]
     return CachedModel(
@@ -123,10 +125,10 @@ def _read(folder: Path) -> CachedModel | None:
 def _has_weights(snapshot: Path) -> bool:
     """Whether every file of weights that the index names is there, or one file without an index."""
     index = snapshot / "model.safetensors.index.json"
-    if not index.is_file():
-        return any(f.is_file() for f in snapshot.glob("*.safetensors"))
+    if not is_file(index):
+        return any(is_file(f) for f in snapshot.glob("*.safetensors"))
     try:
         names = read_json(index).get("weight_map")
     except CheckpointError:
         return False
-    return isinstance(names, dict) and all((snapshot / str(name)).is_file() for name in set(names.values()))
+    return isinstance(names, dict) and all(is_file(snapshot / str(name)) for name in set(names.values()))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from vita.checkpoint import hub
+from vita.checkpoint.files import exists
 from vita.checkpoint.hub_cache import cache_folder, check_downloadable, repo_folder
 from vita.errors import CheckpointError, DownloadError, ResourceError
 
@@ -58,8 +59,8 @@ class PullFile:
     @property
     def present_bytes(self) -> int:
         """Bytes that are in the cache."""
-        file = self.blob if self.blob.exists() else self.partial
-        return min(self.size, file.stat().st_size) if file.exists() else 0
+        file = self.blob if exists(self.blob) else self.partial
+        return min(self.size, file.stat().st_size) if exists(file) else 0
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def plan_pull(repo: str, client: HubClient | None = None) -> PullPlan:
         files.append(PullFile(name, file.size or 0, sha256, folder / "blobs" / (sha256 or file.blob_id or name)))
     if not any(f.name.endswith(".safetensors") for f in files):
         raise CheckpointError("holds no weights in safetensors files", where=repo, fix="check the spelling")
-    existing = next(p for p in (cache_folder(), *cache_folder().parents) if p.exists())
+    existing = next(p for p in (cache_folder(), *cache_folder().parents) if exists(p))
     files.sort(key=lambda f: (f.size, f.name))
     return PullPlan(repo, info.sha or "main", tuple(files), shutil.disk_usage(existing).free)
 
@@ -144,7 +145,7 @@ def pull(
             where=plan.repo, fix="free some space, or set HF_HOME to a folder on another disk",
         )  # fmt: skip
     _check_config(hub.fetch(plan.repo, weights=False))
-    missing = [f for f in plan.files if f.sha256 is not None and not f.blob.exists()]
+    missing = [f for f in plan.files if f.sha256 is not None and not exists(f.blob)]
     for number, file in enumerate(missing, start=1):
         tell(file, number, len(missing))
         _download(plan, file, (client or _default_client()).endpoint, progress)
@@ -197,9 +198,10 @@ def _download(plan: PullPlan, file: PullFile, endpoint: str, progress: Callable[
     token = get_token()
     url = hf_hub_url(plan.repo, file.name, revision=plan.commit, endpoint=endpoint)
     lock = cache_folder() / ".locks" / repo_folder(plan.repo).name / f"{file.blob.name}.lock"
-    for folder in (lock.parent, file.blob.parent):
-        folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock), hub.hub_errors(plan.repo):
+    with hub.hub_errors(plan.repo):
+        for folder in (lock.parent, file.blob.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+    with hub.hub_errors(plan.repo), FileLock(lock):
         if file.blob.exists():  # another process was faster
             return
         others = plan.total_bytes - plan.missing_bytes - file.present_bytes

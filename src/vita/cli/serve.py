@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vita.checkpoint.files import is_file
 from vita.cli.loading import load_model
 from vita.errors import RequestError, ResourceError
 
@@ -133,7 +134,7 @@ def serve_options(flags: ServeFlags) -> ServeOptions:
 
     if flags.max_tokens < 1:
         raise RequestError(f"must be 1 or more, not {flags.max_tokens}", where="max_tokens")
-    if flags.ssl_certfile is not None and not flags.ssl_certfile.is_file():
+    if flags.ssl_certfile is not None and not is_file(flags.ssl_certfile):
         raise RequestError("no such file", where=flags.ssl_certfile, fix="check the path")
     return ServeOptions(
         host=flags.host, port=flags.port, api_keys=read_keys(os.environ, flags.api_key_file),

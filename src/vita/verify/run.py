@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vita.checkpoint.files import is_file
 from vita.checkpoint.open import open_checkpoint
 from vita.engine.loaded import LoadedModel
 from vita.errors import RequestError
@@ -49,7 +50,7 @@ def run(folder: Path, options: EngineOptions = DEFAULT_OPTIONS) -> Iterator[Row]
         RequestError: the folder has no model/model.json. CheckpointError: the checkpoint cannot be used.
     """
     description = folder / "model" / "model.json"
-    if not description.is_file():
+    if not is_file(description):
         raise RequestError(
             "is not a reference set: it has no model/model.json", where=folder,
             fix="pass a folder that holds a checkpoint and its reference numbers",
