@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import io
 import ipaddress
+import resource
 import socket
 import tempfile
 import threading
@@ -75,6 +76,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def get_short(self, _: str) -> None:
         self.answer(200, {"Content-Length": "5000"}, png())
+
+    def get_raw(self, _: str) -> None:
+        self.answer(302, {"Location": "/image/für".encode().decode("latin-1")})
 
     def get_packed(self, _: str) -> None:
         self.answer(200, {"Content-Encoding": "gzip"}, png())
@@ -149,6 +153,40 @@ def test_a_snapshot_of_a_url_is_bytes(server: Server) -> None:
     for _ in range(2):  # a video is read twice
         with loaded.open() as stream:
             assert stream.read() == png()
+
+
+def test_a_download_has_no_name_that_could_stay_behind(server: Server, tmp_path: Path) -> None:
+    loaded = read_source(server.url("image"), LOCAL, "image")
+    assert not list(tmp_path.iterdir())
+    with loaded.open() as first, loaded.open() as second:
+        del loaded  # the streams keep it
+        assert first.read(8) == second.read(8) == png()[:8]
+        assert second.seek(-4, io.SEEK_END) == len(png()) - 4 and second.read() == png()[-4:]
+        assert first.read() == png()[8:] and first.read() == b""
+        assert (
+            first.seek(2) == 2 and first.seek(3, io.SEEK_CUR) == 5 and first.tell() == 5 and first.read(1) == png()[5:6]
+        )
+
+
+def test_without_a_folder_for_temporary_files(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    with pytest.raises(MediaError, match=r"cannot be stored while it is read .*; free some space, or set TMPDIR"):
+        load_image(server.url("image"), LOCAL)
+
+
+def test_a_full_disk_is_not_the_networks_fault(server: Server) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, before[1]))
+    try:
+        with pytest.raises(MediaError, match=r"cannot be stored while it is read \(File too large\); free some space"):
+            load_image(server.url("image"), LOCAL)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_redirect_may_hold_raw_utf8(server: Server) -> None:
+    assert load_image(server.url("raw"), LOCAL).size == (6, 4)
+    assert server.seen[-1][0] == "/image/f%C3%BCr"
 
 
 @pytest.mark.parametrize(

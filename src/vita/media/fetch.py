@@ -22,6 +22,7 @@ from urllib.parse import quote, urljoin, urlsplit
 from vita.errors import MediaError
 from vita.media.policy import UNGUARDED, ReadGuard
 from vita.media.source import BLOCK, too_many_bytes
+from vita.media.temporary import write_all
 from vita.sources import Url, describe_source
 from vita.types import MediaOptions, MediaPolicy
 
@@ -56,7 +57,7 @@ def fetch(url: str, target: BinaryIO, options: MediaOptions, guard: ReadGuard = 
 
     Args:
         url: http or https.
-        target: receives the bytes.
+        target: receives the bytes; unbuffered, so that a full disk is noticed here.
         options: the policy's domains, private hosts, size limit and, if the guard has no deadline, its deadline.
         guard: deadline and cancel, of all hops together.
 
@@ -79,7 +80,7 @@ def fetch(url: str, target: BinaryIO, options: MediaOptions, guard: ReadGuard = 
             answer = connection.getresponse()
             if answer.status not in REDIRECTS or not answer.headers.get("Location"):
                 return _save(answer, target, name, options, guard)
-            here = urljoin(here, answer.headers["Location"].strip())
+            here = urljoin(here, _location(answer))
         except (OSError, ValueError, http.client.HTTPException) as error:
             raise MediaError(f"could not be fetched ({_reason(error)})", where=name, fix=NETWORK) from error
         finally:
@@ -215,12 +216,20 @@ def _save(
         size += len(block)
         if size > options.policy.max_bytes:
             raise too_many_bytes(name, options)
-        target.write(block)
+        write_all(target, block, name)
         guard.check(name)
-    target.flush()
     if promised is not None and size < promised:
         raise MediaError(f"broke off after {size:,} of {promised:,} bytes", where=name, fix="try again")
     return size
+
+
+def _location(answer: http.client.HTTPResponse) -> str:
+    """Where a redirect leads. Servers send raw UTF-8, which `http.client` takes for Latin-1."""
+    text = answer.headers["Location"].strip()
+    try:
+        return text.encode("latin-1").decode()
+    except UnicodeError:
+        return text
 
 
 def _status(code: int) -> str:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import io
 import os
 import re
 import sys
-import tempfile
-import weakref
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, TypeAlias, cast
@@ -21,6 +20,7 @@ from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 from vita.errors import MediaError
 from vita.media.policy import UNGUARDED, ReadGuard
+from vita.media.temporary import TemporaryContent
 from vita.sources import (
     Array,
     Bytes,
@@ -69,6 +69,7 @@ class Loaded:
     name: str  # for error sentences
     path: Path | None = None
     data: bytes | None = None
+    download: TemporaryContent | None = None
 
     def open(self) -> BinaryIO:
         """A fresh seekable stream.
@@ -78,6 +79,8 @@ class Loaded:
         """
         if self.data is not None:
             return io.BytesIO(self.data)
+        if self.download is not None:
+            return self.download.open()
         assert self.path is not None
         try:
             return self.path.open("rb")
@@ -168,7 +171,7 @@ def read_source(source: Source, options: MediaOptions, kind: str, guard: ReadGua
     if isinstance(resolved, Stream):
         if resolved.stdin and not policy.allow_files:
             raise MediaError("is not read here", where=resolved.name, fix="send the bytes")
-        return _in_memory(_read_stream(resolved.file, options, resolved.name, guard), resolved.name, options)
+        return _in_memory(read_stream(resolved.file, options, resolved.name, guard), resolved.name, options)
     if isinstance(resolved, FilePath):
         name = describe_source(resolved)
         if not policy.allow_files:
@@ -255,7 +258,7 @@ def _snapshot_one(source: Source, options: MediaOptions, kind: str, guard: ReadG
     if loaded.data is not None:
         return Bytes(loaded.data, loaded.name)
     with loaded.open() as file:
-        return Bytes(_read_stream(file, options, loaded.name, guard), loaded.name)
+        return Bytes(read_stream(file, options, loaded.name, guard), loaded.name)
 
 
 def _on_disk(path: Path, name: str, options: MediaOptions, guard: ReadGuard) -> Loaded:
@@ -266,7 +269,7 @@ def _on_disk(path: Path, name: str, options: MediaOptions, guard: ReadGuard) -> 
             raise MediaError("is a folder, not a file", where=name, fix="name a file in it")
         if path.is_fifo():  # what a shell makes of <(command)
             with path.open("rb") as pipe:
-                return _in_memory(_read_stream(pipe, options, name, guard), name, options)
+                return _in_memory(read_stream(pipe, options, name, guard), name, options)
         if not path.is_file():
             raise MediaError("is not a regular file", where=name)
         with path.open("rb"):
@@ -286,6 +289,18 @@ def _on_disk(path: Path, name: str, options: MediaOptions, guard: ReadGuard) -> 
     if size > options.policy.max_bytes:
         raise too_many_bytes(name, options, size)
     return Loaded(name, path=path)
+
+
+def refuse_pipe(source: Source) -> None:
+    """Refuse a named pipe where nobody may write to it, so that reading it would never end.
+
+    Raises:
+        MediaError: it is one, or as `resolve_source`.
+    """
+    resolved = resolve_source(source, "file")
+    with contextlib.suppress(OSError, ValueError):
+        if isinstance(resolved, FilePath) and resolved.path.is_fifo():
+            raise MediaError("is not a regular file", where=describe_source(source))
 
 
 def _in_memory(data: bytes, name: str, options: MediaOptions) -> Loaded:
@@ -308,8 +323,12 @@ def too_many_bytes(name: str, options: MediaOptions, size: int | None = None) ->
     return MediaError(f"{what} the limit of {options.policy.max_bytes:,} bytes", where=name, fix="pass a smaller file")
 
 
-def _read_stream(stream: BinaryIO, options: MediaOptions, name: str, guard: ReadGuard) -> bytes:
-    """All of a stream, given up once it is over the limit."""
+def read_stream(stream: BinaryIO, options: MediaOptions, name: str, guard: ReadGuard = UNGUARDED) -> bytes:
+    """All of a stream, given up once it is over the limit.
+
+    Raises:
+        MediaError: it is over the limit, cannot be read to its end, or is no binary stream. Cancelled: by the guard.
+    """
     buffer = io.BytesIO()  # hands out its bytes without a second copy
     size = 0
     try:
@@ -351,19 +370,9 @@ def _decode_data_url(url: str, options: MediaOptions) -> bytes:
 
 
 def _download(source: Url, name: str, options: MediaOptions, guard: ReadGuard) -> Loaded:
-    """Fetch to a temporary file, which is deleted with the last reference to the result."""
     from vita.media.fetch import fetch
 
-    handle, temporary = tempfile.mkstemp(prefix="vita-")
-    path = Path(temporary)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            size = fetch(source.url, file, options, guard)
-        if size == 0:
-            raise MediaError("is empty", where=name)
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-    loaded = Loaded(name, path=path)
-    weakref.finalize(loaded, path.unlink, missing_ok=True)
-    return loaded
+    content = TemporaryContent(name)
+    if fetch(source.url, content.file, options, guard) == 0:
+        raise MediaError("is empty", where=name)
+    return Loaded(name, download=content)
