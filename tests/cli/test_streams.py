@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from tests.cli.commands import COMMANDS, ENV, MINI, ROOT
+from tests.cli.commands import COMMANDS, ENV, MINI, ROOT, assert_sentence, run
 from tests.forks import CLOSED as SHUT
 from tests.forks import Forks
+
+from vita.cli.chat.reader import PlainReader
+from vita.errors import RequestError
+from vita.types import MediaOptions, MediaPolicy
 
 CLOSED = "vita: stdout is closed; redirect it to a file or to /dev/null.\n"
 # Arguments with which a command reaches its first output soon; the others are covered by their help.
@@ -53,6 +59,34 @@ def test_a_closed_stdout_is_one_sentence(forks: Forks, name: str) -> None:
     *before, last = error.decode().splitlines(keepends=True)
     assert (code, out, last) == (2, b"", CLOSED)
     assert all(line.startswith(("vita: note: ", "vita: nothing is in the hub cache")) for line in before), before
+
+
+@pytest.mark.parametrize("arguments", [("ask", "-"), ("ask", "Hello", "--video", "-")])
+def test_a_stdin_that_cannot_be_read_is_one_sentence(arguments: tuple[str, ...]) -> None:
+    code, out, error = shell(*arguments, streams="0>/dev/null")
+    assert (code, out) == (2, b"")
+    assert error.decode().startswith("vita: standard input: cannot be read to its end (") and error.count(b"\n") == 1
+
+
+def test_a_chat_whose_stdin_cannot_be_read_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unreadable(io.RawIOBase):
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, buffer: object, /) -> int:
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(Unreadable()), "utf-8"))
+    with pytest.raises(RequestError, match=r"standard input: cannot be read \(Input/output error\)"):
+        PlainReader().read("> ")
+
+
+@pytest.mark.parametrize("arguments", [("ask", "-"), ("ask", "Hello", "--video", "-")])
+def test_an_endless_stdin_is_given_up(arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = MediaPolicy(max_bytes=100)
+    monkeypatch.setattr("vita.cli.ask.MediaOptions", lambda **_: MediaOptions(policy=policy))
+    done = run(*arguments, stdin=b"x" * 101)
+    assert_sentence(done, "standard input: is larger than the limit of 100 bytes")
 
 
 @pytest.mark.slow

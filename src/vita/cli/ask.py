@@ -14,6 +14,7 @@ from vita.cli.report import images_per_second, print_timings
 from vita.cli.speech import Sink, SpeechFlags, open_sink
 from vita.errors import RequestError, SpeechError, VitaError
 from vita.events import Done, ReasoningDelta, Result, SpeechChunk, TextDelta
+from vita.sources import Bytes
 from vita.types import Audio, MediaOptions, Message, SamplingParams, Video, system, user
 
 if TYPE_CHECKING:
@@ -94,18 +95,19 @@ def build_messages(flags: Ask) -> list[Message]:
     """The conversation of one question; standard input is read here, by at most one flag.
 
     Raises:
-        RequestError: nothing was asked, or two flags want standard input.
+        RequestError: nothing was asked, or two flags want standard input. MediaError: it cannot be read, or is too
+        large.
     """
     from_stdin = [v for v in (flags.question, *flags.images, *flags.videos, *flags.audios) if v == "-"]
     if len(from_stdin) > 1:
         raise RequestError("only one of the question and the media can be read from standard input", where="-")
     question = flags.question
     if question == "-":
-        question = sys.stdin.buffer.read().decode(errors="replace").strip()
+        question = _read_stdin().decode(errors="replace").strip()
     if question is not None:  # an argument may hold bytes that are not UTF-8
         question = question.encode(errors="replace").decode()
     # Read once: with --audio-from-video both the frames and the audio of the clip are used.
-    sources = [sys.stdin.buffer.read() if v == "-" else v for v in flags.videos]
+    sources = [Bytes(_read_stdin(), "standard input") if v == "-" else v for v in flags.videos]
     videos = [Video(v, flags.fps, flags.max_frames, flags.start, flags.end) for v in sources]
     audios = [Audio(a) for a in flags.audios]
     if flags.audio_from_video:
@@ -118,6 +120,12 @@ def build_messages(flags: Ask) -> list[Message]:
         )
     turn = user(question, images=flags.images, videos=videos, audios=audios)
     return [turn] if flags.system is None else [system(flags.system), turn]
+
+
+def _read_stdin() -> bytes:
+    from vita.media.source import read_stream
+
+    return read_stream(sys.stdin.buffer, MediaOptions(), "standard input")
 
 
 def heard(events: Iterable[Event], sink: Sink) -> Iterator[Event]:

@@ -7,6 +7,8 @@ import os
 import sys
 from typing import Protocol
 
+from vita.errors import RequestError
+
 CONTINUED = "\\"  # at the end of a line: the input goes on in the next one
 INDENT = "  "  # before the second and later lines of an input
 
@@ -41,7 +43,11 @@ class PlainReader:
             sys.stdin.reconfigure(errors="replace")  # a file may hold bytes that are not UTF-8
 
     def read(self, prompt: str) -> str | None:
-        """See `Reader`."""
+        """See `Reader`.
+
+        Raises:
+            RequestError: standard input cannot be read.
+        """
         try:
             lines = [input(prompt if self.on_terminal else "")]
             while lines[-1].endswith(CONTINUED):
@@ -54,6 +60,12 @@ class PlainReader:
             if self.on_terminal:
                 print()  # the cursor stands behind the prompt
             raise
+        except BrokenPipeError:  # of the output
+            raise
+        except OSError as error:
+            reason = error.strerror or error
+            fix = "pipe questions to it"
+            raise RequestError(f"cannot be read ({reason})", where="standard input", fix=fix) from error
         return "\n".join(lines)
 
 
