@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,20 @@ def test_a_folder_has_one_line_a_file(embedded: vita.Vita, run: Run, media: Path
     shutil.copy(LOGO, media / "broken.png")  # another size and time: another input
     assert run(media, out, "What is this?").answered == 1
     assert run(media, out, "And this?").answered == 3
+
+
+def test_a_named_pipe_that_nobody_writes_to_is_refused(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "media"
+    folder.mkdir()
+    os.mkfifo(folder / "pipe.png")
+    table = tmp_path / "in.csv"
+    table.write_text("path,question\nmedia/pipe.png,What?\n")
+    image = {"type": "image_url", "image_url": {"url": "media/pipe.png"}}
+    lines = write(tmp_path / "in.jsonl", request("a", [image, {"type": "text", "text": "What?"}]))
+    for source, question in ((folder, "What?"), (table, None), (lines, None)):
+        out = tmp_path / f"{source.name}.out"
+        assert run(source, out, question).failed == 1
+        assert "pipe.png: is not a regular file" in read(out)[0]["error"]["message"]
 
 
 @pytest.mark.parametrize("suffix", [".tsv", ".csv"])

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 from vita.batch.items import DIGEST_BYTES, Asked, Item
-from vita.errors import RequestError, ResourceError
-from vita.serve.errors import JSON, ApiError, invalid, unsupported
+from vita.errors import RequestError, ResourceError, VitaError
+from vita.serve.errors import JSON, ApiError, as_api_error, invalid, unsupported
 from vita.serve.options import Limits
 
 if TYPE_CHECKING:
@@ -97,8 +97,8 @@ def _read(number: int, line: bytes | None, folder: Path, max_tokens: int, model:
         if not isinstance(body, Mapping):
             raise invalid(f"line {number}: body must be an object.", "body")
         return _read_body(custom_id, body, folder, max_tokens, model)
-    except ApiError as error:
-        return Asked(custom_id, error=error)
+    except (ApiError, VitaError) as error:
+        return Asked(custom_id, error=as_api_error(error))
 
 
 def _parse(number: int, line: bytes | None) -> Mapping[str, JSON]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from vita.batch.items import Asked, Item, digest_of_values
 from vita.errors import RequestError, VitaError
+from vita.media.source import refuse_pipe
 from vita.media.suffixes import URL, kind_of
 from vita.serve.errors import as_api_error, invalid
 from vita.sources import FilePath, Source, Url
@@ -86,6 +87,7 @@ def _printable(name: str) -> str:
 def _read_file(custom_id: str, source: Source, name: str, question: Question, model: Vita) -> Asked:
     """The request about one file; `model` is not needed, because there is no model to name."""
     try:
+        refuse_pipe(source)
         return Asked(custom_id, _messages(source, name, question), question.params)
     except VitaError as error:
         return Asked(custom_id, error=as_api_error(error))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from vita.media.source import refuse_pipe
 from vita.serve.errors import JSON, invalid
 from vita.serve.options import Limits
 from vita.sources import Bytes, FilePath, Source, Url
@@ -123,14 +124,16 @@ class Reader:
         """A data: or http(s) URL, or a path, as a source. Nothing is fetched.
 
         Raises:
-            ApiError: 400, another kind of URL, or one that the server does not fetch.
+            ApiError: 400, another kind of URL, or one that the server does not fetch. MediaError: a named pipe.
         """
         head = url[:16].lower()
         if head.startswith("data:"):
             return url
         if not head.startswith(("http://", "https://")):
             if self.folder is not None:
-                return url if head.startswith("file:") or "://" in url else FilePath(self.folder / url)
+                found = url if head.startswith("file:") or "://" in url else FilePath(self.folder / url)
+                refuse_pipe(found)
+                return found
             raise invalid(f"{where}: must be a data: or https: URL; files on the server are not read.", where)
         if not self.allow_urls:
             raise invalid(
