@@ -65,6 +65,19 @@ def test_ctrl_c_ends_the_writing_at_any_moment_and_leaves_nothing(
     assert capfd.readouterr().err == ""
 
 
+def test_ctrl_c_right_after_the_file_was_made_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = Path.open
+
+    def stop(path: Path, mode: str) -> None:
+        make(path, mode).close()
+        raise Stopped
+
+    monkeypatch.setattr(Path, "open", stop)
+    with pytest.raises(Stopped):
+        AudioFile(tmp_path / "a.wav")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_ctrl_c_ends_espeak_at_any_moment(espeak: Voice, capfd: pytest.CaptureFixture[str]) -> None:
     utterances = espeak.open(language="en", speed=1.0, seed=None)
     text = "The quick brown fox jumps over the lazy dog. " * 3

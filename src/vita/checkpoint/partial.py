@@ -43,8 +43,12 @@ def _make(parent: Path) -> tuple[Path, int | None]:
     """A new folder, and the descriptor that holds its lock."""
     while True:
         folder = parent / f".vita-convert-{secrets.token_hex(8)}.partial"
-        folder.mkdir()
-        descriptor = _open(folder)
+        try:
+            folder.mkdir()
+            descriptor = _open(folder)
+        except BaseException:  # a signal
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         if descriptor is None:
             if folder.is_dir():  # no locks here
                 return folder, None

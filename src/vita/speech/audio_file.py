@@ -240,9 +240,12 @@ class AudioFile:
                 self._file = self._part.open("xb")
                 if found is not None:
                     self._part.chmod(stat.S_IMODE(found.st_mode))
-        except (OSError, ValueError, RuntimeError) as error:
-            raise _refused(path, error) from error
-        self._out = io.BytesIO() if self._part is None and format in PATCHED else self._file
+            self._out = io.BytesIO() if self._part is None and format in PATCHED else self._file
+        except BaseException as error:  # Ctrl-C, too: `__exit__` is not called yet
+            self._unlink()
+            if isinstance(error, (OSError, ValueError, RuntimeError)):
+                raise _refused(path, error) from error
+            raise
 
     def _run(self, call: Callable[[], Value]) -> Value:
         def call_alone() -> Value:
@@ -310,11 +313,15 @@ class AudioFile:
 
     def _discard(self) -> None:
         """Remove what is not complete, and free the encoder."""
-        if self._part is not None:
-            self._part.unlink(missing_ok=True)
+        self._unlink()
         self._end()
         with contextlib.suppress(OSError):  # what it still holds was told about, or is not wanted
             self._file.close()
+
+    def _unlink(self) -> None:
+        if self._part is not None:
+            with contextlib.suppress(OSError):  # its folder may be gone
+                self._part.unlink()
 
 
 def encode(chunks: Iterable[NDArray[np.float32]], format: str) -> bytes:
