@@ -25,7 +25,8 @@ from vita.errors import RequestError
 from vita.events import Done, Started, TextDelta, Timings, Usage
 from vita.media.filterbank import filterbank, filterbank_pieces
 from vita.media.policy import UNGUARDED
-from vita.prompt.tokenizer import LONG_TEXT, replace_surrogates
+from vita.prompt.surrogates import replace_surrogates
+from vita.prompt.tokenizer import LONG_TEXT
 from vita.prompt.turn_reader import PreparedTurn
 from vita.runtime.clock import Stopwatch
 from vita.runtime.threads import ThreadChoice, cores_are_busy

@@ -17,8 +17,9 @@ import vita
 from vita.checkpoint.open import open_checkpoint
 from vita.errors import CheckpointError, RequestError
 from vita.prompt.processor import ProcessedInputs, Processor
+from vita.prompt.surrogates import replace_surrogates
 from vita.prompt.template import AUDIO_PLACEHOLDER, IMAGE_PLACEHOLDER, Media, Turn, placeholder_ids, render
-from vita.prompt.tokenizer import Tokenizer, replace_surrogates
+from vita.prompt.tokenizer import Tokenizer
 from vita.runtime.clock import Stopwatch
 from vita.types import MediaOptions, Message
 

@@ -18,8 +18,9 @@ import vita
 from tests.serve.running import Running, running
 from tests.serve.test_chat import wait_for
 from vita.errors import RequestError
-from vita.serve.errors import ApiError
-from vita.serve.front import ClientSlow, Front, check_json
+from vita.serve.body import check_json
+from vita.serve.errors import ApiError, ClientSlow
+from vita.serve.front import Front
 from vita.serve.listen import base_url, make_certificate, open_socket
 from vita.serve.options import Limits, ServeOptions
 

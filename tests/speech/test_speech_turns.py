@@ -64,6 +64,15 @@ def test_a_turn_starts_after_160_ms_and_ends_after_the_silence() -> None:
     assert ms_of(samples_of(300)) == 300
 
 
+@pytest.mark.parametrize("threshold", [0.01, 0.1, 0.15, 0.3, 0.5, 0.99])
+def test_silence_ends_a_turn_at_any_threshold(threshold: float) -> None:
+    options = TurnOptions(threshold=threshold)
+    _, events = replay([*frames(1.0, 1600), *frames(threshold / 4, 640)], options)
+    assert [type(event) for event in events] == [SpeechStarted, SpeechStopped]
+    clicks = [*frames(1.0, 32), *frames(threshold / 4, 96)] * 20
+    assert replay(clicks, options)[1] == [], "what is heard between them starts the count anew"
+
+
 def test_short_speech_starts_no_turn() -> None:
     one = [*frames(0.9, 128), *frames(0.01, 64)]
     assert replay([*frames(0.01, 320), *one, *one, *one])[1] == []

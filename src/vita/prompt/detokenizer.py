@@ -11,7 +11,8 @@ import re
 from collections.abc import Sequence
 
 from vita.events import State
-from vita.prompt.tokenizer import STATE_TOKENS, Tokenizer, replace_surrogates
+from vita.prompt.surrogates import replace_surrogates
+from vita.prompt.tokenizer import STATE_TOKENS, Tokenizer
 
 UTF8_MAX_BYTES = 4  # per character
 STATE_PATTERN = re.compile("[" + "".join(STATE_TOKENS) + "]")

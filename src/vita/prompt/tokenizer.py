@@ -17,6 +17,7 @@ from tokenizers import Tokenizer as Backend
 
 from vita.errors import CheckpointError
 from vita.events import State
+from vita.prompt.surrogates import replace_surrogates
 
 IM_START, IM_END, END_OF_TEXT = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 STATE_TOKENS: dict[str, State] = {"☜": "typed", "☞": "spoken", "☟": "noise"}
@@ -146,11 +147,6 @@ class Tokenizer:
         other = Backend.from_str(self.backend.to_str())
         other.encode_special_tokens = False
         return other
-
-
-def replace_surrogates(text: str) -> str:
-    """The text as valid Unicode: a surrogate pair becomes its character, a lone surrogate becomes U+FFFD."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _byte_alphabet() -> dict[str, int]:

@@ -60,6 +60,10 @@ class ApiError(Exception):
         return JSONResponse(self.body(), self.status, headers=self.headers)
 
 
+class ClientSlow(Exception):
+    """A client reads its answer too slowly; its connection is closed."""
+
+
 def invalid(message: str, param: str | None = None, code: str | None = None) -> ApiError:
     """Status 400: a value that cannot be used."""
     return ApiError(400, message, INVALID, param, code)

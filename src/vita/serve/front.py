@@ -6,27 +6,19 @@ A request body is read here, within its limits, and handed on in one piece.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import AsyncExitStack
+from contextlib import ExitStack
 
-import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vita.serve.auth import Tenant
-from vita.serve.errors import ApiError, as_api_error, invalid, unavailable
-from vita.serve.options import Limits
+from vita.serve.body import Body, checked_json, media_type, method_has_body
+from vita.serve.errors import ApiError, ClientSlow, as_api_error, unavailable
 from vita.serve.server import Server, new_id
 
 log = logging.getLogger("vita.serve")
 SECURITY_HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
-DISCARD_SECONDS = 5.0
-
-
-class ClientSlow(Exception):
-    """A client reads its answer too slowly; its connection is closed."""
 
 
 class Front:
@@ -60,11 +52,6 @@ class Front:
             await _deny(scope, receive, send, error)
             return
         await self._app(scope, receive, send)
-
-
-def method_has_body(method: str) -> bool:
-    """Whether requests of this method are read and counted."""
-    return method in ("POST", "PUT", "PATCH", "DELETE")
 
 
 def server_of_scope(scope: Scope) -> Server:
@@ -109,7 +96,7 @@ class _Request:
         self._limits = self._server.options.limits
         self._method: str = scope["method"]
         self._status = 0
-        self._unread = method_has_body(self._method)
+        self._body = Body(scope, receive, self._limits, self._server.buffer)
         self._began = time.monotonic()
         self._sending = 0.0  # since when a piece of the answer waits for the client; 0: none does
         self._slow = False
@@ -127,7 +114,7 @@ class _Request:
         except ApiError as error:
             if self._status:
                 raise
-            await self._discard_body()
+            await self._body.discard()
             await error.response()(self._scope, self._receive, self._reply)
         except Exception as error:
             if self._status:
@@ -160,7 +147,7 @@ class _Request:
         if not method_has_body(self._method):
             await self._app(scope, self._receive, self._reply)
             return
-        async with AsyncExitStack() as stack:
+        with ExitStack() as stack:
             stack.enter_context(self._server.admit())
             body = await self._read_body(stack)
             handed_on = False
@@ -184,95 +171,18 @@ class _Request:
         await self._send(message)
         self._sending = 0.0
 
-    async def _read_body(self, stack: AsyncExitStack) -> bytes:
-        """The body within its limits of size, memory, time and rate.
+    async def _read_body(self, stack: ExitStack) -> bytes:
+        """The body within its limits, and JSON that can be parsed.
 
         Raises:
-            ApiError: 408, 413, 429, or 400 for JSON that is not to be parsed.
+            ApiError: as `Body.read` and `checked_json`.
         """
-        headers = dict(self._scope["headers"])
-        declared = headers.get(b"content-length", b"")
-        if declared.isdigit() and (len(declared) > 18 or int(declared) > self._limits.body_bytes):
-            raise self._too_large()
-        chunks: list[bytes] = []
-        size, more = 0, True
-        while more:
-            with anyio.move_on_after(self._limits.idle_seconds) as timer:
-                message = await self._receive()
-            if timer.cancelled_caught or self._is_too_slow(size):
-                self._unread = False  # no use to wait for the rest
-                raise ApiError(408, "The body of the request arrived too slowly.", headers={"Connection": "close"})
-            if message["type"] == "http.disconnect":
-                raise ApiError(400, "The client closed the connection.")
-            self._unread = message.get("more_body", False)
-            chunk, more = message.get("body", b""), message.get("more_body", False)
-            size += len(chunk)
-            if size > self._limits.body_bytes:
-                raise self._too_large()
-            stack.enter_context(self._server.buffer(len(chunk)))
-            chunks.append(chunk)
-        body = b"".join(chunks)
-        if b"multipart/form-data" not in headers.get(b"content-type", b"").lower():
-            check_json(body, self._limits)
-        return body
-
-    async def _discard_body(self) -> None:
-        """Read what is left of a refused request's body, up to a limit: a client that is still sending when the
-        connection closes would not see the answer."""
-        size = 0
-        with anyio.move_on_after(DISCARD_SECONDS):
-            while self._unread and size < 2 * self._limits.body_bytes:
-                message = await self._receive()
-                self._unread = message.get("more_body", False)
-                size += len(message.get("body", b""))
-
-    def _is_too_slow(self, size: int) -> bool:
-        seconds = time.monotonic() - self._began - self._limits.idle_seconds
-        return seconds > 0 and size < seconds * self._limits.min_rate
-
-    def _too_large(self) -> ApiError:
-        self._server.metrics.refused("body")
-        return ApiError(
-            413, f"The body of a request may have {self._limits.body_bytes:,} bytes at most.", code="body_too_large",
-            headers={"Connection": "close"},
-        )  # fmt: skip
-
-
-def check_json(body: bytes, limits: Limits) -> None:
-    """Refuse JSON that would take much more memory than its bytes, or is nested deeply.
-
-    Text that is no JSON at all passes: the route says so.
-
-    Raises:
-        ApiError: 400.
-    """
-    if body.count(b",") + body.count(b"{") + body.count(b"[") > limits.json_items:
-        quoted = sum(piece.count(b",") + piece.count(b"{") + piece.count(b"[") for piece in _outside_strings(body))
-        if quoted > limits.json_items:
-            raise invalid(f"The body holds more than {limits.json_items:,} JSON values.")
-    if body.count(b"{") + body.count(b"[") <= limits.json_depth:
-        return
-    try:
-        found = json.loads(body)
-    except ValueError:
-        return
-    except RecursionError:
-        raise invalid(f"The body is nested more than {limits.json_depth} levels deep.") from None
-    level = [found]
-    for _ in range(limits.json_depth):
-        level = [child for item in level for child in _children(item)]
-        if not level:
-            return
-    raise invalid(f"The body is nested more than {limits.json_depth} levels deep.")
-
-
-def _outside_strings(body: bytes) -> Iterator[bytes]:
-    """The pieces of JSON between its strings."""
-    text = body.replace(b"\\\\", b"").replace(b'\\"', b"")
-    yield from text.split(b'"')[::2]
-
-
-def _children(item: object) -> list[object]:
-    """Objects and arrays directly inside one."""
-    values = item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
-    return [value for value in values if isinstance(value, (dict, list))]
+        try:
+            body = await self._body.read(stack)
+        except ApiError as error:
+            if error.code == "body_too_large":
+                self._server.metrics.refused("body")
+            raise
+        if media_type(self._scope["headers"]) == "multipart/form-data":
+            return body
+        return checked_json(body, self._limits)

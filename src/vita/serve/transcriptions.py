@@ -240,7 +240,7 @@ def _clock(seconds: float, point: str) -> str:
 async def _json(request: Request) -> Object:
     try:
         body = json.loads(await request.body())
-    except ValueError:
+    except (ValueError, RecursionError):
         raise invalid("The body is not valid JSON.") from None
     if not isinstance(body, dict):
         raise invalid("The body must be a JSON object.")
@@ -249,7 +249,7 @@ async def _json(request: Request) -> Object:
 
 def _from_json(body: Object, server: Server) -> TranscriptionRequest:
     """Open WebUI's form: `input_audio` with data and format."""
-    part = Reader(server.options.limits, allow_urls=False).part({"type": "input_audio", **body}, "body")
+    part = Reader(server.options.limits, allow_urls=False).part({**body, "type": "input_audio"}, "body")
     assert isinstance(part, Audio)
     return _checked(part, body)
 

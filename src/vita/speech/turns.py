@@ -290,6 +290,11 @@ def advance(state: TurnState, options: TurnOptions, given: Input) -> Step:
     return state, ()
 
 
+def silence_below(threshold: float) -> float:
+    """Frames of less probability are silence; at least half of a low threshold, under which frames of silence stay."""
+    return max(threshold - HYSTERESIS, threshold / 2)
+
+
 def turn_start(state: TurnState, options: TurnOptions) -> int:
     """Where the audio begins that the turn needs, or that a turn would need whose speech began now."""
     onset = state.position if state.phase == "quiet" else state.onset
@@ -298,7 +303,7 @@ def turn_start(state: TurnState, options: TurnOptions) -> int:
 
 def _frame(state: TurnState, options: TurnOptions, probability: float) -> Step:
     begin, state = state.position, replace(state, position=state.position + FRAME)
-    speech, silence = probability >= options.threshold, probability < options.threshold - HYSTERESIS
+    speech, silence = probability >= options.threshold, probability < silence_below(options.threshold)
     if state.phase == "quiet":
         if not speech:
             return _idle(state, options)
@@ -319,7 +324,7 @@ def _starting(state: TurnState, options: TurnOptions, probability: float) -> Ste
     if probability >= options.threshold:
         speech = state.speech + FRAME * min(1.0, probability / CERTAIN)
         state = replace(state, speech=speech, speech_end=state.position)
-    elif probability < options.threshold - HYSTERESIS and state.position - state.speech_end >= MAX_START_GAP:
+    elif probability < silence_below(options.threshold) and state.position - state.speech_end >= MAX_START_GAP:
         return _idle(replace(state, phase="quiet"), options)
     interrupts = state.answering and options.interrupt_response
     needed = options.interrupt_ms if interrupts and options.interrupt_ms is not None else options.min_speech_ms

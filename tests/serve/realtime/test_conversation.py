@@ -154,6 +154,30 @@ def test_a_conversation_has_a_limit_of_text() -> None:
     assert len(talk) == 4
 
 
+def test_answers_that_grew_count_towards_the_limit() -> None:
+    talk = Conversation()
+    grown = answer("")
+    talk.add(grown)
+    grown.content[0].text = "x" * 4_000_000
+    with pytest.raises(RealtimeError, match="characters at most"):
+        for number in range(100):
+            talk.add(user("more", str(number)))
+
+
+def test_media_since_the_last_answer_are_forgotten() -> None:
+    """Images first: where there are some, audio was not what could not be read."""
+    talk = Conversation()
+    talk.add(frame("old"))
+    talk.add(answer("I see it.", "a"))
+    talk.add(spoken_item("said", np.ones(800, np.int16), 8000))
+    talk.add(frame("new"))
+    talk.forget_new_media()
+    assert [item.id for item in talk if item.has_media] == ["old", "said"]
+    talk.forget_new_media()
+    assert [item.id for item in talk if item.has_media] == ["old"]
+    assert ids(talk) == ["old", "a", "said", "new"]
+
+
 def spoken_answer(text: str = "one two three four") -> Conversation:
     """An answer of 400 ms: a quarter of its text every 100 ms."""
     talk = Conversation()

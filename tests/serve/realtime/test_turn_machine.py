@@ -172,6 +172,18 @@ def test_a_turn_that_is_to_be_answered_is_answered() -> None:
         assert Action.START in actions and not after[0].owed, path
 
 
+def test_a_turn_that_waits_behind_a_response_survives_its_cancel() -> None:
+    """The page cancels an answer when speech over it has ended: the question behind it is answered."""
+    for node, path in REACHED.items():
+        if not (node[0].owed and node[0].is_active):
+            continue
+        after, actions = follow(node, Input.CANCEL)
+        assert actions[:2] == (Action.STOP, Action.CANCEL), path
+        if node[0].hearing:
+            after, actions = follow(after, Input.TURN_DROPPED)
+        assert actions[-1] is Action.START and after[0].reply == "considering", path
+
+
 def test_what_is_owed_is_not_forgotten_when_speech_proves_to_be_nothing() -> None:
     for node, path in REACHED.items():
         if node[0].owed and node[0].reply == "none":

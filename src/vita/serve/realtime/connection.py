@@ -16,8 +16,8 @@ import anyio
 from anyio.abc import TaskGroup
 
 from vita.serve.auth import Tenant
+from vita.serve.body import check_json
 from vita.serve.errors import ApiError
-from vita.serve.front import check_json
 from vita.serve.realtime.audio_buffer import AudioBuffer, to_pcm
 from vita.serve.realtime.codec import decode_audio
 from vita.serve.realtime.dialogue import Dialogue
@@ -163,6 +163,8 @@ class Connection:
                 if not self._inbox:
                     self._queued = 0
                     self._taken.set()
+                await self._outbox.wait_read()
+                await asyncio.sleep(0)  # many small events must not hold up other clients
             self._arrived.clear()
             await self._arrived.wait()
 

@@ -19,6 +19,7 @@ AUDIO_SECONDS_KEPT = 600.0
 IMAGE_BYTES_KEPT = 32 << 20
 MAX_ITEMS = 10_000
 MAX_TEXT = 4_000_000  # characters of all items
+RECOUNT = 64  # items after which the characters of all are counted again
 GO_ON = "Go on."  # asked where the answer is to follow an answer
 
 
@@ -59,6 +60,7 @@ class Conversation:
         self._items: list[Item] = []
         self._by_id: dict[str, Item] = {}
         self._spoken: dict[str, Spoken] = {}
+        self._characters = self._added = 0  # when they were counted last; items since
 
     def __len__(self) -> int:
         return len(self._items)
@@ -90,7 +92,7 @@ class Conversation:
         """
         if item.id in self._by_id:
             raise RealtimeError(f"There is an item {item.id!r} already.", "item_create_duplicate_item_id", "item.id")
-        if len(self._items) >= MAX_ITEMS or item.characters + sum(one.characters for one in self._items) > MAX_TEXT:
+        if len(self._items) >= MAX_ITEMS or self._count(item) > MAX_TEXT:
             raise RealtimeError(
                 f"A conversation holds {MAX_ITEMS:,} items and {MAX_TEXT:,} characters at most; delete some.",
                 "conversation_too_long",
@@ -108,7 +110,8 @@ class Conversation:
             at = self._items.index(anchor) + 1
         self._items.insert(at, item)
         self._by_id[item.id] = item
-        self._drop_old_media()
+        if item.has_media:
+            self._drop_old_media()
         return self._items[at - 1].id if at else None
 
     def delete(self, item_id: str) -> None:
@@ -173,6 +176,25 @@ class Conversation:
         if messages[first].role == "assistant":  # a greeting; the template begins with the user
             messages.insert(first, Message("user", ()))
         return tuple(messages)
+
+    def forget_new_media(self) -> None:
+        """Forget what came since the last answer and may be what could not be read: images, or audio without any."""
+        new: list[Content] = []
+        for item in reversed(self._items):
+            if item.role == "assistant" and item.type == "message":
+                break
+            new += [content for content in item.content if content.has_media]
+        images = [content for content in new if content.image is not None]
+        for content in images or new:
+            content.image, content.image_url, content.audio = None, "", None
+
+    def _count(self, item: Item) -> int:
+        """Characters of all items with a new one. Answers grow later, so all are counted anew now and then."""
+        self._characters += item.characters
+        self._added += 1
+        if self._added >= RECOUNT or self._characters > MAX_TEXT:
+            self._characters, self._added = item.characters + sum(one.characters for one in self._items), 0
+        return self._characters
 
     def _drop_old_media(self) -> None:
         """Forget the media that are too many, oldest first."""

@@ -295,6 +295,11 @@ class Dialogue:
             self._usage = usage
         self._step(Input.INCOMPLETE if full else Input.COMPLETED, number)
 
+    def media_failed(self, number: int) -> None:
+        """An image or audio of the prompt could not be read. It must not spoil every later answer."""
+        if number == self.state.number and self.response is not None and self.response.wish.items is None:
+            self.conversation.forget_new_media()
+
     def answer_failed(self, number: int, kind: str, code: str | None, message: str) -> None:
         """An error."""
         if number == self.state.number:

@@ -5,12 +5,12 @@ Names and fields are those of the GA dialect; `dialect` translates the older bet
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from vita.serve.body import parse_json
 from vita.serve.errors import JSON
 
 Object: TypeAlias = Mapping[str, JSON]
@@ -138,7 +138,7 @@ def parse_event(text: str) -> tuple[ClientEvent | RealtimeError, str | None]:
         The event, or what is wrong with it, and its id if it has one.
     """
     try:
-        body = json.loads(text, parse_constant=_no_constant)
+        body = parse_json(text)
     except (ValueError, RecursionError):
         return RealtimeError("The message is not valid JSON.", "invalid_json"), None
     if not isinstance(body, dict):
@@ -169,10 +169,6 @@ def _checked(body: Object, event_id: str | None) -> ClientEvent:
 
 
 _JSON_TYPES = {dict: "object", str: "string", int: "integer"}
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
 
 
 def mapping(value: JSON, param: str) -> Object:

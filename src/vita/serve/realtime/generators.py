@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from anyio.abc import TaskGroup
 
-from vita.errors import MediaError, VitaError
+from vita.errors import DownloadError, MediaError, VitaError
 from vita.events import Done, SpeechChunk, Started, TextDelta, Usage
 from vita.serve.audio_out import audio_tokens, chunks_of
 from vita.serve.auth import Tenant
@@ -210,6 +210,8 @@ class Generators:
         if self._number == number:
             self._number, self._answer = 0, None
         kind = found.type if found.type == SERVER else INVALID
+        if isinstance(error, (MediaError, DownloadError)):
+            self.dialogue.media_failed(number)
         self.dialogue.answer_failed(number, kind, found.code, found.message)
 
     @property

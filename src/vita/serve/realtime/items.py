@@ -62,11 +62,16 @@ class Content:
             out["audio"] = base64.b64encode(self.audio.astype("<i2").tobytes()).decode()
         return out
 
+    @property
+    def has_media(self) -> bool:
+        """Whether it holds an image or audio."""
+        return self.image is not None or self.audio is not None
+
     def as_part(self) -> Part | None:
         """What the model is given; None: nothing."""
         if self.image is not None:
             return self.image
-        if self.type == "input_audio" and self.audio is not None:
+        if self.type == "input_audio" and self.audio is not None and len(self.audio):
             return Audio(Array(self.audio, "the user's speech"), self.rate)
         return Text(self.text) if self.text else None
 
@@ -101,6 +106,11 @@ class Item:
         if self.type != "message":
             return {**out, **self.fields}
         return {**out, "role": self.role, "content": [part.as_json(audio=audio) for part in self.content]}
+
+    @property
+    def has_media(self) -> bool:
+        """Whether a part of it holds an image or audio."""
+        return any(part.has_media for part in self.content)
 
     @property
     def is_frame(self) -> bool:
@@ -189,6 +199,8 @@ def _read_part(given: JSON, role: str, reader: Reader, input_format: Format, whe
         raise RealtimeError(error.message, error.code or "invalid_value", error.param) from error
     data = _text(part, "audio", where)
     audio = None if not data else decode_audio(data, input_format, f"{where}.audio")
+    if audio is not None and not len(audio):
+        raise RealtimeError(f"{where}.audio holds no samples.", param=f"{where}.audio")
     return Content(kind, text=_text(part, "transcript", where), audio=audio, rate=rate_of(input_format))
 
 

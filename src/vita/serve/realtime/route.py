@@ -25,6 +25,7 @@ from vita.speech.voice import available_voices
 router = APIRouter()
 SECRET_SECONDS = 600  # OpenAI's default
 MAX_SECRET_SECONDS = 7200
+MAX_SETTINGS = 200_000  # characters of the settings that a secret carries
 
 
 class TextSocket:
@@ -133,6 +134,8 @@ async def create_client_secret(request: Request, body: SecretRequest) -> JSONRes
     server, tenant = server_of(request), tenant_of(request)
     shared = shared_of(request.app, server)
     settings = body.session or {}
+    if len(repr(settings)) > MAX_SETTINGS:  # they are kept until the secret expires
+        raise invalid(f"session: may have {MAX_SETTINGS:,} characters at most.", "session")
     try:
         session = first_session(shared.catalog).merge(settings)
     except RealtimeError as error:

@@ -7,7 +7,6 @@ that is sent back says so.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, cast, get_args
@@ -225,12 +224,15 @@ def _merge_input(session: Session, given: Object) -> Session:
     if "transcription" in given:
         wanted = given["transcription"] or None
         options = None if wanted is None else Transcription(dict(mapping(wanted, f"{where}.transcription")))
+        if options is not None and len(repr(options)) > MAX_ECHOED:
+            raise RealtimeError("The settings of the transcription are too long.", param=f"{where}.transcription")
         session = replace(session, transcription=options)
     if "noise_reduction" in given:
         reduction = given["noise_reduction"] or None
         if reduction is not None:
             reduction = mapping(reduction, f"{where}.noise_reduction")
-            _one_of(reduction.get("type"), NOISE_REDUCTIONS, f"{where}.noise_reduction.type")
+            kind = _one_of(reduction.get("type"), NOISE_REDUCTIONS, f"{where}.noise_reduction.type")
+            reduction = {"type": kind}
         session = replace(session, noise_reduction=reduction)
     if "turn_detection" in given:
         wanted = given["turn_detection"] or None  # one client sends false for null
@@ -358,6 +360,6 @@ def _one_of(value: JSON, allowed: Sequence[str], param: str) -> str:
 
 def _number(value: JSON, low: float, high: float, param: str) -> float:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not math.isfinite(cast(float, value)) or not low <= cast(float, value) <= high:
+    if not number or not low <= cast(float, value) <= high:  # refuses NaN and infinities, too
         raise RealtimeError(f"{param} must be a number from {low} to {high}.", "invalid_value", param)
     return cast(float, value)

@@ -168,8 +168,10 @@ def _hears(state: State, given: Input) -> bool:
 
 def _is_owed(state: State, given: Input) -> bool:
     """Whether a turn still waits for its answer, if none is started now."""
-    if given in (I.CANCEL, I.CLOSED):
+    if given is I.CLOSED:
         return False
+    if given is I.CANCEL:
+        return state.owed and state.is_active  # the response is cancelled, not the turn that waits behind it
     if given is I.TURN_ENDED:
         return state.is_active  # it is answered after the reply
     if given is I.CREATE:

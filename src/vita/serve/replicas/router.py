@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 
 import anyio
 import httpx
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from vita.serve.errors import ApiError, too_busy, unavailable
+from vita.serve.auth import ClientSecrets, Gate
+from vita.serve.body import Body, check_json, media_type
+from vita.serve.errors import ApiError, ClientSlow, too_busy, unavailable
 from vita.serve.options import ServeOptions
 from vita.serve.replicas.forward import HOP_BY_HOP, Forwarded, Forwarder
 from vita.serve.replicas.metrics import METRICS_TYPE, joined_metrics, router_metrics
@@ -23,6 +27,7 @@ from vita.serve.replicas.replay import replay_for
 from vita.serve.replicas.routing import parse_object, routing_key
 from vita.serve.server import State
 
+log = logging.getLogger("vita.serve")
 BIG_JSON = 256 << 10  # bytes; parsed beside the event loop
 
 
@@ -42,6 +47,7 @@ class Router:
         self.state: State = "ready"
         self.active = 0
         self._buffered = 0
+        self._gate = Gate(options, ClientSecrets())  # each replica has its secrets, which open WebSockets only
 
     @property
     def options(self) -> ServeOptions:
@@ -54,39 +60,48 @@ class Router:
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request."""
-        started = False
-
-        async def reply(message: Message) -> None:
-            nonlocal started
-            started = started or message["type"] == "http.response.start"
-            await send(message)
-
         if scope["path"] == "/health" and scope["method"] in ("GET", "HEAD"):
             await self._send_json(send, *self._health())
             return
         if scope["path"] == "/metrics" and scope["method"] == "GET":
             await self._send_metrics(scope, send)
             return
+        started = False
+
+        async def reply(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            with anyio.move_on_after(self._options.limits.idle_seconds) as timer:
+                await send(message)
+            if timer.cancelled_caught:
+                log.info("a client did not read its answer; its connection is closed")
+                raise ClientSlow
+
         self.active += 1
         self.counters.requests += 1
-        size = 0
+        body = Body(scope, receive, self._options.limits, self._buffer)
         try:
             if self.state != "ready":
                 raise unavailable("The server is stopping.")
-            body = await self._read_body(scope, receive)
-            size = len(body)
-            self._buffered += size
-            if self._buffered > self._options.limits.buffered_bytes:
-                raise too_busy("The bodies of the requests in progress take too much memory; try again later.")
-            request = await self._read(scope, body, reply)
-            await self._until_gone(receive, request)
+            self._check_caller(scope)
+            with ExitStack() as stack:
+                request = await self._read(scope, await body.read(stack), reply)
+                await self._until_gone(receive, request)
         except ApiError as error:
             if started:
                 raise
-            await self._send_json(send, error.status, error.body(), error.headers)
+            await body.discard()
+            await self._send_json(send, error.status, error.body(), {**error.headers, **self._cors(scope)})
         finally:
-            self._buffered -= size
             self.active -= 1
+
+    def _cors(self, scope: Scope) -> Mapping[str, str]:
+        """So that a page of an allowed origin can read an error of the router; replicas send their headers."""
+        origin = dict(scope["headers"]).get(b"origin", b"").decode("latin-1")
+        allowed = self._options.allow_origins
+        if not origin or not ("*" in allowed or origin.lower() in allowed):
+            return {}
+        return {"Access-Control-Allow-Origin": origin, "Vary": "Origin"}
 
     def _health(self) -> tuple[int, Mapping[str, object]]:
         ready = [replica.index for replica in self.pool.replicas if replica.url is not None]
@@ -128,34 +143,34 @@ class Router:
         await send({"type": "http.response.start", "status": 200, "headers": start})
         await send({"type": "http.response.body", "body": body})
 
-    async def _read_body(self, scope: Scope, receive: Receive) -> bytes:
-        """The body, within its limits of size and time.
+    def _check_caller(self, scope: Scope) -> None:
+        """Host, origin and key, before anything is read. A browser asks without a key whether it may send one, which a
+        replica answers.
 
         Raises:
-            ApiError: 408 or 413.
+            ApiError: 401 or 403.
         """
-        limits = self._options.limits
-        declared = dict(scope["headers"]).get(b"content-length", b"")
-        too_large = ApiError(
-            413, f"The body of a request may have {limits.body_bytes:,} bytes at most.", code="body_too_large",
-            headers={"Connection": "close"},
-        )  # fmt: skip
-        if declared.isdigit() and (len(declared) > 18 or int(declared) > limits.body_bytes):
-            raise too_large
-        chunks: list[bytes] = []
-        size, more = 0, True
-        while more:
-            with anyio.move_on_after(limits.idle_seconds) as timer:
-                message = await receive()
-            if timer.cancelled_caught:
-                raise ApiError(408, "The body of the request arrived too slowly.", headers={"Connection": "close"})
-            if message["type"] == "http.disconnect":
-                raise ApiError(400, "The client closed the connection.")
-            chunks.append(message.get("body", b""))
-            size, more = size + len(chunks[-1]), message.get("more_body", False)
-            if size > limits.body_bytes:
-                raise too_large
-        return b"".join(chunks)
+        if scope["method"] == "OPTIONS":
+            return
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        self._gate.check_host(headers)
+        self._gate.check_origin(headers)
+        self._gate.tenant(headers, scope["path"])
+
+    @contextmanager
+    def _buffer(self, size: int) -> Iterator[None]:
+        """Count the bytes of a body while it is in memory.
+
+        Raises:
+            ApiError: 429, the bodies of all requests take too much.
+        """
+        if self._buffered + size > self._options.limits.buffered_bytes:
+            raise too_busy("The bodies of the requests in progress take too much memory; try again later.")
+        self._buffered += size
+        try:
+            yield
+        finally:
+            self._buffered -= size
 
     async def _read(self, scope: Scope, body: bytes, send: Send) -> Forwarded:
         headers = [(name, value) for name, value in scope["headers"] if name not in HOP_BY_HOP]
@@ -164,7 +179,8 @@ class Router:
         if scope["query_string"]:
             target += "?" + scope["query_string"].decode("latin-1")
         fields = None
-        if "json" in named.get("content-type", ""):
+        if "json" in media_type(headers):
+            check_json(body, self._options.limits)
             fields = await anyio.to_thread.run_sync(parse_object, body) if len(body) > BIG_JSON else parse_object(body)
         path = scope["path"].rstrip("/")
         replay = replay_for(path, fields) if fields is not None and fields.get("stream") is True else None
