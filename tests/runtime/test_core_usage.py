@@ -49,6 +49,20 @@ def test_only_what_other_processes_use_counts() -> None:
     assert not counters.usage.busy
 
 
+def test_a_core_that_a_helper_shares_with_another_process_is_busy() -> None:
+    counters = Counters()
+    counters.run(1.0, own=1.6, others=0.4)
+    assert not counters.usage.busy, "others use less than half of a core"
+    for _ in range(10):
+        counters.usage.helped = True
+        counters.run(WINDOW / 2, own=1.6, others=0.4)
+    assert counters.usage.free == pytest.approx(1.2) and counters.usage.busy, "they would use all of it"
+    for _ in range(10):
+        counters.usage.helped = True
+        counters.run(WINDOW / 2, own=2.0, others=0.0)
+    assert not counters.usage.busy
+
+
 def test_the_counters_are_read_a_few_times_a_second() -> None:
     counters = Counters()
     counters.run(10.0, own=1.0, others=0.0, steps=10_000)

@@ -167,3 +167,38 @@ def test_a_choice_that_follows_another_one_uses_one_thread() -> None:
     machine.run(50, QUIET)
     machine.choice.start_with_one()
     assert set(machine.run(10, BUSY)) == {1} and machine.followed == 0
+
+
+def test_idle_cores_help_long_steps_of_one_thread() -> None:
+    machine = Machine()
+    machine.run(50, {ALL: 0.2, 1: 0.3})
+    machine.choice.before("step")
+    assert machine.threads == ALL and machine.choice.helpers("step") == 0, "all threads compute"
+    machine.run(30, {ALL: 4.0, 1: 0.3})
+    machine.choice.before("step")
+    assert machine.threads == 1 and machine.choice.helpers("step") == ALL - 1
+    machine.choice.reserved = 1
+    machine.choice.before("step")
+    assert machine.choice.helpers("step") == 0, "the cores are left to others"
+
+
+def test_short_steps_get_no_help() -> None:
+    machine = Machine()
+    machine.run(30, BUSY)
+    machine.choice.before("step")
+    assert machine.threads == 1 and machine.choice.helpers("step") == 0
+
+
+def test_steps_with_and_without_help_are_not_compared() -> None:
+    machine = Machine()
+    machine.run(50, {ALL: 4.0, 1: 0.12})
+    helped = 0
+    for _ in range(200):  # three times as fast with help, which another engine has now and then
+        machine.choice.before("step")
+        help_ = machine.choice.helpers("step") if machine.now % 5 < 4 else 0
+        helped += help_ > 0
+        seconds = 4.0 if machine.threads == ALL else 0.04 if help_ else 0.12
+        machine.now += seconds
+        machine.choice.after("step", seconds, help_)
+    trials = machine.used.count(ALL)
+    assert helped > 120 and machine.choice.current == 1 and trials <= MIN_STEPS + 2 * TRIAL_STEPS

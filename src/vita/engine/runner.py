@@ -28,6 +28,7 @@ from vita.engine.sampler import sample
 from vita.engine.scheduler import EncodeUnit, Plan, PrefillUnit, WorkUnit
 from vita.engine.tile_copies import choose_tile_copies
 from vita.engine.work import LayeredWork
+from vita.kernels.cpu.bindings import gemv_helpers
 from vita.media.audio_frames import token_count
 from vita.media.filterbank import filterbank_pieces
 from vita.media.normalise import normalise
@@ -117,9 +118,10 @@ class Runner:
 
     def _decode(self, answers: list[Answer], launched: Launched) -> None:
         self.step_threads.before(len(answers))
-        start, lengths = self.clock(), [answer.cache.length for answer in answers]
+        start, lengths, helpers = self.clock(), [answer.cache.length for answer in answers], 0
         try:
-            self._step(answers, launched)
+            with gemv_helpers(self.step_threads.helpers(len(answers))) as helpers:
+                self._step(answers, launched)
         except Exception as error:
             self.raise_fatal(error)
             for answer, length in zip(answers, lengths, strict=True):  # whoever spoils the batch ends alone
@@ -129,7 +131,8 @@ class Runner:
                 except Exception as own:
                     launched.failed.append((answer, own))
         seconds = self.clock() - start
-        self.step_threads.after(len(answers), seconds)
+        self.step_threads.after(len(answers), seconds, helpers)
+        self._usage.helped |= helpers > 0
         if not self.is_async:
             launched.seconds = seconds
         self.steps, self.rows = self.steps + 1, self.rows + len(answers)

@@ -19,6 +19,7 @@ log = logging.getLogger("vita")
 WINDOW = 0.25  # seconds at least between two readings: the counters advance by 0.01 s
 MAX_PAUSE = 0.05  # seconds between two steps; while this process pauses, others use its cores without being in its way
 MIN_FREE_CORES = 1.5  # fewer: a second thread would wait for other processes
+HELPED_FACTOR = 2.0  # a helper takes half of a core from a process that would use all of it
 
 
 def cores_in_use() -> tuple[float, int]:
@@ -53,6 +54,7 @@ class CoreUsage:
     ) -> None:  # fmt: skip
         self._in_use, self._used_here, self._clock = in_use, used_here, clock
         self._read_at = self._ended = float("-inf")
+        self.helped = False  # helper threads have taken part in steps since the counters were read
         self._others = 0.0  # seconds that other processes had used when the counters were read
         self.free: float | None = None  # cores that other processes did not use; None: not known
 
@@ -69,9 +71,9 @@ class CoreUsage:
             log.debug("the use of the cores is not known: %s", error)
             self.free = None
             return
-        others = used - self._used_here()
-        self.free = None if paused else cores - (others - self._others) / seconds
-        self._others = others
+        others, factor = used - self._used_here(), HELPED_FACTOR if self.helped else 1.0
+        self.free = None if paused else max(0.0, cores - factor * (others - self._others) / seconds)
+        self._others, self.helped = others, False
 
     def end_step(self) -> None:
         """A step has ended."""

@@ -25,6 +25,7 @@ MIN_STEPS = 3  # with the present number before the other is tried: the first on
 # or less, on quiet ones it is as fast for a small batch and half as fast for a large one.
 MIN_GAIN_ALL, MIN_GAIN_ONE = 0.95, 0.7
 PROBE_SECONDS, PROBE_FACTOR = 0.008, 3.0  # of `cores_are_busy`
+LONG_STEP = 0.05  # seconds with one thread; a helper that the kernel has put to sleep delays the end by up to 3 ms
 FIRST_RETRY, MAX_RETRY = 2.0, 30.0  # seconds to the next trial; doubles while the present number is faster
 
 
@@ -59,10 +60,12 @@ class ThreadChoice:
         busy: Callable[[], bool] | None = None, on_one: Callable[[], None] | None = None,
     ) -> None:  # fmt: skip
         self.available, self.current, self.reserved = available, available, 0
+        self._used = available  # by the step that runs
         self._uncounted = False  # the step that runs left cores to others
         self._set, self._clock, self._busy, self._on_one = set_threads, clock, busy, on_one
         self._probed_at = float("-inf")
-        self._usual: dict[tuple[int, Hashable], float] = {}  # seconds by threads and what was computed
+        # Seconds by threads, what was computed and whether helpers took part.
+        self._usual: dict[tuple[int, Hashable, bool], float] = {}
         self._counts: Counter[tuple[int, Hashable]] = Counter()  # steps that `_usual` was measured with
         self._trial: list[float] = []
         self._trial_left = 0
@@ -82,7 +85,7 @@ class ThreadChoice:
             return
         self._uncounted = bool(self.reserved) and self.current > 1
         if self._uncounted:
-            self._set(max(1, self.current - self.reserved))
+            self._use(max(1, self.current - self.reserved))
             return
         if self._trial_left and what != self._trial_of:
             self._skipped += 1
@@ -93,27 +96,41 @@ class ThreadChoice:
             self._postpone()
         elif due:
             self._trial, self._trial_left, self._trial_of, self._slow, self._skipped = [], TRIAL_STEPS, what, 0, 0
-        self._set(self._other() if self._trial_left and what == self._trial_of else self.current)
+        self._use(self._other() if self._trial_left and what == self._trial_of else self.current)
 
-    def after(self, what: Hashable, seconds: float) -> None:
-        """A step took so long."""
+    def helpers(self, what: Hashable) -> int:
+        """Threads beside the one that computes the next step, for work that need not be waited for.
+
+        None while the step uses all threads or leaves cores to others, and none if it is short without them.
+        """
+        long = self._usual.get((1, what, False), 0.0) >= LONG_STEP
+        return self.available - 1 if long and self._used == 1 and not self.reserved else 0
+
+    def after(self, what: Hashable, seconds: float, helpers: int = 0) -> None:
+        """A step took so long, with so many helpers. Steps with and without them are not compared."""
+        helped = helpers > 0
         if self.available == 1 or self._uncounted:
             return
         if self._trial_left and what == self._trial_of:
             self._trial.append(seconds)
             self._trial_left -= 1
             if not self._trial_left:
-                self._decide(what, min(self._trial))
+                self._decide(what, min(self._trial), helped)
             return
         self._counts[self.current, what] += 1
-        usual = self._usual.get((self.current, what))
+        key = self.current, what, helped
+        usual = self._usual.get(key)
         self._slow = self._slow + 1 if usual is not None and seconds > SLOW_FACTOR * usual else 0
         if self._slow < SLOW_STEPS:
-            self._usual[self.current, what] = seconds if usual is None else min(seconds, 0.98 * usual + 0.02 * seconds)
+            self._usual[key] = seconds if usual is None else min(seconds, 0.98 * usual + 0.02 * seconds)
         else:
-            self._usual[self.current, what] = seconds
+            self._usual[key] = seconds
         if usual is not None and seconds > VERY_SLOW_FACTOR * usual and self.current != 1 and self._found_busy():
             self._use_one()
+
+    def _use(self, threads: int) -> None:
+        self._used = threads
+        self._set(threads)
 
     def start_with_one(self) -> None:
         """Other processes use the cores: one thread until a trial finds all of them faster."""
@@ -148,17 +165,18 @@ class ThreadChoice:
     def _other(self) -> int:
         return self.available if self.current == 1 else 1
 
-    def _decide(self, what: Hashable, tried: float) -> None:
+    def _decide(self, what: Hashable, tried: float, helped: bool) -> None:
         self._tried = True
         gain = MIN_GAIN_ALL if self.current == 1 else MIN_GAIN_ONE
         other = self._other()
-        faster = tried < gain * self._usual[self.current, what]
+        usual = [seconds for (threads, of, _), seconds in self._usual.items() if (threads, of) == (self.current, what)]
+        faster = tried < gain * min(usual)
         if faster and other == 1 and self._busy is not None:  # two steps may be faster by chance
             faster = self._busy()
         if not faster:
             self._postpone()
             return
-        self._usual[other, what] = tried
+        self._usual[other, what, helped] = tried
         if other == 1:
             self._use_one()
         else:

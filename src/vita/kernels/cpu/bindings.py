@@ -9,6 +9,8 @@ from __future__ import annotations
 import ctypes
 import logging
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -24,10 +26,12 @@ from vita.kernels.cpu.signatures import InterfaceError, bind
 log = logging.getLogger("vita")
 _NAMES = (
     "gemv_bf16", "gemm_small", "gemv_int8", "quantize_activations", "gemv_int4", "gemm_dynamic_int8", "flash_attention",
-    "decode_attention", "rope", "rms_norm", "silu_mul",
+    "decode_attention", "rope", "rms_norm", "silu_mul", "helpers",
 )  # fmt: skip
 SOURCES = tuple(Path(__file__).with_name(f"{name}.c") for name in _NAMES)
-_SHARED = ("floats", "int4", "gemm_dynamic_int8_avx2", "gemm_dynamic_int8_avx512", "rows", "splits", "vectors")
+_SHARED = (
+    "floats", "helpers", "int4", "gemm_dynamic_int8_avx2", "gemm_dynamic_int8_avx512", "rows", "splits", "vectors",
+)  # fmt: skip
 HEADERS = tuple(Path(__file__).with_name(f"{name}.h") for name in _SHARED)
 PROGRAM = Program(SOURCES, HEADERS)
 GROUP_SIZE = 64  # weights that share one scale in the stored int4 format; compared with the C constant when loading
@@ -62,6 +66,18 @@ class Kernels:
     def workspace(self, nbytes: int) -> Tensor:
         """Uninitialised memory for one call, uint8 `[nbytes]`."""
         return torch.empty(nbytes, dtype=torch.uint8, device="cpu")
+
+    def begin_helpers(self, count: int) -> int:
+        """Share this thread's GEMVs with helper threads until `end_helpers`. Returns how many there are; 0: none."""
+        return int(self._library.vita_helpers_begin(count))
+
+    def end_helpers(self) -> None:
+        """Returns when no helper reads weights any more."""
+        self._library.vita_helpers_end()
+
+    def chunks_of_helpers(self) -> int:
+        """Parts of GEMVs that helper threads have computed in this process."""
+        return int(self._library.vita_helpers_chunks())
 
     def gemm_bf16(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
         """`x · wᵀ + b` for few rows, accumulated in float32; None for more rows than the kernels support.
@@ -257,6 +273,25 @@ def _is_bf16(x: Tensor) -> int:
 def kernels() -> Kernels | None:
     """The kernels, or None. The engine loads them, and compiles them if need be, before the first request."""
     return _loaded()[0]
+
+
+@contextmanager
+def gemv_helpers(count: int) -> Iterator[int]:
+    """GEMVs of this thread are shared with `count` helper threads, which no GEMV waits for (helpers.c).
+
+    Results are equal to the bit. Weights must not be freed inside; the end waits until no helper reads them.
+
+    Yields:
+        How many helpers there are: none without kernels, if no kernel was needed so far, on systems other than Linux,
+        and while another thread has them.
+    """
+    found = _loaded()[0] if count and _loaded.cache_info().currsize else None
+    started = 0 if found is None else found.begin_helpers(count)
+    try:
+        yield started
+    finally:
+        if found is not None and started:
+            found.end_helpers()
 
 
 def bf16_kernels(x: Tensor, weight: Tensor) -> Kernels | None:

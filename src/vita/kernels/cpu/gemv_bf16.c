@@ -5,6 +5,8 @@
  * cache line costs two. So weight loads are aligned to cache lines; loads of x, which is in L1, are not.
  */
 #include "floats.h"
+#include "helpers.h"
+#include <stddef.h>
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
@@ -92,24 +94,46 @@ static void dot_streams(const uint16_t *w, const uint16_t *x, float *sums, int64
 }
 #endif
 
+#if defined(__AVX512BF16__)
+/* Channels of all streams; see `Gemv`. */
+static void compute_streams(const Gemv *gemv, void *y, int64_t first, int64_t last) {
+    const uint16_t *w = gemv->w, *bias = gemv->bias;
+    for (int64_t o = first; o < last; o++) {
+        float sums[STREAMS];
+        dot_streams(w + o * gemv->n_in, gemv->x, sums, gemv->n_in, gemv->apart * gemv->n_in);
+        for (int64_t s = 0, c = o; s < STREAMS; s++, c += gemv->apart)
+            ((uint16_t *)y)[c] = f32_to_bf16(sums[s] + (bias ? bf16_to_f32(bias[c]) : 0));
+    }
+}
+#endif
+
+/* See `Gemv`. */
+static void compute(const Gemv *gemv, void *y, int64_t first, int64_t last) {
+    const uint16_t *w = gemv->w, *bias = gemv->bias;
+    for (int64_t o = first; o < last; o++)
+        ((uint16_t *)y)[o] = f32_to_bf16(dot(w + o * gemv->n_in, gemv->x, gemv->n_in) +
+                                         (bias ? bf16_to_f32(bias[o]) : 0));
+}
+
 /* y [n_out] = w [n_out, n_in] x [n_in] + bias [n_out], all bfloat16. `bias` can be null. */
 void vita_gemv_bf16(const uint16_t *w, const uint16_t *x, const uint16_t *bias, uint16_t *y, int64_t n_out,
                     int64_t n_in) {
-    int64_t streamed = 0; /* output channels that dot_streams computes */
+    const Gemv gemv = {compute, w, NULL, bias, x, y, 1, n_out, n_in, 1, n_out, 1, 0, n_in * (int64_t)sizeof(uint16_t)};
+    int64_t streamed = 0; /* output channels that compute_streams computes */
 #if defined(__AVX512BF16__)
     if (n_in % 32 == 0) {
-        const int64_t apart = n_out / STREAMS;
-        streamed = apart * STREAMS;
+        Gemv streams = gemv;
+        streams.compute = compute_streams;
+        streams.channels = streams.apart = n_out / STREAMS;
+        streams.streams = STREAMS;
+        streamed = streams.channels * STREAMS;
+        if (!share_gemv(&streams, streamed * n_in * (int64_t)sizeof(uint16_t))) {
 #pragma omp parallel for schedule(static)
-        for (int64_t o = 0; o < apart; o++) {
-            float sums[STREAMS];
-            dot_streams(w + o * n_in, x, sums, n_in, apart * n_in);
-            for (int64_t s = 0, c = o; s < STREAMS; s++, c += apart)
-                y[c] = f32_to_bf16(sums[s] + (bias ? bf16_to_f32(bias[c]) : 0));
+            for (int64_t o = 0; o < streams.channels; o++) compute_streams(&streams, y, o, o + 1);
         }
     }
 #endif
+    if (streamed == 0 && share_gemv(&gemv, n_out * n_in * (int64_t)sizeof(uint16_t))) return;
 #pragma omp parallel for schedule(static) if (n_out - streamed > STREAMS)
-    for (int64_t o = streamed; o < n_out; o++)
-        y[o] = f32_to_bf16(dot(w + o * n_in, x, n_in) + (bias ? bf16_to_f32(bias[o]) : 0));
+    for (int64_t o = streamed; o < n_out; o++) compute(&gemv, y, o, o + 1);
 }

@@ -6,6 +6,7 @@
  * x has one scale a group (quantize_activations.c), so the sum of a group is exact in integers, with u8 x s8 products:
  *   sum_j w_j x_j = sum_j (w_j + 8) x_j - 8 sum_j x_j
  */
+#include "helpers.h"
 #include "int4.h"
 #include "rows.h"
 #include "vectors.h"
@@ -201,45 +202,90 @@ int64_t vita_gemv_int4_workspace(int64_t rows, int64_t n_in) {
     return rows * (n_in + n_in / GROUP_SIZE * 2 * (int64_t)sizeof(float));
 }
 
+/* The quantised x of a GEMV: int8 values [rows, n_in], scales and shifts [rows, groups]. */
+static inline void parts_of_x(const Gemv *gemv, const int8_t **q, const float **scale, const float **shift) {
+    *q = gemv->x;
+    *scale = (const float *)(*q + gemv->rows * gemv->n_in);
+    *shift = *scale + gemv->rows * (gemv->n_in / GROUP_SIZE);
+}
+
+#if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+/* Channels of all streams, for one or STREAM_ROWS rows; see `Gemv`. */
+static void compute_streams(const Gemv *gemv, void *y, int64_t first, int64_t last) {
+    const int64_t n_in = gemv->n_in, groups = n_in / GROUP_SIZE, apart = gemv->apart;
+    const int8_t *q;
+    const float *scale, *shift;
+    parts_of_x(gemv, &q, &scale, &shift);
+    for (int64_t c = first; c < last; c++) {
+        float sums[STREAMS * MAX_ROWS];
+        const uint8_t *row = (const uint8_t *)gemv->w + c * n_in / 2;
+        const uint16_t *row_scale = (const uint16_t *)gemv->w_scale + c * groups;
+        if (gemv->rows == 1) dot_streams(row, row_scale, q, scale, shift, sums, n_in, apart, 1);
+        else dot_streams(row, row_scale, q, scale, shift, sums, n_in, apart, STREAM_ROWS);
+        store_sums(sums, gemv->bias, y, c, STREAMS, apart, 0, gemv->rows, gemv->n_out, gemv->is_bf16);
+    }
+}
+#endif
+
+/* Output channels that are computed together. */
+static inline int64_t block_of(int64_t rows, int64_t n_in) {
+#if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+    return rows * n_in > L1_BYTES ? N_BLOCK : 1;
+#else
+    (void)rows, (void)n_in;
+    return 1;
+#endif
+}
+
+/* Channels in blocks; see `Gemv`. */
+static void compute_blocks(const Gemv *gemv, void *y, int64_t begin, int64_t end) {
+    const int64_t n_in = gemv->n_in, groups = n_in / GROUP_SIZE;
+    const int64_t block = block_of(gemv->rows, n_in);
+    const int8_t *q;
+    const float *scale, *shift;
+    parts_of_x(gemv, &q, &scale, &shift);
+    for (int64_t first = begin; first < end; first += block) {
+        const int64_t channels = end - first < block ? end - first : block;
+        const uint8_t *row = (const uint8_t *)gemv->w + first * n_in / 2;
+        const uint16_t *row_scale = (const uint16_t *)gemv->w_scale + first * groups;
+        for (int64_t r = 0, taken; r < gemv->rows; r += taken) {
+            const int8_t *x = q + r * n_in;
+            const float *s = scale + r * groups, *d = shift + r * groups;
+            float sums[N_BLOCK * MAX_ROWS];
+            DISPATCH_ROWS(gemv->rows - r, taken, dot_rows(row, row_scale, x, s, d, sums, n_in, channels, ROWS))
+            store_sums(sums, gemv->bias, y, first, channels, 1, r, taken, gemv->n_out, gemv->is_bf16);
+        }
+    }
+}
+
 /* y [rows, n_out] = x [rows, n_in] w [n_out, n_in]^T + bias [n_out]. x, bias and y are float32, or bfloat16 if
  * `is_bf16`; `bias` can be null. n_in is a multiple of GROUP_SIZE. Each weight row is read from memory once for all
  * rows of x. */
 void vita_gemv_int4(const uint8_t *w, const uint16_t *w_scale, const void *input, const void *bias, void *y,
                     uint8_t *workspace, int64_t rows, int64_t n_out, int64_t n_in, int64_t is_bf16) {
-    const int64_t groups = n_in / GROUP_SIZE;
-    int8_t *q = (int8_t *)workspace;
-    float *scale = (float *)(workspace + rows * n_in), *shift = scale + rows * groups;
-    quantize_activations(input, q, scale, shift, rows, n_in, is_bf16);
-    int64_t block = 1, streamed = 0; /* output channels of a block; those that dot_streams computes */
+    float *scale = (float *)(workspace + rows * n_in), *shift = scale + rows * (n_in / GROUP_SIZE);
+    quantize_activations(input, (int8_t *)workspace, scale, shift, rows, n_in, is_bf16);
+    Gemv gemv = {compute_blocks, w, w_scale, bias, workspace, y, rows, n_out, n_in, is_bf16, n_out, 1, 0,
+                 vita_gemv_int4_workspace(rows, n_in)};
+    int64_t streamed = 0; /* output channels that compute_streams computes */
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
-    if (rows * n_in > L1_BYTES) block = N_BLOCK;
-    else if (rows <= STREAM_ROWS) {
-        const int64_t apart = n_out / STREAMS;
-        streamed = apart * STREAMS;
+    if (rows <= STREAM_ROWS && rows * n_in <= L1_BYTES) {
+        Gemv streams = gemv;
+        streams.compute = compute_streams;
+        streams.channels = streams.apart = n_out / STREAMS;
+        streams.streams = STREAMS;
+        streamed = streams.channels * STREAMS;
+        if (!share_gemv(&streams, streamed * n_in / 2)) {
 #pragma omp parallel for schedule(static)
-        for (int64_t c = 0; c < apart; c++) {
-            float sums[STREAMS * MAX_ROWS];
-            const uint8_t *row = w + c * n_in / 2;
-            const uint16_t *row_scale = w_scale + c * groups;
-            if (rows == 1) dot_streams(row, row_scale, q, scale, shift, sums, n_in, apart, 1);
-            else dot_streams(row, row_scale, q, scale, shift, sums, n_in, apart, STREAM_ROWS);
-            store_sums(sums, bias, y, c, STREAMS, apart, 0, rows, n_out, is_bf16);
+            for (int64_t c = 0; c < streams.channels; c++) compute_streams(&streams, y, c, c + 1);
         }
     }
 #endif
+    if (streamed == 0 && share_gemv(&gemv, n_out * n_in / 2)) return;
+    const int64_t block = block_of(rows, n_in);
 #pragma omp parallel for schedule(static) if (n_out - streamed > STREAMS)
-    for (int64_t first = streamed; first < n_out; first += block) {
-        const int64_t channels = n_out - first < block ? n_out - first : block;
-        const uint8_t *row = w + first * n_in / 2;
-        const uint16_t *row_scale = w_scale + first * groups;
-        for (int64_t r = 0, taken; r < rows; r += taken) {
-            const int8_t *x = q + r * n_in;
-            const float *s = scale + r * groups, *d = shift + r * groups;
-            float sums[N_BLOCK * MAX_ROWS];
-            DISPATCH_ROWS(rows - r, taken, dot_rows(row, row_scale, x, s, d, sums, n_in, channels, ROWS))
-            store_sums(sums, bias, y, first, channels, 1, r, taken, n_out, is_bf16);
-        }
-    }
+    for (int64_t first = streamed; first < n_out; first += block)
+        compute_blocks(&gemv, y, first, first + block < n_out ? first + block : n_out);
 }
 
 /* out [n_out, n_in], bfloat16 = dequantised w. */

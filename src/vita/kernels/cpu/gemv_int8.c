@@ -6,6 +6,7 @@
  * that all other loads are aligned.
  */
 #include "floats.h"
+#include "helpers.h"
 #include "rows.h"
 #include "vectors.h"
 #if defined(__AVX2__)
@@ -65,24 +66,36 @@ static inline __attribute__((always_inline)) void dot_rows(const int8_t *w, cons
 /* Workspace of vita_gemv_int8 in bytes: x as float32 [rows, n_in]. */
 int64_t vita_gemv_int8_workspace(int64_t rows, int64_t n_in) { return rows * n_in * (int64_t)sizeof(float); }
 
+/* See `Gemv`; x is float32. */
+static void compute(const Gemv *gemv, void *y, int64_t first, int64_t last) {
+    const int64_t rows = gemv->rows, n_in = gemv->n_in;
+    const uint16_t *scales = gemv->w_scale;
+    for (int64_t o = first; o < last; o++) {
+        const int8_t *row = (const int8_t *)gemv->w + o * n_in;
+        const float scale = bf16_to_f32(scales[o]);
+        const float add = gemv->bias ? load_float(gemv->bias, o, (int)gemv->is_bf16) : 0;
+        float sums[MAX_ROWS];
+        for (int64_t r = 0; r < rows;) {
+            const float *from = (const float *)gemv->x + r * n_in;
+            int64_t taken;
+            DISPATCH_ROWS(rows - r, taken, dot_rows(row, from, sums, n_in, ROWS))
+            for (int64_t k = 0; k < taken; k++)
+                store_float(y, (r + k) * gemv->n_out + o, scale * sums[k] + add, (int)gemv->is_bf16);
+            r += taken;
+        }
+    }
+}
+
 /* y [rows, n_out] = x [rows, n_in] (w [n_out, n_in] * scales [n_out])^T + bias [n_out]. x, bias and y are float32, or
  * bfloat16 if `is_bf16`; `bias` can be null. Each weight row is read from memory once for all rows of x. */
 void vita_gemv_int8(const int8_t *w, const uint16_t *scales, const void *x, const void *bias, void *y, float *workspace,
                     int64_t rows, int64_t n_out, int64_t n_in, int64_t is_bf16) {
     for (int64_t k = 0; k < rows * n_in; k++) workspace[k] = load_float(x, k, (int)is_bf16);
+    const Gemv gemv = {compute, w, scales, bias, workspace, y, rows, n_out, n_in, is_bf16, n_out, 1, 0,
+                       vita_gemv_int8_workspace(rows, n_in)};
+    if (share_gemv(&gemv, n_out * n_in)) return;
 #pragma omp parallel for schedule(static)
-    for (int64_t o = 0; o < n_out; o++) {
-        const int8_t *row = w + o * n_in;
-        float sums[MAX_ROWS], scale = bf16_to_f32(scales[o]), add = bias ? load_float(bias, o, (int)is_bf16) : 0;
-        for (int64_t r = 0; r < rows;) {
-            const float *from = workspace + r * n_in;
-            int64_t taken;
-            DISPATCH_ROWS(rows - r, taken, dot_rows(row, from, sums, n_in, ROWS))
-            for (int64_t k = 0; k < taken; k++)
-                store_float(y, (r + k) * n_out + o, scale * sums[k] + add, (int)is_bf16);
-            r += taken;
-        }
-    }
+    for (int64_t o = 0; o < n_out; o++) compute(&gemv, y, o, o + 1);
 }
 
 /* out [n_out, n_in], bfloat16 = w [n_out, n_in] * scales [n_out]. */

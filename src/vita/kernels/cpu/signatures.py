@@ -67,6 +67,10 @@ SIGNATURES: dict[str, tuple[CType | None, tuple[CType, ...]]] = {
     # x, weight, y; rows, n; eps
     "vita_rms_norm": (None, (DATA,) * 3 + (INT64,) * 2 + (DOUBLE,)),
     "vita_has_silu_mul": (INT, ()),
+    # helper threads
+    "vita_helpers_begin": (INT64, (INT64,)),
+    "vita_helpers_end": (None, ()),
+    "vita_helpers_chunks": (INT64, ()),
     # gate, up; n
     "vita_silu_mul": (None, (DATA,) * 2 + (INT64,)),
 }  # fmt: skip
