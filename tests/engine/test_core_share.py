@@ -103,7 +103,7 @@ def test_steps_that_leave_cores_to_others_are_not_compared() -> None:
         choice.after("step", 5.0 if reserved else 1.0)
     assert used == [8, 6, 1]
     choice.reserved = 0
-    assert choice._usual == {(8, "step"): 1.0}
+    assert choice._usual == {(8, "step", False): 1.0}
 
 
 def test_the_jobs_of_media_workers_are_known() -> None:
