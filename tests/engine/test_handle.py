@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vita.engine.handle import EventQueue, Handle, joined
-from vita.errors import MediaError
+from vita.errors import MediaError, RequestError
 from vita.events import Done, Event, ReasoningDelta, Started, TextDelta, Timings, Usage
 
 
@@ -136,6 +136,13 @@ class TestReading:
             assert read[name]() == (["a", "b"] if name == "results" else ["a"]), name
         fake.handle.results().clear()
         assert len(fake.handle.results()) == 2, "the list is the caller's"
+
+    def test_a_result_of_events_that_were_all_read_is_refused(self) -> None:
+        fake = Fake(*ANSWER)
+        assert tuple(fake.handle) == ANSWER
+        for read in (fake.handle.result, fake.handle.results, lambda: asyncio.run(fake.handle.aresult())):
+            with pytest.raises(RequestError, match="were read already"):
+                read()
 
     def test_an_error_is_raised_by_every_reading(self) -> None:
         fake = Fake(MediaError("broken"))

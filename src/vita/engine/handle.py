@@ -266,7 +266,13 @@ class Handle:
         return self._first
 
     def result(self, cancelled: Callable[[], bool] | None = None) -> Result:
-        """The whole first answer; blocks until it is done. A second call returns the same. Errors as for iteration."""
+        """The whole first answer; blocks until it is done. A second call returns the same.
+
+        Events that were read by iteration before are not in it.
+
+        Raises:
+            RequestError: all were read by iteration. Otherwise as iteration.
+        """
         return self._read_all(cancelled)[0]
 
     def results(self) -> list[Result]:
@@ -275,18 +281,24 @@ class Handle:
 
     async def aresult(self) -> Result:
         """`result` for asyncio."""
-        if self._error is not None:
-            raise self._error
+        self._check_whole()
         if not self._results:
             self._results = self._collect([event async for event in self])
         return self._results[0]
 
     def _read_all(self, cancelled: Callable[[], bool] | None = None) -> list[Result]:
-        if self._error is not None:
-            raise self._error
+        self._check_whole()
         if not self._results:
             self._results = self._collect(self.iterate(cancelled))
         return self._results
+
+    def _check_whole(self) -> None:
+        if self._error is not None:
+            raise self._error
+        if not (self._open or self._taken or self._results):
+            raise RequestError(
+                "all events of this handle were read already", where="result", fix="pass them to Result.collect"
+            )
 
     def _collect(self, events: Iterable[Event]) -> list[Result]:
         kept = events if self._count == 1 else list(events)  # audio that nobody asks for again is not kept
