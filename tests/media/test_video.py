@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image as Pillow
 
 from vita.errors import MediaError
+from vita.media import video_display
 from vita.media.audio import load_audio
 from vita.media.video import load_video, pick_frames
 from vita.types import Audio, MediaOptions, MediaPolicy, Video
@@ -116,6 +117,22 @@ def test_errors_say_what_and_where(tmp_path: Path) -> None:
         load_video(Video(tmp_path / "a.mp4", start=100.0))
     with pytest.raises(MediaError, match="64x48 pixels, more than"):
         load_video(Video(tmp_path / "a.mp4"), MediaOptions(policy=MediaPolicy(max_pixels=1000)))
+
+
+@pytest.mark.parametrize("kind", ["a file", "animated", "images"])
+def test_frames_that_would_fill_the_memory_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    frames = [np.zeros((48, 64, 3), np.uint8)] * 5
+    if kind == "animated":
+        first, *others = map(Pillow.fromarray, np.random.default_rng(0).integers(0, 255, (5, 48, 64, 3), np.uint8))
+        first.save(tmp_path / "a.webp", save_all=True, append_images=others, duration=1000)
+    name = tmp_path / ("a.webp" if kind == "animated" else "a.mp4")
+    source = frames if kind == "images" else name if kind == "animated" else write(name)
+    assert len(load_video(Video(source)).frames) == 5
+    monkeypatch.setattr(video_display, "MAX_FRAMES_BYTES", 5 * 3 * 64 * 48 - 1)
+    with pytest.raises(MediaError, match=r"5 frames of 64x48 pixels take 0\.0 GB of memory.*max_frames"):
+        load_video(Video(source))
 
 
 def test_a_video_without_audio_says_so(tmp_path: Path) -> None:

@@ -281,18 +281,18 @@ class Handle:
 
     async def aresult(self) -> Result:
         """`result` for asyncio."""
-        self._check_whole()
+        self._check_unread()
         if not self._results:
             self._results = self._collect([event async for event in self])
         return self._results[0]
 
     def _read_all(self, cancelled: Callable[[], bool] | None = None) -> list[Result]:
-        self._check_whole()
+        self._check_unread()
         if not self._results:
             self._results = self._collect(self.iterate(cancelled))
         return self._results
 
-    def _check_whole(self) -> None:
+    def _check_unread(self) -> None:
         if self._error is not None:
             raise self._error
         if not (self._open or self._taken or self._results):

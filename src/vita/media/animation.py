@@ -13,6 +13,7 @@ from vita.media.image_file import check_size, open_image
 from vita.media.png import check_png
 from vita.media.policy import UNGUARDED, ReadGuard
 from vita.media.source import Loaded
+from vita.media.video_display import check_memory
 from vita.types import MediaOptions
 
 DEFAULT_SECONDS = 0.1  # of a frame whose file says 0 or nothing, as browsers show it
@@ -61,6 +62,7 @@ class Animation:
                         raise _damaged(self.loaded.name) from error
                     shown = position
                 images[number] = load_image(image.copy(), options, guard)
+                check_memory(len(numbers), images[number].size, self.loaded.name)
         return images
 
 

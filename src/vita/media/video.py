@@ -15,6 +15,7 @@ from vita.media.animation import Animation, open_animation
 from vita.media.image import load_image_with_notes
 from vita.media.policy import UNGUARDED, ReadGuard
 from vita.media.source import Loaded, array_values, read_source
+from vita.media.video_display import check_memory
 from vita.types import MediaOptions, Video
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ def _from_images(
         guard.check("<frames>")
         loaded = load_image_with_notes(sources[n], options, guard)
         images[n] = loaded.image
+        check_memory(len(set(numbers)), loaded.image.size, "<frames>")
         notes += loaded.notes
     times = [n / video.fps for n in numbers]
     repeats = _repeats("the clip", numbers)

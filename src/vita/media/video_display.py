@@ -12,6 +12,7 @@ from vita.errors import MediaError
 from vita.types import MediaOptions
 
 MOST_ASPECT = 10  # width over height of a pixel, or the inverse; beyond it the header is wrong
+MAX_FRAMES_BYTES = 4 << 30  # of the frames of one video
 
 
 def to_image(frame: Any, aspect: Fraction | None, options: MediaOptions, name: str) -> Pillow.Image:
@@ -54,6 +55,25 @@ def check_size(sized: Any, options: MediaOptions, name: str) -> None:
         raise MediaError(
             f"has frames of {sized.width}x{sized.height} pixels, more than {options.policy.max_pixels / 1e6:g} million",
             where=name, fix="make the video smaller",
+        )  # fmt: skip
+
+
+def check_memory(count: int, size: tuple[int, int], name: str) -> None:
+    """Refuse so many frames that would fill the memory: all of them are held in RGB at their full size.
+
+    Args:
+        count: frames to be kept.
+        size: width and height of each.
+        name: of the video, for the error.
+
+    Raises:
+        MediaError: they take more than `MAX_FRAMES_BYTES`.
+    """
+    needed = 3 * count * size[0] * size[1]
+    if needed > MAX_FRAMES_BYTES:
+        raise MediaError(
+            f"{count:,} frames of {size[0]}x{size[1]} pixels take {needed / 1e9:.1f} GB of memory", where=name,
+            fix="look at fewer frames (max_frames), or make the video smaller",
         )  # fmt: skip
 
 

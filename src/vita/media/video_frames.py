@@ -16,7 +16,7 @@ from vita.media.joined import split_joined
 from vita.media.policy import UNGUARDED, ReadGuard
 from vita.media.source import Loaded
 from vita.media.timeline import USUAL_RATE, frame_times
-from vita.media.video_display import to_image
+from vita.media.video_display import check_memory, to_image
 from vita.media.video_track import Packet, VideoTrack, cut_short, open_track, read_stamps
 from vita.types import MediaOptions
 
@@ -130,8 +130,11 @@ def decode_frames(
     for hop in (True, False):  # where a seek goes wrong (formats without an index), the file is read through once
         try:
             with open_track(loaded, options, guard) as track:
-                reader = _StampReader(track, timeline, guard)
-                return {n: to_image(*found, options, loaded.name) for n, found in reader.frames(wanted, hop=hop)}
+                found: dict[int, Pillow.Image] = {}
+                for number, (frame, aspect) in _StampReader(track, timeline, guard).frames(wanted, hop=hop):
+                    found[number] = to_image(frame, aspect, options, loaded.name)
+                    check_memory(len(wanted), found[number].size, loaded.name)
+                return found
         except _StampsDiffer:
             continue
     return None
@@ -145,6 +148,7 @@ def _decode_by_number(
     for number, (track, frame) in enumerate(_all_frames(loaded, options, Damage(), guard)):
         if number in names and not frame.is_corrupt:
             images[number] = to_image(frame, track.stream.sample_aspect_ratio, options, loaded.name)
+            check_memory(len(wanted), images[number].size, loaded.name)
         if number >= wanted[-1]:
             break
     return images
