@@ -33,6 +33,13 @@ def test_no_content_type_hides_json_from_its_limits(served: Running) -> None:
         assert status == 400 and "more than 200,000 JSON values" in text, text[:300]
 
 
+def test_no_form_is_parsed_as_json(served: Running) -> None:
+    disguised = ("content-type", "multipart/form-data; boundary=x; x=application/json")
+    for body in (MANY, "[" * 100_000):
+        status, text = post(served, TRANSCRIPTIONS, body, disguised)
+        assert status == 400 and "valid JSON" not in text, text[:300]
+
+
 def test_the_first_content_type_counts() -> None:
     assert media_type([(b"Content-Type", b" Application/JSON; charset=utf-8"), (b"content-type", b"x/y")]) == (
         "application/json"

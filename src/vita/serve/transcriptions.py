@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from vita.events import Done, Usage
 from vita.serve.answers import logprob_object, shown_tokens
 from vita.serve.auth import Tenant
+from vita.serve.body import media_type
 from vita.serve.errors import JSON, ApiError, invalid, unsupported
 from vita.serve.parts import Object, Reader
 from vita.serve.server import Server, server_of, tenant_of
@@ -80,7 +81,7 @@ class TranscriptionRequest:
 async def create_transcription(request: Request) -> Response:
     """Write down what is said in a recording."""
     server, tenant = server_of(request), tenant_of(request)
-    if "application/json" in request.headers.get("content-type", ""):
+    if media_type(request.headers.raw) == "application/json":  # as the limits of bodies are chosen
         asked = _from_json(await _json(request), server)
     else:
         asked = await _from_form(request)
@@ -240,7 +241,7 @@ def _clock(seconds: float, point: str) -> str:
 async def _json(request: Request) -> Object:
     try:
         body = json.loads(await request.body())
-    except (ValueError, RecursionError):
+    except ValueError:
         raise invalid("The body is not valid JSON.") from None
     if not isinstance(body, dict):
         raise invalid("The body must be a JSON object.")
