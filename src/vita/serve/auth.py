@@ -9,6 +9,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from vita.serve.errors import JSON, forbidden, unauthorized
@@ -20,6 +21,9 @@ SUBPROTOCOL = "realtime"
 KEY_SUBPROTOCOL = "openai-insecure-api-key."  # how a browser sends its key with a WebSocket
 PUBLIC_PATHS = ("/", "/health")  # answered without a key
 PUBLIC_PREFIXES = ("/static/",)
+
+if TYPE_CHECKING:
+    from starlette.types import Scope
 
 Headers = Mapping[str, str]  # names in lower case
 
@@ -87,6 +91,17 @@ class Gate:
         self._options, self._secrets = options, client_secrets
         self._keys = [_digest(key) for key in options.api_keys]
         self._salt_key = secrets.token_bytes(16)
+
+    def caller(self, scope: Scope) -> Tenant:
+        """Host, origin and key of a request or WebSocket.
+
+        Raises:
+            ApiError: 401 or 403.
+        """
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        self.check_host(headers)
+        self.check_origin(headers)
+        return self.tenant(headers, scope["path"])
 
     def check_host(self, headers: Headers) -> None:
         """Refuse a request that reached a loopback server by another machine's name (DNS rebinding).

@@ -67,11 +67,7 @@ def check_caller(scope: Scope) -> Tenant:
     Raises:
         ApiError: 401 or 403.
     """
-    gate = server_of_scope(scope).gate
-    headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-    gate.check_host(headers)
-    gate.check_origin(headers)
-    return gate.tenant(headers, scope["path"])
+    return server_of_scope(scope).gate.caller(scope)
 
 
 async def _deny(scope: Scope, receive: Receive, send: Send, error: ApiError) -> None:

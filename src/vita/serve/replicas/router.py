@@ -83,7 +83,8 @@ class Router:
         try:
             if self.state != "ready":
                 raise unavailable("The server is stopping.")
-            self._check_caller(scope)
+            if scope["method"] != "OPTIONS":  # a browser asks without a key if it may send one; a replica answers
+                self._gate.caller(scope)
             with ExitStack() as stack:
                 request = await self._read(scope, await body.read(stack), reply)
                 await self._until_gone(receive, request)
@@ -143,20 +144,6 @@ class Router:
         await send({"type": "http.response.start", "status": 200, "headers": start})
         await send({"type": "http.response.body", "body": body})
 
-    def _check_caller(self, scope: Scope) -> None:
-        """Host, origin and key, before anything is read. A browser asks without a key whether it may send one, which a
-        replica answers.
-
-        Raises:
-            ApiError: 401 or 403.
-        """
-        if scope["method"] == "OPTIONS":
-            return
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        self._gate.check_host(headers)
-        self._gate.check_origin(headers)
-        self._gate.tenant(headers, scope["path"])
-
     @contextmanager
     def _buffer(self, size: int) -> Iterator[None]:
         """Count the bytes of a body while it is in memory.
@@ -180,8 +167,12 @@ class Router:
             target += "?" + scope["query_string"].decode("latin-1")
         fields = None
         if "json" in media_type(headers):
-            check_json(body, self._options.limits)
-            fields = await anyio.to_thread.run_sync(parse_object, body) if len(body) > BIG_JSON else parse_object(body)
+            if len(body) > BIG_JSON:
+                await anyio.to_thread.run_sync(check_json, body, self._options.limits)
+                fields = await anyio.to_thread.run_sync(parse_object, body)
+            else:
+                check_json(body, self._options.limits)
+                fields = parse_object(body)
         path = scope["path"].rstrip("/")
         replay = replay_for(path, fields) if fields is not None and fields.get("stream") is True else None
         return Forwarded(scope["method"], target, path, headers, body, send, routing_key(named, fields), replay=replay)
