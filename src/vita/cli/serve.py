@@ -102,6 +102,7 @@ def run_replicas(flags: ServeFlags, options: ServeOptions) -> int:
     from vita.serve.replicas.run import local_launchers, serve_replicas
 
     logging.basicConfig(level=logging.INFO if flags.verbose else logging.WARNING, format="vita: %(message)s")
+    logging.getLogger("vita.serve").setLevel(logging.INFO)
     listening = open_socket(options)
     try:
         url = base_url(options, listening)

@@ -122,7 +122,11 @@ class _Request:
             seconds = time.monotonic() - self._began
             route = getattr(self._scope.get("route"), "path", "other")
             self._server.metrics.request(route, self._status, seconds)
-            log.info("%s %s %d %.3f s %s", self._method, route, self._status, seconds, self._scope["vita.request_id"])
+            probed = route == "/health" and self._status == 200  # by routers and orchestrators, every few seconds
+            log.log(
+                logging.DEBUG if probed else logging.INFO, "%s %s %d %.3f s %s", self._method, route, self._status,
+                seconds, self._scope["vita.request_id"],
+            )  # fmt: skip
 
     def _end_if_slow(self) -> None:
         """Looks at the piece that waits, if one does: a timer for each piece would take longer than sending it."""

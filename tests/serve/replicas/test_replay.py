@@ -33,6 +33,7 @@ def chat(id: str, texts: list[list[str]]) -> list[bytes]:
     events = [PING]
     for index, pieces in enumerate(texts):
         events.append(chunk(index, {"role": "assistant", "content": ""}))
+        events += [chunk(index, {"reasoning_content": piece}) for piece in pieces]
         events += [chunk(index, {"content": piece}) for piece in pieces]
         events.append(chunk(index, {}, "stop"))
     return [*events, data_event({"id": id, "created": len(id), "choices": [], "usage": {}}), DONE]
@@ -70,6 +71,7 @@ def test_a_replayed_chat_has_every_character_once(
     for index, text in enumerate(texts):
         mine = [choice for c in chunks for choice in c["choices"] if choice["index"] == index]
         assert "".join(choice["delta"].get("content", "") for choice in mine) == text
+        assert "".join(choice["delta"].get("reasoning_content", "") for choice in mine) == text
         assert [choice["delta"].get("role") for choice in mine].count("assistant") == 1
         assert [choice["finish_reason"] for choice in mine].count("stop") == 1 and mine[-1]["finish_reason"] == "stop"
 

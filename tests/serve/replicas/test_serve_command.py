@@ -24,7 +24,7 @@ def start(errors: Path) -> tuple[subprocess.Popen[bytes], str, list[psutil.Proce
     """A router with two replicas: its process, its URL, and the replicas' processes."""
     with errors.open("wb") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", "vita", "serve", "--replicas", "2", "--port", "0"], stderr=stderr,
+            [sys.executable, "-m", "vita", "serve", "--replicas", "2", "--port", "0", "--log-content"], stderr=stderr,
             env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
     end = time.monotonic() + 180
@@ -50,7 +50,9 @@ def test_replicas_end_with_their_router(number: signal.Signals, tmp_path: Path) 
     assert process.wait(60) == (0 if number == signal.SIGTERM else -number)
     _, left = psutil.wait_procs(children, timeout=60)
     assert not left
-    assert "Traceback" not in (tmp_path / "stderr").read_text()
+    logged = (tmp_path / "stderr").read_text()
+    assert "Traceback" not in logged and "asked: Hello" in logged
+    assert "POST /v1/chat/completions 200" in logged and "GET /health" not in logged
 
 
 @pytest.mark.slow

@@ -48,6 +48,7 @@ def main(out: TextIO) -> None:
     fields = json.loads(sys.stdin.readline())
     threading.Thread(target=_stop_at_end_of, args=(sys.stdin,), daemon=True).start()
     logging.basicConfig(level=logging.WARNING, format=f"vita: replica {fields['index']}: %(message)s")
+    logging.getLogger("vita.serve").setLevel(logging.INFO)  # requests, and content if it is asked for
     try:
         options = decode_serve_options(fields["serve"])
         listening = open_socket(replace(options, host=fields.get("bind", LOOPBACK), port=0))

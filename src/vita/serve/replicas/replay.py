@@ -15,6 +15,7 @@ from vita.serve.sse import data_event
 PATHS_OF_CHAT = ("/v1/chat/completions",)
 PATHS_OF_RESPONSES = ("/v1/responses",)
 DELTA = "response.output_text.delta"
+TEXT_FIELDS = ("reasoning_content", "content")  # of the delta of a choice
 
 
 class Diverged(Exception):
@@ -98,10 +99,10 @@ class SentText:
 
 
 class ChatReplay:
-    """Chunks of /v1/chat/completions."""
+    """Chunks of /v1/chat/completions: in each choice a text, and before it its reasoning."""
 
     def __init__(self) -> None:
-        self._texts: dict[int, SentText] = {}
+        self._texts: dict[tuple[int, str], SentText] = {}  # by choice and field of the delta
         self._begun: set[int] = set()
         self._ended: set[int] = set()
         self._head: dict[str, Any] = {}  # id and time of the first stream
@@ -125,14 +126,17 @@ class ChatReplay:
     def _is_new(self, choice: dict[str, Any]) -> bool:
         """Whether the client does not have it; text that it has is taken out of it."""
         index, delta = choice["index"], choice["delta"]
-        text = self._texts.setdefault(index, SentText())
         if choice.get("finish_reason") is not None:
-            text.end()
+            for (of, _), text in self._texts.items():
+                if of == index:
+                    text.end()
             return _first_time(index, self._ended)
         if "role" in delta:
             return _first_time(index, self._begun)
-        delta["content"] = text.new_part(delta.get("content") or "")
-        return bool(delta["content"])
+        for field in TEXT_FIELDS:
+            if field in delta:
+                delta[field] = self._texts.setdefault((index, field), SentText()).new_part(delta[field] or "")
+        return not self._replayed or any(delta.get(field) for field in TEXT_FIELDS)
 
 
 def _first_time(index: int, seen: set[int]) -> bool:
