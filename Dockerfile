@@ -2,7 +2,8 @@
 #   docker build -t vita .
 #   docker run --rm -v "$PWD:/media" vita ask "What does the logo say?" --image assets/vita_logo.png
 #   docker run --rm -it -v "$PWD:/media" -v vita-cache:/home/vita/.cache vita chat
-#   docker build --build-arg EXTRAS="[serve,piper]" -t vita .   # the server and a voice too
+#   docker build --build-arg EXTRAS="[serve,piper]" -t vita .   # the server and a voice too, then with a key of your choice:
+#   docker run --rm -p 127.0.0.1:8000:8000 -e VITA_API_KEY=choose-one vita serve --host 0.0.0.0
 # For an NVIDIA GPU: docker build --build-arg TORCH_BACKEND=cu130 -t vita . and docker run --gpus all …
 FROM python:3.12-slim
 

@@ -242,7 +242,9 @@ class Vita:
         options: MediaOptions | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> Iterator[Event]:
-        """Events of an answer: `Started`, `TextDelta`s, then `Done`. Leaving the loop early cancels.
+        """Events of an answer: `Started`, `ReasoningDelta`s of a model that reasons, `TextDelta`s, `Done`.
+
+        Of `n` answers each has these, with its `index`. Leaving the loop early cancels.
 
         Args:
             messages, params, options: as for `submit`, whose errors are raised at once.

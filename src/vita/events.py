@@ -77,43 +77,72 @@ class SpeechChunk:
 
 @dataclass(frozen=True)
 class Usage:
-    """What went in and came out, in tokens unless said otherwise."""
+    """What went in and came out, in tokens unless said otherwise.
+
+    Attributes:
+        prompt_tokens: of the whole prompt; text_tokens, image_tokens and audio_tokens are parts of it.
+        completion_tokens: generated, those of the reasoning too.
+        reasoning_tokens: of them, with the tokens around the reasoning.
+        reused_tokens: of the prompt, found in the prefix cache.
+        tiles: image tiles and video frames.
+        images: images and video frames.
+        audio_seconds: of audio in the prompt.
+        dropped_messages: oldest messages, left out so that the rest fits the context.
+    """
 
     prompt_tokens: int = 0
     text_tokens: int = 0
     image_tokens: int = 0
     audio_tokens: int = 0
-    completion_tokens: int = 0  # those of the reasoning too
-    reasoning_tokens: int = 0  # of them, with the tokens around the reasoning
-    reused_tokens: int = 0  # of the prompt, found in the prefix cache
-    tiles: int = 0  # image tiles and video frames
-    images: int = 0  # images and video frames
+    completion_tokens: int = 0
+    reasoning_tokens: int = 0
+    reused_tokens: int = 0
+    tiles: int = 0
+    images: int = 0
     audio_seconds: float = 0.0
-    dropped_messages: int = 0  # oldest messages left out so that the rest fits the context
+    dropped_messages: int = 0
 
 
 @dataclass(frozen=True)
 class Timings:
-    """Where the time went, in seconds; memory in bytes. Stages count computing only; waiting is `queued`."""
+    """Where the time went, in seconds; memory in bytes. Stages count computing only; waiting is `queued`.
 
-    media: float = 0.0  # reading and decoding files
-    preprocess: float = 0.0  # tiling, tokenising
-    load: float = 0.0  # encoders loaded on first use
-    queued: float = 0.0  # waiting for a media worker, for admission, and for other requests' units
+    Attributes:
+        media: reading and decoding files.
+        preprocess: cutting images into tiles, tokenising.
+        load: encoders loaded on first use.
+        queued: waiting for a media worker, for admission, and for other requests' units.
+        vision, audio, prefill, decode: the stages of the model.
+        first_token: from the request to the first token.
+        speech: making audio of the answer, beside the other stages.
+        first_audio: from the request to the first `SpeechChunk`.
+        speech_seconds: of audio that was made.
+        total: from the request to its end.
+        decode_tokens: steps timed by `decode` (all tokens but those of prefill).
+        bytes_per_token: weights and KV cache read for one decode step.
+        peak_memory: resident set on a CPU, allocated device memory on a GPU.
+        device: that computed.
+        gpu_utilisation: percent, where NVML answers.
+    """
+
+    media: float = 0.0
+    preprocess: float = 0.0
+    load: float = 0.0
+    queued: float = 0.0
     vision: float = 0.0
     audio: float = 0.0
     prefill: float = 0.0
     decode: float = 0.0
-    first_token: float = 0.0  # from the request to the first token
-    speech: float = 0.0  # making audio of the answer, beside the other stages
-    first_audio: float = 0.0  # from the request to the first `SpeechChunk`
-    speech_seconds: float = 0.0  # of audio that was made
+    first_token: float = 0.0
+    speech: float = 0.0
+    first_audio: float = 0.0
+    speech_seconds: float = 0.0
     total: float = 0.0
-    decode_tokens: int = 0  # steps timed by `decode` (all tokens but those of prefill)
-    bytes_per_token: int = 0  # weights and KV cache read for one decode step
-    peak_memory: int = 0  # resident set on a CPU, allocated device memory on a GPU
+    decode_tokens: int = 0
+    bytes_per_token: int = 0
+    peak_memory: int = 0
     device: str = "cpu"
-    gpu_utilisation: float | None = None  # percent, where NVML answers
+    gpu_utilisation: float | None = None
 
     @property
     def tokens_per_second(self) -> float:
@@ -124,11 +153,6 @@ class Timings:
     def gigabytes_per_second(self) -> float:
         """Memory traffic of decode, to compare with the machine's bandwidth."""
         return self.tokens_per_second * self.bytes_per_token / 1e9
-
-    @property
-    def images_per_second(self) -> float | None:
-        """Reciprocal of `total`."""
-        return 1.0 / self.total if self.total > 0 else None
 
 
 @dataclass(frozen=True)
@@ -148,6 +172,11 @@ class Done:
     logprobs: tuple[TokenLogprob, ...] = ()
     notes: tuple[str, ...] = ()  # what the user should know: dropped turns, damaged media
     index: int = 0
+
+
+def images_per_second(usage: Usage, timings: Timings) -> float | None:
+    """Images and video frames of a request by its total time; None without any."""
+    return usage.images / timings.total if usage.images and timings.total > 0 else None
 
 
 Event: TypeAlias = Started | TextDelta | ReasoningDelta | SpeechChunk | Done
@@ -178,6 +207,11 @@ class Result:
     def reasoning_tokens(self) -> int:
         """Of the reasoning, with the tokens around it; part of `usage.completion_tokens`."""
         return self.usage.reasoning_tokens
+
+    @property
+    def images_per_second(self) -> float | None:
+        """Images and video frames of the request by its total time; None without any."""
+        return images_per_second(self.usage, self.timings)
 
     @classmethod
     def collect(cls, events: Iterable[Event], index: int = 0) -> Result:

@@ -27,7 +27,7 @@ class FilePath:
 
 @dataclass(frozen=True)
 class Url:
-    """An http or https address."""
+    """An `http:`, `https:`, `data:` or `file:` URL."""
 
     url: str
 

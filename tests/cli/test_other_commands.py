@@ -155,8 +155,8 @@ class TestOtherCommands:
         notes = [line for line in done.stdout.decode().splitlines() if line.startswith("note")]
         assert done.returncode == 0
         assert any("embedded model" in n and "no config.json" in n and "install the package again" in n for n in notes)
-        assert any("HEIC" in n and "pip install pillow-heif" in n for n in notes)
-        assert any("GPU" in n and "pip install nvidia-ml-py" in n for n in notes)
+        assert any("HEIC" in n and 'pip install "vita-engine[heic]"' in n for n in notes)
+        assert any("GPU" in n and 'pip install "vita-engine[gpu]"' in n for n in notes)
 
 
 LONG = "a" * 300

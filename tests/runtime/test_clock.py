@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from vita.cli.report import images_per_second, timing_rows
-from vita.events import Done, Timings, Usage
+from vita.cli.report import timing_rows
+from vita.events import Done, Result, Timings, Usage
 from vita.runtime import bandwidth
 
 
@@ -47,10 +47,10 @@ def test_time_in_the_queue_is_shown_from_a_millisecond_on(queued: float, shown: 
 def test_images_per_second_are_those_of_the_request() -> None:
     rows = timing_rows(Done("stop", "typed", Usage(images=4), Timings(total=2.0)), None)
     assert ("total", "2.00 s", "2.00 images/s") in rows
-    assert images_per_second(Usage(), Timings(total=2.0)) is None
-    assert images_per_second(Usage(images=1), Timings()) is None
+    for images, total, rate in ((4, 2.0, 2.0), (0, 2.0, None), (1, 0.0, None)):
+        result = Result("", "typed", "stop", Usage(images=images), Timings(total=total))
+        assert result.images_per_second == rate
 
 
 def test_rates_without_tokens_are_zero() -> None:
     assert Timings().tokens_per_second == Timings().gigabytes_per_second == 0.0
-    assert Timings().images_per_second is None

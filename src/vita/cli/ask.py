@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from vita.cli.loading import load_model
 from vita.cli.output import print_json
-from vita.cli.report import images_per_second, print_timings
+from vita.cli.report import print_timings
 from vita.cli.speech import Sink, SpeechFlags, open_sink
 from vita.errors import RequestError, SpeechError, VitaError
 from vita.events import Done, ReasoningDelta, Result, SpeechChunk, TextDelta
@@ -226,7 +226,7 @@ def as_json(result: Result, model: str) -> dict[str, Any]:
     timings = dataclasses.asdict(result.timings)
     timings["tokens_per_second"] = result.timings.tokens_per_second
     timings["gigabytes_per_second"] = result.timings.gigabytes_per_second
-    timings["images_per_second"] = images_per_second(result.usage, result.timings)
+    timings["images_per_second"] = result.images_per_second
     return {
         "text": result.text,
         "reasoning": result.reasoning,

@@ -108,7 +108,8 @@ def _kernel() -> Finding:
 def packages() -> list[Finding]:
     """Optional packages."""
     optional = {
-        "pillow_heif": ("HEIC images", "pillow-heif"), "pynvml": ("GPU utilisation", "nvidia-ml-py"),
+        "pillow_heif": ("HEIC images", '"vita-engine[heic]"'),
+        "pynvml": ("GPU utilisation", '"vita-engine[gpu]"'),
         "silero_vad": ("voice activity", '"vita-engine[listen]"'),
         "pywebrtc_audio": ("echo cancelling", '"vita-engine[listen]"'),
         "wetext": ("Chinese numbers", '"vita-engine[chinese]"'),

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from vita.events import Done, Timings, Usage
-
+from vita.events import Done, images_per_second
 
 CACHED_BYTES = 64 << 20  # weights read per token that stay in the CPU's cache: memory bandwidth is no limit then
 
@@ -42,11 +38,6 @@ def timing_rows(done: Done, bandwidth: float | None) -> list[tuple[str, str, str
     busy = "" if t.gpu_utilisation is None else f"GPU {t.gpu_utilisation:.0f} % busy"
     out.append(("peak memory", f"{t.peak_memory / 1e6:,.0f} MB", busy or t.device))
     return out
-
-
-def images_per_second(usage: Usage, timings: Timings) -> float | None:
-    """Images and video frames of the request by its total time; None without any."""
-    return usage.images / timings.total if usage.images and timings.total > 0 else None
 
 
 def print_timings(done: Done) -> None:

@@ -20,10 +20,28 @@ WINDOW = 1000  # latencies that are remembered
 
 @dataclass(frozen=True)
 class Stats:
-    """What `engine.stats()` returns. Counts are since the engine started; bytes, seconds.
+    """What `model.stats()` returns. Counts are since the engine started; sizes in bytes, times in seconds.
 
     `submitted = finished + cancelled + failed + (reading + waiting + working + running)` holds at any time, counted in
     requests; refused requests were never submitted.
+
+    Attributes:
+        submitted, finished, cancelled, failed: requests, all of them and those that ended so.
+        refused: requests that found the queue full.
+        reading: requests whose media are read and decoded now.
+        waiting: requests that wait for admission.
+        working: admitted requests in encoders or prefill.
+        running: requests that decode.
+        kv_budget: bytes that the KV cache may take.
+        kv_active: bytes of the KV cache of admitted requests.
+        kv_idle: bytes of prefixes that are kept for later requests; idle_prefixes counts them.
+        prompt_tokens, reused_tokens, completion_tokens: of ended requests, as in `Usage`.
+        encoder_hits, encoder_misses: images and audio found in the encoder cache, and not.
+        decode_steps: steps of the decoder; decode_rows: sequences in all of them, so their ratio is the mean batch.
+        threads: compute threads of a step now.
+        first_token_median, first_token_p95: from the request to the first token; None before the first request.
+        inter_token_median, inter_token_p95: between two tokens of an answer, of the last 1,000.
+        healthy: False after a fatal device error.
     """
 
     submitted: int

@@ -76,7 +76,9 @@ def open_image(stream: BinaryIO, options: MediaOptions, name: str) -> Pillow.Ima
         except Exception as error:  # plugins raise many kinds for a damaged header
             if heic:
                 raise MediaError(
-                    "is a HEIC image and pillow-heif is not installed", where=name, fix="run pip install pillow-heif"
+                    "is a HEIC image and pillow-heif is not installed",
+                    where=name,
+                    fix='run pip install "vita-engine[heic]"',
                 ) from None
             if isinstance(error, UnidentifiedImageError):
                 raise MediaError("is not an image in a known format", where=name, fix=USUAL) from None
