@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from vita.checkpoint.load import Progress
-from vita.checkpoint.lora import merge_lora
-from vita.checkpoint.open import open_checkpoint
+from vita.checkpoint.lora import open_merged
 from vita.engine.engine import Engine
 from vita.engine.handle import Handle
 from vita.engine.metrics import Stats
@@ -106,12 +105,7 @@ def load_with_options(
             raise RequestError(f"must be a folder or a hub id, not {type(value).__name__}", where=name)
     if progress is not None and not callable(progress):
         raise RequestError(f"must be a function, not {type(progress).__name__}", where="progress")
-    if base is not None:
-        if model is None:
-            raise RequestError("needs a model, the LoRA folder", where="base", fix="name that folder as `model`")
-        checkpoint = merge_lora(open_checkpoint(base, offline=options.offline), Path(model))
-    else:
-        checkpoint = open_checkpoint(model, offline=options.offline)
+    checkpoint = open_merged(model, base, offline=options.offline)
     return Vita(Engine(checkpoint, options, progress), "default" if model is None else str(model))
 
 

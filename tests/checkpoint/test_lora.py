@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from tests.checkpoint.test_checkpoints import PICTURE, QUESTION, SOUND, answer
 from tests.checkpoints import Tensors, copy_mini, read_tensors
+from tests.cli.commands import assert_sentence, run
 
 import vita
 from vita.checkpoint.lora import merge_lora
@@ -74,6 +75,21 @@ def test_the_merge_is_the_sum(folder: Path, settings: dict[str, Any], scale: flo
             model.stream(vita.user(QUESTION, image=PICTURE, audio=SOUND), SamplingParams(max_tokens=6))
         ).token_ids
     )
+
+
+def test_a_converted_adapter_is_the_merged_model(folder: Path) -> None:
+    """`vita convert ADAPTER OUT --base BASE`: what a server loads, which takes no adapter."""
+    made = adapter(folder)
+    out = folder.parent / "converted"
+    assert run("convert", str(made), str(out), "--base", str(folder)).returncode == 0
+    merged, converted = (
+        vita.load(name, base=base, quantize=quantize, dtype="float32", device="cpu").engine.model.decoder.state_dict()
+        for name, base, quantize in ((made, folder, "int8"), (out, None, None))
+    )
+    assert merged.keys() == converted.keys()
+    assert all(torch.equal(merged[name], converted[name]) for name in merged)
+    said = run("convert", str(made), str(folder.parent / "other"))
+    assert_sentence(said, "adapter: is a LoRA folder; name the checkpoint that it was trained on with --base")
 
 
 def test_modules_trained_whole_stand_among_the_adapters_tensors(folder: Path) -> None:

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from vita.checkpoint.files import is_file, read_json
-from vita.checkpoint.open import Checkpoint
+from vita.checkpoint.open import ADAPTER_CONFIG, Checkpoint, open_checkpoint
 from vita.checkpoint.safetensors import TensorStore, read_header
 from vita.checkpoint.settings import Settings, show
-from vita.errors import CheckpointError
+from vita.errors import CheckpointError, RequestError
 
 ADAPTER = ("adapter_model.safetensors", "adapter_model.bin")
 NON_LORA = ("non_lora_trainables.safetensors", "non_lora_trainables.bin")
@@ -51,6 +51,24 @@ class _Pair:
     a: Tensor
     b: Tensor
     bias: Tensor | None
+
+
+def open_merged(model: str | Path | None, base: str | Path | None, *, offline: bool = False) -> Checkpoint:
+    """A checkpoint, or with `base` a LoRA folder merged into it.
+
+    Args:
+        model: a folder, a hub id, or None for the embedded checkpoint; with `base`, the LoRA folder.
+        base: the checkpoint that the adapter was trained on: a folder or a hub id.
+        offline: use only the hub's cache.
+
+    Raises:
+        RequestError: `base` without a model. CheckpointError: as `merge_lora`. VitaError: as `open_checkpoint`.
+    """
+    if base is None:
+        return open_checkpoint(model, offline=offline)
+    if model is None:
+        raise RequestError("needs a model, the LoRA folder", where="base", fix="name that folder as `model`")
+    return merge_lora(open_checkpoint(base, offline=offline), Path(model))
 
 
 def merge_lora(base: Checkpoint, folder: Path) -> Checkpoint:
@@ -102,7 +120,7 @@ def merge_lora(base: Checkpoint, folder: Path) -> Checkpoint:
 
 
 def _read_settings(folder: Path) -> _LoraConfig:
-    file = folder / "adapter_config.json"
+    file = folder / ADAPTER_CONFIG
     settings = Settings(read_json(file), file)
     if settings.text("peft_type", "LORA") != "LORA" or settings.boolean("use_dora", False):
         raise CheckpointError("only plain LoRA adapters are supported", where=file)

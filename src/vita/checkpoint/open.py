@@ -24,6 +24,7 @@ from vita.options import SCHEMES, Quantize
 
 # Whose repository holds the vision folder's configuration when a checkpoint names the folder without holding it.
 VISION_HUB_OWNER = "OpenGVLab"
+ADAPTER_CONFIG = "adapter_config.json"  # of a LoRA folder
 MAX_NAME = 255  # characters of a folder's name
 YAML_ERRORS = (ValueError, TypeError, KeyError, AttributeError, OverflowError)  # of PyYAML's value constructors
 
@@ -65,6 +66,11 @@ def open_checkpoint(name: str | Path | None, *, offline: bool = False, weights: 
     """
     folder = find_folder(name) or hub.fetch(str(name), weights=weights, offline=offline)
     if not is_file(folder / "config.json"):
+        if is_file(folder / ADAPTER_CONFIG):
+            raise CheckpointError(
+                "is a LoRA folder", where=folder,
+                fix="name the checkpoint that it was trained on with --base (in Python: base=)",
+            )  # fmt: skip
         raise CheckpointError(
             "is not a checkpoint, it has no config.json", where=folder, fix="pass the folder that holds config.json"
         )

@@ -346,19 +346,23 @@ def evaluate(
 
 @command(
     epilog=examples(
-        "vita convert VITA-MLLM/VITA-1.5 vita-int4 --quantize int4", "vita convert MODEL OUT --quantize int8+encoders"
+        "vita convert VITA-MLLM/VITA-1.5 vita-int4 --quantize int4",
+        "vita convert ADAPTER OUT --base VITA-MLLM/VITA-1.5 --quantize int4",
     )
 )
 def convert(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Checkpoint folder or hub id.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; must not exist.")],
+    base: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Base checkpoint, when MODEL is a LoRA folder: they are merged.")
+    ] = None,
     quantize: o.QuantizeTo = "int8",
     offline: o.Offline = False,
 ) -> None:
     """Write a quantised copy of a checkpoint, which loads memory-mapped."""
     from vita.cli.convert import run_convert
 
-    raise typer.Exit(run_convert(model, out, quantize, offline=offline))
+    raise typer.Exit(run_convert(model, out, quantize, base=base, offline=offline))
 
 
 @command(epilog=examples("vita pull VITA-MLLM/VITA-1.5", "vita pull OWNER/NAME"))

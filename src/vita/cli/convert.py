@@ -8,15 +8,15 @@ from pathlib import Path
 from vita.cli.signals import exit_by_signals
 
 
-def run_convert(model: str, out: Path, quantize: str, *, offline: bool) -> int:
-    """Write the copy, with a progress bar on a terminal.
+def run_convert(model: str, out: Path, quantize: str, *, base: str | None, offline: bool) -> int:
+    """Write the copy, with a progress bar on a terminal. With `base`, the model is a LoRA folder that is merged.
 
     Raises:
         VitaError: the checkpoint is unusable, the folder exists, or the disk is too full.
     """
     from vita.checkpoint.convert import convert
     from vita.checkpoint.load import check_tensors
-    from vita.checkpoint.open import open_checkpoint
+    from vita.checkpoint.lora import open_merged
     from vita.errors import RequestError
     from vita.model.vita import VitaModel
     from vita.options import parse_quantize
@@ -25,7 +25,7 @@ def run_convert(model: str, out: Path, quantize: str, *, offline: bool) -> int:
     scheme = parse_quantize(quantize)
     if scheme is None:
         raise RequestError("names no scheme", where="quantize", fix="use int8 or int4")
-    checkpoint = open_checkpoint(model, offline=offline)
+    checkpoint = open_merged(model, base, offline=offline)
     vocab_size = Tokenizer.load(checkpoint.folder).size
     check_tensors(checkpoint, VitaModel.on_meta(checkpoint.config, vocab_size, checkpoint.quantized))
     with exit_by_signals():
