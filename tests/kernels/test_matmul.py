@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -136,6 +138,26 @@ def test_weights_are_converted_for_humming(kind: str, biased: bool) -> None:
     matmul(x, out)
     reference.linear(x, stored, wanted)
     torch.testing.assert_close(out, wanted, atol=0.1, rtol=0.02)
+
+
+def test_humming_computes_on_the_device_of_x(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library launches on the thread's current device, which is the first one even for a model on the second."""
+    current: list[Tensor] = []
+
+    @contextmanager
+    def device_of(tensor: Tensor) -> Iterator[None]:
+        current.append(tensor)
+        yield
+        current.pop()
+
+    def layer(inputs: Tensor, outputs: Tensor) -> Tensor:
+        assert len(current) == 1 and current[0] is x
+        return outputs.fill_(1)
+
+    monkeypatch.setattr(torch.cuda, "device_of", device_of)
+    x, out = torch.randn(2, 64), torch.zeros(2, 64)
+    humming.HummingMatmul(64, layer, finish)(x, out)
+    assert (out == 1).all()
 
 
 @pytest.mark.usefixtures("fake_humming")

@@ -105,6 +105,7 @@ class HummingMatmul:
         normed = x if norm_weight is None else triton_elementwise().rms_norm(x, norm_weight, eps)
         separate = swiglu or residual is not None
         sums = torch.empty(len(x), self._channels, dtype=x.dtype, device=x.device) if separate else out
-        self._layer(normed, outputs=sums)
+        with torch.cuda.device_of(x):  # the library launches on the thread's current device
+            self._layer(normed, outputs=sums)
         if separate:
             self._finish(sums[None], out, residual=residual, swiglu=swiglu)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from vita.kernels.cpu.bindings import GROUP_SIZE
+from vita.kernels.triton import linear as module
 from vita.kernels.triton.linear import linear
 from vita.kernels.weight import Weight
 from vita.quant.int4 import quantize_groups, unpack
@@ -68,3 +73,25 @@ def test_float16_is_summed_in_float32() -> None:
     out = torch.zeros(1, 16, dtype=torch.float16)
     linear(torch.ones(1, 4096, dtype=torch.float16), w, out)
     assert (out == 4096).all()
+
+
+def test_the_kernel_is_launched_on_the_device_of_x(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton takes the thread's current device, which is the first one even for a model on the second."""
+    current: list[Tensor | None] = [None]
+    launched: list[Tensor | None] = []
+
+    @contextmanager
+    def device_of(tensor: Tensor) -> Iterator[None]:
+        current.append(tensor)
+        yield
+        current.pop()
+
+    class Kernel:
+        def __getitem__(self, grid: tuple[int, ...]) -> Any:
+            return lambda *arguments, **options: launched.append(current[-1])
+
+    monkeypatch.setattr(torch.cuda, "device_of", device_of)
+    monkeypatch.setattr(module, "_linear_kernel", Kernel())
+    x = torch.randn(1, 64)
+    linear(x, weight("float", 33, 64, None)[0], torch.empty(1, 33))
+    assert len(launched) == 1 and launched[0] is x

@@ -67,12 +67,13 @@ def linear(
     shape = blocks or BLOCK_SHAPES[weight_format, rows == 1]
     k_block = min(shape.k_block, max(GROUP_SIZE, triton.next_power_of_2(in_features)))
     grid = (triton.cdiv(channels, shape.n_block),)
-    _linear_kernel[grid](
-        x, weight.values, weight.scale, weight.bias, norm_weight, residual, out, rows, channels, eps,
-        IN_FEATURES=in_features, FORMAT=weight_format, ONE_ROW=rows == 1, SWIGLU=swiglu,
-        NORM=norm_weight is not None, BIAS=weight.bias is not None, RESIDUAL=residual is not None,
-        N_BLOCK=shape.n_block, K_BLOCK=k_block, STAGES=shape.stages, M_BLOCK=MAX_BATCH, num_warps=shape.warps,
-    )  # fmt: skip
+    with torch.cuda.device_of(x):  # Triton launches on the thread's current device
+        _linear_kernel[grid](
+            x, weight.values, weight.scale, weight.bias, norm_weight, residual, out, rows, channels, eps,
+            IN_FEATURES=in_features, FORMAT=weight_format, ONE_ROW=rows == 1, SWIGLU=swiglu,
+            NORM=norm_weight is not None, BIAS=weight.bias is not None, RESIDUAL=residual is not None,
+            N_BLOCK=shape.n_block, K_BLOCK=k_block, STAGES=shape.stages, M_BLOCK=MAX_BATCH, num_warps=shape.warps,
+        )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["rows"])
