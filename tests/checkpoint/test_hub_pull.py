@@ -16,8 +16,9 @@ from huggingface_hub import constants
 from tests.checkpoint.hub_server import Hub, serve
 from tests.checkpoints import VISION, copy_mini
 
+from vita.checkpoint import hub_pull
 from vita.checkpoint.hub_cache import cached_models, remove
-from vita.checkpoint.hub_pull import plan_pull, pull
+from vita.checkpoint.hub_pull import PullFile, PullPlan, plan_pull, pull
 from vita.errors import CheckpointError, ResourceError
 
 SHARD = "f" * 64
@@ -105,6 +106,24 @@ def test_bytes_are_reported_and_lost_connections_are_resumed(mini: Path, tmp_pat
             assert (folder / name).read_bytes() == (place / name).read_bytes()
     assert seen == sorted(seen) and seen[-1] == total and len(seen) > 40
     assert len([asked for asked in served.ranges if asked is not None]) == 3, "340 kB take two parts and 552 kB three"
+
+
+def test_a_partial_file_that_is_too_long_is_downloaded_anew(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    (tmp_path / "offered").mkdir()
+    (tmp_path / "offered" / "model.safetensors").write_bytes(b"weights" * 100)
+    with serve(Hub("a/b", tmp_path / "offered")) as served:
+        name = "model.safetensors"
+        file = PullFile(name, 700, served.etag(name), cache / served.etag(name))
+        cache.mkdir(parents=True)
+        file.partial.write_bytes(b"x" * 1000)
+        seen: list[int] = []
+        hub_pull._download(PullPlan("a/b", "main", (file,), 1 << 40), file, served.endpoint, seen.append)
+    assert served.ranges == [None], "all of it is asked for"
+    assert file.blob.read_bytes() == b"weights" * 100 and not file.partial.exists()
+    assert seen[-1] == 700
 
 
 def test_a_cache_without_checkpoints_and_with_odd_folders(cache: Path) -> None:

@@ -212,7 +212,8 @@ def _download(plan: PullPlan, file: PullFile, endpoint: str, progress: Callable[
 
         with _CountingWriter(file.partial, report) as out:
             if out.tell() > file.size:
-                out.truncate(0)
+                out.seek(0)  # truncating leaves the position, where the rest would be asked for
+                out.truncate()
             headers = {"authorization": f"Bearer {token}"} if token else {}
             http_get(
                 url, out, resume_size=out.tell(), headers=headers, expected_size=file.size, displayed_filename=file.name
