@@ -6,6 +6,7 @@ import json
 import math
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tests.checkpoints import AUDIO, copy_mini, edit_json, read_tensors, write_single
 
+import vita
+from vita.checkpoint.convert import convert
+from vita.checkpoint.files import DEFAULT
+from vita.checkpoint.load import check_tensors
+from vita.checkpoint.names import checkpoint_name
 from vita.checkpoint.open import open_checkpoint
-from vita.checkpoint.safetensors import DTYPES, list_tensors, read_header
+from vita.checkpoint.safetensors import DTYPES, Entry, TensorStore, list_tensors, read_header
 from vita.errors import CheckpointError, VitaError
+from vita.model.vita import VitaModel
 
 DEEP = "[" * 100_000
 
@@ -275,6 +282,47 @@ def test_a_file_that_changes_after_its_header_was_read_is_one_sentence(folder: P
     file.unlink()
     with pytest.raises(CheckpointError, match=file.name):
         store.get(name)
+
+
+HEAD, HEAD_SCALE = "lm_head.weight", "lm_head.scale"
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "said"),
+    [
+        (HEAD, torch.uint8, r"lm_head\.weight torch\.uint8 instead of torch\.int8"),
+        (HEAD_SCALE, torch.float32, r"lm_head\.scale torch\.float32 instead of torch\.bfloat16"),
+        (HEAD_SCALE, torch.float16, r"lm_head\.scale torch\.float16 instead of torch\.bfloat16"),
+    ],
+)
+def test_quantised_tensors_are_of_exactly_their_type(
+    mini: Path, tmp_path: Path, name: str, dtype: torch.dtype, said: str
+) -> None:
+    """The kernels read them as they are stored: others would be read out of bounds, or wrong."""
+    convert(open_checkpoint(mini / "mini_ckpt"), tmp_path / "int8", "int8")
+    tensors = read_tensors(tmp_path / "int8")
+    tensors[name] = tensors[name].view(dtype) if dtype == torch.uint8 else tensors[name].to(dtype)
+    write_single(tmp_path / "int8", tensors)
+    with pytest.raises(CheckpointError, match=r"1 of another shape or type \(" + said) as caught:
+        vita.load(tmp_path / "int8", device="cpu", offline=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_packed_int4_is_not_read_from_int8() -> None:
+    """By headers alone: the reference set's layers are too narrow for int4."""
+    checkpoint = open_checkpoint(DEFAULT)
+    model = VitaModel.on_meta(checkpoint.config, checkpoint.config.decoder.vocab_size, "int4")
+    entries = {
+        checkpoint_name(part, ours): Entry(Path("f"), tensor.dtype, tuple(tensor.shape))
+        for part, module in model.parts()
+        for ours, tensor in module.state_dict().items()
+    }
+    check_tensors(replace(checkpoint, store=TensorStore(entries)), model)
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert entries[name].dtype == torch.uint8
+    entries[name] = replace(entries[name], dtype=torch.int8)
+    with pytest.raises(CheckpointError, match=rf"{name} torch\.int8 instead of torch\.uint8"):
+        check_tensors(replace(checkpoint, store=TensorStore(entries)), model)
 
 
 @pytest.mark.parametrize("name", ["~nobody-of-this-name/x", "x" * 5000, "a\0b", "a/" + "b" * 300])

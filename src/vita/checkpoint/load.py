@@ -30,7 +30,7 @@ Progress = Callable[[str, int, int], None]  # part, tensors done, tensors in tot
 
 
 def check_tensors(checkpoint: Checkpoint, model: VitaModel) -> None:
-    """Compare every expected name, shape and kind of dtype with the file headers.
+    """Compare every expected name, shape and dtype with the file headers.
 
     Args:
         checkpoint: opened.
@@ -52,7 +52,7 @@ def check_tensors(checkpoint: Checkpoint, model: VitaModel) -> None:
                     missing.append(name)
             elif not _shape_matches(found[name].shape, tuple(parameter.shape), _is_vocabulary(part, ours)):
                 misshaped.append(f"{name} {list(found[name].shape)} instead of {list(parameter.shape)}")
-            elif found[name].dtype.is_floating_point != parameter.dtype.is_floating_point:
+            elif not _dtype_matches(found[name].dtype, parameter.dtype, ours):
                 misshaped.append(f"{name} {found[name].dtype} instead of {parameter.dtype}")
     unexpected = [n for n in found if n not in expected and not IGNORED.fullmatch(n)]
     problems = [
@@ -184,6 +184,14 @@ def _has_other_source(checkpoint: Checkpoint, part: str, ours: str) -> bool:
 
 def _is_vocabulary(part: str, ours: str) -> bool:
     return part == "decoder" and ours in ("embed.weight", "head.weight", "head.scale")
+
+
+def _dtype_matches(found: torch.dtype, wanted: torch.dtype, ours: str) -> bool:
+    """Floating-point weights are cast to the working dtype. Quantised weights and scales are not: the kernels read
+    their memory as it is stored."""
+    if wanted in STORED or ours.endswith(".scale"):
+        return found == wanted
+    return found.is_floating_point == wanted.is_floating_point
 
 
 def _shape_matches(found: tuple[int, ...], wanted: tuple[int, ...], vocabulary: bool) -> bool:
