@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Names of a control group's files, and of the counters of `memory.stat` for the page cache, children included."""
+
+    limit: str
+    usage: str
+    cached: tuple[str, str]
+
+
+V2 = _Files("memory.max", "memory.current", ("active_file", "inactive_file"))
+V1 = _Files("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_active_file", "total_inactive_file"))
 
 
 def peak_memory(device: torch.device) -> int:
@@ -50,19 +64,53 @@ def available_memory(device: torch.device) -> int:
     import psutil
 
     free = int(psutil.virtual_memory().available)
-    return min(free, _cgroup_available()) if device.type == "cpu" else free
+    return min(free, cgroup_available()) if device.type == "cpu" else free
 
 
-def _cgroup_available() -> int:
-    """Bytes below the container's memory limit; 2**62 without a limit."""
-    limit, usage = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+def cgroup_available(root: Path = Path("/")) -> int:
+    """Bytes below the memory limits of this process's control groups; 2**62 without a limit.
+
+    A service or a pod has its limit in a group below the mounted one, or in a parent of its own; the lowest counts.
+
+    Args:
+        root: of the file system, another one in tests.
+    """
+    mounted = root / "sys/fs/cgroup"
     try:
-        text = limit.read_text().strip()
+        lines = (root / "proc/self/cgroup").read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        lines = ["0::/"]
+    found = [1 << 62]
+    for line in lines:
+        controllers, _, path = line.partition(":")[2].partition(":")
+        if not controllers:
+            files, mount = V2, mounted
+        elif "memory" in controllers.split(","):
+            files, mount = V1, mounted / "memory"
+        else:
+            continue
+        found += [_group_available(group, files) for group in _groups(mount, path)]
+    return min(found)
+
+
+def _groups(mount: Path, path: str) -> list[Path]:
+    """The folder of a group and those of its parents. Inside a container the path may be that of the machine, which is
+    not mounted here; then the mounted one is the container's own."""
+    group = mount / path.strip("/")
+    if ".." in group.parts or not group.is_dir():
+        return [mount]
+    return [group, *(parent for parent in group.parents if parent.is_relative_to(mount))]
+
+
+def _group_available(group: Path, files: _Files) -> int:
+    try:
+        text = (group / files.limit).read_text().strip()
         if text == "max":
             return 1 << 62
+        used = int((group / files.usage).read_text())
         # The page cache counts as used, but the kernel frees it on demand; memory-mapped weights are in it.
-        stat = dict(line.split() for line in usage.with_name("memory.stat").read_text().splitlines())
-        cached = int(stat.get("active_file", 0)) + int(stat.get("inactive_file", 0))
-        return max(0, int(text) - int(usage.read_text()) + cached)
-    except (OSError, ValueError):
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        cached = sum(int(stat.get(name, 0)) for name in files.cached)
+        return max(0, int(text) - used + cached)
+    except (OSError, ValueError):  # the root group has no limit
         return 1 << 62
