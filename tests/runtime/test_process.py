@@ -8,6 +8,10 @@ import sys
 
 import pytest
 
+from vita.runtime.process import OLD_LIMIT, RETAINED_BYTES, set_thresholds
+
+TRIM, MMAP = -1, -3  # as malloc.h numbers them
+
 # Plain malloc, not PyTorch: PyTorch allocates aligned blocks, a little larger than the gap that the last one left, so
 # the number of page faults would vary from run to run.
 PROGRAM = """
@@ -37,3 +41,25 @@ def test_freed_blocks_are_reused() -> None:
         return int(done.stdout)
 
     assert faults("keep") < 0.1 * faults("leave")
+
+
+@pytest.mark.parametrize(
+    ("limit", "wanted"),
+    [
+        (RETAINED_BYTES, [(MMAP, RETAINED_BYTES), (TRIM, RETAINED_BYTES)]),
+        (OLD_LIMIT, [(MMAP, OLD_LIMIT), (TRIM, RETAINED_BYTES)]),  # glibc before 2.35
+        (0, []),
+    ],
+)
+def test_trimming_is_set_only_beside_the_size_of_mapped_blocks(limit: int, wanted: list[tuple[int, int]]) -> None:
+    """Setting it alone would have every block of more than 128 KiB mapped anew."""
+    done: list[tuple[int, int]] = []
+
+    def mallopt(parameter: int, value: int) -> int:
+        if parameter == MMAP and value > limit:
+            return 0
+        done.append((parameter, value))
+        return 1
+
+    assert set_thresholds(mallopt) is bool(wanted)
+    assert done == wanted
