@@ -7,6 +7,7 @@ Names are checked by `options.EngineOptions`.
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import torch
 
@@ -69,10 +70,21 @@ def gpu_utilisation(device: torch.device) -> float | None:
         return None
     try:
         _start_nvml()
-        handle = pynvml.nvmlDeviceGetHandleByIndex(device.index or 0)
-        return float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu)
+        return float(pynvml.nvmlDeviceGetUtilizationRates(_nvml_handle(device)).gpu)
     except pynvml.NVMLError:
         return None
+
+
+def _nvml_handle(device: torch.device) -> Any:
+    """NVML's name of a device. It numbers all GPUs of the machine, and CUDA those of CUDA_VISIBLE_DEVICES, so that a
+    number says little: the UUID is looked up where PyTorch tells it."""
+    import pynvml
+
+    index = device.index or 0
+    uuid = getattr(torch.cuda.get_device_properties(index), "uuid", None)
+    if uuid is None:
+        return pynvml.nvmlDeviceGetHandleByIndex(index)
+    return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
 
 
 @functools.cache
