@@ -10,6 +10,7 @@ import pytest
 import torch
 from tests.engine.fakes import FakeEngine, new_cache, read, text, tile
 
+from vita.engine import sampled
 from vita.engine.request import Request
 from vita.errors import ResourceError
 from vita.events import Done
@@ -143,6 +144,32 @@ def test_further_answers_that_find_no_memory_fail_with_their_request(
     engine.run()
     assert read(request) == [MEMORY_ERRORS[0]]
     assert_well(engine)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_log_probabilities_that_find_no_memory_fail_their_request_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, is_async: bool
+) -> None:
+    engine = FakeEngine(folder, is_async=is_async)
+    runs = engine.submit(text(7, 8), params=LONG)
+    fails = engine.submit(text(1, 2, 3), params=SamplingParams(max_tokens=9, logprobs=2, n=2))
+    wrapped = failing(sampled.log_probabilities, 1, MEMORY_ERRORS[0])
+    monkeypatch.setattr(sampled, "log_probabilities", wrapped)
+    engine.run()
+    assert read(fails)[-1] is MEMORY_ERRORS[0]
+    assert done_of(runs).token_ids == engine.expected(runs).ids and engine.core.stats().failed == 1
+    assert_well(engine)
+
+
+def test_a_device_that_fails_at_log_probabilities_is_no_lack_of_memory(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = FakeEngine(folder, is_async=True)
+    error = RuntimeError("CUDA error: an illegal memory access")
+    monkeypatch.setattr(sampled, "log_probabilities", failing(sampled.log_probabilities, 1, error))
+    request = engine.submit(text(1, 2, 3), params=SamplingParams(max_tokens=9, logprobs=2))
+    engine.run()
+    assert isinstance(read(request)[-1], ResourceError) and not engine.core.stats().healthy
 
 
 def test_a_device_that_fails_while_it_allocates_is_no_lack_of_memory(folder: Path) -> None:

@@ -183,10 +183,13 @@ class EngineCore:
         for answer, error in launched.failed:
             self.fail(answer.request, error)
         for sampled in launched.sampled:
-            tokens = sampled.tokens()  # waits for the device
+            tokens = sampled.tokens(self.runner.raise_fatal)  # waits for the device
             now = self.runner.clock()
             seconds = launched.seconds or now - max(launched.started, self._read_at)
             for answer, token in tokens:
+                if isinstance(token, Exception):
+                    self.fail(answer.request, token)
+                    continue
                 if sampled.first:
                     self._mark_first(answer.request)
                 else:

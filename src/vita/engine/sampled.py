@@ -32,16 +32,24 @@ class Sampled:
     read: Callable[[], list[int]]
     first: bool = False
 
-    def tokens(self) -> list[tuple[Answer, Token]]:
-        """The ids with what was asked for beside them."""
-        out: list[tuple[Answer, Token]] = []
+    def tokens(self, raise_fatal: Callable[[Exception], None]) -> list[tuple[Answer, Token | Exception]]:
+        """The ids with what was asked for beside them, or the error that computing it raised.
+
+        Args:
+            raise_fatal: raises if the device has failed.
+        """
+        out: list[tuple[Answer, Token | Exception]] = []
         for row, (answer, token) in enumerate(zip(self.answers, self.read(), strict=True)):
             top = answer.request.params.logprobs
-            if top and self.logits is not None:
+            if not top or self.logits is None or answer.reason is not None:  # of an answer that ended nothing is told
+                out.append((answer, Token(token)))
+                continue
+            try:
                 logprob, best = log_probabilities(self.logits[row], token, top)
                 out.append((answer, Token(token, logprob, tuple(best))))
-            else:
-                out.append((answer, Token(token)))
+            except Exception as error:  # a vocabulary of floats may be more than a full GPU has left
+                raise_fatal(error)
+                out.append((answer, error))
         return out
 
 
