@@ -109,3 +109,13 @@ def test_weights_quantised_in_larger_blocks_are_the_same(quantize: Any, monkeypa
     with META:
         values, scale = quantize(torch.empty(18944, 3584))
     assert values.shape[0] == scale.shape[0] == 18944
+
+
+@pytest.mark.parametrize("kind", [Int8Linear, Int4Linear])
+def test_blocks_are_dequantised_beside_the_weights_whatever_the_default_device(kind: type[QuantizedLinear]) -> None:
+    layer = kind(64, 3)
+    layer.weight.random_(0, 120)
+    wanted = layer.dequantize_block(slice(1, 3), torch.bfloat16)
+    with META:
+        found = layer.dequantize_block(slice(1, 3), torch.bfloat16)
+    assert torch.equal(found, wanted)

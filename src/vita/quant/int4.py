@@ -55,7 +55,7 @@ class Int4Linear(QuantizedLinear):
         native = kernels() if weight.device.type == "cpu" else None
         if native is None:
             return unpack(weight, scale).to(dtype)
-        out = torch.empty(len(weight), self.in_features, dtype=torch.bfloat16)
+        out = torch.empty(len(weight), self.in_features, dtype=torch.bfloat16, device=weight.device)
         native.int4_dequantize(weight, scale, out)
         return out.to(dtype)
 

@@ -57,7 +57,7 @@ class Int8Linear(QuantizedLinear):
         """Scale the weights before the matmul: unscaled sums can overflow float16."""
         native = kernels() if self.weight.device.type == "cpu" and dtype == torch.bfloat16 else None
         if native is not None:
-            out = torch.empty(self.weight[part].shape, dtype=dtype)
+            out = torch.empty(self.weight[part].shape, dtype=dtype, device=self.weight.device)
             native.int8_dequantize(self.weight[part], self.scale[part], out)
             return out
         return self.weight[part].to(dtype) * self.scale[part].to(dtype)[:, None]

@@ -56,7 +56,7 @@ class Float32Kernels:
             return None
         q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
         nbytes = self._library.vita_decode_attention_f32_workspace(caches.lengths, requests, heads, kv_heads, d)
-        out, workspace = torch.empty_like(q), torch.empty(nbytes, dtype=torch.uint8)
+        out, workspace = torch.empty_like(q), torch.empty(nbytes, dtype=torch.uint8, device=q.device)
         self._library.vita_decode_attention_f32(
             address(q), address(k), address(v), caches.keys, caches.values, caches.lengths, caches.capacities,
             address(out), address(workspace), requests, heads, kv_heads, d, layer, d**-0.5,
