@@ -344,6 +344,7 @@ def test_no_rows_do_not_crash(kernels: Kernels) -> None:
     integers, scale = quantize_rows(weight)
     assert kernels.gemm_bf16(x, weight.bfloat16(), None) is None
     assert kernels.gemm_int8(x, integers, scale, None) is None
+    assert kernels.gemm_int4(x, *quantize_groups(weight), None).shape == (0, 8)
 
 
 def test_the_workspace_does_not_depend_on_the_default_dtype_or_device(libraries: dict[str, Path]) -> None:

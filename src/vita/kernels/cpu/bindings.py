@@ -178,7 +178,10 @@ class Kernels:
             `[rows, out]` in the dtype of x.
         """
         (rows, n_in), n_out = x.shape, weight.shape[0]
-        out, workspace = x.new_empty(rows, n_out), self.workspace(self._library.vita_gemv_int4_workspace(rows, n_in))
+        out = x.new_empty(rows, n_out)
+        if not rows:  # the kernels prepare blocks of rows, at least one
+            return out
+        workspace = self.workspace(self._library.vita_gemv_int4_workspace(rows, n_in))
         self._library.vita_gemv_int4(
             address(weight), address(scale), address(x), address(bias), address(out), address(workspace),
             rows, n_out, n_in, _is_bf16(x),
