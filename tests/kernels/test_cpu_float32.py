@@ -94,6 +94,15 @@ def test_large_scores_and_nan(kernels: Float32Kernels) -> None:
     torch.testing.assert_close(out[:1], wanted, atol=1e-4, rtol=1e-4)
 
 
+def test_the_workspace_is_on_the_cpu_whatever_the_default_device(kernels: Float32Kernels) -> None:
+    q, k, v = (torch.randn(1, n, 1, 32) for n in (2, 1, 1))
+    table = table_of(caches_of((300,), 1, 32), (300,))
+    wanted = kernels.decode_attention(q, k, v, table, 0)
+    with torch.device("meta"):
+        found = kernels.decode_attention(q, k, v, table, 0)
+    assert wanted is not None and found is not None and torch.equal(found, wanted)
+
+
 def test_what_it_does_not_know_is_left_to_pytorch(kernels: Float32Kernels) -> None:
     caches = caches_of((3,), 3, 32)
     q, k = torch.randn(1, 6, 1, 32), torch.randn(1, 3, 1, 32)
