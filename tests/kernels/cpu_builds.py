@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vita.kernels.cpu.bindings import PROGRAM, Kernels
-from vita.kernels.cpu.compile import compile_program, file_stem, find_compiler, identity
+from vita.kernels.cpu.compile import ONE_THREAD, OPENMP, compile_program, file_stem, find_compiler, identity
 
 X86 = platform.machine() in ("x86_64", "AMD64")
 GUARD = 1 << 18  # bytes before and after a workspace that must not change
@@ -25,10 +25,11 @@ CANARY = 0xA5
 
 @dataclass(frozen=True)
 class Build:
-    """Flags of one branch of the C sources, and the CPU flags that it needs to run."""
+    """Flags of one branch of the C sources, the CPU flags that it needs to run, and that of threads."""
 
     flags: tuple[str, ...]
     needs: frozenset[str] = field(default_factory=frozenset)
+    threads: str = OPENMP
 
     def runs_here(self) -> bool:
         return not self.needs or (X86 and self.needs <= cpu_flags())
@@ -44,6 +45,7 @@ BUILDS = {
     "AVX-VNNI": Build(("-mavx2", "-mfma", "-mavxvnni"), AVX2 | {"avx_vnni"}),
     "AVX2": Build(("-mavx2", "-mfma"), AVX2),
     "plain C": Build(()),
+    "one thread": Build(("-march=native",), threads=ONE_THREAD),
     # Other block sizes than the default: another size of the workspaces.
     "other blocks": Build(("-march=cooperlake", "-DM_BLOCK=4", "-DKV_BLOCK=128", "-DL3_BYTES=1024"), BF16),
     "AVX2, other blocks": Build(("-mavx2", "-mfma", "-DM_BLOCK=4", "-DL3_BYTES=1024"), AVX2),
@@ -82,7 +84,7 @@ def compile_builds(names: Sequence[str], folder: Path) -> dict[str, Path]:
 
     def build(name: str) -> Path:
         # -O1: half the compile time of -O3; the branches of the sources are the same.
-        program = replace(PROGRAM, flags=("-O1", *BUILDS[name].flags, "-fopenmp", "-fPIC", "-shared"))
+        program = replace(PROGRAM, flags=("-O1", *BUILDS[name].flags, BUILDS[name].threads, "-fPIC", "-shared"))
         file = folder / f"{file_stem(identity(compiler, program))}.so"
         if not file.is_file():
             partial = file.with_suffix(f".{os.getpid()}")

@@ -16,49 +16,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.kernels.tiny import COMPILER, COMPILES, TINY, answer, times
 
 import vita
 from vita.cli import doctor
 from vita.errors import RequestError
 from vita.kernels.cpu import bindings, compile
-from vita.kernels.cpu.compile import Loaded, Program, cache_folder, find_compiler, load_library
+from vita.kernels.cpu.compile import Loaded, Program, cache_folder, load_library
 from vita.kernels.cpu.signatures import ADDRESSES, DATA, DOUBLE, INT, INT64, INTS, SIGNATURES
 from vita.types import SamplingParams
 
-COMPILER = find_compiler()
-COMPILES = pytest.mark.skipif(COMPILER is None, reason="NO COMPILER: nothing can be compiled here")
-TINY = "int answer(void) { return 7; }\n"
 CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def program(tmp_path: Path) -> Program:
-    file = tmp_path / "tiny.c"
-    file.write_text(TINY)
-    return Program((file,), flags=("-shared", "-fPIC"))
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder that `VITA_KERNELS` names; it does not exist yet."""
-    monkeypatch.setenv("VITA_KERNELS", str(tmp_path / "kernels"))
-    return tmp_path / "kernels"
-
-
-@pytest.fixture
-def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    """Install a script in front of the compiler that logs each run; returns the log file."""
-
-    def install(script: str) -> Path:
-        runs, place = tmp_path / "runs", tmp_path / "bin"
-        place.mkdir(exist_ok=True)
-        runs.touch()
-        (place / "cc").write_text(f'#!/bin/sh\necho run >>"{runs}"\n{script}\n')
-        (place / "cc").chmod(0o755)
-        monkeypatch.setenv("PATH", f"{place}:{os.environ['PATH']}")
-        return runs
-
-    return install
 
 
 @pytest.fixture
@@ -67,15 +35,6 @@ def fresh() -> object:
     bindings._loaded.cache_clear()
     yield
     bindings._loaded.cache_clear()
-
-
-def answer(found: Loaded) -> int:
-    assert found.library is not None, found.reason
-    return int(found.library.answer())
-
-
-def times(runs: Path) -> int:
-    return len(runs.read_text().splitlines())
 
 
 def planted(tmp_path: Path) -> tuple[bytes, Path]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vita.config import DecoderConfig
 from vita.kernels.cpu.block_table import BlockTable
-from vita.kernels.cpu.compile import compile_program, find_compiler
+from vita.kernels.cpu.compile import ONE_THREAD, OPENMP, compile_program, find_compiler
 from vita.kernels.cpu.float32 import FLOAT32_PROGRAM, Float32Kernels, float32_kernels, load_float32_kernels
 from vita.layers.attention import attend
 from vita.layers.rope import apply_rope, rope_tables
@@ -167,14 +167,16 @@ def test_a_batch_of_caches_attends_with_it(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize(
-    "flags", [("-march=x86-64-v3",), ("-march=x86-64",), ("-fsanitize=undefined", "-fno-sanitize-recover")]
+    "flags",
+    [("-march=x86-64-v3",), ("-march=x86-64",), ("-fsanitize=undefined", "-fno-sanitize-recover"), (ONE_THREAD,)],
 )
 def test_other_processors_have_it_too(tmp_path: Path, flags: tuple[str, ...]) -> None:
     compiler = find_compiler()
     assert compiler is not None
     if subprocess.run([compiler, *flags, "-E", "-x", "c", "/dev/null"], capture_output=True).returncode:
         pytest.skip(f"the compiler has no {flags[0]}")
-    program = replace(FLOAT32_PROGRAM, flags=("-O2", *flags, "-fopenmp", "-fPIC", "-shared", "-Wall", "-Werror"))
+    threads = () if ONE_THREAD in flags else (OPENMP,)
+    program = replace(FLOAT32_PROGRAM, flags=("-O2", *flags, *threads, "-fPIC", "-shared", "-Wall", "-Werror"))
     library = tmp_path / "kernels.so"
     library.write_bytes(compile_program(compiler, program))
     test_a_step_is_pytorchs(Float32Kernels(ctypes.CDLL(str(library))), 6, 3, 32)

@@ -30,7 +30,8 @@ _NAMES = (
 )  # fmt: skip
 SOURCES = tuple(Path(__file__).with_name(f"{name}.c") for name in _NAMES)
 _SHARED = (
-    "floats", "helpers", "int4", "gemm_dynamic_int8_avx2", "gemm_dynamic_int8_avx512", "rows", "splits", "vectors",
+    "floats", "helpers", "int4", "gemm_dynamic_int8_avx2", "gemm_dynamic_int8_avx512", "rows", "splits", "threads",
+    "vectors",
 )  # fmt: skip
 HEADERS = tuple(Path(__file__).with_name(f"{name}.h") for name in _SHARED)
 PROGRAM = Program(SOURCES, HEADERS)

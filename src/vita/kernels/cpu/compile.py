@@ -3,6 +3,9 @@
 Protection against a planted file is that no other user can write to the folder (`kernels.cpu.cache`). The recorded hash
 does not protect against somebody who can write both file and record. It finds files truncated by a crash or a full
 disk, and files built from other sources, by another compiler or for another processor.
+
+Where a compiler fails, the others are tried, and then each without OpenMP: Apple's clang does not know it, and other
+clangs come without its library.
 """
 
 from __future__ import annotations
@@ -18,7 +21,8 @@ import shutil
 import subprocess
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vita.errors import RequestError
@@ -29,7 +33,10 @@ VARIABLE, OFF = "VITA_KERNELS", "off"
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
 COMPILERS = ("cc", "gcc", "clang")
 COMPILE_TIMEOUT = 300  # seconds; on a busy or small machine a minute is not enough
+OPENMP, ONE_THREAD = "-fopenmp", "-fopenmp-simd"  # the second only vectorises, and needs no library
 FIX_COMPILER = "fix the compiler, then run `vita doctor`, which tries again at once"
+FIX_CLANG = "fix the compiler, or install gcc or clang with libomp, then run `vita doctor`, which tries again at once"
+FIX_OPENMP = "install gcc, or libomp for clang, then run `vita doctor`, which tries again at once"
 RETRY_AFTER = 24 * 3600.0  # seconds that a failed build is remembered; the cause may not be part of the cache key
 
 
@@ -77,15 +84,43 @@ def load_library(program: Program, *, retry: bool = False) -> Loaded:
         return Loaded(None, "not built on Windows")
     if not are_wanted():
         return Loaded(None, f"switched off by {VARIABLE}={OFF}", wanted=False)
-    compiler = find_compiler()
-    if compiler is None:
+    compilers = find_compilers()
+    if not compilers:
         return Loaded(None, f"no C compiler ({', '.join(COMPILERS)})", "install gcc or clang")
     try:
         cache = Cache(cache_folder())
     except UntrustedError as error:
-        return _uncached(compiler, program, str(error))
+        cause = str(error)
+        return _first_built(compilers, program, lambda compiler, variant: _uncached(compiler, variant, cause))
     with contextlib.closing(cache):
-        return _cached(cache, compiler, program, retry)
+        return _first_built(compilers, program, lambda compiler, variant: _cached(cache, compiler, variant, retry))
+
+
+def _first_built(compilers: list[str], program: Program, build: Callable[[str, Program], Loaded]) -> Loaded:
+    """What the first compiler builds that can; else, without OpenMP. If none can, why the first one cannot.
+
+    Args:
+        build: loads or compiles a program by a compiler.
+    """
+    simple = replace(program, flags=tuple(ONE_THREAD if flag == OPENMP else flag for flag in program.flags))
+    variants = [program] if simple == program else [program, simple]
+    first: Loaded | None = None
+    start = time.monotonic()
+    for variant in variants:
+        for compiler in compilers:
+            found = build(compiler, variant)
+            if found.library is not None:
+                return found if variant is program else _on_one_thread(found)
+            first = first or found
+            if time.monotonic() - start > COMPILE_TIMEOUT:  # a model that loads must not wait for each of them
+                return first
+    assert first is not None
+    return replace(first, fix=FIX_CLANG) if is_clang(compilers[0]) else first
+
+
+def _on_one_thread(found: Loaded) -> Loaded:
+    fix = "; ".join(filter(None, (FIX_OPENMP, found.fix)))
+    return replace(found, reason=f"{found.reason}, without OpenMP, so that they use one thread", fix=fix)
 
 
 def are_wanted() -> bool:
@@ -120,9 +155,27 @@ def cache_folder() -> Path:
         raise UntrustedError(f"the home folder is unknown ({error})") from error
 
 
+def find_compilers() -> list[str]:
+    """Paths of the C compilers found; of several names of one file the first."""
+    found: dict[Path, str] = {}
+    for name in COMPILERS:
+        if path := shutil.which(name):
+            found.setdefault(Path(path).resolve(), path)
+    return list(found.values())
+
+
 def find_compiler() -> str | None:
     """Path of the first C compiler found, or None."""
-    return next((path for name in COMPILERS if (path := shutil.which(name))), None)
+    return next(iter(find_compilers()), None)
+
+
+def is_clang(compiler: str) -> bool:
+    """Whether a compiler calls itself clang; `cc` may be either."""
+    try:
+        said = subprocess.run([compiler, "--version"], capture_output=True, timeout=10, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return b"clang" in said
 
 
 def compile_program(compiler: str, program: Program) -> bytes:

@@ -7,8 +7,8 @@
  * of a group starts with the value that removes it.
  */
 #include <math.h>
-#include <omp.h>
 #include "int4.h"
+#include "threads.h"
 
 #ifndef M_BLOCK
 #define M_BLOCK 6 /* rows of x whose accumulators stay in registers */

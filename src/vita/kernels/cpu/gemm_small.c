@@ -6,9 +6,9 @@
  * all channels of a block along one L1-sized slice of K before the next slice, and prefetches the next block
  * sequentially. The result of a row does not depend on the other rows.
  */
-#include <omp.h>
 #include "floats.h"
 #include "rows.h"
+#include "threads.h"
 #include "vectors.h"
 
 #if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512VL__)
