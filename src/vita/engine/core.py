@@ -263,6 +263,7 @@ class EngineCore:
         try:
             sampled = start_answers(request, launched.logits[id(request)], self.model, self.pool, self.runner)
         except Exception as error:
+            self.runner.raise_fatal(error)
             self.fail(request, error)
             return
         launched.sampled += sampled
