@@ -135,6 +135,12 @@ def test_a_run_that_stopped_goes_on_to_the_bit(tmp_path: Path) -> None:
         assert torch.equal(value, read_state(tmp_path / "parts")["model"][name]), name
 
 
+def test_a_run_that_is_resumed_past_its_steps_stops_at_once(tmp_path: Path) -> None:
+    loop_of(tmp_path, 4)[0].run()
+    resumed, _ = loop_of(tmp_path, 2, WallClock(60, limit=5))  # the limit ends the test if the steps do not
+    assert resumed.run().step == 4
+
+
 def test_a_limit_of_wall_clock_time_ends_the_run_before_its_budget(tmp_path: Path) -> None:
     loop, _ = loop_of(tmp_path, None, WallClock(60, limit=0.3))
     stopped = loop.run()

@@ -123,7 +123,8 @@ class Loop:
         self.clock.skip()
         for batch in self.task.batches(self.progress.index):
             share, over = self.parallel.agree((self.clock.tick(), self.clock.over))
-            if share >= 1 or over or self.progress.step == self.options.steps:
+            # A run may be resumed past its steps: with fewer of them than before.
+            if share >= 1 or over or (self.options.steps is not None and self.progress.step >= self.options.steps):
                 break
             rate = self.rate(share)
             for objective in self.task.objectives(batch, self.progress, share):
