@@ -19,6 +19,15 @@ from vita.speech.language import find_tag, in_latin_letters, language_of
         ("123", "en"),
         ("안녕", "ko"),
         ("", "en"),
+        ("请打开 Settings，然后点击 Privacy and Security。", "zh"),
+        ("请运行 pip install transformers accelerate 命令", "zh"),
+        ("请安装 transformers accelerate", "zh"),
+        ("설정에서 Privacy and Security 항목을 누르세요", "ko"),
+        ("The word 你好 means hello.", "en"),
+        ("人工智能 means artificial intelligence.", "en"),
+        ("The words 你好 and 再见 mean hello and goodbye.", "en"),
+        ("Good morning, 早上好!", "en"),
+        ("Откройте Settings", "ru"),
     ],
 )
 def test_language_by_script(text: str, language: str) -> None:

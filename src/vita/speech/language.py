@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
@@ -33,6 +34,10 @@ NOT_LATIN = frozenset(
         "mk", "mr", "my", "ne", "nog", "or", "pa", "sd", "shn", "si", "sr", "tt", "ug", "uk", "ur", "yi", "yue",
     )
 )  # fmt: skip
+_OF_SYLLABLES = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL")  # scripts whose characters are about three letters wide
+_LATIN = re.compile(r"[A-Za-z\u00c0-\u024f]+")
+# Words of English clauses that names of programs and menus do not have.
+_ENGLISH_PROSE = frozenset("the is are was were means mean meaning say says said this that it i you we he she".split())
 LATIN_1 = 0xFF  # English voices know the accents of "café", and the other letters up to here
 
 
@@ -103,11 +108,24 @@ def language_of(text: str, default: str = "en") -> str:
     for character in text:
         script = _script(character)
         if script:
-            counts[SCRIPTS.get(script, default)] += 3 if script in ("CJK", "HIRAGANA", "KATAKANA", "HANGUL") else 1
+            counts[SCRIPTS.get(script, default)] += 3 if script in _OF_SYLLABLES else 1
+    if not counts.keys() <= {default} and _has_terms(text):
+        counts[default] += sum(3 - len(word) for word in _LATIN.findall(text))
     if counts["ja"]:  # Japanese is written with Chinese characters, too
         counts["ja"] += counts.pop("zh", 0)
     found = max(counts, key=lambda language: counts[language]) if counts else default
     return default if default.split("-")[0] in (found, *SHARED.get(found, ())) else found
+
+
+def _has_terms(text: str) -> bool:
+    """Whether the Latin words are terms in a Chinese, Japanese or Korean clause: each counts like one character then.
+
+    The other case is a clause that cites a word: "The word 你好 means hello." Two signs of three decide.
+    """
+    kinds = ["C" if _script(character) in _OF_SYLLABLES else "L" for character in text if _script(character)]
+    runs = "".join(kind for kind, _ in groupby(kinds))
+    prose = any(word.lower() in _ENGLISH_PROSE for word in _LATIN.findall(text))
+    return (runs.startswith("C") + (runs.count("C") > 1) + (not prose)) > 1
 
 
 @lru_cache(maxsize=4096)
