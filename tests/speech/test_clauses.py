@@ -33,6 +33,8 @@ After the code. 你好，我是一个人工智能助手。今天天气很好！�
 soft wrapped line
 and end 😀 done. OK."""
 
+FORMULA = "The function that we want to look at is "
+
 
 def split(*deltas: str) -> list[Clause]:
     splitter = ClauseSplitter()
@@ -58,6 +60,16 @@ def texts(text: str) -> list[str]:
         ("# Title\nText", ["# Title", "Text"]),
         ("a line that is\nwrapped softly.", ["a line that is\nwrapped softly."]),
         ("Wait... what?", ["Wait... what?"]),
+        ("One.\r\n\r\nTwo", ["One.", "Two"]),
+        ("- one\r\n- two", ["- one", "- two"]),
+        ("Title\n=====\nText", ["Title", "=====\nText"]),
+        (f"{FORMULA}$f(x, y) = x^2 + y^2$ and it is convex.", [f"{FORMULA}$f(x, y) = x^2 + y^2$ and it is convex."]),
+        (f"{FORMULA}\\(f(x, y)\\), and more.", [f"{FORMULA}\\(f(x, y)\\),", "and more."]),
+        (f"{FORMULA}$$f(x, y)$$ and more.", [f"{FORMULA}$$f(x, y)$$ and more."]),
+        (f"{FORMULA}$5, and a lot more.", [f"{FORMULA}$5,", "and a lot more."]),
+        ("We like $AAPL. It is up.", ["We like $AAPL.", "It is up."]),
+        ("Choose x in [0, 1) at random. Then stop.", ["Choose x in [0, 1) at random.", "Then stop."]),
+        (f"Use ` [ {'or so ' * 13}on. Then stop.", [f"Use ` [ {'or so ' * 13}on.", "Then stop."]),
         ("", []),
         (" \n\n ", []),
     ],
@@ -87,6 +99,14 @@ def test_text_without_punctuation_is_cut_between_words() -> None:
 def test_code_is_one_clause_and_its_lines_are_none() -> None:
     clauses = split("Look:\n```python\nx = 1. y\n\nz = 2\n```\nDone.")
     assert [(c.text, c.code) for c in clauses] == [("Look:", False), ("python", True), ("Done.", False)]
+
+
+def test_code_of_lines_that_end_in_two_characters_has_an_end() -> None:
+    text = "Here is code:\r\n```python\r\nprint(1)\r\n```\r\nAnd that was all."
+    clauses = split(text)
+    assert [c.text for c in clauses] == ["Here is code:", "python", "And that was all."]
+    assert text[clauses[2].start : clauses[2].end] == "And that was all."
+    assert split(*text) == clauses
 
 
 def test_code_without_an_end_is_not_read() -> None:
@@ -139,7 +159,7 @@ WORDS = st.lists(
         ["word", "Dr.", "3.14", "$5,",
          "你好", "。", "，", ". ", "! ", "? ", ", ", "; ", "\n", "\n\n", "- ", "1. ", "# ",
          "```", "```py\n", "\n```\n", "|", "---", "`", "[", "](", ")", "e.g. ", "...", "”",
-         '"', "*", "> ", " ", "  ", "~~~",
+         '"', "*", "> ", "\r\n", "$", "$$", "\\(", "\\)", "\\[", ", 1)", " ", "  ", "~~~",
          "a" * 50, "好" * 20, "😀", "\t", "12", "—", " - ", ":", "：", "…"]
     ),
     max_size=80,

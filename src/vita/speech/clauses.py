@@ -19,6 +19,7 @@ AT_COMMA = (24, 60, 120)
 AT_MOST = (90, 160, 260)
 LINE_START = 8  # characters that tell what a line begins with
 FENCE_LINE = 70  # most characters of a line that opens a block of code
+STRAY = 80  # characters after which a bracket, backtick or dollar sign counts as one that nothing closes
 HEADING_PAUSE, PARAGRAPH_PAUSE, ITEM_PAUSE = 0.4, 0.35, 0.2  # seconds at speed 1, on top of the punctuation's
 
 _CLOSERS = r"[\"'”’)\]}»」』）】》*_`~]*"
@@ -29,8 +30,11 @@ _CANDIDATE = re.compile(
 _FENCE = re.compile(r"(`{3,8}|~{3,8})([^`~\n]{0,60})\n")
 _HARD_LINE = re.compile(r"#{1,6}[ \t]|\|")  # a heading or a row of a table: the line is a block
 _MARKER = re.compile(r"(?:[-*+•][ \t]+|[0-9]{1,3}[.)][ \t]+|>[ \t]*)+")
-_BLOCK = re.compile(r"#{1,6}[ \t]|\||[-*+•][ \t]|[0-9]{1,3}[.)][ \t]|>|`{3}|~{3}|-{3}|\*{3}|_{3}")
-_BLANK = re.compile(r"[ \t]*\n")
+_BLOCK = re.compile(r"#{1,6}[ \t]|\||[-*+•][ \t]|[0-9]{1,3}[.)][ \t]|>|`{3}|~{3}|-{3}|={3}|\*{3}|_{3}")
+_BLANK = re.compile(r"[ \t]*\r?\n")
+_PAIRED = re.compile(r"\\[()\[\]]|\$\$|(?<!\\)\$|[\[\]`]")  # marks of links, inline code and formulas
+_INTERVAL = re.compile(r"\[[^\[\]()]{0,40},[^\[\]()]{0,40}\)")  # half open, as in "[0, 1)"
+_FORMULA = re.compile(r"(?![\d\s]|[A-Za-z_]{2,}(?:[\s,.;:!?)]|\Z))")  # after "$": no amount, ticker or variable
 _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 
 
@@ -93,7 +97,7 @@ class ClauseSplitter:
         """Drop code and white space before the next clause; False if there is nothing else yet."""
         if self._fence:
             end = "\\Z" if final else "(?!)"
-            closed = re.search(rf"(?:^|\n)[ \t]*{self._fence}{self._fence[0]}*[ \t]*(?:\n|{end})", self._text)
+            closed = re.search(rf"(?:^|\n)[ \t]*{self._fence}{self._fence[0]}*[ \t]*\r?(?:\n|{end})", self._text)
             if closed is None:
                 self._drop(len(self._text) if final else self._text.rfind("\n") + 1 if "\n" in self._text else 0)
                 return False
@@ -194,7 +198,7 @@ def _ends_sentence(text: str, found: re.Match[str], *, final: bool) -> bool | No
     while following < len(text) and text[following].isspace():
         following += 1
     if following == len(text):
-        return True if final or "\n\n" in text[end:] else None
+        return True if final or text.count("\n", end) > 1 else None
     if "\n" in text[end:following]:
         return True
     import sentencex
@@ -218,8 +222,22 @@ def _ends_clause(text: str, found: re.Match[str], *, final: bool) -> bool | None
 
 
 def _balanced(text: str) -> bool:
-    """Whether no link or inline code is open."""
-    return text.count("[") <= text.count("]") and text.count("`") % 2 == 0 and not re.search(r"\]\([^)\s]*$", text)
+    """Whether no link, inline code or formula is open."""
+    opened: dict[str, list[int]] = {"[": [], "`": [], "$": [], "$$": [], "\\": []}
+    for found in _PAIRED.finditer(_INTERVAL.sub(lambda found: "_" * len(found[0]), text)):
+        mark = found[0]
+        if mark in ("[", "\\(", "\\["):
+            opened[mark[0]].append(found.start())
+        elif mark in ("]", "\\)", "\\]"):
+            del opened["[" if mark == "]" else "\\"][-1:]
+        elif opened[mark]:
+            opened[mark].clear()
+        elif mark != "$" or _FORMULA.match(text, found.end()):
+            opened[mark].append(found.start())
+    if opened["$$"] or opened["\\"] or re.search(r"\]\([^)\s]*$", text):
+        return False
+    # A mark that nothing closes, as in "press [", would keep all clauses from ending.
+    return max((place for mark in "[`$" for place in opened[mark]), default=-STRAY) <= len(text) - STRAY
 
 
 def _last_break(text: str, start: int, longest: int) -> int:
