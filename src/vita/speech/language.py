@@ -37,7 +37,10 @@ NOT_LATIN = frozenset(
 _OF_SYLLABLES = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL")  # scripts whose characters are about three letters wide
 _LATIN = re.compile(r"[A-Za-z\u00c0-\u024f]+")
 # Words of English clauses that names of programs and menus do not have.
-_ENGLISH_PROSE = frozenset("the is are was were means mean meaning say says said this that it i you we he she".split())
+_ENGLISH_PROSE = frozenset(
+    ("the", "is", "are", "was", "were", "means", "mean", "meaning", "say", "says", "said", "this", "that", "it", "i",
+     "you", "we", "he", "she")
+)  # fmt: skip
 LATIN_1 = 0xFF  # English voices know the accents of "café", and the other letters up to here
 
 
