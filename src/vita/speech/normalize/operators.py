@@ -17,7 +17,7 @@ _OPERATORS = (
 )
 _OR = re.compile(r"\s\|\|\s")
 _OR_WORDS = {"en": " or ", "zh": "或"}
-_SHARP = re.compile(r"(?<![\w#])([A-GJ])[#♯](?![A-Za-z#])")  # a programming language, or a note
+_SHARP = re.compile(r"(?<![\w#])([A-GJ])[#♯](?![A-Za-z#])", re.ASCII)  # a programming language, or a note
 _VULGAR = "¼½¾⅐⅑⅒⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"
 _FRACTION = re.compile(rf"([0-9]?)\s?([{_VULGAR}])(\s?[-–—]\s?(?=[0-9{_VULGAR}]))?")
 _BETWEEN = {"en": (" ", " to "), "zh": ("又", "到")}  # an integer and its fraction; the ends of a range

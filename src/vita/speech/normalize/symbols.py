@@ -21,7 +21,8 @@ _IN_ADDRESS = {
 # Candidates; the module ipaddress decides.
 _IP = re.compile(
     r"(?<![\w.:])(?P<address>[0-9]{1,3}(?:\.[0-9]{1,3}){3}|[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7})"
-    r"(?P<port>(?<!:):[0-9]{1,5}|/[0-9]{1,3})?(?![\w:]|\.[0-9])"
+    r"(?P<port>(?<!:):[0-9]{1,5}|/[0-9]{1,3})?(?![\w:]|\.[0-9])",
+    re.ASCII,
 )
 _DIGITS = {"en": "0123456789", "zh": "零一二三四五六七八九"}
 _IN_IP = {"en": {":": "colon", "port": "port", "/": "slash", ".": "dot"},
