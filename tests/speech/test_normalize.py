@@ -122,7 +122,82 @@ ENGLISH = [
     ("☜Hello<|im_end|> world<unk>", "Hello world"),
     ("a\u200bb\x07c", "ab c"),
 ]
-SILENT = ["", " ", "...", "---", "|---|---|", "***", "☞", "<|im_end|>", "\x00\x1b", "“”", "!?"]
+# The same, by what was wrong once.
+MINUS_AND_RANGES = [
+    ("-$5, -€20 and -5 €", "minus five dollars, minus twenty euros and minus five euros"),
+    ("He lost -$1.2 million", "He lost minus one point two million dollars"),
+    ("Tea - $5 and $5-$10", "Tea, five dollars and five dollars to ten dollars"),
+    ("5%-7%, 3%–5%", "five percent to seven percent, three percent to five percent"),
+    ("20°-25°", "twenty degrees to twenty-five degrees"),
+    ("20°C-25°C", "twenty degrees Celsius to twenty-five degrees Celsius"),
+    ("5km–10km", "five kilometers to ten kilometers"),
+    ("10 kg - 3 kg = 7 kg", "ten kilograms minus three kilograms equals seven kilograms"),
+    ("5-10 €", "five to ten euros"),
+    (
+        "7-3=4, 4 = 7-3 and 3-5 days",
+        "seven minus three equals four, four equals seven minus three and three to five days",
+    ),
+    ("n-1, x-1, 2n-1", "n minus one, x minus one, two n minus one"),
+    ("y = -x + 3 and x^2-1", "y equals minus x plus three and x squared minus one"),
+    ("k-12 schools, F-16, vitamin b-12", "k twelve schools, F sixteen, vitamin b twelve"),
+    ("GMT-5, UTC-8 and UTC-05:30", "GMT minus five, UTC minus eight and UTC minus five thirty"),
+    ("10 / 2 = 5. What is 10 / 2?", "ten divided by two equals five. What is ten divided by two?"),
+    ("11 / 72 / 112 ms", "eleven seventy-two one hundred and twelve milliseconds"),
+]
+FORMULAS = [
+    ("2**3, `2**10` and x**2", "two cubed, two to the power of ten and x squared"),
+    ("2**10 = 1024", "two to the power of ten equals one thousand and twenty-four"),
+    ("**bold**, **Step 1**(optional) and **2**3 = 8**", "bold, Step one, optional, and two cubed equals eight"),
+    ("x*y*z and 2*x*3", "x times y times z and two times x times three"),
+    ("`width*height` and `__init__`", "width times height and init"),
+    ("un*frigging*believable", "unfriggingbelievable"),
+    (r"$\frac{-b \pm c}{2a}$", "the fraction minus b plus or minus c over two a,"),
+    (r"$e^{-x}$ and 10^(-3)", "e to the power of minus x and ten to the power of minus three"),
+    ("e^(x+1)", "e to the power of x plus one"),
+    ("1.5×10^8 and 3x4", "one point five times ten to the power of eight and three by four"),
+    (r"$$\begin{aligned} x &= 1 \\ y &= 2 \end{aligned}$$", "x equals one, y equals two"),
+    (r"\begin{cases} 1 & y > 0 \end{cases}", "one y is greater than zero"),
+]
+TIMES_AND_NUMBERS = [
+    ("2026-11-27T10:30:00Z", "November twenty-seventh, twenty twenty-six at ten thirty UTC"),
+    ("2026-11-27T10:30:00+02:00", "November twenty-seventh, twenty twenty-six at ten thirty UTC plus two"),
+    ("June 5–7, 2024", "June fifth to seventh, twenty twenty-four"),
+    ("July 4-6, Dec 24–26", "July fourth to sixth, December twenty-fourth to twenty-sixth"),
+    ("4–6 July 2024", "July fourth to sixth, twenty twenty-four"),
+    ("24-26 December", "December twenty-fourth to twenty-sixth"),
+    ("June 28 – July 3", "June twenty-eighth to July third"),
+    ("12-25-2024 and 25/12/2024", " and ".join(["December twenty-fifth, twenty twenty-four"] * 2)),
+    ("in his 20s, her mid-30s", "in his twenties, her mid-thirties"),
+    ("in their 20s, 30s and 40s", "in their twenties, thirties and forties"),
+    ("It runs in 20s, under 30s", "It runs in twenty seconds, under thirty seconds"),
+    ("100s of users", "hundreds of users"),
+    ("7B, 70B, 64B and 512 B", "seven billion, seventy billion, sixty-four bytes and five hundred and twelve bytes"),
+    ("Llama-3.1-8B", "Llama three point one, eight billion"),
+    ("3B-7B", "three billion to seven billion"),
+    ("1.2M users of 3M tape", "one point two million users of three M tape"),
+    ("3h 20m, 5m 30s", "three hours twenty minutes, five minutes thirty seconds"),
+    ("CA$5, NZ$5", "five Canadian dollars, five New Zealand dollars"),
+    ("NT$100, R$5, S$5", "one hundred New Taiwan dollars, five reais, five Singapore dollars"),
+    ("MX$5", "MX five dollars"),
+    ("1-800-555-0199", "one, eight zero zero, five five five, zero one nine nine"),
+    ("123-45-6789 and a 4-4-2", "one two three, four five, six seven eight nine and a four, four, two"),
+    ("25 000 people, 10 000 km", "twenty-five thousand people, ten thousand kilometers"),
+    ("25\u00a0300 people", "twenty-five thousand three hundred people"),
+    ("5'10\" and 6'2\"", "five feet ten inches and six feet two inches"),
+    ("on Main St. The shop", "on Main Street. The shop"),
+    ("East St. Louis, Wall St., St. Mary", "East Saint Louis, Wall Street, Saint Mary"),
+]
+BRACKETS = [
+    ("Replace <username> with <your name>", "Replace username with your name"),
+    ("git clone <url>", "git clone url"),
+    ("List<String>, Map<String, List<int>>", "List String, Map String, List int"),
+    ("if a <b and c> d then", "if a is less than b and c is greater than d then"),
+    ('<i class="x">x</i> <think>y</think> <!-- z -->', "x y"),
+    ("Use `<div>`.", "Use div."),
+    ("Title\n=====\nText", "Title, Text"),
+    ("=====\nText", "Text"),
+]
+SILENT = ["", " ", "...", "---", "=====", "|---|---|", "***", "☞", "<|im_end|>", "\x00\x1b", "“”", "!?"]
 CHINESE = [
     ("a != b", "a 不等于 b"),
     ("a => b，x >= 3", "a 到 b，x 大于等于 三"),
@@ -149,7 +224,7 @@ CHINESE = [
 ]
 
 
-@pytest.mark.parametrize(("written", "spoken"), ENGLISH)
+@pytest.mark.parametrize(("written", "spoken"), ENGLISH + MINUS_AND_RANGES + FORMULAS + TIMES_AND_NUMBERS + BRACKETS)
 def test_english(written: str, spoken: str) -> None:
     assert spoken_text(written, "en") == spoken.strip()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vita.speech.language import canonical_tag
+from vita.speech.normalize.algebra import spell_algebra
 from vita.speech.normalize.chinese import chinese_words
 from vita.speech.normalize.english import english_words
 from vita.speech.normalize.formula import speak_formulas
@@ -30,7 +31,7 @@ def spoken_text(text: str, language: str) -> str:
     text = speak_formulas(text, language)
     text = spell_operators(plain_text(text), language)
     text = speak_emoji(text, language)
-    text = speak_addresses(text, language)
+    text = spell_algebra(speak_addresses(text, language), language)
     if language == "en":
         text = english_words(text)
     elif language == "zh":

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import re
 
+from vita.speech.normalize.algebra import powers_of_stars
 from vita.speech.normalize.operators import single_operators
 
 # A formula needs delimiters; a single dollar sign is one only if no white space or digit follows the closing one.
+_ENVIRONMENT = r"\\begin\{(?:align|aligned|equation|gather|gathered|multline|split|cases|array|[pbvB]?matrix)\*?\}"
 _DELIMITED = re.compile(
     r"\$\$(?P<a>[^$]{1,500})\$\$|\\\((?P<b>.{1,500}?)\\\)|\\\[(?P<c>.{1,500}?)\\\]"
+    rf"|(?P<e>{_ENVIRONMENT}.{{1,500}}?\\end\{{[a-z]+\*?\}})"
     r"|(?<![A-Za-z0-9_$])\$(?P<d>(?=[^$\n]{0,300}[\\^_=+A-Za-z])(?![\s])[^$\n]{1,300}?(?<![\s\\]))\$(?![A-Za-z0-9_$])",
     re.DOTALL,
 )
+_BOUNDS = re.compile(r"\\(?:begin|end)\s*\{[^{}]*\}(?:\{[clr| ]*\})?")  # of an environment
 _COMMAND = re.compile(r"\\(?:([A-Za-z]+)|.)")
 _FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
 _ROOT = re.compile(r"\\sqrt\s*\{([^{}]*)\}")
-_POWER = re.compile(r"\s*\^\s*(?:\{([^{}]*)\}|([-−]?[A-Za-z0-9]+))")
+_POWER = re.compile(r"\s*\^\s*(?:\{([^{}]*)\}|\(([^()]{1,40})\)|([-−]?(?:[0-9]+\.[0-9]+|[A-Za-z0-9]+)))")
 _INDEX = re.compile(r"(?<=[A-Za-z0-9)])_(?:\{([^{}]*)\}|([A-Za-z0-9]))")
 GREEK = (
     "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu", "nu", "xi",
@@ -58,6 +62,7 @@ _PATTERNS = {
 
 def speak_formulas(text: str, language: str) -> str:
     """Replace formulas between LaTeX delimiters, and powers such as x^2, by words; other languages lose the marks."""
+    text = powers_of_stars(text)
     return read_powers(_DELIMITED.sub(lambda found: f" {read_formula(_inner(found), language)} ", text), language)
 
 
@@ -68,9 +73,10 @@ def _inner(found: re.Match[str]) -> str:
 def read_powers(text: str, language: str) -> str:
     """x^2 as "x squared"."""
     _, _, squared, cubed, power, _ = _PATTERNS.get(language, _PATTERNS["en"])
+    minus = "负" if language == "zh" else "minus "
 
     def word(found: re.Match[str]) -> str:
-        exponent = (found[1] or found[2] or "").strip()
+        exponent = re.sub(r"\A\s*[-−]\s*", minus, found[1] or found[2] or found[3] or "").strip()
         return squared if exponent == "2" else cubed if exponent == "3" else f"{power.format(exponent)} "
 
     return re.sub(rf"(?<=[A-Za-z0-9)\]]){_POWER.pattern}", word, text)
@@ -89,7 +95,7 @@ def read_formula(formula: str, language: str) -> str:
         language: "en" or "zh"; others are read in English.
     """
     words = _ZH if language == "zh" else _EN
-    formula = single_operators(formula)
+    formula = single_operators(_BOUNDS.sub(" ", formula).replace("\\\\", ", "))
     fraction, root, _, _, _, index = _PATTERNS.get(language, _PATTERNS["en"])
     for _ in range(4):  # nested from the inside
         shorter = _FRACTION.sub(lambda found: f" {_fraction(found[1], found[2], fraction)} ", formula)
@@ -107,7 +113,7 @@ def read_formula(formula: str, language: str) -> str:
         return f" {words.get(name, name.lower() if name.lower() in GREEK else name)} "
 
     formula = _COMMAND.sub(command, formula)
-    formula = re.sub(
-        r"(?<![A-Za-z])-(?![A-Za-z])|[+=<>/*−]|(?<=\w)-(?=\w)", lambda found: f" {words[found[0]]} ", formula
-    )
+    if language == "zh":  # a minus with nothing before it is another word
+        formula = re.sub(r"(?<![A-Za-z0-9)\]}方])(\s*)[-−]", r"\1负", formula)
+    formula = re.sub(r"[-+=<>/*−]", lambda found: f" {words[found[0]]} ", formula)
     return re.sub(r"[{}&\\^_]", " ", formula).replace("\u2215", "/")
