@@ -8,6 +8,8 @@ from decimal import Decimal
 from functools import cache
 from typing import TYPE_CHECKING
 
+from vita.speech.normalize.algebra import zone
+
 if TYPE_CHECKING:
     from wetext import Normalizer
 
@@ -25,21 +27,58 @@ _SIGNS = {
 }  # fmt: skip
 _SIGN = re.compile("|".join(re.escape(sign) for sign in _SIGNS))
 
-
-_CURRENCIES = {"$": "美元", "€": "欧元", "£": "英镑", "¥": "元"}
+_CURRENCIES = {
+    "$": "美元", "US$": "美元", "€": "欧元", "£": "英镑", "¥": "元", "C$": "加元", "CA$": "加元", "A$": "澳元",
+    "AU$": "澳元", "HK$": "港元", "NT$": "新台币", "NZ$": "新西兰元", "S$": "新加坡元", "R$": "雷亚尔",
+}  # fmt: skip
 _MAGNITUDES = {"k": 3, "thousand": 3, "m": 6, "mn": 6, "million": 6, "b": 9, "bn": 9, "billion": 9, "t": 12, "tn": 12,
                "trillion": 12}  # fmt: skip
 _MONEY = re.compile(
-    r"(?P<currency>[$€£¥])\s?(?P<amount>[0-9]{1,15}(?:\.[0-9]{1,9})?)\s?"
-    r"(?P<magnitude>[kKMBT]|(?<=[0-9])[mbt]|bn|mn|tn|thousand|million|billion|trillion)(?![A-Za-z0-9])"
+    r"(?:(?<![\w)\]])(?P<sign>[-−]))?(?P<currency>(?<![A-Za-z])(?:US|CA?|AU?|HK|NZ|S|NT|R)\$|[$€£¥])\s?"
+    r"(?P<amount>[0-9]{1,15}(?:\.[0-9]{1,9})?)"
+    r"(?:\s?(?P<magnitude>[kKMBT]|(?<=[0-9])[mbt]|bn|mn|tn|thousand|million|billion|trillion)(?![A-Za-z0-9]))?",
+    re.ASCII,
 )
+_PHONE = re.compile(
+    r"(?<![0-9.-])(?:0[0-9]{2,3}-[0-9]{7,8}|[0-9]{3}-[0-9]{3,4}-[0-9]{4}|1[0-9]{2}-[0-9]{8})(?![0-9-]|\.[0-9])"
+)
+_VERSION = re.compile(
+    r"(?<![0-9.])(?:(?<![A-Za-z])[vV])?(?!(?:19|20)[0-9]{2}\.)([0-9]+(?:\.[0-9]+){2,})(?![0-9.]*[0-9])"
+)
+_ISO_TIME = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})T([0-9]{2}:[0-9]{2}(?::[0-9]{2})?)(?:\.[0-9]{1,9})?"
+    r"(?:(?P<utc>Z)|(?P<sign>[-+])(?P<hours>[01][0-9]):?(?P<minutes>[0-5][0-9]))?(?![0-9A-Za-z])"
+)
+_RANGE_OF_UNITS = re.compile(r"([0-9]\s?(?:°[CF]?|℃|[kcmμ]?m|[km]?g|[KMGT]B|m?s|h))\s?[-~～—–]+\s?(?=[0-9])")
 
 
 def _money(found: re.Match[str]) -> str:
-    """An amount with a magnitude, in ten thousands or hundred millions."""
-    amount = Decimal(found["amount"]).scaleb(_MAGNITUDES[found["magnitude"].lower()])
-    size, name = (8, "亿") if amount >= 10**8 else (4, "万") if amount >= 10**4 else (0, "")
-    return f"{amount.scaleb(-size).normalize():f}{name}{_CURRENCIES[found['currency']]}"
+    """An amount with its currency after it; with a magnitude, in ten thousands or hundred millions."""
+    sign, amount = "负" if found["sign"] else "", found["amount"]
+    currency = _CURRENCIES[found["currency"]]
+    if not found["magnitude"]:
+        return f"{sign}{amount}{currency}"
+    scaled = Decimal(amount).scaleb(_MAGNITUDES[found["magnitude"].lower()])
+    size, name = (8, "亿") if scaled >= 10**8 else (4, "万") if scaled >= 10**4 else (0, "")
+    return f"{sign}{scaled.scaleb(-size).normalize():f}{name}{currency}"
+
+
+def _iso_time(found: re.Match[str]) -> str:
+    if found["utc"]:
+        return f"{found[1]} {found[2]} UTC"
+    offset = zone("UTC", found["sign"], found["hours"], found["minutes"], "zh") if found["sign"] else ""
+    return f"{found[1]} {found[2]} {offset}".rstrip()
+
+
+def _phone(found: re.Match[str]) -> str:
+    """Digit by digit; "one" has a sound of its own on the phone."""
+    return "，".join("".join(_DIGITS[digit] for digit in group).replace("一", "幺") for group in found[0].split("-"))
+
+
+def _version(found: re.Match[str]) -> str:
+    parts = found[1].split(".")
+    name = "版本" if found[0][0] in "vV" and not found.string[: found.start()].endswith(("版", "版本")) else ""
+    return name + "点".join("".join(_DIGITS[digit] for digit in part) for part in parts)
 
 
 def chinese_words(text: str) -> str:
@@ -48,7 +87,9 @@ def chinese_words(text: str) -> str:
     Without the package `wetext`, numbers stay as digits, which the voice reads.
     """
     if any(character in "0123456789" for character in text):
-        text = _MONEY.sub(_money, _SEPARATOR.sub("", text))
+        text = _ISO_TIME.sub(_iso_time, _MONEY.sub(_money, _SEPARATOR.sub("", text)))
+        text = _VERSION.sub(_version, _PHONE.sub(_phone, text))
+        text = _RANGE_OF_UNITS.sub(r"\1到", text)
         text = re.sub(r"(?<![0-9./])9/11(?![0-9/])", "九一一", text)
         text = _LONG.sub(lambda found: "".join(_DIGITS[digit] for digit in found[0]), _SEPARATOR.sub("", text))
         text = re.sub(r"(?<=[A-Za-z])-(?=[0-9])", " ", text)  # a name, not a negative number
