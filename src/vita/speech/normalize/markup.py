@@ -20,7 +20,7 @@ _HTML = re.compile(
 _TAGS = frozenset((
     "a", "abbr", "b", "big", "blockquote", "br", "center", "cite", "dd", "del", "details", "div", "dl", "dt", "em",
     "figure", "font", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "html", "i", "iframe", "ins", "kbd", "li", "mark",
-    "nav", "ol", "p", "picture", "pre", "q", "rp", "rt", "ruby", "samp", "script", "small", "span", "strike",
+    "nav", "ol", "p", "pre", "q", "rp", "rt", "ruby", "samp", "script", "small", "span", "strike",
     "strong", "style", "sub", "sup", "svg", "table", "tbody", "td", "tfoot", "th", "thead", "tr", "tt", "u", "ul",
     "var", "wbr",
 ))  # fmt: skip
