@@ -89,6 +89,25 @@ def test_a_gap_within_a_word_does_not_undo_the_start() -> None:
     assert [type(event) for event in events] == [SpeechStarted]
 
 
+def test_a_start_does_not_wait_for_ever_between_speech_and_silence() -> None:
+    unsure = [*frames(0.55, 32), *frames(0.4, 32_000)]
+    state, events = replay(unsure)
+    assert state.phase == "quiet" and events == []
+    (event,) = replay([*unsure, *frames(0.9, 192)])[1]
+    assert isinstance(event, SpeechStarted) and event.onset == 32_032 * MS and event.start == 31_732 * MS
+    # A gap within a word may be unsure for longer than it may be silent.
+    assert len(replay([*frames(0.9, 96), *frames(0.4, 192), *frames(0.9, 64)])[1]) == 1
+
+
+def test_an_answer_that_ends_under_speech_starts_no_idle_time() -> None:
+    options = TurnOptions(idle_timeout_ms=1_000, interrupt_response=False)
+    _, events = replay([AnswerStarted(), *spoken(), AnswerEnded(), *frames(0.01, 3_200)], options)
+    assert [type(event) for event in events] == [SpeechStarted, SpeechStopped]
+    # A click that began with the answer's end is no speech: the silence counts.
+    click = [AnswerStarted(), *frames(0.01, 320), *frames(0.9, 32), AnswerEnded(), *frames(0.01, 3_200)]
+    assert replay(click, options)[1] == [IdleTimeout(352 * MS, 1_376 * MS)]
+
+
 def test_padding_does_not_reach_into_the_turn_before() -> None:
     options = TurnOptions(silence_ms=96)
     _, events = replay([*spoken(), *frames(0.01, 96), *frames(0.9, 320), *frames(0.01, 96)], options)

@@ -24,6 +24,7 @@ HYSTERESIS = 0.15  # speech goes on until the probability is so far below the th
 CERTAIN = 0.9  # a frame of this probability counts in full for a start, less certain ones in proportion
 # Silence that ends a start, so that clicks a while apart do not add up to a turn. A gap within a word is shorter.
 MAX_START_GAP = 2 * FRAME
+MAX_UNSURE_GAP = 8 * FRAME  # the same for frames that are neither speech nor silence
 SEMANTIC_SILENCE_MS: dict[str, int] = {"low": 8_000, "medium": 4_000, "auto": 4_000, "high": 2_000}
 SEMANTIC_ASK_MS = (256, 640, 1_280)
 
@@ -280,7 +281,9 @@ def advance(state: TurnState, options: TurnOptions, given: Input) -> Step:
         case AnswerStarted():
             return replace(state, answering=True, idle_since=None), ()
         case AnswerEnded():
-            return replace(state, answering=False, idle_since=state.position), ()
+            # Over speech nothing is awaited; a start that comes to nothing is part of the silence.
+            idle_since = None if state.phase == "speaking" else state.position
+            return replace(state, answering=False, idle_since=idle_since), ()
         case Commit():
             if state.phase == "speaking":
                 return _stopped(state, options, "commit")
@@ -324,8 +327,10 @@ def _starting(state: TurnState, options: TurnOptions, probability: float) -> Ste
     if probability >= options.threshold:
         speech = state.speech + FRAME * min(1.0, probability / CERTAIN)
         state = replace(state, speech=speech, speech_end=state.position)
-    elif probability < silence_below(options.threshold) and state.position - state.speech_end >= MAX_START_GAP:
-        return _idle(replace(state, phase="quiet"), options)
+    else:
+        silence = probability < silence_below(options.threshold)
+        if state.position - state.speech_end >= (MAX_START_GAP if silence else MAX_UNSURE_GAP):
+            return _idle(replace(state, phase="quiet"), options)
     interrupts = state.answering and options.interrupt_response
     needed = options.interrupt_ms if interrupts and options.interrupt_ms is not None else options.min_speech_ms
     if state.speech < samples_of(needed):
