@@ -7,6 +7,7 @@ const PIECE = 960; // samples that are sent at a time: 40 ms
 const REPORT = 0.05; // seconds between two reports of the player
 const FIRST_HOLD = 0.12; // seconds that are collected before audio starts
 const MOST_HOLD = 0.6;
+const CHUNK = 128; // samples that are resampled at a time: all of a delta takes longer than one call of process() may
 
 class Capture extends AudioWorkletProcessor {
   constructor() {
@@ -50,9 +51,10 @@ class Player extends AudioWorkletProcessor {
   }
 
   reset() {
-    this.queue = []; // {item, samples} at the context's rate
-    this.offset = 0; // into the first one
-    this.queued = 0;
+    this.queue = []; // {item, raw}: chunks as they came, at RATE
+    this.queued = 0; // samples in them
+    this.current = null; // {item, samples}: the chunk that is played, at the context's rate
+    this.offset = 0; // into it
     this.played = {}; // item -> samples
     this.running = this.complete = false;
     this.resampler = new Resampler(RATE, sampleRate);
@@ -60,8 +62,8 @@ class Player extends AudioWorkletProcessor {
 
   take(data) {
     if (data.type === "audio") {
-      const samples = this.resampler.feed(data.samples);
-      this.queue.push({ item: data.item, samples });
+      const { item, samples } = data;
+      for (let at = 0; at < samples.length; at += CHUNK) this.queue.push({ item, raw: samples.subarray(at, at + CHUNK) });
       this.queued += samples.length;
       this.complete = false;
     } else if (data.type === "complete") {
@@ -78,27 +80,34 @@ class Player extends AudioWorkletProcessor {
 
   process(_, outputs) {
     const out = outputs[0][0];
-    if (!this.running && this.queued > (this.complete ? 0 : this.hold * sampleRate)) this.running = true;
+    if (!this.running && this.queued > (this.complete ? 0 : this.hold * RATE)) this.running = true;
     let n = 0;
-    while (this.running && n < out.length && this.queue.length) {
-      const { item, samples } = this.queue[0];
+    while (this.running && n < out.length && this.fill()) {
+      const { item, samples } = this.current;
       const count = Math.min(out.length - n, samples.length - this.offset);
       out.set(samples.subarray(this.offset, this.offset + count), n);
       n += count;
       this.offset += count;
-      this.queued -= count;
       this.played[item] = (this.played[item] ?? 0) + count;
-      if (this.offset === samples.length) {
-        this.queue.shift();
-        this.offset = 0;
-      }
     }
-    if (this.running && !this.queue.length) {
+    if (this.running && !this.fill()) {
       this.running = false;
       if (!this.complete) this.hold = Math.min(MOST_HOLD, this.hold * 1.5);
     }
     for (const other of outputs[0].slice(1)) other.set(out);
     this.report(out);
+    return true;
+  }
+
+  /** Whether `current` holds a sample to be played, after the next chunk was resampled if need be. */
+  fill() {
+    while (!this.current || this.offset === this.current.samples.length) {
+      if (!this.queue.length) return false;
+      const { item, raw } = this.queue.shift();
+      this.queued -= raw.length;
+      this.current = { item, samples: this.resampler.feed(raw) }; // may be empty: its end waits for the next chunk
+      this.offset = 0;
+    }
     return true;
   }
 
