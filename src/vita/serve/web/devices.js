@@ -57,6 +57,9 @@ export async function listDevices(select, kind, chosen) {
   const all = (await navigator.mediaDevices?.enumerateDevices?.()) ?? [];
   const found = all.filter((device) => device.kind === kind && device.deviceId && device.deviceId !== "default");
   const options = found.map((device, n) => el("option", { value: device.deviceId }, device.label || `Device ${n + 1}`));
+  // It may be unplugged, or its id not be told yet: saving another setting must not forget it.
+  const missing = chosen && !found.some((device) => device.deviceId === chosen);
+  if (missing) options.push(el("option", { value: chosen }, "Chosen before (not found)"));
   select.replaceChildren(el("option", { value: "" }, "Automatic"), ...options);
-  select.value = found.some((device) => device.deviceId === chosen) ? chosen : "";
+  select.value = chosen;
 }

@@ -38,6 +38,7 @@ export async function editSettings(settings, focus) {
   $("text-only").checked = settings.textOnly;
   $("speakers").hidden = !canChooseSpeaker();
   dialog.returnValue = "";
+  $("settings-close").onclick = () => dialog.close();
   dialog.showModal();
   if (focus) $(focus).focus();
   for (const [name, id, kind] of SELECTS) listDevices($(id), kind, settings[name]);
