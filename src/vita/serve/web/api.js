@@ -2,15 +2,31 @@
 
 const KEY = "vita.key";
 
+let held = null; // the key, also where the storage is full or switched off
+
 /** The API key of this tab; empty if there is none. */
 export function getKey() {
-  return sessionStorage.getItem(KEY) ?? "";
+  held ??= storedKey();
+  return held;
+}
+
+function storedKey() {
+  try {
+    return sessionStorage.getItem(KEY) ?? "";
+  } catch {
+    return "";
+  }
 }
 
 /** Keep the API key until the tab is closed. */
 export function setKey(key) {
-  if (key) sessionStorage.setItem(KEY, key);
-  else sessionStorage.removeItem(KEY);
+  held = key;
+  try {
+    if (key) sessionStorage.setItem(KEY, key);
+    else sessionStorage.removeItem(KEY);
+  } catch {
+    // It lasts until the page is closed.
+  }
 }
 
 /** An error that the user is told. `status` is the HTTP status, 0 if there was no answer. */

@@ -85,16 +85,9 @@ export class Conversation {
       size += medium.url?.length ?? 0;
       if (size > STORED_CHARACTERS) medium.url = null;
     }
-    try {
-      sessionStorage.setItem(STORED, JSON.stringify(kept));
-    } catch {
-      for (const medium of kept.flatMap((message) => message.media)) medium.url = null;
-      try {
-        sessionStorage.setItem(STORED, JSON.stringify(kept));
-      } catch {
-        sessionStorage.removeItem(STORED); // the storage is full or switched off: a reload starts anew
-      }
-    }
+    if (stored(kept)) return;
+    for (const medium of kept.flatMap((message) => message.media)) medium.url = null;
+    if (!stored(kept)) stored(null); // the storage is full or switched off: a reload starts anew
   }
 
   /** The conversation of this tab before it was reloaded. */
@@ -113,6 +106,17 @@ export class Conversation {
       }
     }
     this.next = Math.max(0, ...this.messages.map((message) => message.id)) + 1;
+  }
+}
+
+/** Keep messages in this tab, or forget them; returns whether that was possible. */
+function stored(messages) {
+  try {
+    if (messages) sessionStorage.setItem(STORED, JSON.stringify(messages));
+    else sessionStorage.removeItem(STORED);
+    return true;
+  } catch {
+    return false;
   }
 }
 
