@@ -1,4 +1,4 @@
-"""The worklets' resampling in Chromium: as the formula says, the same in any cut, and a chunk at a time for playback."""
+"""The worklets' resampling in Chromium: by the formula, the same in any cut, a chunk at a time for playback."""
 
 from __future__ import annotations
 

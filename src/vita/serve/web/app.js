@@ -108,15 +108,21 @@ function stop() {
   asking?.abort();
 }
 
+/** Whether messages cannot be asked again now: the session of a talk would not know of it. */
+function busy() {
+  if (panel.talk) notify("End the talk first; then you can ask again or edit.");
+  return asking !== null || panel.talk !== null;
+}
+
 function regenerate(message) {
-  if (asking) return;
+  if (busy()) return;
   const failed = message.status === "failed";
   conversation.cutAt(message);
   answer(failed ? settings.temperature : Math.max(settings.temperature, AGAIN_TEMPERATURE));
 }
 
 function edit(message) {
-  if (asking) return;
+  if (busy()) return;
   conversation.cutAt(message);
   $("question").value = message.text;
   attached = message.media.filter((medium) => medium.url);
@@ -245,7 +251,8 @@ function listen() {
   });
   $("question").addEventListener("input", grow);
   $("question").addEventListener("keydown", (event) => {
-    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    // 229: in Safari, the Enter that confirms an input method's word comes after the composition has ended.
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;
     event.preventDefault();
     send();
   });

@@ -110,19 +110,23 @@ export class View {
   }
 
   drawError(box, message) {
-    const key = `${message.status} ${message.error ?? ""}`;
+    const newest = message === this.newest;
+    const key = `${message.status} ${newest} ${message.error ?? ""}`;
     if (box.dataset.key === key) return;
     box.dataset.key = key;
     box.replaceChildren();
     box.hidden = !message.error;
     if (!message.error) return;
-    $("spoken").textContent = message.error;
+    if (box.dataset.told !== message.error) $("spoken").textContent = box.dataset.told = message.error;
     box.classList.toggle("soft", message.status === "stopped");
     box.append(el("p", {}, message.error));
     if (message.status !== "failed") return;
-    const again = el("button", { type: "button", class: "link" }, "Try again");
-    again.addEventListener("click", () => this.actions.retry(message));
-    box.append(again);
+    if (newest) {
+      // Further up, it would delete what follows.
+      const again = el("button", { type: "button", class: "link" }, "Try again");
+      again.addEventListener("click", () => this.actions.retry(message));
+      box.append(again);
+    }
     if (message.code === "invalid_api_key") {
       const key = el("button", { type: "button", class: "link" }, "Enter the key");
       key.addEventListener("click", () => this.actions.askKey());

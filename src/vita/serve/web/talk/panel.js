@@ -27,7 +27,7 @@ export class TalkPanel {
     $("start").hidden = true;
     document.body.classList.add("talking");
     $("hold").hidden = !settings.push;
-    pressed("mute", false);
+    showMuted(false);
     pressed("talk-camera", false);
     $("talk").focus();
     $("question").placeholder = "Or write";
@@ -67,8 +67,7 @@ export class TalkPanel {
     $("mute").addEventListener("click", () => {
       if (!this.talk?.live) return;
       this.talk.mute(!this.talk.muted);
-      pressed("mute", this.talk.muted);
-      $("mute").querySelector("svg").replaceWith(icon(this.talk.muted ? "mic-off" : "mic"));
+      showMuted(this.talk.muted);
     });
     $("talk-camera").addEventListener("click", () => this.toggleCamera());
     const hold = $("hold");
@@ -114,6 +113,11 @@ export class TalkPanel {
     }
     pressed("talk-camera", Boolean(talk.camera));
   }
+}
+
+function showMuted(muted) {
+  pressed("mute", muted);
+  $("mute").querySelector("svg").replaceWith(icon(muted ? "mic-off" : "mic"));
 }
 
 function pressed(id, value) {
