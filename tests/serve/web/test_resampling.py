@@ -42,10 +42,11 @@ def test_tables_of_coefficients_change_nothing_and_no_cut_does(stub: Stub) -> No
             for (let n = 0; n < input.length; n += size) out.push(...resampler.feed(input.subarray(n, n + size)));
             return out.length === all.length && out.every((value, n) => value === all[n]);
           });
-          return { length: all.length, expected: Math.floor(4000 * to / from), cut, error: furthest(all, formula(from, to, input, all.length)) };
+          const error = furthest(all, formula(from, to, input, all.length));
+          return { length: all.length, expected: Math.floor(4000 * to / from), cut, error };
         });
     """
-    )  # noqa: E501
+    )
     for found in page.js(JS.format(name="Resampler", module="talk/resample.js", body=body)):
         assert found["cut"] == [True] * 4 and found["error"] < 2e-7
         assert 0 <= found["expected"] - found["length"] < 40
