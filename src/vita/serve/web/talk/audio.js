@@ -6,7 +6,10 @@ const DUCKED = 0.15; // of the full volume
 const FADE = 0.03; // seconds
 
 export class TalkAudio {
-  /** on: piece(pcm, level) of the microphone; state({playing, waiting, level, played}) of the loudspeaker. */
+  /**
+   * on: piece(pcm, level) of the microphone; state({playing, waiting, level, played}) of the loudspeaker; lost() if the
+   * microphone is gone; outage("paused" | "muted" | null) if the browser has paused the sound, or muted the microphone.
+   */
   constructor(on) {
     this.on = on;
     this.flushes = new Map();
@@ -30,7 +33,23 @@ export class TalkAudio {
     this.player.port.onmessage = ({ data }) => this.heard(data);
     this.gain = this.context.createGain();
     this.player.connect(this.gain).connect(this.context.destination);
-    this.stream.getAudioTracks()[0].addEventListener("ended", () => this.on.lost());
+    [this.track] = this.stream.getAudioTracks();
+    this.track.addEventListener("ended", () => this.on.lost());
+    for (const name of ["mute", "unmute"]) this.track.addEventListener(name, () => this.watch());
+    this.context.addEventListener("statechange", () => this.watch());
+    this.watch();
+  }
+
+  /** A call or another program may take the sound away: go on where the browser lets the page, and tell it. */
+  watch() {
+    if (this.closed) return;
+    const paused = this.context.state !== "running";
+    if (paused) this.resume();
+    this.on.outage(paused ? "paused" : this.track.muted ? "muted" : null);
+  }
+
+  resume() {
+    this.context?.resume().catch(() => {}); // it is closed, or the browser wants a click first
   }
 
   heard(data) {

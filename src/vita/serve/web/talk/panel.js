@@ -20,6 +20,7 @@ export class TalkPanel {
     const talk = new Talk(this.conversation, this.view, settings, this.meter, {
       state: (word, sentence) => this.show(word, sentence),
       ended: (reason) => this.closed(reason),
+      cameraLost: () => pressed("talk-camera", false),
     });
     this.talk = talk;
     this.meter.clear();
@@ -63,6 +64,9 @@ export class TalkPanel {
 
   listen() {
     $("end-talk").addEventListener("click", () => this.end());
+    // Browsers that have paused the sound let a page go on when it is clicked or shown again.
+    $("talk").addEventListener("click", () => this.talk?.audio.resume());
+    document.addEventListener("visibilitychange", () => document.hidden || this.talk?.audio.resume());
     $("interrupt").addEventListener("click", () => this.interrupt());
     $("mute").addEventListener("click", () => {
       if (!this.talk?.live) return;

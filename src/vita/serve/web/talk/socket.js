@@ -3,12 +3,16 @@
 import { ApiError, getJson, socketProtocols } from "../api.js";
 
 const OPEN_MS = 15_000;
+const MOST_WAITING = 512 << 10; // bytes that may wait to be sent: 8 s of speech
+const STUCK_MS = 8_000; // without progress
+const LARGE = 128 << 10; // characters: an event with images, which may take its time
 
 export class RealtimeSocket {
   /** on: event(event) of the server; closed(reason) if the connection breaks. */
   constructor(on) {
     this.on = on;
     this.open = this.ready = false;
+    this.least = this.leastAt = 0; // bytes that waited, the fewest so far, and when
   }
 
   /** Connect and configure; resolves to the effective session. Throws an Error that says what is wrong. */
@@ -55,7 +59,22 @@ export class RealtimeSocket {
   }
 
   send(event) {
-    if (this.open && this.socket.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify(event));
+    if (!this.open || this.socket.readyState !== WebSocket.OPEN) return;
+    const text = JSON.stringify(event);
+    this.socket.send(text);
+    if (text.length > LARGE) this.note(this.socket.bufferedAmount);
+  }
+
+  note(waiting) {
+    this.least = waiting;
+    this.leastAt = performance.now();
+  }
+
+  /** Whether the line is dead or too slow for speech: much waits to be sent, and it has not become less for a while. */
+  isStuck() {
+    const waiting = this.socket.bufferedAmount;
+    if (waiting === 0 || waiting < this.least) this.note(waiting);
+    return waiting > MOST_WAITING && performance.now() - this.leastAt >= STUCK_MS;
   }
 
   close() {

@@ -17,7 +17,7 @@ const SHORTEST_MS = 250; // of push-to-talk
 export class Talk {
   /**
    * conversation, view: where captions go; settings: of the user; meter: levels.
-   * on: state(word, sentence), ended(reason).
+   * on: state(word, sentence), ended(reason), cameraLost().
    */
   constructor(conversation, view, settings, meter, on) {
     Object.assign(this, { conversation, settings, meter, on });
@@ -28,6 +28,10 @@ export class Talk {
       piece: (pcm, level) => this.piece(pcm, level),
       state: (state) => this.loudspeaker(state),
       lost: () => this.broken("The microphone was disconnected."),
+      outage: (what) => {
+        this.outage = what;
+        this.show();
+      },
     });
     this.push = settings.push;
     this.muted = this.held = this.hearing = this.playing = this.live = false;
@@ -93,6 +97,7 @@ export class Talk {
     const mine = this.muted ? 0 : level;
     this.meter.push(Math.max(mine, this.loud), mine >= this.loud ? "user" : "model");
     if (!this.live) return;
+    if (this.socket.isStuck()) return this.end("What you say does not reach the server any more. Talk again to go on.");
     const ms = (pcm.length / RATE) * 1000;
     if (!this.push) this.act(this.bargeIn.piece(mine, ms, this.playing));
     if (this.push && !this.held) return;
@@ -194,10 +199,12 @@ export class Talk {
     if (!this.live) return;
     let found = ["listening", "Listening"];
     if (this.push && !this.held) found = ["idle", "Hold the button or Space, and speak"];
+    if (this.outage === "muted") found = ["muted", "The microphone gives no sound: it is muted outside this page"];
     if (this.muted) found = ["muted", "Your microphone is muted"];
     if (this.active) found = ["thinking", "Thinking"];
     if (this.playing || (this.active && this.captions.hasText)) found = ["speaking", this.playing ? "Speaking" : "Answering"];
     if (this.hearing || this.held) found = ["hearing", this.playing ? "You speak; the answer gets quieter" : "Go on, VITA listens"];
+    if (this.outage === "paused") found = ["muted", "The browser has paused the sound; click here to go on"];
     this.on.state(...found);
     $("interrupt").disabled = !(this.active || this.playing);
   }
@@ -207,6 +214,8 @@ export class Talk {
   async startCamera() {
     this.camera = await openDevice("video", this.settings.camera);
     if (this.ended) return closeStream(this.camera);
+    const stream = this.camera;
+    stream.getVideoTracks()[0].addEventListener("ended", () => this.camera === stream && this.cameraEnded());
     const preview = $("preview");
     preview.srcObject = this.camera;
     preview.hidden = false;
@@ -218,6 +227,13 @@ export class Talk {
     this.camera = null;
     $("preview").srcObject = null;
     $("preview").hidden = true;
+  }
+
+  /** It was unplugged, or is not allowed any more: its last frame must not pass for what it sees. */
+  cameraEnded() {
+    this.stopCamera();
+    this.on.cameraLost();
+    notify("The camera was disconnected, or is not allowed any more.");
   }
 
   /** Send what the camera sees, at most once a second. */
@@ -279,6 +295,8 @@ const EVENTS = {
   },
   "conversation.item.retrieved": (talk, event) => talk.captions.retrieved(event.item),
   error(talk, { error }) {
+    if (error.code === "session_expired")
+      return talk.end("The talk has lasted as long as the server allows. Talk again to go on.");
     const harmless = ["response_cancel_not_active", "item_retrieve_invalid_item_id"];
     if (!harmless.includes(error.code)) notify(error.message);
   },
