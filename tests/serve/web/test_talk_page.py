@@ -36,7 +36,8 @@ def test_a_line_is_stuck_when_nothing_gets_through_not_while_images_do(stub: Stu
       performance.now = () => now;
       const socket = new RealtimeSocket({});
       socket.open = true;
-      socket.socket = { readyState: 1, send: (text) => (buffered += text.length), get bufferedAmount() { return buffered; } };
+      const send = (text) => (buffered += text.length);
+      socket.socket = { readyState: 1, send, get bufferedAmount() { return buffered; } };
       const speak = (seconds, delivered) => {
         for (let n = 0; n < seconds * 25; n++) {
           now += 40;

@@ -1,7 +1,7 @@
 // The page: what the user does, and what happens then.
 
 import { ApiError, getJson, getKey, streamChat } from "./api.js";
-import { attachmentOf } from "./attachments.js";
+import { attachmentOf, tooLarge } from "./attachments.js";
 import { takePicture } from "./camera.js";
 import { Conversation, NO_ANSWER } from "./conversation.js";
 import { $, el, icon, notify } from "./dom.js";
@@ -19,7 +19,7 @@ let asking = null; // AbortController of the answer that streams
 let leaving = false; // the page is being closed or reloaded
 
 const view = new View({ regenerate, edit, retry: regenerate, askKey: () => openSettings("key") });
-const panel = new TalkPanel(conversation, view, () => settings);
+const panel = new TalkPanel(conversation, view, () => settings, { take: takeImages, giveBack });
 
 // Questions and answers.
 
@@ -36,6 +36,8 @@ function send() {
     view.toEnd();
     return;
   }
+  const large = tooLarge([...conversation.turns().flatMap((message) => message.media), ...attached]);
+  if (large) return notify(large, 30);
   conversation.add({ role: "user", text, media: attached });
   clearComposer();
   answer();
@@ -168,6 +170,20 @@ async function attachPicture() {
   if (picture) attached.push(picture);
   drawAttached();
   $("question").focus();
+}
+
+/** The attached images, for what is said in a talk; they leave the composer. */
+function takeImages() {
+  const images = attached.filter((medium) => medium.kind === "image");
+  if (images.length) attached = attached.filter((medium) => medium.kind !== "image");
+  drawAttached();
+  return images;
+}
+
+/** Images that were taken, and of which nothing was asked after all. */
+function giveBack(images) {
+  attached.unshift(...images);
+  drawAttached();
 }
 
 function drawAttached() {

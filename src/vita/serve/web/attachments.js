@@ -14,6 +14,10 @@ const MAX_BYTES = 45 << 20; // base64 adds a third, and the server reads 64 MiB
 const PLAIN_BYTES = 4 << 20; // an image up to here is sent as it is
 const MAX_SIDE = 2688; // pixels; six tiles of 448
 const JPEG_QUALITY = 0.92;
+const TALK_PLAIN = 512 << 10; // characters; an image of a talk up to here is sent as it is
+const TALK_SIDE = 1344; // pixels; three tiles of 448
+const TALK_CHARACTERS = 16 << 20; // of the images in one event; the server closes a connection for 24 MiB
+const ASKED_CHARACTERS = 61 << 20; // of all files that a question is sent with: one of MAX_BYTES fits
 
 /** An attachment of a file. Throws an Error whose message is a sentence. */
 export async function attachmentOf(file) {
@@ -53,6 +57,45 @@ function dataUrl(file) {
     reader.onerror = () => reject(new Error(`“${file.name}” cannot be read.`));
     reader.readAsDataURL(file);
   });
+}
+
+/** Why these media cannot be sent in one question; null if they can. */
+export function tooLarge(media) {
+  const characters = media.reduce((sum, medium) => sum + (medium.url?.length ?? 0), 0);
+  if (characters <= ASKED_CHARACTERS) return null;
+  const size = Math.round((characters * 3) / 4 / (1 << 20));
+  return (
+    `The files of this question and of the conversation are ${size} MB together; ${MAX_BYTES >> 20} MB can be sent. ` +
+    "Remove some, or start a new conversation."
+  );
+}
+
+const smaller = new WeakMap(); // image -> its data: URL for a talk; each talk is told the conversation anew
+
+/** The data: URLs of images for one event of a talk: large ones made smaller, what is still too much left out. */
+export async function talkImages(images) {
+  const urls = [];
+  let left = TALK_CHARACTERS;
+  for (const image of images) {
+    if (!smaller.has(image)) smaller.set(image, await smallerUrl(image.url));
+    const url = smaller.get(image);
+    if (url.length > left) continue;
+    left -= url.length;
+    urls.push(url);
+  }
+  return urls;
+}
+
+async function smallerUrl(url) {
+  if (url.length <= TALK_PLAIN) return url;
+  const image = new Image();
+  image.src = url;
+  try {
+    await image.decode();
+    return jpegOf(image, image.naturalWidth, image.naturalHeight, TALK_SIDE);
+  } catch {
+    return url; // a kind of image that the browser cannot show
+  }
 }
 
 /** A JPEG of a large image; null if the browser cannot decode it. */

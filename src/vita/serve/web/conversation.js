@@ -1,5 +1,7 @@
 // The conversation: messages, how they are sent, and how they survive a reload of the tab.
 
+import { talkImages } from "./attachments.js";
+
 const STORED = "vita.conversation";
 const STORED_CHARACTERS = 4_000_000; // browsers give a tab about 5 million
 const TEXT_LIMIT = 200_000; // characters of one stored answer
@@ -8,7 +10,7 @@ export const NO_ANSWER = "The model took this as not meant for it, and gave no a
 /**
  * A message:
  * - id, role "user" or "assistant", text
- * - media: of a user, [{kind "image" | "audio" | "video", name, url (a data: URL), format}]
+ * - media: of a user, [{kind "image" | "audio" | "video", name, url (a data: URL), format}]; frame: seen in a talk
  * - status: of an answer, "waiting" | "streaming" | "done" | "stopped" | "failed"
  * - error: what went wrong; facts: one line of timings and usage; heard: characters of a spoken answer that were heard
  */
@@ -60,13 +62,12 @@ export class Conversation {
   }
 
   /** Items that tell a realtime session what was said before. */
-  asItems() {
+  async asItems() {
     const out = [];
     for (const message of this.turns()) {
       const text = heardText(message);
-      const user = message.role === "user";
-      const content = user ? message.media.filter((m) => m.kind === "image" && m.url).map(imagePart) : [];
-      if (text) content.push({ type: user ? "input_text" : "output_text", text });
+      const answer = text ? [{ type: "output_text", text }] : [];
+      const content = message.role === "user" ? await userContent(text, message.media) : answer;
       if (content.length) out.push({ type: "message", role: message.role, content });
     }
     return out;
@@ -132,5 +133,15 @@ function chatPart(medium) {
   return { type: "input_audio", input_audio: { data, format: medium.format } };
 }
 
+/** The content of a user's item in a realtime session; media other than images are left out. */
+export async function userContent(text, media) {
+  const images = media.filter((medium) => medium.kind === "image" && medium.url);
+  const content = (await talkImages(images)).map(imagePart);
+  if (text) content.push({ type: "input_text", text });
+  // The server takes an image alone for a frame of the camera, and the model sees the newest few of them only.
+  else if (content.length === 1 && !images[0].frame) content.push({ type: "input_text", text: "Here is an image." });
+  return content;
+}
+
 /** A realtime content part for an image. */
-export const imagePart = (medium) => ({ type: "input_image", image_url: medium.url });
+export const imagePart = (url) => ({ type: "input_image", image_url: url });

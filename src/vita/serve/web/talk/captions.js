@@ -24,9 +24,10 @@ export class Captions {
   // The user.
 
   /** A turn was taken; its words follow. */
-  heard(item, frame) {
-    const media = frame ? [{ kind: "image", name: "Camera", url: frame }] : [];
-    this.users.set(item, this.conversation.add({ role: "user", status: "waiting", spoken: true, media }));
+  heard(item, images, frame) {
+    const media = frame ? [...images, { kind: "image", name: "Camera", url: frame, frame: true }] : images;
+    const attached = images.length > 0;
+    this.users.set(item, this.conversation.add({ role: "user", status: "waiting", spoken: true, media, attached }));
     this.changed();
   }
 
@@ -37,8 +38,13 @@ export class Captions {
     if (!complete) return this.view.update(message);
     message.status = "done";
     this.users.delete(item);
-    if (!message.text) this.conversation.remove(message); // a cough, or somebody else was meant
+    this.removeIfEmpty(message); // a cough, or somebody else was meant
     this.changed();
+  }
+
+  /** Attached images stay: the session has them. */
+  removeIfEmpty(message) {
+    if (!message.text && !message.attached) this.conversation.remove(message);
   }
 
   unwritten(item) {
@@ -126,7 +132,7 @@ export class Captions {
   close() {
     for (const message of this.users.values()) {
       message.status = "done";
-      if (!message.text) this.conversation.remove(message);
+      this.removeIfEmpty(message);
     }
     for (const { message } of this.answers.values()) {
       if (["waiting", "streaming"].includes(message.status)) Object.assign(message, { status: "stopped", error: "The talk was ended." });

@@ -5,9 +5,11 @@ import { Meter } from "./meter.js";
 import { Talk } from "./talk.js";
 
 export class TalkPanel {
-  /** settings: a function that gives the settings in force. */
-  constructor(conversation, view, settings) {
-    Object.assign(this, { conversation, view, settings });
+  /**
+   * settings: a function that gives the settings in force; images: of the composer, take() and giveBack(images).
+   */
+  constructor(conversation, view, settings, images) {
+    Object.assign(this, { conversation, view, settings, images });
     this.talk = null;
     this.meter = new Meter($("wave"));
     this.listen();
@@ -20,6 +22,8 @@ export class TalkPanel {
     const talk = new Talk(this.conversation, this.view, settings, this.meter, {
       state: (word, sentence) => this.show(word, sentence),
       ended: (reason) => this.closed(reason),
+      attached: () => this.images.take(),
+      unsaid: (images) => this.images.giveBack(images),
       cameraLost: () => pressed("talk-camera", false),
     });
     this.talk = talk;

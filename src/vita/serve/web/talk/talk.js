@@ -3,7 +3,7 @@
 import { $, notify } from "../dom.js";
 import { closeStream, openDevice } from "../devices.js";
 import { frameOf } from "../camera.js";
-import { imagePart } from "../conversation.js";
+import { imagePart, userContent } from "../conversation.js";
 import { TalkAudio } from "./audio.js";
 import { BargeIn } from "./barge_in.js";
 import { Captions } from "./captions.js";
@@ -17,7 +17,8 @@ const SHORTEST_MS = 250; // of push-to-talk
 export class Talk {
   /**
    * conversation, view: where captions go; settings: of the user; meter: levels.
-   * on: state(word, sentence), ended(reason), cameraLost().
+   * on: state(word, sentence), ended(reason), cameraLost(); attached(): takes images out of the composer;
+   * unsaid(images): puts those back with which nothing was said.
    */
   constructor(conversation, view, settings, meter, on) {
     Object.assign(this, { conversation, settings, meter, on });
@@ -37,6 +38,8 @@ export class Talk {
     this.muted = this.held = this.hearing = this.playing = this.live = false;
     this.active = null; // id of the response in progress
     this.dropped = new Set(); // responses whose deltas are not wanted any more
+    this.images = []; // that were taken out of the composer for the turn that goes on
+    this.sending = Promise.resolve(); // the last item: images are made smaller first, and the order stays
     this.sent = 0; // milliseconds of the turn that is held
     this.loud = 0; // level of the loudspeaker
     this.sounding = false; // the response in progress has sent audio
@@ -50,7 +53,9 @@ export class Talk {
     if (this.ended) return;
     this.session = await this.socket.connect(this.wish());
     if (this.ended) return;
-    for (const item of this.conversation.asItems()) this.socket.send({ type: "conversation.item.create", item });
+    const items = await this.conversation.asItems();
+    if (this.ended) return;
+    for (const item of items) this.socket.send({ type: "conversation.item.create", item });
     this.live = true;
     if (!this.settings.textOnly && !this.session.output_modalities?.includes("audio"))
       notify("The server has no voice, so answers are in writing. To hear them, install vita-engine[piper] and start it again.", 30);
@@ -84,6 +89,7 @@ export class Talk {
     this.audio.close();
     this.stopCamera();
     this.captions.close();
+    this.on.unsaid(this.images);
     this.on.ended(reason);
   }
 
@@ -125,6 +131,7 @@ export class Talk {
     this.socket.send({ type: "input_audio_buffer.clear" });
     this.held = true;
     this.sent = 0;
+    this.sendAttached();
     this.show();
   }
 
@@ -137,22 +144,42 @@ export class Talk {
       notify("Hold it down while you speak.");
     } else {
       this.stopped = performance.now();
-      this.socket.send({ type: "input_audio_buffer.commit" });
-      this.socket.send({ type: "response.create" });
+      this.sendInTurn({ type: "input_audio_buffer.commit" });
+      this.sendInTurn({ type: "response.create" });
     }
     this.show();
+  }
+
+  /** Send what the event, or a promise of it, is, after what was given here before. */
+  sendInTurn(event) {
+    this.sending = this.sending.then(async () => this.socket.send(await event));
+  }
+
+  sendItem(text, media) {
+    const event = userContent(text, media).then((content) => {
+      const images = content.filter((part) => part.type === "input_image").length;
+      if (images < media.length) notify("The images are too large for one message of a talk; not all were sent.");
+      return { type: "conversation.item.create", item: { type: "message", role: "user", content } };
+    });
+    this.sendInTurn(event);
+  }
+
+  /** The images in the composer go with what is said. */
+  sendAttached() {
+    const images = this.on.attached();
+    if (!images.length) return;
+    this.images.push(...images);
+    this.sendItem("", images);
   }
 
   /** A typed question. */
   say(text, media) {
     if (this.playing || this.active) this.interrupt();
-    const content = media.map(imagePart);
-    if (text) content.push({ type: "input_text", text });
     this.conversation.add({ role: "user", text, media });
     this.captions.changed();
     this.stopped = performance.now();
-    this.socket.send({ type: "conversation.item.create", item: { type: "message", role: "user", content } });
-    this.socket.send({ type: "response.create" });
+    this.sendItem(text, media);
+    this.sendInTurn({ type: "response.create" });
     this.show();
   }
 
@@ -243,7 +270,7 @@ export class Talk {
     if (!url) return;
     this.framed = performance.now();
     this.frame = url;
-    const item = { type: "message", role: "user", content: [{ type: "input_image", image_url: url }] };
+    const item = { type: "message", role: "user", content: [imagePart(url)] };
     this.socket.send({ type: "conversation.item.create", item });
   }
 }
@@ -254,6 +281,7 @@ const EVENTS = {
     talk.hearing = true;
     talk.began = event.audio_start_ms;
     talk.act(talk.bargeIn.started(talk.playing));
+    talk.sendAttached();
     talk.sendFrame();
   },
   "input_audio_buffer.speech_stopped"(talk, event) {
@@ -264,7 +292,8 @@ const EVENTS = {
     talk.act(talk.bargeIn.ended(event.audio_end_ms - talk.began - before - after, talk.playing));
   },
   "input_audio_buffer.committed"(talk, event) {
-    talk.captions.heard(event.item_id, talk.frame);
+    talk.captions.heard(event.item_id, talk.images, talk.frame);
+    talk.images = [];
     talk.frame = null;
   },
   "conversation.item.input_audio_transcription.delta": (talk, event) => talk.captions.words(event.item_id, event.delta, false),

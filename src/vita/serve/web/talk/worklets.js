@@ -7,7 +7,7 @@ const PIECE = 960; // samples that are sent at a time: 40 ms
 const REPORT = 0.05; // seconds between two reports of the player
 const FIRST_HOLD = 0.12; // seconds that are collected before audio starts
 const MOST_HOLD = 0.6;
-const CHUNK = 128; // samples that are resampled at a time: all of a delta takes longer than one call of process() may
+const CHUNK = 128; // samples that are resampled at a time: a delta takes longer than one call of process() may
 
 class Capture extends AudioWorkletProcessor {
   constructor() {
@@ -63,7 +63,8 @@ class Player extends AudioWorkletProcessor {
   take(data) {
     if (data.type === "audio") {
       const { item, samples } = data;
-      for (let at = 0; at < samples.length; at += CHUNK) this.queue.push({ item, raw: samples.subarray(at, at + CHUNK) });
+      for (let at = 0; at < samples.length; at += CHUNK)
+        this.queue.push({ item, raw: samples.subarray(at, at + CHUNK) });
       this.queued += samples.length;
       this.complete = false;
     } else if (data.type === "complete") {
