@@ -23,7 +23,7 @@ HISTORY = Path(__file__).parent / "history.json"
 SPEECH = "python -m recipes.nano.speech.train"
 SAMPLES = {
     "python -m recipes.nano.pictures": "pictures",
-    SPEECH: "sounds or clips, and as many pictures",
+    SPEECH: "sounds or clips, and pictures beside them",
     "python -m recipes.nano.train": "batches of everything",
 }  # by command
 _BEFORE = "python -m recipes."  # commands of runs from before the recipe had its folder

@@ -154,7 +154,7 @@ def test_the_embedded_and_the_tiny_checkpoints_read_as_before(mini: Path) -> Non
     assert (config.vision.image_size, config.image.size, config.audio.dim, config.max_length) == (112, 112, 32, 2048)
     assert config.generation.eos_ids == (1358, 1356) and not config.audio.dynamic_chunks and config.dtype == "float32"
     embedded = open_checkpoint(None, offline=True).config
-    assert embedded.tiling.max_tiles == 1 and embedded.audio.positions_in_input and embedded.dtype == "bfloat16"
+    assert embedded.tiling.max_tiles == 4 and embedded.audio.positions_in_input and embedded.dtype == "bfloat16"
 
 
 # Values that are wrong under any key that is read as such a type.

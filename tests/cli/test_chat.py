@@ -301,7 +301,7 @@ class TestModel:
         talk.handle("/model default")
         assert not old.engine.is_healthy and talk.session.turns == () and talk.exchanges == []
         assert capsys.readouterr().out.startswith("default: 7.9 million parameters, float32 on cpu, context of 4096")
-        assert talk.pending[0].describe().endswith("80 x 50 pixels, 1 tile"), "it is cut as the new model wants it"
+        assert talk.pending[0].describe().endswith("80 x 50 pixels, 3 tiles"), "it is cut as the new model wants it"
         talk.handle("/detach")
         talk.handle(f"/model '{MINI}'")
         talk.handle("Hello")
