@@ -89,7 +89,7 @@ def test_a_converted_adapter_is_the_merged_model(folder: Path) -> None:
     assert merged.keys() == converted.keys()
     assert all(torch.equal(merged[name], converted[name]) for name in merged)
     said = run("convert", str(made), str(folder.parent / "other"))
-    assert_sentence(said, "adapter: is a LoRA folder; name the checkpoint that it was trained on with --base")
+    assert_sentence(said, "adapter: is a LoRA folder; name the checkpoint that it was trained on as --base")
 
 
 def test_modules_trained_whole_stand_among_the_adapters_tensors(folder: Path) -> None:

@@ -69,7 +69,7 @@ def open_checkpoint(name: str | Path | None, *, offline: bool = False, weights: 
         if is_file(folder / ADAPTER_CONFIG):
             raise CheckpointError(
                 "is a LoRA folder", where=folder,
-                fix="name the checkpoint that it was trained on with --base (in Python: base=)",
+                fix="name the checkpoint that it was trained on as `base`",
             )  # fmt: skip
         raise CheckpointError(
             "is not a checkpoint, it has no config.json", where=folder, fix="pass the folder that holds config.json"

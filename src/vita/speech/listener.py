@@ -23,10 +23,16 @@ from vita.speech.turns import (
 )  # fmt: skip
 from vita.speech.vad import FRAME, SAMPLE_RATE, Samples, SileroVad, VadStream
 
+SILENCE_KEPT = 8 * FRAME  # after the speech
+
 
 @dataclass(frozen=True, eq=False)
 class Heard:
-    """An event, and the audio of the turn: float32 `[n]` at 16 kHz for `TurnPaused` and `SpeechStopped`, else None."""
+    """An event, and for `TurnPaused` and `SpeechStopped` the audio of the turn, float32 `[n]` at 16 kHz.
+
+    The audio ends 256 ms after the speech, or where the turn does: the silence that ends a turn says nothing, costs
+    tokens, and makes a question look like noise to a model that has rarely heard it.
+    """
 
     event: TurnEvent
     audio: Samples | None = None
@@ -106,13 +112,12 @@ class Listener:
             The events that follow from it.
         """
         self.state, events = advance(self.state, self.options, given)
-        return [
-            Heard(
-                event,
-                self._audio.cut(event.start, event.end) if isinstance(event, TurnPaused | SpeechStopped) else None,
-            )
-            for event in events
-        ]
+        return [Heard(event, self._audio_of(event)) for event in events]
+
+    def _audio_of(self, event: TurnEvent) -> Samples | None:
+        if not isinstance(event, TurnPaused | SpeechStopped):
+            return None
+        return self._audio.cut(event.start, min(event.end, event.speech_end + SILENCE_KEPT))
 
 
 class ListenerThread:

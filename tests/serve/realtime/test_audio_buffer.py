@@ -14,7 +14,7 @@ from tests.serve.realtime.wire import CATALOG
 from vita.serve.realtime.audio_buffer import AudioBuffer, turn_options
 from vita.serve.realtime.events import RealtimeError
 from vita.serve.realtime.session import Session, TurnDetection, new_session
-from vita.speech.listener import Heard, ListenerThread
+from vita.speech.listener import SILENCE_KEPT, Heard, ListenerThread
 from vita.speech.turns import SpeechStarted, SpeechStopped
 from vita.speech.vad import SileroVad, load_vad
 
@@ -58,7 +58,7 @@ def test_a_turn_is_heard_with_its_audio(vad: SileroVad, thread: ListenerThread) 
         started, stopped = heard[0].event, heard[1].event
         assert isinstance(started, SpeechStarted) and isinstance(stopped, SpeechStopped)
         assert 700 <= buffer.milliseconds(started.start) <= 1300
-        assert heard[1].audio is not None and len(heard[1].audio) == stopped.end - stopped.start
+        assert heard[1].audio is not None and len(heard[1].audio) == stopped.speech_end + SILENCE_KEPT - stopped.start
         with pytest.raises(RealtimeError):  # the turn has taken the audio
             await buffer.commit()
 
@@ -67,7 +67,7 @@ def test_a_turn_is_heard_with_its_audio(vad: SileroVad, thread: ListenerThread) 
 
 @pytest.mark.parametrize("pause", [0.0, 2.0])
 def test_silence_around_a_manual_turn_is_left_out(vad: SileroVad, thread: ListenerThread, pause: float) -> None:
-    """300 ms before the speech and 500 ms after it stay; pauses within it do, too."""
+    """300 ms before the speech and 256 ms after it stay; pauses within it do, too."""
 
     async def run(buffer: AudioBuffer) -> None:
         for before, after in ((0.0, 0.0), (1.5, 2.0)):

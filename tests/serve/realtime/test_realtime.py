@@ -13,7 +13,7 @@ import soxr
 from websockets.exceptions import InvalidStatus
 
 import vita
-from tests.serve.realtime.client import Client, as_pcm, audio_of, connected, question, silence
+from tests.serve.realtime.client import Client, as_pcm, audio_of, connected, is_question, question, silence
 from tests.serve.running import Running, running
 from tests.speech.recordings import NO_SPEECH, recording
 from vita.serve.options import ServeOptions
@@ -51,7 +51,7 @@ def test_ten_spoken_turns(client: Client) -> None:
             client.receive()
     assert "error" not in client.wire.kinds()
     transcripts = [event["transcript"] for event in client.wire.events if event["type"] == f"{PREFIX}.completed"]
-    assert all("can you do" in text.lower() for text in transcripts)
+    assert all(is_question(text) for text in transcripts)
 
 
 def test_an_answer_is_audio_of_its_transcript(client: Client) -> None:
@@ -144,7 +144,7 @@ def test_settings_of_open_webui(client: Client) -> None:
     detection = {"type": "server_vad", "create_response": False, "interrupt_response": False}
     client.update(audio={"input": {"turn_detection": detection, "transcription": {"model": "whisper-1"}}})
     client.speak()
-    assert "can you do" in client.until(f"{PREFIX}.completed")["transcript"].lower()
+    assert is_question(client.until(f"{PREFIX}.completed")["transcript"])
     assert "response.created" not in client.wire.kinds()
     client.send("response.create")
     client.until("response.output_audio.delta")
@@ -217,7 +217,7 @@ def test_g711_both_ways(client: Client, law: g711.Law) -> None:
     client.until("response.done")
     if f"{PREFIX}.completed" not in client.wire.kinds():
         client.until(f"{PREFIX}.completed")
-    assert "can you do" in client.wire.last(f"{PREFIX}.completed")["transcript"].lower()
+    assert is_question(client.wire.last(f"{PREFIX}.completed")["transcript"])
     heard = g711.decode(audio_of(client.wire.events), law)
     assert len(heard) > 8000 and np.abs(heard).max() > 1000
 
@@ -380,7 +380,7 @@ def test_transcription_sessions(talking: Running) -> None:
     with connected(talking, "/v1/realtime?intent=transcription") as client:
         assert client.receive()["session"]["type"] == "transcription"
         client.speak()
-        assert "can you do" in client.until(f"{PREFIX}.completed")["transcript"].lower()
+        assert is_question(client.until(f"{PREFIX}.completed")["transcript"])
         assert "response.created" not in client.wire.kinds()
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from vita.serve.realtime.events import RealtimeError
 from vita.serve.realtime.items import Pcm
 from vita.serve.realtime.session import Session, TurnDetection, rate_of
-from vita.speech.listener import Heard, Listener, ListenerThread
+from vita.speech.listener import SILENCE_KEPT, Heard, Listener, ListenerThread
 from vita.speech.turns import Clear, Commit, Input, SpeechStarted, SpeechStopped, TurnOptions
 from vita.speech.vad import SAMPLE_RATE, SileroVad
 
@@ -20,7 +20,6 @@ MIN_COMMIT_SECONDS = 0.1  # as at OpenAI
 VAD_SECONDS_KEPT = 60.0  # of audio outside of turns, for a client that commits although voice activity is on
 # Without turn detection, voice activity only says where a committed turn may be trimmed. Pauses are part of it.
 MANUAL = TurnOptions(silence_ms=60_000, max_turn_ms=600_000, min_speech_ms=96)
-KEPT_SILENCE_MS = TurnOptions().silence_ms  # after the last speech, as in a turn that voice activity ends
 
 
 class AudioBuffer:
@@ -135,7 +134,7 @@ class AudioBuffer:
         def index(position: int) -> int:
             return max(0, position * self._rate // SAMPLE_RATE - first)
 
-        return samples[index(start) : index(speech_end + KEPT_SILENCE_MS * SAMPLE_RATE // 1000)]
+        return samples[index(start) : index(speech_end + SILENCE_KEPT)]
 
     async def clear(self) -> None:
         """Forget all audio so far."""
