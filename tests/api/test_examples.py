@@ -14,13 +14,13 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 SAYS = {
     "one_image": ["It says 'VITA'.", "320 image tokens, "],
     "several_images": ["VITA", "2 images"],
-    "video_clip": ["the red star moves to the right.", "the red star moves to the right. (9 frames)"],
+    "video_clip": ["The red star moves to the right.", "The red star moves to the right. (9 frames)"],
     "spoken_question": ["I can describe simple pictures", "True"],
     "conversation": ["It says 'VITA'.", "The text is white.", " prompt tokens were in the cache"],
-    "streaming_answer": ["the red star moves to the right.", "stop after "],
-    "async_requests": ["It says 'VITA'.", "I can describe", "the red star moves to the right."],
+    "streaming_answer": ["The red star moves to the right.", "stop after "],
+    "async_requests": ["It says 'VITA'.", "I can describe", "The red star moves to the right."],
     "batch_of_requests": [
-        "It says 'VITA'.", "the red star moves to the right.", "I can describe",
+        "It says 'VITA'.", "The red star moves to the right.", "I can describe",
         "error: assets/missing.png: no such file; check the path.", "3 answers",
     ],
 }  # fmt: skip
