@@ -61,7 +61,7 @@ def test_a_question_is_heard_through_the_device() -> None:
     assert isinstance(started.event, SpeechStarted) and isinstance(stopped.event, SpeechStopped)
     assert stopped.audio is not None
     wanted = np.concatenate([silence(0.5), recording("question03"), silence(1)])
-    wanted = wanted[stopped.event.start : stopped.event.end]
+    wanted = wanted[stopped.event.start :][: len(stopped.audio)]
     # The canceller has a high-pass filter and delays by its filter bank: the same envelope.
     envelope = [np.sqrt(np.convolve(x**2, np.ones(800) / 800, "same")[::160]) for x in (wanted, stopped.audio)]
     assert np.corrcoef(envelope[0], envelope[1][: len(envelope[0])])[0, 1] > 0.95
