@@ -85,7 +85,6 @@ class Connection:
         self._queued = 0  # characters in the inbox
         self._creates = 0  # response.create in the inbox
         self._arrived, self._taken = asyncio.Event(), asyncio.Event()
-        self._pause: tuple[TurnPaused, Heard] | None = None
 
     async def run(self) -> None:
         """Serve until the client closes, or the session expires."""
@@ -192,7 +191,6 @@ class Connection:
             elif isinstance(event, TurnPaused):
                 self._paused(event, heard)
             elif isinstance(event, SpeechResumed):
-                self._pause = None
                 self._generators.stop_asking()
             elif isinstance(event, SpeechStopped):
                 self._stopped(event, heard)
@@ -205,17 +203,12 @@ class Connection:
         needed = SURE_AFTER_MS.get(detection.eagerness) if detection is not None else None
         if needed is None or ms_of(event.end - event.speech_end) < needed or heard.audio is None:
             return
-        self._pause = (event, heard)
         complete = TurnComplete(event.turn_id, event.speech_end)
         self._generators.ask(to_pcm(heard.audio), SAMPLE_RATE, complete, Noise(event.turn_id))
 
     def _stopped(self, event: SpeechStopped, heard: Heard) -> None:
-        audio = heard.audio
-        if event.reason == "complete" and self._pause is not None and self._pause[0].turn_id == event.turn_id:
-            audio = self._pause[1].audio  # the model has encoded it already
-        self._pause = None
         self._generators.stop_asking()
-        assert audio is not None
+        assert heard.audio is not None  # at a pause the model was asked about the same audio
         self.dialogue.speech_stopped(
-            self._buffer.milliseconds(event.end), to_pcm(audio), SAMPLE_RATE, noise=event.reason == "noise"
+            self._buffer.milliseconds(event.end), to_pcm(heard.audio), SAMPLE_RATE, noise=event.reason == "noise"
         )
