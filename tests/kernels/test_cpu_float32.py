@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import math
 import subprocess
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -92,6 +94,18 @@ def test_large_scores_and_nan(kernels: Float32Kernels) -> None:
     assert out is not None and out[1].isnan().all() and out[[0, 2]].isfinite().all()
     wanted = attend(q[:1], caches[0][0][0, :, :, :301], caches[0][1][0, :, :, :301])
     torch.testing.assert_close(out[:1], wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_a_block_table_keeps_its_caches_alive() -> None:
+    caches = caches_of((300,), 1, 32)
+    alive = [weakref.ref(tensor) for tensor in caches[0]]
+    table = table_of(caches, (300,))
+    del caches
+    gc.collect()
+    assert all(ref() is not None for ref in alive), "a kernel would write to freed memory"
+    del table
+    gc.collect()
+    assert all(ref() is None for ref in alive)
 
 
 def test_the_workspace_is_on_the_cpu_whatever_the_default_device(kernels: Float32Kernels) -> None:

@@ -12,11 +12,11 @@ from torch import Tensor
 class BlockTable:
     """Addresses and sizes of the KV caches of some requests, as the kernels of a decode step read them.
 
-    `is_bf16` and `is_float32` say which kernel knows their dtypes and shapes.
+    `is_bf16` and `is_float32` say which kernel knows their dtypes and shapes. The table keeps the tensors alive, for a
+    kernel reads and writes through their addresses.
 
     Args:
-        keys, values: one of each per request, bfloat16, int8 or float32 `[layers, 1, kv_heads, capacity, d]`. The
-            caller keeps them alive.
+        keys, values: one of each per request, bfloat16, int8 or float32 `[layers, 1, kv_heads, capacity, d]`.
         scales: per request bfloat16 `[2, layers, 1, kv_heads, capacity, 1]`, or None for a cache that is not int8.
         lengths: filled positions, less than the capacity.
 
@@ -30,6 +30,7 @@ class BlockTable:
         capacities = [t.shape[-2] for t in keys]
         if any(length >= capacity for length, capacity in zip(lengths, capacities, strict=True)):
             raise ValueError("a KV cache is full")
+        self._tensors = (tuple(keys), tuple(values), tuple(scales))
         addresses, integers = ctypes.c_void_p * len(keys), ctypes.c_int64 * len(keys)
         self.keys, self.values = addresses(*map(address, keys)), addresses(*map(address, values))
         self.scales = addresses(*map(address, scales))
