@@ -36,7 +36,7 @@ from typing import Any
 import numpy as np
 import soxr
 from benchmarks.alternate import interval
-from benchmarks.realtime import Talker, Times, question
+from benchmarks.realtime import FRAME, Talker, Times, question
 from tests.serve.web.backchannels import RUN, backchannels, steps
 from tests.speech.recordings import NO_SPEECH
 from websockets.asyncio.client import ClientConnection, connect
@@ -166,10 +166,8 @@ async def first_sound(socket: ClientConnection, seed: int) -> float:
     session: Row = {"type": "realtime", "audio": {"input": {"turn_detection": None}}}
     await socket.send(json.dumps({"type": "session.update", "session": session}))
     noise = np.random.default_rng(seed).integers(-8, 8, len(question()))  # new to the encoder's cache
-    audio = base64.b64encode((question() + noise).astype("<i2").tobytes()).decode()
-    await socket.send(json.dumps({"type": "input_audio_buffer.append", "audio": audio}))
     await until(socket, "session.updated")
-    await asyncio.sleep(0.1)  # a microphone's audio is there when its turn ends
+    await play(socket, (question() + noise).astype("<i2"))
     began, first = time.perf_counter(), 0.0
     for kind in ("input_audio_buffer.commit", "response.create"):
         await socket.send(json.dumps({"type": kind}))
@@ -180,6 +178,16 @@ async def first_sound(socket: ClientConnection, seed: int) -> float:
         if kind == "response.done":
             break
     return first
+
+
+async def play(socket: ClientConnection, samples: np.ndarray[Any, Any]) -> None:
+    """Send audio as a microphone does: 20 ms every 20 ms."""
+    due = time.monotonic()
+    for at in range(0, len(samples), FRAME):
+        due += FRAME / RATE
+        await asyncio.sleep(max(0.0, due - time.monotonic()))
+        audio = base64.b64encode(samples[at : at + FRAME].tobytes()).decode()
+        await socket.send(json.dumps({"type": "input_audio_buffer.append", "audio": audio}))
 
 
 async def until(socket: ClientConnection, wanted: str) -> None:

