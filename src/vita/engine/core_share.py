@@ -1,13 +1,15 @@
-"""Leaves cores to media workers while they compute, so that no decode step waits for them at its barriers.
+"""Leaves cores to media workers and voices while they compute, so that no decode step waits for them at its barriers.
 
-All threads of a step wait for each other some fifty times. If a media worker takes a core from one of them, a step of
+All threads of a step wait for each other some fifty times. If another thread takes a core from one of them, a step of
 10 ms takes 100 ms on two cores.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
+from collections.abc import Iterator
 
 from vita.runtime.clock import Clock
 
@@ -28,7 +30,8 @@ def cpu_seconds(thread: int) -> float | None:
 
 
 class CoreShare:
-    """Says before each step how many media workers compute. Workers call `begin` and `end`, the engine thread the rest.
+    """Says before each step how many other threads compute. Media workers call `begin` and `end`, voices use
+    `computing`, the engine thread calls the rest.
 
     Args:
         clock: seconds, monotonic.
@@ -55,8 +58,19 @@ class CoreShare:
         with self._changed:
             del self._workers[threading.get_ident()]
 
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        """This thread computes within the block, beside the step that runs: audio that is awaited must not wait for a
+        step of a large model. The next step leaves it a core."""
+        with self._changed:
+            self._workers[threading.get_ident()] = self._clock(), None
+        try:
+            yield
+        finally:
+            self.end()
+
     def begin_step(self) -> int:
-        """A step begins. Returns how many cores it should leave to workers."""
+        """A step begins. Returns how many cores it should leave to others."""
         self._stepping = True  # before the workers are looked at: one that begins now waits for this step
         if not self._workers:
             return 0

