@@ -207,7 +207,7 @@ def test_piper_with_a_seed_says_the_same_again(piper: Voice) -> None:
 
 def test_piper_leaves_the_other_threads_to_the_model(piper: Voice) -> None:
     network = network_of(piper)
-    for session in (network._encoder, network._decoder):
+    for session in (network._encoder, network._flow, network._decoder):
         options = session.get_session_options()
         assert options.intra_op_num_threads == options.inter_op_num_threads == 1
 
@@ -222,9 +222,11 @@ def network_of(piper: Voice) -> VitsNetwork:
 @pytest.mark.parametrize("first", [True, False])
 def test_piper_in_windows_is_piper_whole(piper: Voice, frames: int, first: bool) -> None:
     network = network_of(piper)
-    latents = np.random.default_rng(frames).normal(size=(1, 192, frames)).astype(np.float32)
-    whole = network._decoder.run(None, {network._latents: latents})[0].reshape(-1)
-    windows = list(network.decode(latents, first=first))
+    priors = np.random.default_rng(frames).normal(size=(1, 192, frames)).astype(np.float32)
+    mask = np.ones((1, 1, frames), np.float32)
+    latents = network._flow.run(None, {network._prior: priors, network._mask: mask})[0]
+    whole = network._decoder.run(None, {network._latent: latents})[0].reshape(-1)
+    windows = list(network.decode(priors, first=first))
     made = np.concatenate(windows)
     assert made.shape == whole.shape and np.abs(made - np.clip(whole, -1, 1)).max() < 1e-4
     assert len(windows[0]) <= (14 + 12) * len(whole) // frames or not first
@@ -241,8 +243,8 @@ def test_piper_in_two_parts_is_the_file_as_it_is(piper: Voice) -> None:
         "scales": np.array([0, 1.1, 0], np.float32),
     }  # fmt: skip
     wanted = whole.run(None, given)[0].reshape(-1)
-    latents = network.latents(phonemes, noise=0.0, length=1.1, noise_width=0.0)
-    assert np.abs(np.concatenate(list(network.decode(latents, first=True))) - wanted).max() < 1e-4
+    priors = network.priors(phonemes, noise=0.0, length=1.1, noise_width=0.0)
+    assert np.abs(np.concatenate(list(network.decode(priors, first=True))) - wanted).max() < 1e-4
 
 
 def test_piper_is_heard_before_a_clause_is_made_whole(piper: Voice, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,7 +263,7 @@ def test_a_file_of_another_network_is_refused(content: bytes, tmp_path: Path) ->
     pytest.importorskip("onnx", reason="SKIPPED LOUDLY: onnx is not installed")
     file = tmp_path / "voice.onnx"
     file.write_bytes(content)
-    with pytest.raises(ValueError, match=r"no ONNX file|no decoder"):
+    with pytest.raises(ValueError, match=r"no ONNX file|not that of VITS"):
         VitsNetwork(file)
 
 

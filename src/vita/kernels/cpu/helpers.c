@@ -32,7 +32,9 @@
 #define MAX_HELPERS 63
 #define MAX_CHUNKS 64
 #define CHUNK_BYTES (256 * 1024) /* of weights, at least: some 20 us */
-#define SPIN_NS 200000           /* a helper waits awake for so long: longer than attention takes between two GEMVs */
+/* A helper waits awake for so long. Where the caller itself has lost its core, an idle core is what the kernel moves it
+ * to, and an awake helper is in its way: with 200 us a step beside a busy process took 1.1 times as long. */
+#define SPIN_NS 60000
 
 /* The shared counter: generation of the GEMV (32 bits), its chunks (16), the next chunk (16). */
 #define COUNTER(generation, chunks) ((uint64_t)(generation) << 32 | (uint64_t)(chunks) << 16)

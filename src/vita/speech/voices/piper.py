@@ -96,8 +96,8 @@ class PiperUtterances:
         noise = (config.noise_scale, config.noise_w_scale) if self._sampled else (0.0, 0.0)
         ids, network = self._model.phonemizer.phonemes_to_ids(phonemes), self._model.network
         with self._model.deadlines.admit(self._heard_until):
-            latents = network.latents(ids, noise=noise[0], length=config.length_scale / speed, noise_width=noise[1])
-        windows = self._in_time(network.decode(latents, first=first))
+            priors = network.priors(ids, noise=noise[0], length=config.length_scale / speed, noise_width=noise[1])
+        windows = self._in_time(network.decode(priors, first=first))
         samples = trimmed(windows, round(SILENCE_KEPT * config.sample_rate))
         rest = self._speed / speed
         yield from samples if abs(rest - 1) < SAME else Stretch(rest).stretched(samples)
