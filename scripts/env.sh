@@ -117,7 +117,7 @@ vita_env() {
 # A voice for the server's answers. Without one they are in writing, so a failure does not end the set-up.
 vita_voice() {
     "$PYTHON" -c 'import importlib.util as u, sys; sys.exit(not any(map(u.find_spec, ("piper", "espeakng_loader"))))' && return
-    echo "Setting up (once): a voice for spoken answers, piper (GPL-3.0-or-later), a download of about 120 MB …" >&2
+    echo "Setting up (once): a voice for spoken answers, piper (GPL-3.0-or-later), a download of about 130 MB …" >&2
     vita_pip install -q -e "$ROOT[piper]" >/dev/null 2>&1 ||
         echo "vita: no voice could be installed, so answers are in writing; run the same command again to try once more." >&2
 }
