@@ -115,7 +115,7 @@ def test_nothing_is_done_twice(machine: Path) -> None:
 
 def test_the_server_gets_a_voice_and_its_size_and_licence_are_said_first(machine: Path) -> None:
     lines = set_up(machine, torch=True, then="vita_voice; echo goes on")
-    said = position(lines, "a voice for spoken answers, piper (GPL-3.0-or-later), a download of about 120 MB")
+    said = position(lines, "a voice for spoken answers, piper (GPL-3.0-or-later), a download of about 130 MB")
     assert 0 <= said < position(lines, "install -q -e") < position(lines, "goes on")
     (machine / "log").unlink()
     lines = set_up(machine, torch=True, voice=True, then="vita_voice; echo goes on")
