@@ -111,3 +111,16 @@ def test_the_system_counts_the_seconds_of_a_process() -> None:
         spinning.kill()
         spinning.wait()
     assert cores >= 1 and cores_in_use()[0] - before <= cores * (time.perf_counter() - start) + 1
+
+
+def test_a_process_that_takes_turns_with_the_engine_is_not_in_its_way() -> None:
+    """As a client on the same machine that computes between two short requests."""
+    counters = Counters()
+    for _ in range(100):
+        counters.run(0.02, own=2.0, others=0.0, steps=5)
+        counters.wait(0.015, own=0.0, others=2.0)
+    assert not counters.usage.busy
+    for _ in range(100):  # and one that goes on computing is
+        counters.run(0.02, own=1.0, others=1.0, steps=5)
+        counters.wait(0.003, own=0.0, others=1.0)
+    assert counters.usage.busy

@@ -18,6 +18,7 @@ log = logging.getLogger("vita")
 
 WINDOW = 0.25  # seconds at least between two readings: the counters advance by 0.01 s
 MAX_PAUSE = 0.05  # seconds between two steps; while this process pauses, others use its cores without being in its way
+MIN_SHARE = 0.5  # of the time between two readings that steps must take
 MIN_FREE_CORES = 1.5  # fewer: a second thread would wait for other processes
 HELPED_FACTOR = 2.0  # a helper takes half of a core from a process that would use all of it
 
@@ -54,6 +55,7 @@ class CoreUsage:
     ) -> None:  # fmt: skip
         self._in_use, self._used_here, self._clock = in_use, used_here, clock
         self._read_at = self._ended = float("-inf")
+        self._paused = 0.0  # seconds between steps since the counters were read
         self.helped = False  # helper threads have taken part in steps since the counters were read
         self._others = 0.0  # seconds that other processes had used when the counters were read
         self.free: float | None = None  # cores that other processes did not use; None: not known
@@ -61,10 +63,11 @@ class CoreUsage:
     def begin_step(self) -> None:
         """A step begins. Reads the counters, if that was not done a moment ago."""
         now = self._clock()
-        paused, seconds = now - self._ended > MAX_PAUSE, now - self._read_at
-        if seconds < WINDOW and not paused:
+        pause, seconds = now - self._ended, now - self._read_at
+        self._paused += pause
+        if seconds < WINDOW and pause <= MAX_PAUSE:
             return
-        self._read_at = now
+        computed, self._read_at, self._paused = seconds - self._paused, now, 0.0
         try:
             used, cores = self._in_use()
         except OSError as error:  # a container may hide the counters
@@ -72,7 +75,11 @@ class CoreUsage:
             self.free = None
             return
         others, factor = used - self._used_here(), HELPED_FACTOR if self.helped else 1.0
-        self.free = None if paused else max(0.0, cores - factor * (others - self._others) / seconds)
+        if pause > MAX_PAUSE or computed < MIN_SHARE * seconds:
+            self.free = None
+        else:  # who takes turns with this process is not in its way: all that others can do in the pauses is left out
+            in_steps = max(0.0, others - self._others - cores * (seconds - computed))
+            self.free = max(0.0, cores - factor * in_steps / computed)
         self._others, self.helped = others, False
 
     def end_step(self) -> None:
