@@ -1,6 +1,6 @@
 """Compare two versions of the engine in alternation: first token, prefill and single-stream decode speed.
 
-    python benchmarks/alternate.py OLD/src NEW/src [--rounds 30] [--busy 1] [--model FOLDER]
+    python -m benchmarks.alternate OLD/src NEW/src [--rounds 30] [--busy 1] [--model FOLDER]
 
 One process for each version loads the model once. They then answer in turns, one request at a time, so that both meet
 the machine in the same state. The ratio of each round is NEW over OLD; the table gives the median of the ratios with

@@ -1,7 +1,7 @@
 """Decode steps of one stream on quiet cores and beside one busy process, in turns.
 
     python benchmarks/make_checkpoint.py OUT
-    python benchmarks/busy_step.py OUT --quantize int4 [--rounds 5] [--tokens 24]
+    python -m benchmarks.busy_step OUT --quantize int4 [--rounds 5] [--tokens 24]
 
 Only the public API is used; the engine chooses threads and helpers by itself. Each round answers twice on quiet cores
 and three times beside a process that spins, of which the first is left out: within it the engine notices. A step is the
@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import time
 from itertools import pairwise
 from statistics import median
+
+from benchmarks.latency import busy
 
 import vita
 
@@ -24,12 +24,9 @@ import vita
 def steps(model: vita.Vita, tokens: int) -> list[float]:
     """Seconds between the pieces of text of one answer."""
     params = vita.SamplingParams(max_tokens=tokens, ignore_eos=True)
-    times = [time.perf_counter() for event in model.submit(vita.user("Hello there"), params) if is_text(event)]
+    events = model.submit(vita.user("Hello there"), params)
+    times = [time.perf_counter() for event in events if isinstance(event, vita.TextDelta)]
     return [after - before for before, after in pairwise(times)]
-
-
-def is_text(event: vita.Event) -> bool:
-    return isinstance(event, vita.TextDelta)
 
 
 def answers(model: vita.Vita, count: int, tokens: int) -> float:
@@ -50,16 +47,14 @@ def main() -> None:
         answers(model, 2, flags.tokens)
         for number in range(flags.rounds):
             quiet = answers(model, 2, flags.tokens)
-            with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
-                try:
-                    answers(model, 1, flags.tokens)
-                    busy = answers(model, 2, flags.tokens)
-                finally:
-                    other.kill()
+            with busy(1):
+                answers(model, 1, flags.tokens)
+                beside = answers(model, 2, flags.tokens)
             answers(model, 1, flags.tokens)  # the engine notices that the cores are free
-            rounds.append((quiet, busy))
-            print(f"round {number + 1}: {quiet * 1e3:.1f} ms quiet, {busy * 1e3:.1f} ms busy, {busy / quiet:.2f} times")
-    ratios = [busy / quiet for quiet, busy in rounds]
+            rounds.append((quiet, beside))
+            times = f"{quiet * 1e3:.1f} ms quiet, {beside * 1e3:.1f} ms busy, {beside / quiet:.2f} times"
+            print(f"round {number + 1}: {times}", flush=True)
+    ratios = [beside / quiet for quiet, beside in rounds]
     print(f"median {median(ratios):.2f} times, {min(ratios):.2f} to {max(ratios):.2f}")
     print(json.dumps({"rounds": rounds, "median": median(ratios)}))
 

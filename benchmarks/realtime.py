@@ -43,6 +43,11 @@ def question() -> np.ndarray[Any, Any]:
     return (samples[loud[0] :] * 32_767).astype("<i2")
 
 
+def append_event(samples: np.ndarray[Any, Any]) -> str:
+    """The client event that sends int16 audio."""
+    return json.dumps({"type": "input_audio_buffer.append", "audio": base64.b64encode(samples.tobytes()).decode()})
+
+
 @dataclass
 class Times:
     """In seconds."""
@@ -72,9 +77,7 @@ class Talker:
                     self.ended = time.monotonic()
             else:
                 frame = noise.normal(0, 10, FRAME).astype("<i2")
-            await self.socket.send(
-                json.dumps({"type": "input_audio_buffer.append", "audio": base64.b64encode(frame.tobytes()).decode()})
-            )
+            await self.socket.send(append_event(frame))
             due += FRAME / RATE
             await asyncio.sleep(max(0.0, due - time.monotonic()))
 

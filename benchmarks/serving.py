@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import base64
 import json
 import math
 import random
@@ -36,7 +35,7 @@ from typing import Any
 import numpy as np
 import soxr
 from benchmarks.alternate import interval
-from benchmarks.realtime import FRAME, Talker, Times, question
+from benchmarks.realtime import FRAME, Talker, Times, append_event, question
 from tests.serve.web.backchannels import RUN, backchannels, steps
 from tests.speech.recordings import NO_SPEECH
 from websockets.asyncio.client import ClientConnection, connect
@@ -186,8 +185,7 @@ async def play(socket: ClientConnection, samples: np.ndarray[Any, Any]) -> None:
     for at in range(0, len(samples), FRAME):
         due += FRAME / RATE
         await asyncio.sleep(max(0.0, due - time.monotonic()))
-        audio = base64.b64encode(samples[at : at + FRAME].tobytes()).decode()
-        await socket.send(json.dumps({"type": "input_audio_buffer.append", "audio": audio}))
+        await socket.send(append_event(samples[at : at + FRAME]))
 
 
 async def until(socket: ClientConnection, wanted: str) -> None:
@@ -259,8 +257,7 @@ def count_row(kind: str, hits: int, count: int) -> Row:
 async def is_taken_for_speech(server: Server, clip: np.ndarray[Any, Any]) -> bool:
     async with server.socket() as socket:
         for at in range(0, len(clip), RATE // 2):
-            audio = base64.b64encode(clip[at : at + RATE // 2].tobytes()).decode()
-            await socket.send(json.dumps({"type": "input_audio_buffer.append", "audio": audio}))
+            await socket.send(append_event(clip[at : at + RATE // 2]))
         await socket.send(json.dumps({"type": "conversation.item.retrieve", "item_id": "none"}))
         started = False
         async for message in socket:
@@ -304,8 +301,7 @@ async def is_taken_for_meant(server: Server, clip: np.ndarray[Any, Any]) -> bool
         ):  # fmt: skip
             await socket.send(json.dumps(event))
         await until(socket, "response.done")
-        audio = base64.b64encode(clip.tobytes()).decode()
-        await socket.send(json.dumps({"type": "input_audio_buffer.append", "audio": audio}))
+        await socket.send(append_event(clip))
         async for message in socket:
             event = json.loads(message)
             if event["type"] == "response.created":

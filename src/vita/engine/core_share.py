@@ -44,13 +44,13 @@ class CoreShare:
         self._stepping = False
         self._steps = 0
 
-    def begin(self) -> None:
+    def begin(self, *, wait: bool = True) -> None:
         """This thread will compute: waits for the end of the step that runs, so that the next one leaves it a core."""
         thread = threading.get_ident()
         with self._changed:
             self._workers[thread] = self._clock(), None
             step = self._steps
-            if self._stepping:
+            if wait and self._stepping:
                 self._changed.wait_for(lambda: not self._stepping or self._steps > step, MAX_WAIT)
 
     def end(self) -> None:
@@ -62,8 +62,7 @@ class CoreShare:
     def computing(self) -> Iterator[None]:
         """This thread computes within the block, beside the step that runs: audio that is awaited must not wait for a
         step of a large model. The next step leaves it a core."""
-        with self._changed:
-            self._workers[threading.get_ident()] = self._clock(), None
+        self.begin(wait=False)
         try:
             yield
         finally:

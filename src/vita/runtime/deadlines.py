@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import heapq
 import itertools
 import threading
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ class EarliestDeadlineFirst:
     def __init__(self, threads: int) -> None:
         self._free = threads
         self._changed = threading.Condition()
-        self._waiting: list[tuple[float, int]] = []  # a heap of deadlines; equal ones in order of arrival
+        self._waiting: set[tuple[float, int]] = set()  # deadlines; equal ones in order of arrival
         self._numbers = itertools.count()
 
     @contextlib.contextmanager
@@ -31,13 +30,12 @@ class EarliestDeadlineFirst:
         """
         entry = (deadline, next(self._numbers))
         with self._changed:
-            heapq.heappush(self._waiting, entry)
+            self._waiting.add(entry)
             try:
-                self._changed.wait_for(lambda: self._free and self._waiting[0] == entry)
+                self._changed.wait_for(lambda: self._free and min(self._waiting) == entry)
                 self._free -= 1
             finally:  # also if the wait was interrupted
                 self._waiting.remove(entry)
-                heapq.heapify(self._waiting)
                 self._changed.notify_all()
         try:
             yield

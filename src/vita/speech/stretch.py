@@ -21,9 +21,12 @@ Samples = NDArray[np.float32]
 
 def stretch(samples: Samples, speed: float) -> Samples:
     """All of an audio at another speed: float32 `[n]` to `[round(n / speed)]`."""
-    if abs(speed - 1) < SAME or not len(samples):
-        return samples
-    return np.concatenate(list(Stretch(speed).stretched([samples])))
+    return np.concatenate(list(stretched([samples], speed))) if len(samples) else samples
+
+
+def stretched(pieces: Iterable[Samples], speed: float) -> Iterable[Samples]:
+    """A stream at another speed."""
+    return pieces if abs(speed - 1) < SAME else Stretch(speed).stretched(pieces)
 
 
 class Stretch:

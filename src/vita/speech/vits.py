@@ -17,7 +17,6 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto, NodeProto
-    from onnx.utils import Extractor
     from onnxruntime import InferenceSession
 
 FLOW_WEIGHT, DECODER_WEIGHT = "flow.flows.6.pre.weight", "dec.conv_pre.weight"  # of their first convolutions
@@ -39,10 +38,12 @@ class VitsNetwork:
     """
 
     def __init__(self, path: Path) -> None:
+        from onnx.utils import Extractor
+
         model = _read(path)
         inputs, outputs = ([value.name for value in values] for values in (model.graph.input, model.graph.output))
         prior, mask, latent = _borders(model)
-        extractor = _extractor(model)
+        extractor = Extractor(model)
         self._encoder = _session(extractor.extract_model(inputs, [prior]))
         self._flow = _session(extractor.extract_model([prior, mask], [latent]))
         self._decoder = _session(extractor.extract_model([latent], outputs[:1]))
@@ -125,13 +126,6 @@ def _borders(model: ModelProto) -> tuple[str, str, str]:
     if flipped is None or len(masked) != 1:
         raise ValueError("its graph is not that of VITS: the flow does not begin as it does there")
     return flipped.input[0], masked[0].input[1], convolution(DECODER_WEIGHT).input[0]
-
-
-def _extractor(model: ModelProto) -> Extractor:
-    """Cuts parts out of a graph."""
-    from onnx.utils import Extractor
-
-    return Extractor(model)
 
 
 def _session(part: ModelProto) -> InferenceSession:

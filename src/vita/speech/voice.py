@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Protocol
@@ -259,19 +259,24 @@ def check_speed(speed: float) -> None:
         raise RequestError(f"must be {MIN_SPEED} to {MAX_SPEED:.0f}, not {speed!r}", where="speed")
 
 
-def to_pieces(samples: NDArray[np.float32], rate: int) -> Iterator[NDArray[np.float32]]:
-    """Cut a clause that was made at once into pieces of `PIECE` samples.
+def to_pieces(made: Iterable[NDArray[np.float32]], rate: int) -> Iterator[NDArray[np.float32]]:
+    """The audio of a clause in pieces of at most `PIECE` samples, as soon as it is made.
 
     Args:
-        samples: mono, [n] float32.
+        made: mono, [n] float32 each.
         rate: samples per second; resampled to `SAMPLE_RATE`.
     """
-    if rate != SAMPLE_RATE:
-        import soxr
+    from vita.speech.resample import StreamResampler
 
-        samples = soxr.resample(samples, rate, SAMPLE_RATE).astype("float32", copy=False)
-    for start in range(0, len(samples), PIECE):
-        yield samples[start : start + PIECE]
+    resampler = StreamResampler(rate, SAMPLE_RATE)
+
+    def resampled() -> Iterator[NDArray[np.float32]]:
+        yield from map(resampler.feed, made)
+        yield resampler.finish()
+
+    for samples in resampled():
+        for start in range(0, len(samples), PIECE):
+            yield samples[start : start + PIECE]
 
 
 def pause_after(text: str) -> float:

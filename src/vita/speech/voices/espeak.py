@@ -76,7 +76,7 @@ class EspeakUtterances:
         samples = self._library.synthesize(in_latin_letters(text, self._language), self._name, rate)
         samples = stretch(samples, self._speed * NORMAL_RATE / rate)
         silence = np.zeros(round(pause_after(text) / self._speed * self._library.rate), np.float32)
-        yield from to_pieces(np.concatenate([samples * np.float32(LEVEL), silence]), self._library.rate)
+        yield from to_pieces([samples * np.float32(LEVEL), silence], self._library.rate)
 
     def reset(self) -> None:
         """Nothing to forget."""

@@ -21,10 +21,9 @@ from vita.errors import ResourceError
 from vita.runtime.deadlines import EarliestDeadlineFirst
 from vita.speech.extras import install
 from vita.speech.language import in_latin_letters
-from vita.speech.resample import StreamResampler
-from vita.speech.stretch import SAME, Stretch
+from vita.speech.stretch import stretched
 from vita.speech.vits import VitsNetwork
-from vita.speech.voice import PIECE, SAMPLE_RATE, Voice, pause_after
+from vita.speech.voice import Voice, pause_after, to_pieces
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -84,10 +83,11 @@ class PiperUtterances:
         """One clause, in pieces that grow; nothing is computed ahead of them."""
         rate, words = self._model.config.sample_rate, in_latin_letters(text, "en")
         words = words.replace("[[", "[").replace("]]", "]")  # double brackets mark phonemes
-        self._heard_until = max(self._heard_until, time.monotonic()) if first else self._heard_until
+        if first:
+            self._heard_until = time.monotonic()
         for phonemes in self._model.phonemizer.phonemize(words):
             if phonemes:
-                yield from _at_full_rate(self._sentence(phonemes, text, first=first), rate)
+                yield from to_pieces(self._sentence(phonemes, text, first=first), rate)
                 first = False
 
     def _sentence(self, phonemes: list[str], text: str, *, first: bool) -> Iterator[NDArray[np.float32]]:
@@ -99,8 +99,7 @@ class PiperUtterances:
             priors = network.priors(ids, noise=noise[0], length=config.length_scale / speed, noise_width=noise[1])
         windows = self._in_time(network.decode(priors, first=first))
         samples = trimmed(windows, round(SILENCE_KEPT * config.sample_rate))
-        rest = self._speed / speed
-        yield from samples if abs(rest - 1) < SAME else Stretch(rest).stretched(samples)
+        yield from stretched(samples, self._speed / speed)
         yield np.zeros(round(pause_after(text) / self._speed * config.sample_rate), np.float32)
 
     def _in_time(self, windows: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
@@ -134,19 +133,6 @@ def trimmed(pieces: Iterable[NDArray[np.float32]], kept: int) -> Iterator[NDArra
         elif not began:
             held = held[-kept:]
     yield held[:kept]
-
-
-def _at_full_rate(pieces: Iterable[NDArray[np.float32]], rate: int) -> Iterator[NDArray[np.float32]]:
-    """Resampled, in pieces of at most `PIECE` samples."""
-    resampler = StreamResampler(rate, SAMPLE_RATE)
-
-    def resampled() -> Iterator[NDArray[np.float32]]:
-        yield from map(resampler.feed, pieces)
-        yield resampler.finish()
-
-    for piece in resampled():
-        for start in range(0, len(piece), PIECE):
-            yield piece[start : start + PIECE]
 
 
 @dataclass(frozen=True)
