@@ -255,7 +255,7 @@ def measure_throughput(model: vita.Vita, requests: Requests, streams: int, token
     start = time.perf_counter()
     running = [Stream(model, one, tokens) for one in asked]
     made = sum(stream.join().usage.completion_tokens for stream in running)
-    if made != streams * tokens:
+    if made < streams * tokens:  # reasoning has a limit of its own beside it
         raise RuntimeError(f"{made} of {streams * tokens} tokens were made: the answers ended by themselves")
     return made / (max(stream.ended for stream in running) - start)
 
