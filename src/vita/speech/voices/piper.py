@@ -7,6 +7,7 @@ window (`speech.vits`), so a clause is heard before it is made whole, and a canc
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import threading
 import time
@@ -99,8 +100,11 @@ class PiperUtterances:
             priors = network.priors(ids, noise=noise[0], length=config.length_scale / speed, noise_width=noise[1])
         windows = self._in_time(network.decode(priors, first=first))
         samples = trimmed(windows, round(SILENCE_KEPT * config.sample_rate))
-        yield from stretched(samples, self._speed / speed)
-        yield np.zeros(round(pause_after(text) / self._speed * config.sample_rate), np.float32)
+        pause = np.zeros(round(pause_after(text) / self._speed * config.sample_rate), np.float32)
+        for piece in itertools.chain(stretched(samples, self._speed / speed), [pause]):
+            if len(piece):
+                self._heard_until = max(self._heard_until, time.monotonic()) + len(piece) / config.sample_rate
+            yield piece
 
     def _in_time(self, windows: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
         """Windows, each computed when no other stream runs dry before this one."""
@@ -109,8 +113,6 @@ class PiperUtterances:
                 window = next(windows, None)
             if window is None:
                 return
-            seconds = len(window) / self._model.config.sample_rate / self._speed
-            self._heard_until = max(self._heard_until, time.monotonic()) + seconds
             yield window
 
     def reset(self) -> None:
