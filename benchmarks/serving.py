@@ -6,6 +6,8 @@ The embedded model is served by a process of its own on loopback (`serving_worke
 
 - `first`: a typed question that is new to the caches, to its first piece of text. Sessions ask at the same time.
 - `sound`: a spoken question that is new to the caches, from the commit of its audio to the first audio of the answer.
+- `turn`: a spoken question whose end the server finds (`server_vad`, 500 ms of silence), from its last sample to the
+  first piece of text.
 - `barge`: speech at random points of answers, from its first sample to `speech_started` and to the last delta.
 - `noise`: coughs, clicks, typing and music, each clip in a session of its own: does `speech_started` come?
 - `backchannel`: 50 short words of a listener over an answer: what the page decides (needs Node.js), and whether the
@@ -26,123 +28,25 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 import soxr
-from benchmarks.alternate import interval
 from benchmarks.realtime import FRAME, Talker, Times, append_event, question
+from benchmarks.serving_client import ROOT, Row, Server, milliseconds, ratio, serving, together, wilson
 from tests.serve.web.backchannels import RUN, backchannels, steps
 from tests.speech.recordings import NO_SPEECH
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
 
 from vita.speech.vad import load_vad
 from vita.speech.voice import choose_voice
 
-ROOT = Path(__file__).parents[1]
 RATE = 24_000
 OVERHEAD_TOKENS, SHORT_TOKENS = 128, 16
 DEFAULT_SWITCH, SHORT_SWITCH = 5e-3, 2e-4  # seconds
-Row = dict[str, Any]
-
-
-class Server:
-    """A worker, and how to ask it."""
-
-    def __init__(self, process: subprocess.Popen[str], port: int, stop_ids: list[int]) -> None:
-        self._process, self.port = process, port
-        self._bias = {str(token): -100 for token in stop_ids}
-
-    async def alone(self, text: str, tokens: int) -> tuple[float, float]:
-        """Seconds to the first text and to the end, by the engine itself."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(json.dumps([text, tokens]) + "\n")
-        self._process.stdin.flush()
-        first, whole = json.loads(await asyncio.to_thread(self._process.stdout.readline))
-        return first, whole
-
-    async def ask(self, text: str, tokens: int) -> tuple[float, float]:
-        """Seconds to the first text and to the end of a stream, with a connection that is open already."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        messages = [{"role": "user", "content": text}]
-        body = json.dumps({"messages": messages, "stream": True, "max_tokens": tokens, "logit_bias": self._bias})
-        began, first, seen = time.perf_counter(), 0.0, b""
-        writer.write(
-            f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-            f"Connection: close\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
-        )
-        while b"[DONE]" not in seen[-40:]:
-            block = await reader.read(1 << 16)
-            if not block:
-                raise RuntimeError(f"the answer broke off: {seen[-300:]!r}")
-            seen += block
-            if not first and b'"content":"' in seen.replace(b'"content":""', b""):
-                first = time.perf_counter() - began
-        whole = time.perf_counter() - began
-        writer.close()
-        return first, whole
-
-    def socket(self) -> connect:
-        """A realtime connection."""
-        return connect(f"ws://127.0.0.1:{self.port}/v1/realtime", proxy=None, max_size=None, compression=None)
-
-
-@asynccontextmanager
-async def serving(**options: object) -> AsyncIterator[Server]:
-    """A server until the end of the block; options as in `serving_worker.py`."""
-    command = [sys.executable, "-m", "benchmarks.serving_worker", json.dumps(options)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
-        try:
-            assert process.stdout is not None
-            server = Server(process, **json.loads(await asyncio.to_thread(process.stdout.readline)))
-            for n in range(3):
-                await ask_when_open(server, f"Warm up {n}")
-            yield server
-        finally:
-            process.kill()
-
-
-async def ask_when_open(server: Server, text: str) -> None:
-    for _ in range(200):
-        try:
-            await server.ask(text, 8)
-            return
-        except ConnectionRefusedError:
-            await asyncio.sleep(0.05)
-    raise RuntimeError("the server does not listen")
-
-
-async def together(count: int, one: Callable[[int], Coroutine[Any, Any, float]]) -> list[float]:
-    """The results of so many tasks that begin at the same time."""
-    return await asyncio.gather(*(one(n) for n in range(count)))
-
-
-def milliseconds(name: str, seconds: list[float], **more: object) -> Row:
-    low, middle, high = (round(float(p) * 1000, 1) for p in np.percentile(seconds, (5, 50, 95)))
-    return {"measure": name, **more, "count": len(seconds), "p5_ms": low, "p50_ms": middle, "p95_ms": high}
-
-
-def ratio(name: str, values: list[float], **more: object) -> Row:
-    low, high = interval(values)
-    return {
-        "measure": name, **more, "count": len(values), "ratio": round(median(values), 3),
-        "interval": [round(low, 3), round(high, 3)],
-    }  # fmt: skip
-
-
-def wilson(hits: int, count: int, z: float = 1.96) -> tuple[float, float]:
-    """95 % interval of a share."""
-    share, spread = hits / count, z * z / count
-    middle = (share + spread / 2) / (1 + spread)
-    reach = z * math.sqrt(share * (1 - share) / count + spread / (4 * count)) / (1 + spread)
-    return max(0.0, middle - reach), min(1.0, middle + reach)
-
-
-# The measures.
 
 
 async def measure_first(flags: argparse.Namespace) -> list[Row]:
@@ -162,17 +66,42 @@ async def measure_first(flags: argparse.Namespace) -> list[Row]:
 
 async def first_sound(socket: ClientConnection, seed: int) -> float:
     """One spoken question of a session without voice activity."""
-    session: Row = {"type": "realtime", "audio": {"input": {"turn_detection": None}}}
-    await socket.send(json.dumps({"type": "session.update", "session": session}))
-    noise = np.random.default_rng(seed).integers(-8, 8, len(question()))  # new to the encoder's cache
-    await until(socket, "session.updated")
-    await play(socket, (question() + noise).astype("<i2"))
-    began, first = time.perf_counter(), 0.0
+    await configure(socket, audio={"input": {"turn_detection": None}})
+    await play(socket, new_question(seed))
+    began = time.perf_counter()
     for kind in ("input_audio_buffer.commit", "response.create"):
         await socket.send(json.dumps({"type": kind}))
+    return await first_of_answer(socket, "response.output_audio.delta", began)
+
+
+async def first_text_of_turn(socket: ClientConnection, seed: int) -> float:
+    """One spoken question whose end the server finds."""
+    await configure(socket, output_modalities=["text"])
+    await play(socket, new_question(seed))
+    began = time.perf_counter()
+    silence = asyncio.create_task(play(socket, np.zeros(RATE, "<i2")))
+    first = await first_of_answer(socket, "response.output_text.delta", began)
+    await silence
+    return first
+
+
+def new_question(seed: int) -> np.ndarray[Any, Any]:
+    """The question with a little noise, so that it is new to the encoder's cache; int16."""
+    noise = np.random.default_rng(seed).integers(-8, 8, len(question()))
+    return (question() + noise).astype("<i2")
+
+
+async def configure(socket: ClientConnection, **session: object) -> None:
+    await socket.send(json.dumps({"type": "session.update", "session": {"type": "realtime", **session}}))
+    await until(socket, "session.updated")
+
+
+async def first_of_answer(socket: ClientConnection, wanted: str, began: float) -> float:
+    """Seconds since `began` until the first event of a kind; reads the answer to its end. 0: there was none."""
+    first = 0.0
     async for message in socket:
         kind = json.loads(message)["type"]
-        if kind == "response.output_audio.delta" and not first:
+        if kind == wanted and not first:
             first = time.perf_counter() - began
         if kind == "response.done":
             break
@@ -211,6 +140,23 @@ async def measure_sound(flags: argparse.Namespace) -> list[Row]:
                     times += [seconds for seconds in found if seconds]
                     silent += found.count(0.0)
                 rows.append(milliseconds(f"first sound, {voice}", times, sessions=sessions, unanswered=silent))
+    return rows
+
+
+async def measure_turn(flags: argparse.Namespace) -> list[Row]:
+    rows, seeds = [], iter(range(10_000, 20_000))
+    async with serving(model=flags.model) as server:
+
+        async def one(n: int) -> float:
+            async with server.socket() as socket:
+                return await first_text_of_turn(socket, next(seeds))
+
+        await together(1, one)
+        for sessions in flags.sessions:
+            times: list[float] = []
+            for _ in range(max(2, flags.rounds // sessions)):
+                times += await together(sessions, one)
+            rows.append(milliseconds("end of speech to first text", times, sessions=sessions))
     return rows
 
 
@@ -353,8 +299,8 @@ async def measure_switch(flags: argparse.Namespace) -> list[Row]:
 
 
 MEASURES: dict[str, Callable[[argparse.Namespace], Coroutine[Any, Any, list[Row]]]] = {
-    "first": measure_first, "sound": measure_sound, "barge": measure_barge, "noise": measure_noise,
-    "backchannel": measure_backchannel,    "overhead": measure_overhead, "switch": measure_switch,
+    "first": measure_first, "sound": measure_sound, "turn": measure_turn, "barge": measure_barge,
+    "noise": measure_noise, "backchannel": measure_backchannel, "overhead": measure_overhead, "switch": measure_switch,
 }  # fmt: skip
 
 
@@ -382,6 +328,7 @@ def main() -> None:
     parser.add_argument("--talkers", type=int, default=1, help="that barge in at the same time")
     parser.add_argument("--longest", type=float, default=1.0, help="seconds of an answer until the last point")
     parser.add_argument("--clips", type=int, default=50, help="of each kind of noise")
+    parser.add_argument("--model", help="folder of a checkpoint for `turn`; default: the embedded model")
     parser.add_argument("--json", type=Path, help="file for the figures")
     flags = parser.parse_args()
     rows: list[Row] = []

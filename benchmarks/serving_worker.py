@@ -1,6 +1,6 @@
-"""A server process for benchmarks/serving.py: serves the embedded model, and answers the engine alone on stdin.
+"""A server process for benchmarks/serving.py: serves a model, and answers the engine alone on stdin.
 
-    python -m benchmarks.serving_worker '{"voice": "espeak", "switch": 0.0002, "endless": false}'
+    python -m benchmarks.serving_worker '{"voice": "espeak", "switch": 0.0002, "endless": false, "model": null}'
 
 Prints the port. Then each line of stdin is a question and a number of tokens as JSON; it is answered by the engine
 without the server, and the seconds to the first and to the last token are printed.
@@ -32,7 +32,7 @@ def alone(model: vita.Vita, question: str, tokens: int) -> tuple[float, float]:
 
 def main() -> None:
     options = json.loads(sys.argv[1])
-    with vita.load(device="cpu") as model:
+    with vita.load(options.get("model"), device="cpu") as model:
         model.warm_up()
         if options.get("endless"):  # answers go on to their limit, so that every point lies within one
             model.engine.core.model.stop_ids = frozenset()
