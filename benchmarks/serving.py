@@ -76,7 +76,7 @@ async def first_sound(socket: ClientConnection, seed: int) -> float:
 
 async def first_text_of_turn(socket: ClientConnection, seed: int) -> float:
     """One spoken question whose end the server finds."""
-    await configure(socket, output_modalities=["text"])
+    await configure(socket, output_modalities=["text"], max_output_tokens=SHORT_TOKENS)
     await play(socket, new_question(seed))
     began = time.perf_counter()
     silence = asyncio.create_task(play(socket, np.zeros(RATE, "<i2")))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from vita.speech.resample import StreamResampler
 from vita.speech.turns import (
+    PAUSE_MS,
     Frame,
     Input,
     SpeechStopped,
@@ -19,11 +20,12 @@ from vita.speech.turns import (
     TurnPaused,
     TurnState,
     advance,
+    samples_of,
     turn_start,
 )  # fmt: skip
 from vita.speech.vad import FRAME, SAMPLE_RATE, Samples, SileroVad, VadStream
 
-SILENCE_KEPT = 8 * FRAME  # after the speech
+SILENCE_KEPT = samples_of(PAUSE_MS)  # after the speech
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,7 +26,8 @@ CERTAIN = 0.9  # a frame of this probability counts in full for a start, less ce
 MAX_START_GAP = 2 * FRAME
 MAX_UNSURE_GAP = 8 * FRAME  # the same for frames that are neither speech nor silence
 SEMANTIC_SILENCE_MS: dict[str, int] = {"low": 8_000, "medium": 4_000, "auto": 4_000, "high": 2_000}
-SEMANTIC_ASK_MS = (256, 640, 1_280)
+PAUSE_MS = 256  # silence at the end of a turn that belongs to its audio
+SEMANTIC_ASK_MS = (PAUSE_MS, 640, 1_280)
 
 
 def samples_of(ms: float) -> int:

@@ -131,7 +131,7 @@ def _borders(model: ModelProto) -> tuple[str, str, str, str]:
         raise ValueError("its graph is not that of VITS: the flow does not begin as it does there")
     rounded = [node for node in model.graph.node if node.op_type == "Ceil"]
     if len(rounded) != 1:
-        raise ValueError("its graph is not that of VITS: durations are not rounded once")
+        raise ValueError("its graph is not that of VITS: durations are not made once")
     return rounded[0].output[0], flipped.input[0], masked[0].input[1], convolution(DECODER_WEIGHT).input[0]
 
 

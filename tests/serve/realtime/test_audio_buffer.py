@@ -54,11 +54,13 @@ def names(heard: list[Heard]) -> list[str]:
 def test_a_turn_is_heard_with_its_audio(vad: SileroVad, thread: ListenerThread) -> None:
     async def run(buffer: AudioBuffer) -> None:
         heard = await buffer.append(np.concatenate([silence(1), question(), silence(1)]))
-        assert names(heard) == ["SpeechStarted", "SpeechStopped"]
-        started, stopped = heard[0].event, heard[1].event
-        assert isinstance(started, SpeechStarted) and isinstance(stopped, SpeechStopped)
+        assert names(heard) == ["SpeechStarted", "TurnPaused", "SpeechStopped"]
+        started, (paused, stopped) = heard[0].event, heard[1:]
+        assert isinstance(started, SpeechStarted) and isinstance(stopped.event, SpeechStopped)
         assert 700 <= buffer.milliseconds(started.start) <= 1300
-        assert heard[1].audio is not None and len(heard[1].audio) == stopped.speech_end + SILENCE_KEPT - stopped.start
+        assert paused.audio is not None and stopped.audio is not None
+        assert len(stopped.audio) == stopped.event.speech_end + SILENCE_KEPT - stopped.event.start
+        assert np.array_equal(paused.audio, stopped.audio), "an answer to what was heard at the pause is the answer"
         with pytest.raises(RealtimeError):  # the turn has taken the audio
             await buffer.commit()
 
@@ -131,11 +133,11 @@ def test_settings_change_in_between(vad: SileroVad, thread: ListenerThread) -> N
         await buffer.append(silence(2))
         buffer.configure(session())
         heard = await buffer.append(np.concatenate([question(), silence(1)]))
-        assert names(heard) == ["SpeechStarted", "SpeechStopped"]
+        assert names(heard) == ["SpeechStarted", "TurnPaused", "SpeechStopped"]
         assert isinstance(heard[0].event, SpeechStarted) and 4900 <= buffer.milliseconds(heard[0].event.start) <= 5500
         buffer.configure(session(**TELEPHONE))
         heard = await buffer.append(np.concatenate([question(8000), silence(1, 8000)]))
-        assert names(heard) == ["SpeechStarted", "SpeechStopped"]
+        assert names(heard) == ["SpeechStarted", "TurnPaused", "SpeechStopped"]
 
     with_buffer(vad, thread, session(), run)
 

@@ -13,7 +13,7 @@ from vita.serve.realtime.events import RealtimeError
 from vita.serve.realtime.items import Pcm
 from vita.serve.realtime.session import Session, TurnDetection, rate_of
 from vita.speech.listener import SILENCE_KEPT, Heard, Listener, ListenerThread
-from vita.speech.turns import Clear, Commit, Input, SpeechStarted, SpeechStopped, TurnOptions
+from vita.speech.turns import PAUSE_MS, Clear, Commit, Input, SpeechStarted, SpeechStopped, TurnOptions
 from vita.speech.vad import SAMPLE_RATE, SileroVad
 
 MIN_COMMIT_SECONDS = 0.1  # as at OpenAI
@@ -156,7 +156,7 @@ def turn_options(detection: TurnDetection) -> TurnOptions:
         )  # fmt: skip
     return TurnOptions(
         threshold=detection.threshold, prefix_padding_ms=detection.prefix_padding_ms,
-        silence_ms=detection.silence_duration_ms, idle_timeout_ms=detection.idle_timeout_ms,
+        silence_ms=detection.silence_duration_ms, ask_after_ms=(PAUSE_MS,), idle_timeout_ms=detection.idle_timeout_ms,
         create_response=detection.create_response, interrupt_response=detection.interrupt_response,
     )  # fmt: skip
 

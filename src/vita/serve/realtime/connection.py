@@ -191,24 +191,28 @@ class Connection:
             elif isinstance(event, TurnPaused):
                 self._paused(event, heard)
             elif isinstance(event, SpeechResumed):
-                self._generators.stop_asking()
+                self._generators.turn_resumed()
             elif isinstance(event, SpeechStopped):
                 self._stopped(event, heard)
             elif isinstance(event, IdleTimeout):
                 self.dialogue.idle_timeout(ms(event.start), ms(event.end))
 
     def _paused(self, event: TurnPaused, heard: Heard) -> None:
-        """In semantic mode: ask the model once whether what was said is a question to it."""
-        detection = self.dialogue.session.turn_detection
-        needed = SURE_AFTER_MS.get(detection.eagerness) if detection is not None else None
-        if needed is None or ms_of(event.end - event.speech_end) < needed or heard.audio is None:
+        """The turn is answered ahead; in semantic mode the model is asked once whether it is a question to it."""
+        if self.dialogue.session.kind != "realtime" or heard.audio is None:
             return
-        complete = TurnComplete(event.turn_id, event.speech_end)
-        self._generators.ask(to_pcm(heard.audio), SAMPLE_RATE, complete, Noise(event.turn_id))
+        self._generators.turn_paused(to_pcm(heard.audio), SAMPLE_RATE)
+        detection = self.dialogue.session.turn_detection
+        needed = None if detection is None else SURE_AFTER_MS.get(detection.eagerness)  # longer than server_vad's pause
+        if needed is not None and ms_of(event.end - event.speech_end) >= needed:
+            self._generators.ask(TurnComplete(event.turn_id, event.speech_end), Noise(event.turn_id))
 
     def _stopped(self, event: SpeechStopped, heard: Heard) -> None:
-        self._generators.stop_asking()
-        assert heard.audio is not None  # at a pause the model was asked about the same audio
+        if event.reason == "noise":
+            self._generators.turn_resumed()
+        else:
+            self._generators.turn_ended()
+        assert heard.audio is not None
         self.dialogue.speech_stopped(
             self._buffer.milliseconds(event.end), to_pcm(heard.audio), SAMPLE_RATE, noise=event.reason == "noise"
         )

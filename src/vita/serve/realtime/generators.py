@@ -1,8 +1,7 @@
-"""What a realtime session asks of the engine: answers, transcripts, camera frames, and whether a turn is complete."""
+"""What a realtime session asks of the engine: answers, also ahead of the end of a turn, transcripts, camera frames."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Coroutine
@@ -18,6 +17,7 @@ from vita.serve.auth import Tenant
 from vita.serve.errors import ApiError, as_api_error
 from vita.serve.realtime.audio_buffer import AudioBuffer
 from vita.serve.realtime.dialogue import Dialogue, Job
+from vita.serve.realtime.early_answer import EarlyAnswer
 from vita.serve.realtime.events import INVALID, SERVER, Event
 from vita.serve.realtime.items import Item, Pcm, spoken_item
 from vita.serve.realtime.outbox import Outbox
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("vita.serve")
 TRANSCRIPT_PRIORITY, FRAME_PRIORITY = 10, 20  # answers have 0
-PROBE = SamplingParams(max_tokens=1)
+PROBE = SamplingParams(max_tokens=1)  # the rest of the answer is not wanted
 
 
 class Generators:
@@ -56,7 +56,8 @@ class Generators:
         self._server, self._tenant, self._outbox, self._buffer, self._tell = server, tenant, outbox, buffer, tell
         self._number = 0  # of the generator that runs; 0: none
         self._answer: Handle | None = None
-        self._probe: Handle | None = None
+        self._early: EarlyAnswer | None = None  # to the turn that goes on
+        self._next: EarlyAnswer | None = None  # to the turn that has ended
         self._frame: Item | None = None  # the newest that waits to be encoded
         self._encoding = False
 
@@ -96,24 +97,41 @@ class Generators:
 
     # More of the connection's.
 
-    def ask(self, audio: Pcm, rate: int, complete: Input, noise: Input) -> None:
-        """Ask for the response state of a turn that has paused, and tell the listener."""
-        self.stop_asking()
-        item = spoken_item("pause", audio, rate)
-        messages = self.dialogue.conversation.messages(
-            self.dialogue.session.instructions, [*self.dialogue.conversation, item]
-        )
-        self._run(self._ask, messages, complete, noise)
+    def turn_paused(self, audio: Pcm, rate: int) -> None:
+        """A turn has paused: answer it ahead. Later pauses of the same silence change nothing."""
+        if self._early is not None:
+            return
+        session, conversation = self.dialogue.session, self.dialogue.conversation
+        messages = conversation.messages(session.instructions, [*conversation, spoken_item("pause", audio, rate)])
+        wanted = session.turn_detection is None or session.turn_detection.create_response
+        submit = self._submit if wanted else self._submit_probe
+        self._early = EarlyAnswer(Job(0, messages, session), submit, self._tell, wanted=wanted)
+        self._run(self._early.run)
 
-    def stop_asking(self) -> None:
-        """The answer of `ask` is of no use any more."""
-        if self._probe is not None:
-            self._probe.cancel()
-            self._probe = None
+    def ask(self, complete: Input, noise: Input) -> None:
+        """Ask for the response state of the turn that has paused, and tell the listener."""
+        if self._early is not None:
+            self._early.ask(complete, noise)
+
+    def turn_resumed(self) -> None:
+        """The speech goes on, or the turn is not answered."""
+        if self._early is not None:
+            self._early.drop()
+            self._early = None
+
+    def turn_ended(self) -> None:
+        """The turn has ended where it had paused."""
+        if self._next is not None:
+            self._next.drop()
+        if self._early is not None:
+            self._early.end_turn()
+        self._next, self._early = self._early, None
 
     def close(self) -> None:
         """The client is gone."""
-        self.stop_asking()
+        for early in (self._early, self._next):
+            if early is not None:
+                early.drop()
         if self._answer is not None:
             self._answer.cancel()
 
@@ -137,8 +155,10 @@ class Generators:
 
     async def _answer_prompt(self, job: Job) -> None:
         dialogue, number, began = self.dialogue, job.number, time.monotonic()
-        # Where a voice has to be found, that is file work.
-        handle = await self._server.in_speech_thread(lambda: self._submit(job))
+        early, self._next = self._next, None
+        handle = await early.take(job) if early is not None else None
+        if handle is None:
+            handle = await self._submit(job)
         if self._number != number:
             handle.cancel()
             return
@@ -181,7 +201,14 @@ class Generators:
         self._number = 0
         dialogue.answer_ended(number, Usage(completion_tokens=audio_tokens(samples)), full=False)
 
-    def _submit(self, job: Job) -> Handle:
+    async def _submit_probe(self, job: Job) -> Handle:
+        return self._server.submit(job.messages, PROBE, self._tenant)
+
+    async def _submit(self, job: Job) -> Handle:
+        # Where a voice has to be found, that is file work.
+        return await self._server.in_speech_thread(lambda: self._submit_now(job))
+
+    def _submit_now(self, job: Job) -> Handle:
         session, limits = job.session, self._server.options.limits
         params = SamplingParams(
             max_tokens=min(session.max_output_tokens or limits.tokens, limits.tokens),
@@ -256,7 +283,9 @@ class Generators:
                 continue
             try:
                 frame = [Message("user", (image,))]
-                await self._server.submit(frame, PROBE, self._tenant, priority=FRAME_PRIORITY).aresult()
+                handle = self._server.submit(frame, PROBE, self._tenant, priority=FRAME_PRIORITY)
+                await handle.started()
+                handle.cancel()  # a model that reasons would go on
             except MediaError as error:
                 # One damaged frame must not spoil every later answer.
                 item.content[0].image = None
@@ -264,10 +293,3 @@ class Generators:
             except (VitaError, ApiError) as error:
                 log.info("a camera frame is not encoded ahead: %s", error)
         self._encoding = False
-
-    async def _ask(self, messages: tuple[Message, ...], complete: Input, noise: Input) -> None:
-        with contextlib.suppress(VitaError, ApiError):  # then the silence decides
-            handle = self._probe = self._server.submit(messages, PROBE, self._tenant)
-            async for event in handle:
-                if isinstance(event, Started) and self._probe is handle:
-                    self._tell(noise if event.state == "noise" else complete)
