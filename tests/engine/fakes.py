@@ -124,8 +124,8 @@ class FakeModel:
     def subsample_pieces(self, x: Tensor) -> Iterator[Tensor]:
         yield x
 
-    def layer_states(self, subsampled: Tensor, mask: Tensor, *, padded: bool = True) -> Iterator[Any]:
-        return self._layered(lambda: (subsampled, mask))
+    def packed_states(self, clips: list[Tensor]) -> Iterator[Any]:
+        return self._layered(lambda: torch.cat(clips, dim=1))
 
     def _layered(self, compute: Callable[[], Any]) -> Iterator[Any]:
         self.units += 1

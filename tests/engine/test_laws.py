@@ -116,6 +116,23 @@ def test_a_batch_answers_as_each_request_alone(model: vita.Vita) -> None:
     assert after.decode_rows - before.decode_rows > 2 * (after.decode_steps - before.decode_steps), "they shared steps"
 
 
+def test_clips_that_are_encoded_together_are_those_alone(model: vita.Vita, monkeypatch: pytest.MonkeyPatch) -> None:
+    clips = [vita.Audio(RNG.normal(0, 3000, n).astype(np.int16), 16000) for n in (16000, 9000, 30000, 16000)]
+    params = SamplingParams(max_tokens=10, logprobs=3)
+    wanted = [alone(model, vita.user(audio=clip), params) for clip in clips]
+    model.engine.clear_caches()
+    batches: list[int] = []
+    encode = model.engine.core.runner._encode_audio
+    monkeypatch.setattr(
+        model.engine.core.runner, "_encode_audio", lambda spans: batches.append(len(spans)) or encode(spans)
+    )
+    with held(model, len(clips)):
+        handles = [model.submit(vita.user(audio=clip), params) for clip in clips]
+    for handle, one in zip(handles, wanted, strict=True):
+        assert_equal(handle.result(), one)
+    assert batches == [4]
+
+
 def test_merged_prefill_and_shared_encoder_batches_answer_as_single_ones(
     model: vita.Vita, monkeypatch: pytest.MonkeyPatch
 ) -> None:

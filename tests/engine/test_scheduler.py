@@ -105,8 +105,8 @@ def tiles(*codes: int) -> tuple[MediaSpan, ...]:
     return tuple(MediaSpan("image", b"%d" % code, 4) for code in codes)
 
 
-def clip(code: int) -> MediaSpan:
-    return MediaSpan("audio", b"a%d" % code, 30)
+def clip(code: int, rows: int = 30) -> MediaSpan:
+    return MediaSpan("audio", b"a%d" % code, rows)
 
 
 # Prefill
@@ -176,18 +176,31 @@ def test_a_request_that_failed_in_company_is_computed_alone() -> None:
 # Encoders
 
 
-def test_tiles_of_several_requests_share_a_batch_and_audio_goes_alone() -> None:
-    bench = Bench(tile_batch=4)
+def test_media_of_several_requests_share_a_batch() -> None:
+    bench = Bench(tile_batch=4, audio_batch=60)
     one, two = bench.submit(prompt(1), *tiles(1, 2, 3)), bench.submit(prompt(1), *tiles(3, 4, 5))
-    ears = bench.submit(prompt(1), clip(1), clip(2))
+    ears, more = bench.submit(prompt(1), clip(1)), bench.submit(prompt(1), clip(2), clip(1), clip(3))
     batches = []
     while (unit := bench.next_unit()) is not None:
         if isinstance(unit, EncodeUnit):
             batches.append(([span.digest for span in unit.spans], unit.requests))
         bench.finish(unit)
     assert batches[0] == ([b"1", b"2", b"3", b"4"], [one, two]), "tile 3 is encoded once for both"
-    assert ([b"a1"], [ears]) in batches and ([b"a2"], [ears]) in batches and ([b"5"], [two]) in batches
-    assert len(batches) == 4
+    assert ([b"a1", b"a2"], [ears, more]) in batches, "clip 1 is encoded once for both"
+    assert ([b"a3"], [more]) in batches and ([b"5"], [two]) in batches and len(batches) == 4
+
+
+def test_a_long_clip_is_encoded_alone() -> None:
+    bench = Bench(audio_batch=40)
+    bench.submit(prompt(1), clip(1, 50))
+    bench.submit(prompt(1), clip(2, 39))
+    bench.submit(prompt(1), clip(3, 1))
+    batches = []
+    while (unit := bench.next_unit()) is not None:
+        if isinstance(unit, EncodeUnit):
+            batches.append([span.digest for span in unit.spans])
+        bench.finish(unit)
+    assert batches == [[b"a1"], [b"a2", b"a3"]]
 
 
 def test_tenants_share_a_batch_but_no_rows() -> None:

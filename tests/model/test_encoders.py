@@ -152,8 +152,18 @@ def test_frames_without_padding_need_no_mask(changes: dict[str, object]) -> None
     encoder, subsampled = audio(**changes), torch.randn(1, 40, 32)
     mask = torch.ones(1, 40, dtype=torch.bool)
     masked = [x for x, _ in encoder.layer_states(subsampled, mask)]
-    plain = [x for x, _ in encoder.layer_states(subsampled, mask, padded=False)]
+    plain = list(encoder.packed_states([subsampled]))
     torch.testing.assert_close(plain, masked, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("changes", [{}, {"chunk_size": 3, "left_chunks": 1}, {"positions_in_input": True}])
+@pytest.mark.parametrize("lengths", [[1, 40], [40, 7, 23], [5] * 8])
+def test_packed_clips_do_not_see_each_other(changes: dict[str, object], lengths: list[int]) -> None:
+    encoder, clips = audio(**changes), [torch.randn(1, length, 32) for length in lengths]
+    packed = zip(*(state.split(lengths, dim=1) for state in encoder.packed_states(clips)), strict=True)
+    for clip, together in zip(clips, packed, strict=True):
+        alone = list(encoder.packed_states([clip]))
+        torch.testing.assert_close(list(together), alone, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("norm", ["layer", "batch"])

@@ -12,7 +12,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vita.engine.background import WorkSource
@@ -32,7 +34,6 @@ from vita.kernels.cpu.bindings import gemv_helpers
 from vita.media.audio_frames import token_count
 from vita.media.filterbank import filterbank_pieces
 from vita.media.normalise import normalise
-from vita.model.audio import frame_mask
 from vita.model.kv_cache import KVCacheRagged
 from vita.runtime.clock import Clock
 from vita.runtime.core_usage import CoreUsage
@@ -239,8 +240,9 @@ class Runner:
         self.encoded.misses += len(unit.spans)
         if unit.kind == "image":
             return self._layered("vision", len(unit.spans), self._encode_images(unit.spans), len(unit.spans))
-        span = unit.spans[0]
-        return self._layered("audio", 1, self._encode_audio(span), max(len(window) for window in span.data))
+        lengths = [len(window) for span in unit.spans for window in span.data]
+        size = sum(lengths) if len(unit.spans) > 1 else max(lengths)
+        return self._layered("audio", len(unit.spans), self._encode_audio(unit.spans), size)
 
     def _encode_images(self, spans: Sequence[MediaSpan]) -> Iterator[object]:
         model = self.model
@@ -257,29 +259,40 @@ class Runner:
             for span, tile in zip(spans, rows, strict=True):
                 self._results[span.digest] = tile.clone()  # of its own: another tile's memory is not held by it
 
-    def _encode_audio(self, span: MediaSpan) -> Iterator[object]:
+    def _encode_audio(self, spans: Sequence[MediaSpan]) -> Iterator[object]:
+        """Several clips are encoded together, the windows of a single one, which may be long, one by one."""
+        windows = [(index, window) for index, span in enumerate(spans) for window in span.data]
+        with self.model.residency.encoding("audio", "adapter"):
+            rows: list[list[Tensor]] = [[] for _ in spans]
+            for pack in [windows] if len(spans) > 1 else [[window] for window in windows]:
+                yield from self._encode_windows(pack, rows)
+            self._results = {span.digest: torch.cat(pieces) for span, pieces in zip(spans, rows, strict=True)}
+
+    def _encode_windows(
+        self, pack: Sequence[tuple[int, NDArray[np.float32]]], rows: list[list[Tensor]]
+    ) -> Iterator[object]:
+        """Append the rows of each window to those of its span, which is named by index."""
         model = self.model
-        pieces: list[Tensor] = []
-        with model.residency.encoding("audio", "adapter"):
-            for window in span.data:
-                banks: list[Tensor] = []
-                for bank in filterbank_pieces(torch.from_numpy(window), model.config.filterbank):
-                    banks.append(bank)
-                    yield "filterbank"
-                bank = torch.cat(banks)[None].to(model.device)  # [1, T, 80]
-                frames = bank.shape[1]
-                subsampled: list[Tensor] = []
-                for frame in model.audio.subsample_pieces(bank):
-                    subsampled.append(frame)
-                    yield "subsample"
-                mask = frame_mask(frames, torch.tensor([frames], device=model.device))
-                state = None
-                for state in model.audio.layer_states(torch.cat(subsampled, dim=1), mask, padded=False):
-                    yield state
-                assert state is not None
-                rows, _ = model.adapter(*state)  # [1, rows, H]
-                pieces.append(rows[0, : token_count(frames) + model.config.audio.prompt_tokens])
-            self._results[span.digest] = torch.cat(pieces)
+        counts, clips = list[int](), list[Tensor]()
+        for _, window in pack:
+            banks: list[Tensor] = []
+            for bank in filterbank_pieces(torch.from_numpy(window), model.config.filterbank):
+                banks.append(bank)
+                yield "filterbank"
+            bank = torch.cat(banks)[None].to(model.device)  # [1, T, 80]
+            counts.append(token_count(bank.shape[1]) + model.config.audio.prompt_tokens)
+            subsampled: list[Tensor] = []
+            for frames in model.audio.subsample_pieces(bank):
+                subsampled.append(frames)
+                yield "subsample"
+            clips.append(torch.cat(subsampled, dim=1))
+        hidden = None
+        for hidden in model.audio.packed_states(clips):  # [1, frames of all, E]
+            yield hidden
+        assert hidden is not None
+        for (index, _), count, clip in zip(pack, counts, hidden.split([c.shape[1] for c in clips], dim=1), strict=True):
+            adapted, _ = model.adapter(clip, clip.new_ones(clip.shape[:2], dtype=torch.bool))  # [1, rows, H]
+            rows[index].append(adapted[0, :count])
 
     def _prefill_work(self, unit: PrefillUnit) -> LayeredWork:
         decoder = self.model.decoder

@@ -42,6 +42,7 @@ class Limits:
         max_requests: requests that are admitted at the same time.
         prefill_chunk: prompts are cut at multiples of so many positions.
         tile_batch: image tiles that are encoded together.
+        audio_batch: rows of audio clips that are encoded together; a longer clip is encoded alone.
         context: positions of the longest sequence.
         work_steps: a unit's layers may take so many decode steps of the current batch.
         work_seconds: or so many seconds, whatever a step takes; None: `work_steps` holds.
@@ -54,6 +55,7 @@ class Limits:
     max_requests: int = 64
     prefill_chunk: int = 512
     tile_batch: int = 4
+    audio_batch: int = 200  # 16 s: a short clip must not wait for a long one
     context: int = 32768
     work_steps: float = 1.5
     work_seconds: float | None = None
@@ -63,7 +65,7 @@ class Limits:
 
 @dataclass(eq=False)
 class EncodeUnit:
-    """Tiles or one audio clip for an encoder, of one request or several."""
+    """Tiles or audio clips for an encoder, of one request or several."""
 
     kind: MediaKind
     spans: list[MediaSpan]
@@ -254,24 +256,24 @@ class Scheduler:
         return self._encode_unit("image", self._by_priority(self.working, served=unit.requests), present).spans
 
     def _encode_unit(self, kind: MediaKind, order: list[Request], without: Container[bytes] = ()) -> EncodeUnit:
-        """Tiles of several requests share a batch; audio clips differ in length and go alone.
+        """Tiles, or short audio clips, of several requests share a batch.
 
         Args:
             kind, order: of the media and of the requests.
             without: digests of spans that are left out.
         """
-        limit = self.limits.tile_batch if kind == "image" else 1
+        limit, size = (self.limits.tile_batch if kind == "image" else self.limits.audio_batch), 0
         spans: dict[tuple[str, bytes], MediaSpan] = {}
         requests: list[Request] = []
         for request in order:
             if request.phase is not Phase.ENCODING:
                 continue
             for span in request.pending_media:
-                key = (request.salt, span.digest)
-                if span.kind != kind or span.digest in without or (len(spans) == limit and key not in spans):
+                key, more = (request.salt, span.digest), 1 if kind == "image" else span.rows
+                too_many = key not in spans and spans and size + more > limit
+                if span.kind != kind or span.digest in without or too_many or self._known(request, span):
                     continue
-                if self._known(request, span):
-                    continue
+                size += 0 if key in spans else more
                 spans[key] = span
                 if request not in requests:
                     requests.append(request)

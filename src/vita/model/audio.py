@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -59,22 +59,39 @@ class WhaleAttention(nn.Module):
         self.bias_u = nn.Parameter(torch.zeros(self.heads, dim // self.heads))
         self.bias_v = nn.Parameter(torch.zeros(self.heads, dim // self.heads))
 
-    def forward(self, x: Tensor, table: Tensor, mask: Tensor | None) -> Tensor:
-        """`x [batch, T', E]`, `table [1, T', E]`, `mask` bool `[batch, 1, T' or 1, T']` (None: every query attends to
-        all keys) to `[batch, T', E]`."""
+    def forward(self, x: Tensor, table: Tensor, mask: Tensor | None, lengths: Sequence[int] | None = None) -> Tensor:
+        """Frames attend to the frames of their clip.
+
+        Args:
+            x: `[batch, T', E]`, of clips one after another.
+            table: `[1, longest, E]`.
+            mask: bool `[batch, 1, longest or 1, longest]`; None: every query attends to all keys of its clip.
+            lengths: of the clips, with the sum T'; None: there is one.
+
+        Returns:
+            `[batch, T', E]`.
+        """
         batch, length, dim = x.shape
         q = self.q(x).view(batch, length, self.heads, -1)
         k, v, p = (
-            t.view(t.shape[0], length, self.heads, -1).transpose(1, 2) for t in (self.k(x), self.v(x), self.pos(table))
+            t.view(*t.shape[:2], self.heads, -1).transpose(1, 2) for t in (self.k(x), self.v(x), self.pos(table))
         )
         # (q+u)·k + (q+v)·p is one dot product of twice the head size: [q+u ; q+v] · [k ; p].
         queries = torch.cat([q + self.bias_u, q + self.bias_v], dim=-1).transpose(1, 2)
-        keys = torch.cat([k, p.expand(batch, -1, -1, -1)], dim=-1)
-        expanded = None if mask is None else mask.expand(-1, -1, length, -1)
-        out = self.attend(queries, keys, v, mask=expanded, scale=(dim // self.heads) ** -0.5)
-        if mask is not None:  # a query without any allowed key gets zeros, not NaN
-            out = out.masked_fill(~mask.any(-1, keepdim=True), 0.0)
+        p = p.expand(batch, -1, -1, -1)
+        clips = zip(*(t.split(list(lengths or [length]), dim=2) for t in (queries, k, v)), strict=True)
+        out = torch.cat([self._attend_clip(q, k, v, p, mask) for q, k, v in clips], dim=2)
         return self.out(out.transpose(1, 2).reshape(batch, length, dim))
+
+    def _attend_clip(self, queries: Tensor, k: Tensor, v: Tensor, p: Tensor, mask: Tensor | None) -> Tensor:
+        """`queries [batch, heads, n, 2 d]`, `k`, `v` and `p [batch, heads, n (p: or more), d]` to the shape of `v`."""
+        length = k.shape[2]
+        keys = torch.cat([k, p[:, :, :length]], dim=-1)
+        if mask is None:
+            return self.attend(queries, keys, v, mask=None, scale=k.shape[-1] ** -0.5)
+        mask = mask[:, :, :length, :length]
+        out = self.attend(queries, keys, v, mask=mask.expand(-1, -1, length, -1), scale=k.shape[-1] ** -0.5)
+        return out.masked_fill(~mask.any(-1, keepdim=True), 0.0)  # zeros, not NaN, for a query without any allowed key
 
 
 class WhaleBlock(nn.Module):
@@ -91,11 +108,11 @@ class WhaleBlock(nn.Module):
         if config.concat_after:
             self.concat = Linear(2 * config.dim, config.dim)
 
-    def forward(self, x: Tensor, table: Tensor, mask: Tensor | None) -> Tensor:
-        """`[batch, T', E]` to the same shape."""
+    def forward(self, x: Tensor, table: Tensor, mask: Tensor | None, lengths: Sequence[int] | None = None) -> Tensor:
+        """`[batch, T', E]` to the same shape; arguments as of `WhaleAttention`."""
         before = self.config.normalize_before
         normed = self.norm1(x) if before else x
-        attended = self.attn(normed, table, mask)
+        attended = self.attn(normed, table, mask, lengths)
         if self.config.concat_after:
             attended = self.concat(torch.cat([normed, attended], dim=-1))
         x = x + attended
@@ -157,20 +174,36 @@ class AudioEncoder(nn.Module):
             # Encoder frame j reads the filterbank frames 4 j to 4 j + 6.
             yield self.subsample(self.normalize(x[:, 4 * start : 4 * (end - 1) + MIN_FRAMES]))
 
-    def layer_states(self, subsampled: Tensor, mask: Tensor, *, padded: bool = True) -> Iterator[tuple[Tensor, Tensor]]:
-        """As `hidden_states`, from subsampled frames `[batch, T', E]` and their mask `[batch, T']`.
-
-        With `padded=False` the caller states that the mask is True everywhere. Attention then runs without a mask,
-        which is several times as fast on a CPU.
-        """
-        x = self.embed(subsampled)
-        table = position_table(x.shape[1], self.config.dim, x.device).to(x.dtype)
-        x = self.add_positions(x, table)
-        allowed = self.attention_mask(mask) if padded or self.has_chunks else None
-        for layer in self.layers:
+    def layer_states(self, subsampled: Tensor, mask: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """As `hidden_states`, from subsampled frames `[batch, T', E]` and their mask `[batch, T']`."""
+        length = subsampled.shape[1]
+        for x in self._layer_states(subsampled, [length], self.attention_mask(mask)):
             yield x, mask
-            x = layer(x, table, allowed)
-        yield self.final_norm(x), mask
+
+    def packed_states(self, clips: Sequence[Tensor]) -> Iterator[Tensor]:
+        """As `layer_states`, of clips of any length without padding, one after another.
+
+        Without a mask attention is several times as fast on a CPU, and several clips read the weights once.
+
+        Args:
+            clips: subsampled frames, `[1, T', E]` each.
+
+        Yields:
+            `[1, sum of T', E]`.
+        """
+        lengths, device = [clip.shape[1] for clip in clips], clips[0].device
+        longest = torch.ones(1, max(lengths), dtype=torch.bool, device=device)
+        mask = self.attention_mask(longest) if self.has_chunks else None
+        yield from self._layer_states(torch.cat(list(clips), dim=1), lengths, mask)
+
+    def _layer_states(self, subsampled: Tensor, lengths: Sequence[int], mask: Tensor | None) -> Iterator[Tensor]:
+        x = self.embed(subsampled)
+        table = position_table(max(lengths), self.config.dim, x.device).to(x.dtype)
+        x = self.add_positions(x, torch.cat([table[:, :length] for length in lengths], dim=1))
+        for layer in self.layers:
+            yield x
+            x = layer(x, table, mask, lengths)
+        yield self.final_norm(x)
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Encode filterbank frames.

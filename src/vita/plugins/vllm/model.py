@@ -20,7 +20,7 @@ from vita.config import VitaConfig
 from vita.layers.linear import choose_route, set_route
 from vita.media.audio_frames import token_count
 from vita.media.normalise import normalise_pixels
-from vita.model.audio import AudioEncoder, frame_mask
+from vita.model.audio import AudioEncoder
 from vita.model.projectors import AudioAdapter, Projector
 from vita.model.vision import VisionEncoder
 from vita.plugins.vllm.checkpoint import PLACEHOLDERS, opened_model
@@ -138,10 +138,10 @@ class VITAQwen2ForCausalLM(nn.Module, SupportsMultiModal, SupportsPP, SupportsLo
     def _encode_window(self, bank: Tensor) -> Tensor:
         """Filterbank frames `[T, bins]` of one window to decoder rows `[rows, H]`."""
         frames = bank.shape[0]
-        mask = frame_mask(frames, torch.tensor([frames], device=bank.device))
         subsampled = torch.cat(list(self.audio.subsample_pieces(bank[None])), dim=1)
-        states = deque(self.audio.layer_states(subsampled, mask, padded=False), maxlen=1)  # frees the earlier ones
-        rows, _ = self.adapter(*states.pop())
+        states = deque(self.audio.packed_states([subsampled]), maxlen=1)  # frees the earlier ones
+        hidden = states.pop()
+        rows, _ = self.adapter(hidden, hidden.new_ones(hidden.shape[:2], dtype=torch.bool))
         return cast(Tensor, rows[0, : token_count(frames) + self.config.audio.prompt_tokens])
 
     def embed_input_ids(
