@@ -79,8 +79,11 @@ class WhaleAttention(nn.Module):
         # (q+u)·k + (q+v)·p is one dot product of twice the head size: [q+u ; q+v] · [k ; p].
         queries = torch.cat([q + self.bias_u, q + self.bias_v], dim=-1).transpose(1, 2)
         p = p.expand(batch, -1, -1, -1)
-        clips = zip(*(t.split(list(lengths or [length]), dim=2) for t in (queries, k, v)), strict=True)
-        out = torch.cat([self._attend_clip(q, k, v, p, mask) for q, k, v in clips], dim=2)
+        if lengths is None or len(lengths) == 1:
+            out = self._attend_clip(queries, k, v, p, mask)
+        else:
+            clips = zip(*(t.split(list(lengths), dim=2) for t in (queries, k, v)), strict=True)
+            out = torch.cat([self._attend_clip(q, k, v, p, mask) for q, k, v in clips], dim=2)
         return self.out(out.transpose(1, 2).reshape(batch, length, dim))
 
     def _attend_clip(self, queries: Tensor, k: Tensor, v: Tensor, p: Tensor, mask: Tensor | None) -> Tensor:
