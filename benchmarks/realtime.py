@@ -64,6 +64,7 @@ class Talker:
         self.socket, self.dice, self.times, self.longest = socket, dice, times, longest
         self.speech: list[np.ndarray[Any, Any]] = []
         self.onset = self.ended = self.delta = 0.0
+        self.last_delta = 0.0  # of the answer that was interrupted; that to the new turn may follow its end at once
         self.seen = asyncio.Queue[str]()
 
     async def microphone(self) -> None:
@@ -86,6 +87,8 @@ class Talker:
             kind = json.loads(message)["type"]
             if kind in DELTAS:
                 self.delta = time.monotonic()
+            elif kind == "input_audio_buffer.speech_stopped":
+                self.last_delta = self.delta
             await self.seen.put(kind)
 
     async def until(self, wanted: str) -> None:
@@ -112,7 +115,7 @@ class Talker:
             started = time.monotonic()
             self.times.started.append(started - self.onset)
             await self.until("input_audio_buffer.speech_stopped")
-            self.times.last_delta.append(max(0.0, self.delta - self.onset))
+            self.times.last_delta.append(max(0.0, self.last_delta - self.onset))
         for task in tasks:
             task.cancel()
 
