@@ -1,4 +1,4 @@
-"""Decode runners: one decode step of several sequences, eager or as a CUDA graph.
+"""Decode runners: one decode step of several sequences, eager, by one native call, or as a CUDA graph.
 
 A GPU computes a step of the released model in about four milliseconds, less than Python needs to launch its operations
 one by one. There it is recorded as a CUDA graph for 1, 2, 4, 8 and 16 sequences.
@@ -15,6 +15,7 @@ from torch import Tensor
 from vita.kernels import triton as triton_kernels
 from vita.model.decoder import Decoder
 from vita.model.kv_cache import KVCache, KVCacheBatch
+from vita.model.native_decode import choose_native_decode
 
 log = logging.getLogger("vita")
 MAX_BATCH = triton_kernels.MAX_BATCH  # sequences in one step, on a CPU too
@@ -58,7 +59,7 @@ def choose_decode_runner(decoder: Decoder, *, quantized_kv_cache: bool) -> Decod
     """The fastest runner for the decoder's device; the reason is logged."""
     device = decoder.device
     if device.type != "cuda":
-        return EagerDecode(decoder)
+        return choose_native_decode(decoder, quantized_kv_cache=quantized_kv_cache) or EagerDecode(decoder)
     if not triton_kernels.available(device):
         log.info("eager decode: Triton is missing or the GPU is older than Ampere")
         return EagerDecode(decoder)

@@ -1,4 +1,4 @@
-"""The float32 kernels: attention of a decode step for all requests in one call, RMSNorm and rotary position embedding.
+"""The float32 kernels: a whole decode step, its attention for all requests, RMSNorm and rotary position embedding.
 
 A program of its own, which compiles in half a second: a small model answers in float32, and its first answer on a new
 machine shall not wait for the kernels of large models. Where there is no compiler, PyTorch attends for one request
@@ -17,11 +17,15 @@ from torch import Tensor
 
 from vita.kernels.cpu.block_table import BlockTable, address
 from vita.kernels.cpu.compile import Program, load_library
+from vita.kernels.cpu.decode_step import DecoderStruct
 from vita.kernels.cpu.signatures import FLOAT32_SIGNATURES, InterfaceError, bind
 
 log = logging.getLogger("vita")
 _HERE = Path(__file__).parent
-FLOAT32_PROGRAM = Program((_HERE / "decode_attention_f32.c", _HERE / "elementwise_f32.c"), (_HERE / "splits.h",))
+FLOAT32_PROGRAM = Program(
+    tuple(_HERE / f"{name}.c" for name in ("decode_attention_f32", "decode_step_f32", "elementwise_f32")),
+    (_HERE / "float32.h", _HERE / "splits.h"),
+)
 
 
 class Float32Kernels:
@@ -38,6 +42,35 @@ class Float32Kernels:
         bind(library, FLOAT32_SIGNATURES)
         self._library = library
 
+    def supports(self, head_dim: int) -> bool:
+        """Whether attention has heads of this width."""
+        return bool(self._library.vita_decode_attention_f32_supports(head_dim))
+
+    def decode_step(self, decoder: DecoderStruct, x: Tensor, caches: BlockTable) -> Tensor:
+        """Append one position to every cache, from its embedding to its logits.
+
+        Args:
+            decoder: with rotary tables for the longest cache.
+            x: float32 `[requests, hidden]`, contiguous; overwritten.
+            caches: one per request, float32.
+
+        Returns:
+            `[requests, vocab]`. A row is bit-identical whatever the other requests are.
+
+        Raises:
+            ValueError: the caches are not float32.
+        """
+        if not caches.is_float32 or len(caches.lengths) != len(x):
+            raise ValueError("the KV caches are not float32, or not one for each row")
+        struct, rows = ctypes.byref(decoder.struct), len(x)
+        nbytes = self._library.vita_decode_step_f32_workspace(struct, caches.lengths, rows)
+        logits, workspace = x.new_empty(rows, decoder.vocab), torch.empty(nbytes, dtype=torch.uint8, device=x.device)
+        self._library.vita_decode_step_f32(
+            struct, address(x), caches.keys, caches.values, caches.lengths, caches.capacities, address(logits),
+            address(workspace), rows,
+        )  # fmt: skip
+        return logits
+
     def decode_attention(self, q: Tensor, k: Tensor, v: Tensor, caches: BlockTable, layer: int) -> Tensor | None:
         """Append one position to every cache and attend to all of it; None where the kernel does not apply.
 
@@ -51,8 +84,7 @@ class Float32Kernels:
             `[requests, heads, 1, d]`. A row is bit-identical whatever the other requests are.
         """
         (requests, heads, _, d), kv_heads = q.shape, k.shape[1]
-        supported = caches.is_float32 and self._library.vita_decode_attention_f32_supports(d)
-        if not supported or not caches.matches(q, k, v):
+        if not (caches.is_float32 and self.supports(d)) or not caches.matches(q, k, v):
             return None
         q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
         nbytes = self._library.vita_decode_attention_f32_workspace(caches.lengths, requests, heads, kv_heads, d)

@@ -84,6 +84,10 @@ FLOAT32_SIGNATURES: dict[str, tuple[CType | None, tuple[CType, ...]]] = {
     "vita_decode_attention_f32": (
         None, (DATA,) * 3 + (ADDRESSES,) * 2 + (INTS,) * 2 + (DATA,) * 2 + (INT64,) * 5 + (DOUBLE,),
     ),
+    # decoder, lengths; rows
+    "vita_decode_step_f32_workspace": (INT64, (DATA, INTS, INT64)),
+    # decoder, x, keys, values; lengths, capacities; logits, workspace; rows
+    "vita_decode_step_f32": (None, (DATA,) * 2 + (ADDRESSES,) * 2 + (INTS,) * 2 + (DATA,) * 2 + (INT64,)),
     # x, weight, y; rows, n; eps
     "vita_rms_norm_f32": (None, (DATA,) * 3 + (INT64,) * 2 + (DOUBLE,)),
     # x, cos, sin; rows, heads, head_dim, angles

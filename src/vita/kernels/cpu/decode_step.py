@@ -1,0 +1,136 @@
+"""Weights of a decoder as `decode_step_f32.c` reads them: structs of addresses and sizes.
+
+The struct of a decoder keeps its tensors alive. Weights that are exact in bfloat16 are copied to it: half the bytes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vita.kernels.cpu.block_table import address
+
+FORMATS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}  # as in decode_step_f32.c
+
+
+@dataclass(frozen=True)
+class LinearWeights:
+    """One linear layer.
+
+    Attributes:
+        weight: float32 or int8 `[out, in]`, contiguous.
+        scale: bfloat16 `[out]` of int8 weights.
+        bias: float32 `[out]`, or None.
+    """
+
+    weight: Tensor
+    scale: Tensor | None = None
+    bias: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """One layer: norms float32 `[hidden]`, and its linear layers."""
+
+    attn_norm: Tensor
+    mlp_norm: Tensor
+    q: LinearWeights
+    k: LinearWeights
+    v: LinearWeights
+    o: LinearWeights
+    gate: LinearWeights
+    up: LinearWeights
+    down: LinearWeights
+
+
+@dataclass(frozen=True)
+class DecoderWeights:
+    """A decoder.
+
+    Attributes:
+        layers: in their order.
+        norm: float32 `[hidden]`.
+        head: to the vocabulary.
+        heads, kv_heads, head_dim: of attention.
+        eps: of the norms.
+    """
+
+    layers: Sequence[LayerWeights]
+    norm: Tensor
+    head: LinearWeights
+    heads: int
+    kv_heads: int
+    head_dim: int
+    eps: float
+
+
+class _Linear(ctypes.Structure):
+    _fields_ = (
+        ("w", ctypes.c_void_p), ("scale", ctypes.c_void_p), ("bias", ctypes.c_void_p),
+        ("n_out", ctypes.c_int64), ("n_in", ctypes.c_int64), ("format", ctypes.c_int64),
+    )  # fmt: skip
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = (
+        ("attn_norm", ctypes.c_void_p), ("mlp_norm", ctypes.c_void_p),
+        *((name, _Linear) for name in ("q", "k", "v", "o", "gate", "up", "down")),
+    )  # fmt: skip
+
+
+class _Decoder(ctypes.Structure):
+    _fields_ = (
+        ("layers", ctypes.POINTER(_Layer)), ("norm", ctypes.c_void_p), ("cos", ctypes.c_void_p),
+        ("sin", ctypes.c_void_p), ("head", _Linear),
+        *((name, ctypes.c_int64) for name in ("count", "hidden", "inner", "heads", "kv_heads", "d")),
+        ("eps", ctypes.c_double),
+    )  # fmt: skip
+
+
+class DecoderStruct:
+    """The C struct of a decoder.
+
+    Args:
+        weights: see `DecoderWeights`.
+
+    Attributes:
+        vocab: output channels of the head.
+        positions: rows of the rotary tables.
+    """
+
+    def __init__(self, weights: DecoderWeights) -> None:
+        self._tensors: list[Tensor] = []
+        self._layers = (_Layer * len(weights.layers))(*(self._layer(layer) for layer in weights.layers))
+        self.struct = _Decoder(
+            self._layers, self._keep(weights.norm), None, None, self._linear(weights.head), len(weights.layers),
+            len(weights.norm), len(weights.layers[0].gate.weight), weights.heads, weights.kv_heads, weights.head_dim,
+            weights.eps,
+        )  # fmt: skip
+        self.vocab, self.positions = len(weights.head.weight), 0
+        self._rope: tuple[Tensor, Tensor] | None = None
+
+    def set_rope(self, cos: Tensor, sin: Tensor) -> None:
+        """Set the rotary tables: float32 `[positions, d]`, contiguous."""
+        self._rope, self.positions = (cos, sin), len(cos)
+        self.struct.cos, self.struct.sin = address(cos), address(sin)
+
+    def _keep(self, tensor: Tensor | None) -> int | None:
+        if tensor is not None:
+            self._tensors.append(tensor)
+        return address(tensor)
+
+    def _linear(self, linear: LinearWeights) -> _Linear:
+        weight = linear.weight
+        if weight.dtype == torch.float32:
+            short = weight.bfloat16()
+            weight = short if torch.equal(short.float(), weight) else weight
+        (n_out, n_in), form = weight.shape, FORMATS[weight.dtype]
+        return _Linear(self._keep(weight), self._keep(linear.scale), self._keep(linear.bias), n_out, n_in, form)
+
+    def _layer(self, layer: LayerWeights) -> _Layer:
+        linears = (layer.q, layer.k, layer.v, layer.o, layer.gate, layer.up, layer.down)
+        return _Layer(self._keep(layer.attn_norm), self._keep(layer.mlp_norm), *map(self._linear, linears))

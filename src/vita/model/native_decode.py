@@ -1,0 +1,98 @@
+"""A decode step on a CPU by one native call: all layers and the head of a small decoder in float32.
+
+A step of the embedded model takes 0.5 ms to compute, and its operations took Python and PyTorch eight times as long to
+call. Large decoders are bound by memory and keep their own operations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from vita.kernels.cpu.block_table import BlockTable
+from vita.kernels.cpu.decode_step import DecoderStruct, DecoderWeights, LayerWeights, LinearWeights
+from vita.kernels.cpu.float32 import Float32Kernels, load_float32_kernels
+from vita.layers.linear import Linear
+from vita.layers.rope import rope_tables
+from vita.model.decoder import Decoder, DecoderBlock
+from vita.model.kv_cache import KVCache
+from vita.quant.int8 import Int8Linear
+
+MAX_BYTES = 256 << 20  # of weights; helper threads and memory limits are for larger decoders
+ROPE_POSITIONS = 1024  # rows by which the rotary tables grow
+
+
+class NativeDecode:
+    """The decode step of one decoder, whose weights do not change any more. See `choose_native_decode`."""
+
+    def __init__(self, decoder: Decoder, weights: DecoderWeights, kernels: Float32Kernels) -> None:
+        self._decoder, self._kernels = decoder, kernels
+        self._struct = DecoderStruct(weights)
+
+    def __call__(self, tokens: Tensor, caches: Sequence[KVCache]) -> Tensor:
+        """See `engine.decode.DecodeRunner`; the caches are float32.
+
+        Raises:
+            ValueError: a cache is full.
+        """
+        fields = ((cache.keys, cache.values, cache.scales, cache.length) for cache in caches)
+        table = BlockTable(*zip(*fields, strict=True))
+        longest = max(cache.length for cache in caches) + 1
+        if longest > self._struct.positions:
+            self._grow_rope(longest)
+        logits = self._kernels.decode_step(self._struct, self._decoder.embed_tokens(tokens), table)
+        for cache in caches:
+            cache.advance(1)
+        return logits
+
+    def _grow_rope(self, longest: int) -> None:
+        config = self._decoder.config
+        positions = torch.arange(-(-longest // ROPE_POSITIONS) * ROPE_POSITIONS)[None]
+        cos, sin = rope_tables(positions, config.head_dim, config.rope_theta, torch.float32)  # [1, n, 1, d]
+        self._struct.set_rope(*(table.flatten(0, 2).contiguous() for table in (cos, sin)))
+
+
+def choose_native_decode(decoder: Decoder, *, quantized_kv_cache: bool) -> NativeDecode | None:
+    """The native step of a decoder.
+
+    Returns:
+        None for a decoder that is not on a CPU, not in float32, too large, or streamed from disk, for weights in int4,
+        for an int8 KV cache, and without a compiler.
+    """
+    config, layers = decoder.config, list(decoder.layers)
+    usual = decoder.device.type == "cpu" and decoder.norm.weight.dtype == torch.float32 and not quantized_kv_cache
+    if not usual or config.head_dim % 2 or any(layer._forward_hooks for layer in layers):
+        return None
+    if sum(tensor.nbytes for tensor in decoder.state_dict().values()) > MAX_BYTES:
+        return None
+    found = [_layer_weights(layer) for layer in layers if isinstance(layer, DecoderBlock)]
+    blocks, head = [layer for layer in found if layer is not None], _linear_weights(decoder.head)
+    kernels = load_float32_kernels()
+    if kernels is None or not kernels.supports(config.head_dim) or head is None or len(blocks) != len(layers):
+        return None
+    weights = DecoderWeights(
+        blocks, decoder.norm.weight, head, config.num_heads, config.num_kv_heads, config.head_dim, config.rms_norm_eps
+    )
+    return NativeDecode(decoder, weights, kernels)
+
+
+def _layer_weights(layer: DecoderBlock) -> LayerWeights | None:
+    names = (layer.attn.q, layer.attn.k, layer.attn.v, layer.attn.o, layer.mlp.gate, layer.mlp.up, layer.mlp.down)
+    linears = [linear for linear in map(_linear_weights, names) if linear is not None]
+    if len(linears) != len(names):
+        return None
+    return LayerWeights(layer.attn_norm.weight, layer.mlp_norm.weight, *linears)
+
+
+def _linear_weights(linear: nn.Module) -> LinearWeights | None:
+    """The weights of a layer; None where the kernel does not know its type."""
+    if not isinstance(linear, (Linear, Int8Linear)) or type(linear) not in (Linear, Int8Linear):
+        return None
+    bias = None if linear.bias is None else linear.bias.detach()
+    scale = linear.scale if isinstance(linear, Int8Linear) else None
+    known = linear.weight.dtype in (torch.float32, torch.int8) and linear.weight.is_contiguous()
+    if not known or (bias is not None and bias.dtype != torch.float32):
+        return None
+    return LinearWeights(linear.weight.detach(), scale, bias)
