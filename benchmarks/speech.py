@@ -28,7 +28,7 @@ from statistics import median
 import torch
 
 from vita.config import DecoderConfig
-from vita.engine.decode import DecodeRunner, choose_decode_runner
+from vita.engine.decode import DecodeRunner
 from vita.kernels.cpu.bindings import prepare_kernels
 from vita.quant.scheme import STORED, quantize_modules, quantize_weight
 from vita.speech.checkpoint import SpeechModel
@@ -165,7 +165,7 @@ def main() -> None:
     model = random_model(device, dtype, bool(args.quantize))
     result: dict[str, object] = {"options": vars(args)}
     with torch.inference_mode():
-        decode = choose_decode_runner(model.decoder.decoder, quantized_kv_cache=False)
+        decode = model.decoder.choose_decode()
         result |= measure_parts(model, decode, args)
         for sessions in args.sessions:
             result[f"sessions_{sessions}"] = measure_speech(model, decode, args, sessions)

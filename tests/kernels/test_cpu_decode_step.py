@@ -71,7 +71,7 @@ def caches_of(config: DecoderConfig, lengths: tuple[int, ...], seed: int = 0) ->
 
 
 def native(decoder: Decoder) -> NativeDecode:
-    found = choose_native_decode(decoder, quantized_kv_cache=False)
+    found = choose_native_decode(decoder)
     assert found is not None
     return found
 
@@ -90,6 +90,23 @@ def test_steps_are_those_of_the_decoder(shape: str, weights: str) -> None:
         assert cache.length == other.length
         torch.testing.assert_close(cache.keys, other.keys, atol=2e-4, rtol=2e-4, equal_nan=True)
         torch.testing.assert_close(cache.values, other.values, atol=2e-4, rtol=2e-4, equal_nan=True)
+
+
+@pytest.mark.parametrize("weights", ["bfloat16", "int8"])
+def test_a_decoder_in_bfloat16_is_computed_in_float32(weights: str) -> None:
+    config = replace(SHAPES["embedded"], head_bias=True)
+    exact = decoder_of(config, weights)
+    for tensor in exact.parameters():
+        tensor.copy_(tensor.bfloat16())
+    half = decoder_of(config, weights).to(torch.bfloat16)
+    step, plain, tokens = native(half), EagerDecode(exact), torch.arange(len(LENGTHS))
+    found, wanted = step(tokens, caches_of(config, LENGTHS)), plain(tokens, caches_of(config, LENGTHS))
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, wanted, atol=2e-4, rtol=2e-4)
+    in_float32 = EagerDecode(half)  # prefill in bfloat16 into a cache of float32
+    cache = caches_of(config, (9,))[0]
+    (row,) = in_float32(tokens[:1], [cache])
+    torch.testing.assert_close(row.float(), plain(tokens[:1], caches_of(config, (9,)))[0], atol=0.3, rtol=0.1)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -136,10 +153,10 @@ def test_a_small_decoder_in_float32_takes_it() -> None:
 
 def test_what_it_does_not_know_is_left_to_the_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
     def chosen(decoder: Decoder) -> NativeDecode | None:
-        return choose_native_decode(decoder, quantized_kv_cache=False)
+        return choose_native_decode(decoder)
 
     config = SHAPES["embedded"]
-    assert chosen(decoder_of(config, "float32").to(torch.bfloat16)) is None
+    assert chosen(decoder_of(config, "float32").to(torch.float16)) is None
     four = decoder_of(config, "float32")
     quantize_modules(four, "int4")
     assert chosen(four) is None

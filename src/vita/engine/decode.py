@@ -10,6 +10,7 @@ import logging
 from collections.abc import Sequence
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from vita.kernels import triton as triton_kernels
@@ -59,7 +60,8 @@ def choose_decode_runner(decoder: Decoder, *, quantized_kv_cache: bool) -> Decod
     """The fastest runner for the decoder's device; the reason is logged."""
     device = decoder.device
     if device.type != "cuda":
-        return choose_native_decode(decoder, quantized_kv_cache=quantized_kv_cache) or EagerDecode(decoder)
+        plain = decoder.norm.weight.dtype == torch.float32 and not quantized_kv_cache  # the KV caches are float32
+        return (choose_native_decode(decoder) if plain else None) or EagerDecode(decoder)
     if not triton_kernels.available(device):
         log.info("eager decode: Triton is missing or the GPU is older than Ampere")
         return EagerDecode(decoder)

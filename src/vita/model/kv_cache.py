@@ -60,14 +60,14 @@ class KVCache:
     def write(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Append `[batch, kv_heads, n, d]` at `length`; returns all keys and values up to the new end.
 
-        The result is a view, or, of a quantised cache, a dequantised copy.
+        The result is a view, or, of a quantised cache or one of another dtype, a copy in the dtype of `k`.
         """
         end = self.length + k.shape[2]
         new = slice(self.length, end)
         keys, values = self.keys[layer], self.values[layer]
         if self.scales is None:
             keys[:, :, new], values[:, :, new] = k, v
-            return keys[:, :, :end], values[:, :, :end]
+            return keys[:, :, :end].to(k.dtype), values[:, :, :end].to(v.dtype)
         key_scale, value_scale = self.scales[0, layer], self.scales[1, layer]
         keys[:, :, new], key_scale[:, :, new] = _quantize(k)
         values[:, :, new], value_scale[:, :, new] = _quantize(v)

@@ -1,4 +1,4 @@
-"""A decode step on a CPU by one native call: all layers and the head of a small decoder in float32.
+"""A decode step on a CPU by one native call: all layers and the head of a small decoder, in float32.
 
 A step of the embedded model takes 0.5 ms to compute, and its operations took Python and PyTorch eight times as long to
 call. Large decoders are bound by memory and keep their own operations.
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vita.kernels.cpu.block_table import BlockTable
-from vita.kernels.cpu.decode_step import DecoderStruct, DecoderWeights, LayerWeights, LinearWeights
+from vita.kernels.cpu.decode_step import FORMATS, DecoderStruct, DecoderWeights, LayerWeights, LinearWeights
 from vita.kernels.cpu.float32 import Float32Kernels, load_float32_kernels
 from vita.layers.linear import Linear
 from vita.layers.rope import rope_tables
@@ -42,7 +42,8 @@ class NativeDecode:
         longest = max(cache.length for cache in caches) + 1
         if longest > self._struct.positions:
             self._grow_rope(longest)
-        logits = self._kernels.decode_step(self._struct, self._decoder.embed_tokens(tokens), table)
+        embeds = self._decoder.embed_tokens(tokens).float()  # [n, H]; a copy, which the kernel overwrites
+        logits = self._kernels.decode_step(self._struct, embeds, table)
         for cache in caches:
             cache.advance(1)
         return logits
@@ -54,16 +55,15 @@ class NativeDecode:
         self._struct.set_rope(*(table.flatten(0, 2).contiguous() for table in (cos, sin)))
 
 
-def choose_native_decode(decoder: Decoder, *, quantized_kv_cache: bool) -> NativeDecode | None:
-    """The native step of a decoder.
+def choose_native_decode(decoder: Decoder) -> NativeDecode | None:
+    """The native step of a decoder, for KV caches in float32. Weights in bfloat16 stay so; all else is in float32.
 
     Returns:
-        None for a decoder that is not on a CPU, not in float32, too large, or streamed from disk, for weights in int4,
-        for an int8 KV cache, and without a compiler.
+        None for a decoder that is not on a CPU, too large, or streamed from disk, for weights in int4 or float16, and
+        without a compiler.
     """
     config, layers = decoder.config, list(decoder.layers)
-    usual = decoder.device.type == "cpu" and decoder.norm.weight.dtype == torch.float32 and not quantized_kv_cache
-    if not usual or config.head_dim % 2 or any(layer._forward_hooks for layer in layers):
+    if decoder.device.type != "cpu" or config.head_dim % 2 or any(layer._forward_hooks for layer in layers):
         return None
     if sum(tensor.nbytes for tensor in decoder.state_dict().values()) > MAX_BYTES:
         return None
@@ -92,7 +92,6 @@ def _linear_weights(linear: nn.Module) -> LinearWeights | None:
         return None
     bias = None if linear.bias is None else linear.bias.detach()
     scale = linear.scale if isinstance(linear, Int8Linear) else None
-    known = linear.weight.dtype in (torch.float32, torch.int8) and linear.weight.is_contiguous()
-    if not known or (bias is not None and bias.dtype != torch.float32):
+    if linear.weight.dtype not in FORMATS or not linear.weight.is_contiguous():
         return None
     return LinearWeights(linear.weight.detach(), scale, bias)

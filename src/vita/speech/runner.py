@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from vita.engine.decode import MAX_BATCH, DecodeRunner, choose_decode_runner
+from vita.engine.decode import MAX_BATCH, DecodeRunner
 from vita.engine.engine import Engine
 from vita.errors import Cancelled, CheckpointError, ResourceError
 from vita.runtime.clock import Clock
@@ -78,7 +78,7 @@ class SpeechRunner:
         self, model: SpeechModel, *, threads: int = 1, clock: Clock = time.monotonic, decode: DecodeRunner | None = None
     ) -> None:
         self.model, self.clock = model, clock
-        self._decode = decode or choose_decode_runner(model.decoder.decoder, quantized_kv_cache=False)
+        self._decode = decode or model.decoder.choose_decode()
         self._usage = CoreUsage()
         self._threads = ThreadChoice(threads, torch.set_num_threads, clock, busy=lambda: self._usage.busy)
         self._texts: list[SpokenText] = []  # the engine thread and readers change it, under the lock

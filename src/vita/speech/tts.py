@@ -12,12 +12,13 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from vita.engine.decode import DecodeRunner
+from vita.engine.decode import DecodeRunner, choose_decode_runner
 from vita.engine.sampler import SamplingState, check_params, sample
 from vita.errors import RequestError
 from vita.layers.rope import rope_tables
 from vita.model.decoder import Decoder, DecoderBlock
 from vita.model.kv_cache import KVCache
+from vita.model.native_decode import choose_native_decode
 from vita.speech.config import SPECIAL_IDS, SpeechDecoderConfig
 from vita.types import SamplingParams
 
@@ -110,7 +111,12 @@ class SpeechDecoder(nn.Module):
     Args:
         config: sizes.
         usable: ids under this one can be heard: rows of the codec's embedding table. Default: every id.
+
+    Attributes:
+        cache_dtype: of new KV caches; None: that of the weights.
     """
+
+    cache_dtype: torch.dtype | None = None
 
     def __init__(self, config: SpeechDecoderConfig, usable: int | None = None) -> None:
         super().__init__()
@@ -123,9 +129,17 @@ class SpeechDecoder(nn.Module):
     def device(self) -> torch.device:
         return self.decoder.device
 
+    def choose_decode(self) -> DecodeRunner:
+        """The fastest decode step for the device. New KV caches are those that it needs: on a CPU in float32."""
+        native = choose_native_decode(self.decoder)
+        if native is None:
+            return choose_decode_runner(self.decoder, quantized_kv_cache=False)
+        self.cache_dtype = torch.float32
+        return native
+
     def new_cache(self, capacity: int) -> KVCache:
         """A KV cache for so many positions of one stream of speech."""
-        dtype = self.decoder.norm.weight.dtype
+        dtype = self.cache_dtype or self.decoder.norm.weight.dtype
         return KVCache(self.config.decoder, capacity, dtype=dtype, device=self.device)
 
     def fill_prefix(self, hidden: Tensor, cache: KVCache) -> Iterator[Tensor]:

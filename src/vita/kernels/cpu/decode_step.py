@@ -1,6 +1,7 @@
 """Weights of a decoder as `decode_step_f32.c` reads them: structs of addresses and sizes.
 
-The struct of a decoder keeps its tensors alive. Weights that are exact in bfloat16 are copied to it: half the bytes.
+The struct of a decoder keeps its tensors alive. Norms and biases are copied to float32, and float32 weights that are
+exact in bfloat16 to bfloat16: half the bytes.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ class LinearWeights:
     """One linear layer.
 
     Attributes:
-        weight: float32 or int8 `[out, in]`, contiguous.
+        weight: float32, bfloat16 or int8 `[out, in]`, contiguous.
         scale: bfloat16 `[out]` of int8 weights.
-        bias: float32 `[out]`, or None.
+        bias: `[out]`, or None.
     """
 
     weight: Tensor
@@ -34,7 +35,7 @@ class LinearWeights:
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """One layer: norms float32 `[hidden]`, and its linear layers."""
+    """One layer: norms `[hidden]`, and its linear layers."""
 
     attn_norm: Tensor
     mlp_norm: Tensor
@@ -53,7 +54,7 @@ class DecoderWeights:
 
     Attributes:
         layers: in their order.
-        norm: float32 `[hidden]`.
+        norm: `[hidden]`.
         head: to the vocabulary.
         heads, kv_heads, head_dim: of attention.
         eps: of the norms.
@@ -106,7 +107,7 @@ class DecoderStruct:
         self._tensors: list[Tensor] = []
         self._layers = (_Layer * len(weights.layers))(*(self._layer(layer) for layer in weights.layers))
         self.struct = _Decoder(
-            self._layers, self._keep(weights.norm), None, None, self._linear(weights.head), len(weights.layers),
+            self._layers, self._floats(weights.norm), None, None, self._linear(weights.head), len(weights.layers),
             len(weights.norm), len(weights.layers[0].gate.weight), weights.heads, weights.kv_heads, weights.head_dim,
             weights.eps,
         )  # fmt: skip
@@ -123,14 +124,17 @@ class DecoderStruct:
             self._tensors.append(tensor)
         return address(tensor)
 
+    def _floats(self, values: Tensor | None) -> int | None:
+        return self._keep(None if values is None else values.float().contiguous())
+
     def _linear(self, linear: LinearWeights) -> _Linear:
         weight = linear.weight
         if weight.dtype == torch.float32:
             short = weight.bfloat16()
             weight = short if torch.equal(short.float(), weight) else weight
         (n_out, n_in), form = weight.shape, FORMATS[weight.dtype]
-        return _Linear(self._keep(weight), self._keep(linear.scale), self._keep(linear.bias), n_out, n_in, form)
+        return _Linear(self._keep(weight), self._keep(linear.scale), self._floats(linear.bias), n_out, n_in, form)
 
     def _layer(self, layer: LayerWeights) -> _Layer:
         linears = (layer.q, layer.k, layer.v, layer.o, layer.gate, layer.up, layer.down)
-        return _Layer(self._keep(layer.attn_norm), self._keep(layer.mlp_norm), *map(self._linear, linears))
+        return _Layer(self._floats(layer.attn_norm), self._floats(layer.mlp_norm), *map(self._linear, linears))
