@@ -4,42 +4,39 @@
  * Keys and values are read once for all heads that share them, in splits as in decode_attention.c: the result of a
  * request does not depend on the number of threads or on the other requests.
  */
-#include <math.h>
-#include <string.h>
+#include "float32.h"
 #include "splits.h"
+#include "vectors_f32.h"
 
-#define CHUNK 16             /* dimensions of a head whose sums stay in registers */
+#define KEYS 4               /* keys that are multiplied side by side */
 #define PARALLEL (1 << 17)   /* values of keys from which threads are worth their barrier */
 
-/* 2^x for x <= 0, to one unit in the last place; NaN stays NaN. */
-static inline float exp2_f32(float x) {
-    x = x < -126.0f ? -126.0f : x;
-    const float whole = rintf(x), y = (x - whole) * 0.69314718056f;
-    float power = 1.0f / 5040; /* Taylor's series of e^y, |y| < 0.35 */
-    power = power * y + 1.0f / 720;
-    power = power * y + 1.0f / 120;
-    power = power * y + 1.0f / 24;
-    power = power * y + 1.0f / 6;
-    power = power * y + 0.5f;
-    power = power * y + 1.0f;
-    power = power * y + 1.0f;
-    const int32_t bits = ((int32_t)whole + 127) << 23;
-    float factor;
-    memcpy(&factor, &bits, 4);
-    return power * factor;
+/* scores [keys] = q [d] k [keys, d]^T times `scale`. `keys` is a compile-time constant. */
+static inline __attribute__((always_inline)) void score_tile(const float *q, const float *k, float *scores, int64_t d,
+                                                             float scale, const int keys) {
+    Floats sums[KEYS];
+    int64_t p = 0;
+#pragma GCC unroll 8
+    for (int j = 0; j < keys; j++) sums[j] = (Floats){0};
+    for (; p + LANES <= d; p += LANES)
+#pragma GCC unroll 8
+        for (int j = 0; j < keys; j++) sums[j] += load_floats(q + p) * load_floats(k + j * d + p);
+#pragma GCC unroll 8
+    for (int j = 0; j < keys; j++) {
+        float sum = sum_lanes(sums[j]);
+        for (int64_t left = p; left < d; left++) sum += q[left] * k[j * d + left];
+        scores[j] = sum * scale;
+    }
 }
 
 /* scores [heads, KV_BLOCK] = q [heads, d] k [count, d]^T times `scale`. */
 static void score_keys(const float *q, const float *k, float *scores, int64_t heads, int64_t count, int64_t d,
                        float scale) {
-    for (int64_t j = 0; j < count; j++)
-        for (int64_t h = 0; h < heads; h++) {
-            const float *query = q + h * d, *key = k + j * d;
-            float sum = 0;
-#pragma omp simd reduction(+ : sum)
-            for (int64_t p = 0; p < d; p++) sum += query[p] * key[p];
-            scores[h * KV_BLOCK + j] = sum * scale;
-        }
+    int64_t j = 0;
+    for (; j + KEYS <= count; j += KEYS)
+        for (int64_t h = 0; h < heads; h++) score_tile(q + h * d, k + j * d, scores + h * KV_BLOCK + j, d, scale, KEYS);
+    for (; j < count; j++)
+        for (int64_t h = 0; h < heads; h++) score_tile(q + h * d, k + j * d, scores + h * KV_BLOCK + j, d, scale, 1);
 }
 
 /* Powers of two of one head's scores less their maximum, in place; the maximum and the sum. A NaN makes both NaN. */
@@ -54,14 +51,50 @@ static void softmax_split(float *scores, int64_t count, float *max, float *sum) 
     *sum = total;
 }
 
-/* out [width] = weights [count] v [count, width], rows of v `d` floats apart. */
-static inline __attribute__((always_inline)) void weight_chunk(const float *weights, const float *v, float *out,
-                                                               int64_t count, int64_t d, const int64_t width) {
-    float sums[CHUNK] = {0};
+/* out [heads, chunks * LANES] = weights [heads, count] v [count, chunks * LANES]: rows of `weights` are KV_BLOCK floats
+ * apart, those of `v` and `out` `d`. `heads` and `chunks` are compile-time constants. */
+static inline __attribute__((always_inline)) void weight_tile(const float *weights, const float *v, float *out,
+                                                              int64_t count, int64_t d, const int heads,
+                                                              const int chunks) {
+    Floats sums[2][2];
+#pragma GCC unroll 2
+    for (int h = 0; h < heads; h++)
+#pragma GCC unroll 2
+        for (int c = 0; c < chunks; c++) sums[h][c] = (Floats){0};
     for (int64_t j = 0; j < count; j++)
-#pragma omp simd
-        for (int64_t p = 0; p < width; p++) sums[p] += weights[j] * v[j * d + p];
-    memcpy(out, sums, sizeof(float) * (size_t)width);
+#pragma GCC unroll 2
+        for (int h = 0; h < heads; h++)
+#pragma GCC unroll 2
+            for (int c = 0; c < chunks; c++)
+                sums[h][c] += weights[h * KV_BLOCK + j] * load_floats(v + j * d + c * LANES);
+#pragma GCC unroll 2
+    for (int h = 0; h < heads; h++)
+#pragma GCC unroll 2
+        for (int c = 0; c < chunks; c++) memcpy(out + h * d + c * LANES, &sums[h][c], sizeof(Floats));
+}
+
+/* out [heads, d] = weights [heads, KV_BLOCK] v [count, d]. */
+static void weight_values(const float *weights, const float *v, float *out, int64_t heads, int64_t count, int64_t d) {
+    for (int64_t h = 0; h < heads; h += 2) {
+        const float *from = weights + h * KV_BLOCK;
+        float *to = out + h * d;
+        const int64_t pair = heads - h > 1;
+        int64_t p = 0;
+        for (; p + 2 * LANES <= d; p += 2 * LANES) {
+            if (pair) weight_tile(from, v + p, to + p, count, d, 2, 2);
+            else weight_tile(from, v + p, to + p, count, d, 1, 2);
+        }
+        for (; p + LANES <= d; p += LANES) {
+            if (pair) weight_tile(from, v + p, to + p, count, d, 2, 1);
+            else weight_tile(from, v + p, to + p, count, d, 1, 1);
+        }
+        for (; p < d; p++)
+            for (int64_t k = 0; k <= pair; k++) {
+                float sum = 0;
+                for (int64_t j = 0; j < count; j++) sum += from[k * KV_BLOCK + j] * v[j * d + p];
+                to[k * d + p] = sum;
+            }
+    }
 }
 
 /* Attention of `heads` query heads to `count` positions, into `partial`. */
@@ -69,13 +102,9 @@ static void attend_split(const float *q, const float *k, const float *v, float *
                          int64_t d, float scale) {
     float scores[HEAD_BLOCK * KV_BLOCK];
     score_keys(q, k, scores, heads, count, d, scale);
-    for (int64_t h = 0; h < heads; h++) {
-        float *weights = scores + h * KV_BLOCK, *out = partial + 2 * HEAD_BLOCK + h * d;
-        softmax_split(weights, count, partial + h, partial + HEAD_BLOCK + h);
-        int64_t p = 0;
-        for (; p + CHUNK <= d; p += CHUNK) weight_chunk(weights, v + p, out + p, count, d, CHUNK);
-        if (p < d) weight_chunk(weights, v + p, out + p, count, d, d - p);
-    }
+    for (int64_t h = 0; h < heads; h++)
+        softmax_split(scores + h * KV_BLOCK, count, partial + h, partial + HEAD_BLOCK + h);
+    weight_values(scores, v, partial + 2 * HEAD_BLOCK, heads, count, d);
 }
 
 /* Reduces the partial results of one head, which are `stride` floats apart, to out [d]. */

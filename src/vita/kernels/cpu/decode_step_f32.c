@@ -5,29 +5,17 @@
  * Weights are float32, bfloat16, or int8 with a scale for each output channel; the products are exact in float32. The
  * result of a row does not depend on the number of threads or on the other rows.
  */
-#include <math.h>
-#include <string.h>
 #include "float32.h"
-#if defined(__AVX512F__)
-#include <immintrin.h>
-#endif
+#include "vectors_f32.h"
 
-#if defined(__AVX512F__)
-#define LANES 16 /* values of a vector */
-#elif defined(__AVX__)
-#define LANES 8
-#else
-#define LANES 4
-#endif
 #define CHANNELS 4           /* output channels of a tile, whose weights are read side by side */
 #define ROWS 4               /* rows of x that a tile is multiplied with at a time */
 #define CACHE_LINE 64        /* bytes */
 #define PREFETCH_BYTES 4096
-#define PARALLEL (1 << 17)   /* bytes of weights from which threads are worth their barrier */
+#define PARALLEL (1 << 18)   /* bytes of weights and products from which threads are worth their barrier */
 
 enum { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2 };
 
-typedef float Floats __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t Integers __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef uint32_t Words __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef uint16_t Halves __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
@@ -71,7 +59,7 @@ static inline float load_one(const void *w, int64_t at, int64_t format) {
 
 /* Values `at` to `at + LANES` of weights. `format` is a compile-time constant. */
 static inline __attribute__((always_inline)) Floats load_weights(const void *w, int64_t at, const int format) {
-    if (format == FLOAT32) return *(const Floats *)((const float *)w + at);
+    if (format == FLOAT32) return load_floats((const float *)w + at);
     if (format == INT8) {
 #if defined(__AVX512F__) /* GCC 12 has no good code for the conversion of bytes */
         return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)((const int8_t *)w + at))));
@@ -83,24 +71,12 @@ static inline __attribute__((always_inline)) Floats load_weights(const void *w, 
     return (Floats)(__builtin_convertvector(*(const Halves *)((const uint16_t *)w + at), Words) << 16);
 }
 
-/* The sum of all lanes, in pairs: a chain of 16 additions would take longer than the products of a short row. */
-static inline __attribute__((always_inline)) float sum_lanes(Floats vector) {
-#if defined(__AVX512F__)
-    return _mm512_reduce_add_ps((__m512)vector);
-#else
-    float sums[LANES];
-    memcpy(sums, &vector, sizeof sums);
-    for (int width = LANES / 2; width; width /= 2)
-        for (int k = 0; k < width; k++) sums[k] += sums[k + width];
-    return sums[0];
-#endif
-}
-
 /* sums [rows] += weights `at` to `at + LANES` times the same values of each row of x. */
 static inline __attribute__((always_inline)) void add_products(const Linear *linear, const float *x, Floats *sums,
                                                                int64_t at, const int rows, const int format) {
     const Floats weights = load_weights(linear->w, at, format);
-    for (int r = 0; r < rows; r++) sums[r] += weights * *(const Floats *)(x + r * linear->n_in);
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++) sums[r] += weights * load_floats(x + r * linear->n_in);
 }
 
 /* y of `channels` output channels from `o` on and `rows` rows. `channels`, `rows` and `format` are constants. */
@@ -110,18 +86,25 @@ static inline __attribute__((always_inline)) void multiply_tile(const Linear *li
     const int64_t n = linear->n_in, whole = n / LANES * LANES;
     const int bytes = value_bytes(format), line = CACHE_LINE / bytes;
     Floats sums[CHANNELS][ROWS];
+#pragma GCC unroll 8
     for (int c = 0; c < channels; c++)
+#pragma GCC unroll 8
         for (int r = 0; r < rows; r++) sums[c][r] = (Floats){0};
     int64_t j = 0;
     for (; rows == 1 && j + line <= n; j += line) /* bound by memory, which is read in whole lines */
+#pragma GCC unroll 8
         for (int c = 0; c < channels; c++) {
             const int64_t at = (o + c) * n + j;
             __builtin_prefetch((const char *)linear->w + at * bytes + PREFETCH_BYTES);
+#pragma GCC unroll 8
             for (int k = 0; k < line; k += LANES) add_products(linear, x + j + k, sums[c], at + k, rows, format);
         }
     for (; j < whole; j += LANES)
+#pragma GCC unroll 8
         for (int c = 0; c < channels; c++) add_products(linear, x + j, sums[c], (o + c) * n + j, rows, format);
+#pragma GCC unroll 8
     for (int c = 0; c < channels; c++)
+#pragma GCC unroll 8
         for (int r = 0; r < rows; r++) {
             float sum = sum_lanes(sums[c][r]);
             for (int64_t k = whole; k < n; k++) sum += load_one(linear->w, (o + c) * n + k, format) * x[r * n + k];
@@ -138,14 +121,15 @@ static inline __attribute__((always_inline)) void multiply_rows(const Linear *li
     int64_t r = 0;
     for (; r + ROWS <= rows; r += ROWS)
         multiply_tile(linear, x + r * linear->n_in, y + r * linear->n_out, o, channels, ROWS, format);
-    for (; r < rows; r++)
-        multiply_tile(linear, x + r * linear->n_in, y + r * linear->n_out, o, channels, 1, format);
+    for (; r + 2 <= rows; r += 2)
+        multiply_tile(linear, x + r * linear->n_in, y + r * linear->n_out, o, channels, 2, format);
+    if (r < rows) multiply_tile(linear, x + r * linear->n_in, y + r * linear->n_out, o, channels, 1, format);
 }
 
 static inline __attribute__((always_inline)) void multiply_format(const Linear *linear, const float *x, float *y,
                                                                   int64_t rows, const int format) {
     const int64_t n_out = linear->n_out, tiles = n_out / CHANNELS;
-#pragma omp parallel for schedule(static) if (n_out * linear->n_in * value_bytes(format) >= PARALLEL)
+#pragma omp parallel for schedule(static) if (n_out * linear->n_in * (value_bytes(format) + rows) >= PARALLEL)
     for (int64_t tile = 0; tile < tiles; tile++)
         multiply_rows(linear, x, y, tile * CHANNELS, rows, CHANNELS, format);
     for (int64_t o = tiles * CHANNELS; o < n_out; o++) multiply_rows(linear, x, y, o, rows, 1, format);
@@ -163,7 +147,8 @@ static void add(float *x, const float *y, int64_t n) {
 
 /* gate [n] = gate / (1 + e^-gate) * up. */
 static void silu_mul(float *gate, const float *up, int64_t n) {
-    for (int64_t k = 0; k < n; k++) gate[k] = gate[k] / (1.0f + expf(-gate[k])) * up[k];
+#pragma omp simd
+    for (int64_t k = 0; k < n; k++) gate[k] = gate[k] / (1.0f + exp2_f32(gate[k] * -1.44269504f)) * up[k];
 }
 
 static int64_t at_least_64(int64_t floats) { return (floats + 15) / 16 * 16; }

@@ -1,6 +1,6 @@
 /* RMSNorm and rotary position embedding (RoPE) in float32, each in one pass. Plain C for any processor. */
 #include <math.h>
-#include <stdint.h>
+#include "float32.h"
 
 #define LANES 16 /* independent sums, which the compiler vectorises */
 

@@ -1,0 +1,48 @@
+#pragma once
+/* Vectors of float32 by the vector types of GCC and clang, as wide as the processor's registers. */
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#define LANES 16 /* values of a vector */
+#elif defined(__AVX__)
+#define LANES 8
+#else
+#define LANES 4
+#endif
+
+typedef float Floats __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+static inline __attribute__((always_inline)) Floats load_floats(const float *from) { return *(const Floats *)from; }
+
+/* The sum of all lanes, in pairs: a chain of additions would take longer than the products of a short row. */
+static inline __attribute__((always_inline)) float sum_lanes(Floats vector) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_ps((__m512)vector);
+#else
+    float sums[LANES];
+    memcpy(sums, &vector, sizeof sums);
+    for (int width = LANES / 2; width; width /= 2)
+        for (int k = 0; k < width; k++) sums[k] += sums[k + width];
+    return sums[0];
+#endif
+}
+
+/* 2^x for -126 <= x <= 126, and the nearest of these otherwise, to one unit in the last place; NaN stays NaN. */
+static inline float exp2_f32(float x) {
+    x = x < -126.0f ? -126.0f : x > 126.0f ? 126.0f : x;
+    const float whole = rintf(x), y = (x - whole) * 0.69314718056f;
+    float power = 1.0f / 5040; /* Taylor's series of e^y, |y| < 0.35 */
+    power = power * y + 1.0f / 720;
+    power = power * y + 1.0f / 120;
+    power = power * y + 1.0f / 24;
+    power = power * y + 1.0f / 6;
+    power = power * y + 0.5f;
+    power = power * y + 1.0f;
+    power = power * y + 1.0f;
+    const int32_t bits = ((int32_t)whole + 127) << 23;
+    float factor;
+    memcpy(&factor, &bits, 4);
+    return power * factor;
+}
