@@ -8,13 +8,13 @@
 #include "splits.h"
 #include "vectors_f32.h"
 
-#define TILE 4               /* keys that are multiplied side by side */
+#define UNROLL 4             /* keys that are multiplied side by side */
 #define PARALLEL (1 << 17)   /* values of keys from which threads are worth their barrier */
 
 /* scores [keys] = q [d] k [keys, d]^T times `scale`. `keys` is a compile-time constant. */
 static inline __attribute__((always_inline)) void score_tile(const float *q, const float *k, float *scores, int64_t d,
                                                              float scale, const int keys) {
-    Floats sums[TILE];
+    Floats sums[UNROLL];
     int64_t p = 0;
 #pragma GCC unroll 8
     for (int j = 0; j < keys; j++) sums[j] = (Floats){0};
@@ -33,8 +33,8 @@ static inline __attribute__((always_inline)) void score_tile(const float *q, con
 static void score_keys(const float *q, const float *k, float *scores, int64_t heads, int64_t count, int64_t d,
                        float scale) {
     int64_t j = 0;
-    for (; j + TILE <= count; j += TILE)
-        for (int64_t h = 0; h < heads; h++) score_tile(q + h * d, k + j * d, scores + h * KV_BLOCK + j, d, scale, TILE);
+    for (; j + UNROLL <= count; j += UNROLL)
+        for (int64_t h = 0; h < heads; h++) score_tile(q + h * d, k + j * d, scores + h * KV_BLOCK + j, d, scale, UNROLL);
     for (; j < count; j++)
         for (int64_t h = 0; h < heads; h++) score_tile(q + h * d, k + j * d, scores + h * KV_BLOCK + j, d, scale, 1);
 }
