@@ -176,6 +176,7 @@ def test_nobody_is_told_of_a_turn_that_has_ended() -> None:
         (Started("spoken"), True, job(voice="espeak"), False),
         (Started("spoken"), False, job(), False),
         (ResourceError("full"), True, job(), False),
+        (RuntimeError("broken"), True, job(), False),  # logged; the session goes on
         (SimpleNamespace(), True, job(), False),  # `Done`: it was cancelled before it began
     ],
 )

@@ -114,25 +114,20 @@ static inline __attribute__((always_inline)) void multiply_tile(const Linear *li
         }
 }
 
-/* The same for any number of rows. */
-static inline __attribute__((always_inline)) void multiply_rows(const Linear *linear, const float *x, float *y,
-                                                                int64_t o, int64_t rows, const int channels,
-                                                                const int format) {
-    int64_t r = 0;
-    for (; r + ROWS <= rows; r += ROWS)
-        multiply_tile(linear, x + r * linear->n_in, y + r * linear->n_out, o, channels, ROWS, format);
-    for (; r + 2 <= rows; r += 2)
-        multiply_tile(linear, x + r * linear->n_in, y + r * linear->n_out, o, channels, 2, format);
-    if (r < rows) multiply_tile(linear, x + r * linear->n_in, y + r * linear->n_out, o, channels, 1, format);
-}
-
+/* The same for any number of rows and all output channels. */
 static inline __attribute__((always_inline)) void multiply_format(const Linear *linear, const float *x, float *y,
                                                                   int64_t rows, const int format) {
-    const int64_t n_out = linear->n_out, tiles = n_out / CHANNELS;
-#pragma omp parallel for schedule(static) if (n_out * linear->n_in * (value_bytes(format) + rows) >= PARALLEL)
-    for (int64_t tile = 0; tile < tiles; tile++)
-        multiply_rows(linear, x, y, tile * CHANNELS, rows, CHANNELS, format);
-    for (int64_t o = tiles * CHANNELS; o < n_out; o++) multiply_rows(linear, x, y, o, rows, 1, format);
+    const int64_t n_in = linear->n_in, n_out = linear->n_out, tiles = n_out / CHANNELS;
+#pragma omp parallel for schedule(static) if (n_out * n_in * (value_bytes(format) + rows) >= PARALLEL)
+    for (int64_t tile = 0; tile < tiles; tile++) {
+        const int64_t o = tile * CHANNELS;
+        int64_t r = 0;
+        for (; r + ROWS <= rows; r += ROWS)
+            multiply_tile(linear, x + r * n_in, y + r * n_out, o, CHANNELS, ROWS, format);
+        for (; r < rows; r++) multiply_tile(linear, x + r * n_in, y + r * n_out, o, CHANNELS, 1, format);
+    }
+    for (int64_t o = tiles * CHANNELS; o < n_out; o++)
+        for (int64_t r = 0; r < rows; r++) multiply_tile(linear, x + r * n_in, y + r * n_out, o, 1, 1, format);
 }
 
 static void multiply(const Linear *linear, const float *x, float *y, int64_t rows) {

@@ -1,6 +1,6 @@
 """The float32 kernels: a whole decode step, its attention for all requests, RMSNorm and rotary position embedding.
 
-A program of its own, which compiles in half a second: a small model answers in float32, and its first answer on a new
+A program of its own, which compiles in two seconds: a small model answers in float32, and its first answer on a new
 machine shall not wait for the kernels of large models. Where there is no compiler, PyTorch attends for one request
 after another.
 """

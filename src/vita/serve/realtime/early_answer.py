@@ -6,7 +6,7 @@ then on; nothing of it is sent. If the turn ends, it is the answer. If the speec
 
 from __future__ import annotations
 
-import contextlib
+import logging
 from collections.abc import Awaitable, Callable
 
 import anyio
@@ -20,6 +20,8 @@ from vita.serve.realtime.dialogue import Job
 from vita.sources import Array
 from vita.speech.turns import Input
 from vita.types import Audio, Message, Part
+
+log = logging.getLogger("vita.serve")
 
 
 class EarlyAnswer:
@@ -46,17 +48,23 @@ class EarlyAnswer:
     async def run(self) -> None:
         """Submit the answer, and wait for its response state."""
         try:
-            with contextlib.suppress(VitaError, ApiError):  # the answer that is asked for will meet them, too
-                self._handle = await self._submit(self._job)
-                if self._dropped:
-                    self._handle.cancel()
-                event = await self._handle.started()
-                self._started = event if isinstance(event, Started) else None
-                self._answer()
-                if not self._wanted:
-                    self._handle.cancel()
+            await self._begin()
+        except (VitaError, ApiError):
+            pass  # the answer that is asked for will meet it, too
+        except Exception:
+            log.exception("an early answer has failed")
         finally:
             self._ended.set()
+
+    async def _begin(self) -> None:
+        self._handle = await self._submit(self._job)
+        if self._dropped:
+            self._handle.cancel()
+        event = await self._handle.started()
+        self._started = event if isinstance(event, Started) else None
+        self._answer()
+        if not self._wanted:
+            self._handle.cancel()
 
     def ask(self, complete: Input, noise: Input) -> None:
         """Tell the listener, once it is known, that the turn is complete or that it is noise."""
