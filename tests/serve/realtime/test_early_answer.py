@@ -99,6 +99,27 @@ def test_a_client_that_asks_itself_finds_the_prompt_in_the_cache(client: Client,
     assert usage["input_token_details"]["cached_tokens"] >= usage["input_tokens"] - 1
 
 
+def test_a_turn_that_is_cleared_in_the_pause_is_cancelled(client: Client, embedded: vita.Vita) -> None:
+    before = embedded.stats()
+    client.append(np.concatenate([with_noise(7), PAUSE]))
+    eventually(lambda: embedded.stats().submitted == before.submitted + 1)
+    client.send("input_audio_buffer.clear")
+    client.until("input_audio_buffer.cleared")
+    client.append(np.concatenate([silence(0.5), with_noise(8), silence(1)]))
+    assert client.until("response.done")["response"]["status"] == "completed"
+    assert embedded.stats().submitted == before.submitted + 2, "the next turn is answered ahead, too"
+
+
+def test_a_client_that_commits_in_the_pause_gets_the_early_answer(client: Client, embedded: vita.Vita) -> None:
+    before = embedded.stats()
+    client.append(np.concatenate([with_noise(9), PAUSE]))
+    eventually(lambda: embedded.stats().submitted == before.submitted + 1)
+    client.send("input_audio_buffer.commit")
+    client.send("response.create")
+    assert client.until("response.done")["response"]["status"] == "completed"
+    assert embedded.stats().submitted == before.submitted + 1
+
+
 def test_a_client_that_leaves_in_the_pause_leaves_nothing(served: Running, embedded: vita.Vita) -> None:
     with connected(served) as one:
         one.update(**TEXT)

@@ -174,9 +174,11 @@ class Connection:
                 self._hear(await self._buffer.append(samples))
             elif event.type == "input_audio_buffer.commit":
                 audio, rate = await self._buffer.commit()
+                self._generators.turn_ended()
                 self.dialogue.commit(audio, rate)
             elif event.type == "input_audio_buffer.clear":
                 await self._buffer.clear()
+                self._generators.turn_dropped()
                 self.dialogue.cleared()
             else:
                 self.dialogue.handle(event)
@@ -187,11 +189,12 @@ class Connection:
         for heard in found:
             event, ms = heard.event, self._buffer.milliseconds
             if isinstance(event, SpeechStarted):
+                self._generators.turn_dropped()  # of before a change of the settings
                 self.dialogue.speech_started(ms(event.start))
             elif isinstance(event, TurnPaused):
                 self._paused(event, heard)
             elif isinstance(event, SpeechResumed):
-                self._generators.turn_resumed()
+                self._generators.turn_dropped()
             elif isinstance(event, SpeechStopped):
                 self._stopped(event, heard)
             elif isinstance(event, IdleTimeout):
@@ -209,7 +212,7 @@ class Connection:
 
     def _stopped(self, event: SpeechStopped, heard: Heard) -> None:
         if event.reason == "noise":
-            self._generators.turn_resumed()
+            self._generators.turn_dropped()
         else:
             self._generators.turn_ended()
         assert heard.audio is not None

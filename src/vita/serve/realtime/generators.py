@@ -113,14 +113,14 @@ class Generators:
         if self._early is not None:
             self._early.ask(complete, noise)
 
-    def turn_resumed(self) -> None:
-        """The speech goes on, or the turn is not answered."""
+    def turn_dropped(self) -> None:
+        """The speech goes on, or the turn that had paused is not answered."""
         if self._early is not None:
             self._early.drop()
             self._early = None
 
     def turn_ended(self) -> None:
-        """The turn has ended where it had paused."""
+        """The turn has ended, where it had paused or later."""
         if self._next is not None:
             self._next.drop()
         if self._early is not None:
