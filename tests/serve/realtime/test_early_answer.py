@@ -25,7 +25,7 @@ from vita.sources import Array
 from vita.speech.turns import Noise, TurnComplete
 from vita.types import Audio, Message, Text
 
-PAUSE = silence(0.2)  # and the end of the question: longer than 256 ms, shorter than the silence that ends a turn
+PAUSE = silence(0.35)  # longer than 256 ms, shorter than the silence that ends a turn
 TEXT = {"output_modalities": ["text"]}
 
 
@@ -50,8 +50,11 @@ def eventually(check: Callable[[], bool]) -> None:
 
 
 def with_noise(seed: int) -> np.ndarray[Any, Any]:
-    """The question, new to every cache."""
-    return question() + np.random.default_rng(seed).integers(-8, 8, len(question())).astype(np.int16)
+    """The question without silence around it, new to every cache."""
+    samples = question()
+    loud = np.flatnonzero(np.abs(samples) > 600)
+    speech = samples[loud[0] : loud[-1] + 1]
+    return speech + np.random.default_rng(seed).integers(-8, 8, len(speech)).astype(np.int16)
 
 
 def test_an_answer_is_generated_while_the_silence_lasts(client: Client, embedded: vita.Vita) -> None:
@@ -76,7 +79,8 @@ def test_speech_that_goes_on_is_answered_whole(client: Client, embedded: vita.Vi
     assert embedded.stats().submitted == before.submitted + 2
     assert client.wire.kinds().count("response.created") == 1
     heard = done["usage"]["input_token_details"]["audio_tokens"]
-    assert heard > 1.7 * 12.5 * len(question()) / 24_000, "both parts"
+    assert heard > 12.5 * (2 * len(with_noise(2)) + len(PAUSE)) / 24_000, "both parts"
+    assert client.wire.kinds().count("input_audio_buffer.speech_started") == 1
 
 
 def test_settings_that_change_in_the_pause_apply(client: Client, embedded: vita.Vita) -> None:
