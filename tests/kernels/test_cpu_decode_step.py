@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from vita.config import DecoderConfig
-from vita.engine.decode import EagerDecode, choose_decode_runner
+from vita.engine.decode import EagerDecode, choose_decode_runner, step_bytes
 from vita.kernels.cpu.compile import ONE_THREAD, OPENMP, compile_program, find_compiler
 from vita.kernels.cpu.float32 import FLOAT32_PROGRAM, Float32Kernels
 from vita.model import native_decode
 from vita.model.decoder import Decoder
 from vita.model.kv_cache import KVCache
 from vita.model.native_decode import NativeDecode, choose_native_decode
+from vita.planning.flops import weight_bytes
 from vita.quant.scheme import STORED, quantize_modules, quantize_weight
 
 pytestmark = pytest.mark.skipif(find_compiler() is None, reason="no C compiler")
@@ -149,6 +150,13 @@ def test_a_small_decoder_in_float32_takes_it() -> None:
     decoder = decoder_of(SHAPES["embedded"], "float32")
     assert isinstance(choose_decode_runner(decoder, quantized_kv_cache=False), NativeDecode)
     assert isinstance(choose_decode_runner(decoder, quantized_kv_cache=True), EagerDecode)
+
+
+def test_the_bytes_of_a_step_are_those_it_reads() -> None:
+    exact, half = (decoder_of(SHAPES["embedded"], weights) for weights in ("float32", "bfloat16"))
+    whole = step_bytes(EagerDecode(exact), exact)
+    assert step_bytes(native(exact), exact) == whole == weight_bytes(exact)
+    assert 0.5 * whole <= step_bytes(native(half), half) < 0.52 * whole
 
 
 def test_what_it_does_not_know_is_left_to_the_decoder(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,13 +25,13 @@ from vita.bench.decode import decode, prefill
 from vita.bench.peaks import best_seconds, measure_peaks, synchronize
 from vita.checkpoint.files import DEFAULT
 from vita.checkpoint.open import Checkpoint
-from vita.engine.decode import DecodeRunner, choose_decode_runner
+from vita.engine.decode import DecodeRunner, choose_decode_runner, step_bytes
 from vita.engine.fusion import fuse
 from vita.engine.loaded import LoadedModel
 from vita.model.kv_cache import KVCache
 from vita.model.vita import VitaModel
 from vita.options import EngineOptions
-from vita.planning.flops import audio_flops, prefill_flops, vision_flops, weight_bytes
+from vita.planning.flops import audio_flops, prefill_flops, vision_flops
 from vita.planning.memory_plan import tile_batch
 from vita.prompt.template import Media, Turn, render
 from vita.prompt.tokenizer import Tokenizer
@@ -228,7 +228,7 @@ def _request(model: LoadedModel, meta: VitaModel, runner: DecodeRunner, tiles: i
     made = decode(runner, logits, cache, tokens)
     synchronize(model.device)
     spent = time.perf_counter() - start
-    read = weight_bytes(decoder) + KVCache.bytes_per_position(config.decoder, model.dtype) * (length + made // 2)
+    read = step_bytes(runner, decoder) + KVCache.bytes_per_position(config.decoder, model.dtype) * (length + made // 2)
     speed = (made - 1) / spent
     out.append(Figure(f"decode, {label}", spent, read * speed / 1e9, "GB/s", what=f"{made} tokens, {speed:.2f}/s"))
     return out

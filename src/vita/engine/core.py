@@ -15,7 +15,7 @@ from vita.checkpoint.load import Progress
 from vita.checkpoint.open import Checkpoint
 from vita.engine.answers import choose_draft, done_of_answer, done_of_request, start_answers, token_logprob
 from vita.engine.core_share import CoreShare
-from vita.engine.decode import MAX_BATCH, choose_decode_runner
+from vita.engine.decode import MAX_BATCH, choose_decode_runner, step_bytes
 from vita.engine.encoder_cache import EncoderCache
 from vita.engine.inbox import Inbox
 from vita.engine.kv_pool import MEMORY_ERRORS, KVPool
@@ -64,8 +64,7 @@ class EngineCore:
         self.options, self.start_job, self._share = options, start_job, share
         self.inbox, self.counters = Inbox(), Counters()
         self.lock = threading.RLock()  # a finalizer may run while its thread holds it
-        self.open = 0
-        self.closed = False
+        self.open, self.closed = 0, False
         self.failure: BaseException | None = None
         self.loaded = threading.Event()
         self._pending: Launched | None = None
@@ -101,6 +100,7 @@ class EngineCore:
         self.model = model = LoadedModel(checkpoint, self.options, report)
         self.processor = Processor(model.config, model.tokenizer)
         decode = choose_decode_runner(model.decoder, quantized_kv_cache=model.quantized_kv_cache)
+        model.weight_bytes = step_bytes(decode, model.decoder)
         threads = torch.get_num_threads() if model.device.type == "cpu" else 1
         self.encoder_cache = EncoderCache()
         self.runner = Runner(

@@ -16,7 +16,8 @@ from torch import Tensor
 from vita.kernels import triton as triton_kernels
 from vita.model.decoder import Decoder
 from vita.model.kv_cache import KVCache, KVCacheBatch
-from vita.model.native_decode import choose_native_decode
+from vita.model.native_decode import NativeDecode, choose_native_decode
+from vita.planning.flops import weight_bytes
 
 log = logging.getLogger("vita")
 MAX_BATCH = triton_kernels.MAX_BATCH  # sequences in one step, on a CPU too
@@ -54,6 +55,11 @@ class EagerDecode:
         """See `DecodeRunner`."""
         rows = self._decoder.embed_tokens(tokens)[:, None]  # [n, 1, H]
         return self._decoder.logits(self._decoder(rows, KVCacheBatch(caches)))[:, 0]  # [n, vocab]
+
+
+def step_bytes(decode: DecodeRunner, decoder: Decoder) -> int:
+    """Bytes of weights that one decode step reads."""
+    return decode.weight_bytes if isinstance(decode, NativeDecode) else weight_bytes(decoder)
 
 
 def choose_decode_runner(decoder: Decoder, *, quantized_kv_cache: bool) -> DecodeRunner:

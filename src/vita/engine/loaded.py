@@ -120,7 +120,7 @@ class LoadedModel:
 
     @cached_property
     def weight_bytes(self) -> int:
-        """Bytes of weights that one decode step reads."""
+        """Bytes of weights that one decode step reads; the engine sets those of its decode runner."""
         return weight_bytes(self.decoder)
 
     def load_encoder(self, kind: MediaKind) -> float:

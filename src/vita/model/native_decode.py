@@ -31,6 +31,11 @@ class NativeDecode:
         self._decoder, self._kernels = decoder, kernels
         self._struct = DecoderStruct(weights)
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of weights that a step reads."""
+        return self._struct.nbytes
+
     def __call__(self, tokens: Tensor, caches: Sequence[KVCache]) -> Tensor:
         """See `engine.decode.DecodeRunner`; the caches are float32.
 

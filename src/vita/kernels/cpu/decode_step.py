@@ -114,6 +114,11 @@ class DecoderStruct:
         self.vocab, self.positions = len(weights.head.weight), 0
         self._rope: tuple[Tensor, Tensor] | None = None
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all weights."""
+        return sum(tensor.nbytes for tensor in self._tensors)
+
     def set_rope(self, cos: Tensor, sin: Tensor) -> None:
         """Set the rotary tables: float32 `[positions, d]`, contiguous."""
         self._rope, self.positions = (cos, sin), len(cos)
