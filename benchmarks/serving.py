@@ -122,11 +122,18 @@ async def until(socket: ClientConnection, wanted: str) -> None:
         pass
 
 
+async def spoken_row(name: str, sessions: int, rounds: int, one: Callable[[int], Coroutine[Any, Any, float]]) -> Row:
+    """Seconds of spoken questions, so many sessions at the same time; 0 is a question without an answer."""
+    found = [seconds for _ in range(max(2, rounds // sessions)) for seconds in await together(sessions, one)]
+    times = [seconds for seconds in found if seconds]
+    return milliseconds(name, times, sessions=sessions, unanswered=len(found) - len(times))
+
+
 async def measure_sound(flags: argparse.Namespace) -> list[Row]:
     rows = []
     for voice in flags.voices:
         async with serving(voice=voice) as server:
-            seeds, silent = iter(range(10_000)), 0
+            seeds = iter(range(10_000))
 
             async def one(n: int, server: Server = server, seeds: Any = seeds) -> float:
                 async with server.socket() as socket:
@@ -134,12 +141,7 @@ async def measure_sound(flags: argparse.Namespace) -> list[Row]:
 
             await together(1, one)
             for sessions in flags.sessions:
-                times: list[float] = []
-                for _ in range(max(2, flags.rounds // sessions)):
-                    found = await together(sessions, one)
-                    times += [seconds for seconds in found if seconds]
-                    silent += found.count(0.0)
-                rows.append(milliseconds(f"first sound, {voice}", times, sessions=sessions, unanswered=silent))
+                rows.append(await spoken_row(f"first sound, {voice}", sessions, flags.rounds, one))
     return rows
 
 
@@ -153,10 +155,7 @@ async def measure_turn(flags: argparse.Namespace) -> list[Row]:
 
         await together(1, one)
         for sessions in flags.sessions:
-            times: list[float] = []
-            for _ in range(max(2, flags.rounds // sessions)):
-                times += await together(sessions, one)
-            rows.append(milliseconds("end of speech to first text", times, sessions=sessions))
+            rows.append(await spoken_row("end of speech to first text", sessions, flags.rounds, one))
     return rows
 
 

@@ -124,7 +124,9 @@ def test_clips_that_are_encoded_together_are_those_alone(model: vita.Vita, monke
     batches: list[int] = []
     encode = model.engine.core.runner._encode_audio
     monkeypatch.setattr(
-        model.engine.core.runner, "_encode_audio", lambda spans: batches.append(len(spans)) or encode(spans)
+        model.engine.core.runner,
+        "_encode_audio",
+        lambda spans, packs: batches.append(len(spans)) or encode(spans, packs),
     )
     with held(model, len(clips)):
         handles = [model.submit(vita.user(audio=clip), params) for clip in clips]

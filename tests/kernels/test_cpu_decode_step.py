@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
-import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from tests.kernels.float32_builds import OTHER_FLAGS, float32_build
 from torch import Tensor, nn
 
 from vita.config import DecoderConfig
 from vita.engine.decode import EagerDecode, choose_decode_runner, step_bytes
-from vita.kernels.cpu.compile import ONE_THREAD, OPENMP, compile_program, find_compiler
-from vita.kernels.cpu.float32 import FLOAT32_PROGRAM, Float32Kernels
+from vita.kernels.cpu.compile import find_compiler
 from vita.model import native_decode
 from vita.model.decoder import Decoder
 from vita.model.kv_cache import KVCache
@@ -181,20 +179,9 @@ def test_what_it_does_not_know_is_left_to_the_decoder(monkeypatch: pytest.Monkey
     assert chosen(decoder_of(config, "float32")) is None
 
 
-@pytest.mark.parametrize(
-    "flags",
-    [("-march=x86-64-v3",), ("-march=x86-64",), ("-fsanitize=undefined", "-fno-sanitize-recover"), (ONE_THREAD,)],
-)
+@pytest.mark.parametrize("flags", OTHER_FLAGS)
 def test_other_processors_have_it_too(tmp_path: Path, flags: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    compiler = find_compiler()
-    assert compiler is not None
-    if subprocess.run([compiler, *flags, "-E", "-x", "c", "/dev/null"], capture_output=True).returncode:
-        pytest.skip(f"the compiler has no {flags[0]}")
-    threads = () if ONE_THREAD in flags else (OPENMP,)
-    program = replace(FLOAT32_PROGRAM, flags=("-O2", *flags, *threads, "-fPIC", "-shared", "-Wall", "-Werror"))
-    library = tmp_path / "kernels.so"
-    library.write_bytes(compile_program(compiler, program))
-    kernels = Float32Kernels(ctypes.CDLL(str(library)))
+    kernels = float32_build(tmp_path, flags)
     monkeypatch.setattr(native_decode, "load_float32_kernels", lambda: kernels)
     for weights in ("float32", "bfloat16", "int8"):
         test_steps_are_those_of_the_decoder("odd", weights)

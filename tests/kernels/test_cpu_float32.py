@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import math
-import subprocess
 import weakref
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from tests.kernels.float32_builds import OTHER_FLAGS, float32_build
 from torch import Tensor
 
 from vita.config import DecoderConfig
 from vita.kernels.cpu.block_table import BlockTable
-from vita.kernels.cpu.compile import ONE_THREAD, OPENMP, compile_program, find_compiler
-from vita.kernels.cpu.float32 import FLOAT32_PROGRAM, Float32Kernels, float32_kernels, load_float32_kernels
+from vita.kernels.cpu.compile import find_compiler
+from vita.kernels.cpu.float32 import Float32Kernels, float32_kernels, load_float32_kernels
 from vita.layers.attention import attend
 from vita.layers.rope import apply_rope, rope_tables
 from vita.model.kv_cache import KVCache, KVCacheBatch
@@ -180,17 +178,6 @@ def test_a_batch_of_caches_attends_with_it(monkeypatch: pytest.MonkeyPatch) -> N
     torch.testing.assert_close(native, step(), atol=2e-6, rtol=2e-6)
 
 
-@pytest.mark.parametrize(
-    "flags",
-    [("-march=x86-64-v3",), ("-march=x86-64",), ("-fsanitize=undefined", "-fno-sanitize-recover"), (ONE_THREAD,)],
-)
+@pytest.mark.parametrize("flags", OTHER_FLAGS)
 def test_other_processors_have_it_too(tmp_path: Path, flags: tuple[str, ...]) -> None:
-    compiler = find_compiler()
-    assert compiler is not None
-    if subprocess.run([compiler, *flags, "-E", "-x", "c", "/dev/null"], capture_output=True).returncode:
-        pytest.skip(f"the compiler has no {flags[0]}")
-    threads = () if ONE_THREAD in flags else (OPENMP,)
-    program = replace(FLOAT32_PROGRAM, flags=("-O2", *flags, *threads, "-fPIC", "-shared", "-Wall", "-Werror"))
-    library = tmp_path / "kernels.so"
-    library.write_bytes(compile_program(compiler, program))
-    test_a_step_is_pytorchs(Float32Kernels(ctypes.CDLL(str(library))), 6, 3, 32)
+    test_a_step_is_pytorchs(float32_build(tmp_path, flags), 6, 3, 32)

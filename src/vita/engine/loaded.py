@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from functools import cached_property
 
 import torch
 
@@ -20,7 +19,6 @@ from vita.model.projectors import AudioAdapter, Projector
 from vita.model.vision import VisionEncoder
 from vita.model.vita import PartName, VitaModel
 from vita.options import EngineOptions
-from vita.planning.flops import weight_bytes
 from vita.planning.memory_plan import Placement, plan_memory
 from vita.planning.residency import WeightResidency, is_mapped
 from vita.prompt.tokenizer import IM_START, Tokenizer
@@ -48,6 +46,7 @@ class LoadedModel:
         memory_plan: what was chosen to be loaded, and the KV budget.
         residency: releases pages of mapped weights.
         stop_ids: token ids that end an answer.
+        weight_bytes: that one decode step reads; set by the engine, which chooses how steps are computed.
 
     Raises:
         CheckpointError: the tensors do not match the configuration.
@@ -92,6 +91,7 @@ class LoadedModel:
         self._progress = progress
         self._loaded: set[PartName] = set()
         self._loading = threading.Lock()
+        self.weight_bytes = 0
 
     @property
     def decoder(self) -> Decoder:
@@ -117,11 +117,6 @@ class LoadedModel:
     def loaded(self) -> frozenset[PartName]:
         """Parts that have their weights."""
         return frozenset(self._loaded)
-
-    @cached_property
-    def weight_bytes(self) -> int:
-        """Bytes of weights that one decode step reads; the engine sets those of its decode runner."""
-        return weight_bytes(self.decoder)
 
     def load_encoder(self, kind: MediaKind) -> float:
         """Load an encoder and its projector, if they are not; returns the seconds that took."""

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -43,6 +44,7 @@ from vita.types import MediaSpan
 log = logging.getLogger("vita")
 
 
+Pack: TypeAlias = list[tuple[int, NDArray[np.float32]]]  # windows of audio, with the index of the span of each
 UNDISTURBED_SECONDS = 0.005  # of layers in one step while nobody decodes; deadlines are looked at between steps
 
 
@@ -240,9 +242,9 @@ class Runner:
         self.encoded.misses += len(unit.spans)
         if unit.kind == "image":
             return self._layered("vision", len(unit.spans), self._encode_images(unit.spans), len(unit.spans))
-        lengths = [len(window) for span in unit.spans for window in span.data]
-        size = sum(lengths) if len(unit.spans) > 1 else max(lengths)
-        return self._layered("audio", len(unit.spans), self._encode_audio(unit.spans), size)
+        packs = _packs(unit.spans)
+        size = max(sum(len(window) for _, window in pack) for pack in packs)
+        return self._layered("audio", len(unit.spans), self._encode_audio(unit.spans, packs), size)
 
     def _encode_images(self, spans: Sequence[MediaSpan]) -> Iterator[object]:
         model = self.model
@@ -259,19 +261,15 @@ class Runner:
             for span, tile in zip(spans, rows, strict=True):
                 self._results[span.digest] = tile.clone()  # of its own: another tile's memory is not held by it
 
-    def _encode_audio(self, spans: Sequence[MediaSpan]) -> Iterator[object]:
-        """Several clips are encoded together, the windows of a single one, which may be long, one by one."""
-        windows = [(index, window) for index, span in enumerate(spans) for window in span.data]
+    def _encode_audio(self, spans: Sequence[MediaSpan], packs: Sequence[Pack]) -> Iterator[object]:
         with self.model.residency.encoding("audio", "adapter"):
             rows: list[list[Tensor]] = [[] for _ in spans]
-            for pack in [windows] if len(spans) > 1 else [[window] for window in windows]:
+            for pack in packs:
                 yield from self._encode_windows(pack, rows)
             self._results = {span.digest: torch.cat(pieces) for span, pieces in zip(spans, rows, strict=True)}
 
-    def _encode_windows(
-        self, pack: Sequence[tuple[int, NDArray[np.float32]]], rows: list[list[Tensor]]
-    ) -> Iterator[object]:
-        """Append the rows of each window to those of its span, which is named by index."""
+    def _encode_windows(self, pack: Pack, rows: list[list[Tensor]]) -> Iterator[object]:
+        """Append the rows of each window to those of its span."""
         model = self.model
         counts, clips = list[int](), list[Tensor]()
         for _, window in pack:
@@ -351,6 +349,12 @@ class Runner:
         if rows is not None:
             request.features[span.digest] = rows
         return rows is not None
+
+
+def _packs(spans: Sequence[MediaSpan]) -> list[Pack]:
+    """Several clips are encoded together, the windows of a single one, which may be long, one by one."""
+    windows = [(index, window) for index, span in enumerate(spans) for window in span.data]
+    return [windows] if len(spans) > 1 else [[window] for window in windows]
 
 
 def _sampled_rows(request: Request) -> int:

@@ -112,6 +112,16 @@ def _quantize(x: Tensor) -> tuple[Tensor, Tensor]:
     return (x / scale).round().clamp(-QMAX, QMAX).to(torch.int8), scale
 
 
+def block_table(caches: Sequence[KVCache]) -> BlockTable:
+    """The caches as the kernels of a decode step read them.
+
+    Raises:
+        ValueError: one is full.
+    """
+    fields = ((cache.keys, cache.values, cache.scales, cache.length) for cache in caches)
+    return BlockTable(*zip(*fields, strict=True))
+
+
 class KVCacheBatch:
     """The caches of several requests, each of its own length, for one decode step.
 
@@ -139,8 +149,7 @@ class KVCacheBatch:
     def _table(self, layer: int) -> BlockTable:
         """The block table of this step, built at layer 0."""
         if self._block_table is None or layer == 0:
-            fields = ((cache.keys, cache.values, cache.scales, cache.length) for cache in self.caches)
-            self._block_table = BlockTable(*zip(*fields, strict=True))
+            self._block_table = block_table(self.caches)
         return self._block_table
 
     def positions(self, n: int, device: torch.device) -> Tensor:

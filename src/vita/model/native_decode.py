@@ -11,13 +11,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from vita.kernels.cpu.block_table import BlockTable
 from vita.kernels.cpu.decode_step import FORMATS, DecoderStruct, DecoderWeights, LayerWeights, LinearWeights
 from vita.kernels.cpu.float32 import Float32Kernels, load_float32_kernels
 from vita.layers.linear import Linear
 from vita.layers.rope import rope_tables
 from vita.model.decoder import Decoder, DecoderBlock
-from vita.model.kv_cache import KVCache
+from vita.model.kv_cache import KVCache, block_table
 from vita.quant.int8 import Int8Linear
 
 MAX_BYTES = 256 << 20  # of weights; helper threads and memory limits are for larger decoders
@@ -42,8 +41,7 @@ class NativeDecode:
         Raises:
             ValueError: a cache is full.
         """
-        fields = ((cache.keys, cache.values, cache.scales, cache.length) for cache in caches)
-        table = BlockTable(*zip(*fields, strict=True))
+        table = block_table(caches)
         longest = max(cache.length for cache in caches) + 1
         if longest > self._struct.positions:
             self._grow_rope(longest)
@@ -93,7 +91,7 @@ def _layer_weights(layer: DecoderBlock) -> LayerWeights | None:
 
 def _linear_weights(linear: nn.Module) -> LinearWeights | None:
     """The weights of a layer; None where the kernel does not know its type."""
-    if not isinstance(linear, (Linear, Int8Linear)) or type(linear) not in (Linear, Int8Linear):
+    if type(linear) is not Linear and type(linear) is not Int8Linear:  # a subclass may compute something else
         return None
     bias = None if linear.bias is None else linear.bias.detach()
     scale = linear.scale if isinstance(linear, Int8Linear) else None

@@ -57,6 +57,14 @@ def with_noise(seed: int) -> np.ndarray[Any, Any]:
     return speech + np.random.default_rng(seed).integers(-8, 8, len(speech)).astype(np.int16)
 
 
+def pause(client: Client, model: vita.Vita, seed: int) -> vita.Stats:
+    """Speak and pause until the early answer is submitted; the counts from before."""
+    before = model.stats()
+    client.append(np.concatenate([with_noise(seed), PAUSE]))
+    eventually(lambda: model.stats().submitted == before.submitted + 1)
+    return before
+
+
 def test_an_answer_is_generated_while_the_silence_lasts(client: Client, embedded: vita.Vita) -> None:
     before = embedded.stats()
     client.append(np.concatenate([with_noise(1), PAUSE]))
@@ -71,9 +79,7 @@ def test_an_answer_is_generated_while_the_silence_lasts(client: Client, embedded
 
 
 def test_speech_that_goes_on_is_answered_whole(client: Client, embedded: vita.Vita) -> None:
-    before = embedded.stats()
-    client.append(np.concatenate([with_noise(2), PAUSE]))
-    eventually(lambda: embedded.stats().submitted == before.submitted + 1)
+    before = pause(client, embedded, 2)
     client.append(np.concatenate([with_noise(3), silence(1)]))
     done = client.until("response.done")["response"]
     assert embedded.stats().submitted == before.submitted + 2
@@ -84,9 +90,7 @@ def test_speech_that_goes_on_is_answered_whole(client: Client, embedded: vita.Vi
 
 
 def test_settings_that_change_in_the_pause_apply(client: Client, embedded: vita.Vita) -> None:
-    before = embedded.stats()
-    client.append(np.concatenate([with_noise(4), PAUSE]))
-    eventually(lambda: embedded.stats().submitted == before.submitted + 1)
+    before = pause(client, embedded, 4)
     client.update(max_output_tokens=2)
     client.append(silence(0.5))
     assert client.until("response.done")["response"]["status"] == "incomplete"
@@ -104,9 +108,7 @@ def test_a_client_that_asks_itself_finds_the_prompt_in_the_cache(client: Client,
 
 
 def test_a_turn_that_is_cleared_in_the_pause_is_cancelled(client: Client, embedded: vita.Vita) -> None:
-    before = embedded.stats()
-    client.append(np.concatenate([with_noise(7), PAUSE]))
-    eventually(lambda: embedded.stats().submitted == before.submitted + 1)
+    before = pause(client, embedded, 7)
     client.send("input_audio_buffer.clear")
     client.until("input_audio_buffer.cleared")
     client.append(np.concatenate([silence(0.5), with_noise(8), silence(1)]))
@@ -115,9 +117,7 @@ def test_a_turn_that_is_cleared_in_the_pause_is_cancelled(client: Client, embedd
 
 
 def test_a_client_that_commits_in_the_pause_gets_the_early_answer(client: Client, embedded: vita.Vita) -> None:
-    before = embedded.stats()
-    client.append(np.concatenate([with_noise(9), PAUSE]))
-    eventually(lambda: embedded.stats().submitted == before.submitted + 1)
+    before = pause(client, embedded, 9)
     client.send("input_audio_buffer.commit")
     client.send("response.create")
     assert client.until("response.done")["response"]["status"] == "completed"

@@ -6,6 +6,7 @@
  * result of a row does not depend on the number of threads or on the other rows.
  */
 #include "float32.h"
+#include "floats.h"
 #include "vectors_f32.h"
 
 #define CHANNELS 4           /* output channels of a tile, whose weights are read side by side */
@@ -41,13 +42,6 @@ typedef struct {
     int64_t count, hidden, inner, heads, kv_heads, d;
     double eps;
 } Decoder;
-
-static inline float bf16_to_f32(uint16_t value) {
-    const uint32_t bits = (uint32_t)value << 16;
-    float out;
-    memcpy(&out, &bits, 4);
-    return out;
-}
 
 static inline int value_bytes(int64_t format) { return format == FLOAT32 ? 4 : format == BFLOAT16 ? 2 : 1; }
 
@@ -146,13 +140,9 @@ static void silu_mul(float *gate, const float *up, int64_t n) {
     for (int64_t k = 0; k < n; k++) gate[k] = gate[k] / (1.0f + exp2_f32(gate[k] * -1.44269504f)) * up[k];
 }
 
-static int64_t at_least_64(int64_t floats) { return (floats + 15) / 16 * 16; }
-
 /* Floats of the buffers of a step, without those of attention. */
 static int64_t buffer_floats(const Decoder *decoder, int64_t rows) {
-    const int64_t heads = decoder->heads + decoder->kv_heads, wide = decoder->heads * decoder->d;
-    const int64_t attention = (heads + decoder->kv_heads) * decoder->d + wide;
-    return at_least_64(rows * (2 * decoder->hidden + attention + 2 * decoder->inner)) + 8 * 16;
+    return 2 * rows * (decoder->hidden + decoder->inner + (decoder->heads + decoder->kv_heads) * decoder->d);
 }
 
 /* Workspace of vita_decode_step_f32 in bytes. */

@@ -24,7 +24,7 @@ log = logging.getLogger("vita")
 _HERE = Path(__file__).parent
 FLOAT32_PROGRAM = Program(
     tuple(_HERE / f"{name}.c" for name in ("decode_attention_f32", "decode_step_f32", "elementwise_f32")),
-    (_HERE / "float32.h", _HERE / "splits.h", _HERE / "vectors_f32.h"),
+    tuple(_HERE / f"{name}.h" for name in ("float32", "floats", "splits", "vectors_f32")),
 )
 
 

@@ -236,8 +236,7 @@ class Dialogue:
         """
         item_id = self._turn_id or new_id("item")
         self._port.send(make_event("input_audio_buffer.speech_stopped", audio_end_ms=end_ms, item_id=item_id))
-        detection = self.session.turn_detection
-        answer = not noise and self.session.kind == "realtime" and (detection is None or detection.create_response)
+        answer = not noise and self.session.kind == "realtime" and self.session.answers_turns
         self._commit(spoken_item(item_id, audio, rate), waits=answer, noise=noise)
         self._step(Input.TURN_ENDED if answer else Input.TURN_DROPPED)
 

@@ -103,7 +103,7 @@ class Generators:
             return
         session, conversation = self.dialogue.session, self.dialogue.conversation
         messages = conversation.messages(session.instructions, [*conversation, spoken_item("pause", audio, rate)])
-        wanted = session.turn_detection is None or session.turn_detection.create_response
+        wanted = session.answers_turns
         submit = self._submit if wanted else self._submit_probe
         self._early = EarlyAnswer(Job(0, messages, session), submit, self._tell, wanted=wanted)
         self._run(self._early.run)

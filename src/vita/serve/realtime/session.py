@@ -114,6 +114,11 @@ class Session:
         """Samples per second of the input."""
         return rate_of(self.input_format)
 
+    @property
+    def answers_turns(self) -> bool:
+        """Whether a turn is answered when it ends, without being asked to."""
+        return self.turn_detection is None or self.turn_detection.create_response
+
     def merge(self, update: Object) -> Session:
         """The session after an update, in any dialect.
 
