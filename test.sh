@@ -30,7 +30,7 @@ export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 # Bytecode is kept: hundreds of tests start a process that would compile the package, and each of the two processes would
 # compile all tests.
 unset PYTHONDONTWRITEBYTECODE
-check tests "$PYTHON" -m pytest -n 2 --dist loadfile "$@"
+check tests "$PYTHON" -m pytest -n 2 --dist loadfile --max-worker-restart 0 "$@"
 if [ -n "$failed" ]; then
     echo "failed:$failed" >&2
     exit 1

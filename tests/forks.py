@@ -73,6 +73,7 @@ class Forked:
         self.args, self._report = args, report
         self.stdin, self.stdout, self.stderr = pipes
         self.returncode: int | None = None
+        self._used: dict[IO[Any], threading.Thread] = {}
         self.pid = self._number()
 
     def _number(self) -> int:
@@ -110,13 +111,16 @@ class Forked:
     def communicate(self, input: Any = None, timeout: float | None = None) -> tuple[Any, Any]:
         end = None if timeout is None else time.monotonic() + timeout
         read: dict[IO[Any], Any] = {}
-        work = [threading.Thread(target=self._write, args=(input,), daemon=True)] if self.stdin is not None else []
+        started: dict[IO[Any], threading.Thread] = {}
+        if self.stdin is not None:
+            started[self.stdin] = threading.Thread(target=self._write, args=(input,), daemon=True)
         for stream in (self.stdout, self.stderr):
             if stream is not None and not stream.closed:
-                work.append(threading.Thread(target=self._read, args=(stream, read), daemon=True))
-        for thread in work:
+                started[stream] = threading.Thread(target=self._read, args=(stream, read), daemon=True)
+        self._used |= started
+        for thread in started.values():
             thread.start()
-        for thread in work:
+        for thread in started.values():
             thread.join(None if end is None else max(0.0, end - time.monotonic()))
             if thread.is_alive():
                 raise subprocess.TimeoutExpired(self.args, timeout or 0)
@@ -140,7 +144,9 @@ class Forked:
 
     def __exit__(self, *_: object) -> None:
         for stream in (self.stdin, self.stdout, self.stderr):
-            if stream is not None:
+            # What a thread reads or writes cannot be closed before it is done, and a process that the program left may
+            # hold the other end. The thread closes it.
+            if stream is not None and not (stream in self._used and self._used[stream].is_alive()):
                 stream.close()
         self.wait()
 

@@ -79,6 +79,20 @@ def test_signals_sessions_and_time_limits(forks: Forks) -> None:
     assert time.monotonic() - began < 30
 
 
+def test_a_process_that_the_program_left_does_not_hold_the_time_limit_up(forks: Forks) -> None:
+    code = """
+import os, time
+print(os.fork(), flush=True) or time.sleep(60)
+"""
+    with forks.popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        left = int(process.stdout.readline())
+        process.kill()
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.communicate(timeout=0.2)
+    os.kill(left, signal.SIGKILL)
+
+
 def test_what_is_read_only_once_needs_a_process(forks: Forks) -> None:
     with pytest.raises(ValueError, match="OMP_NUM_THREADS is read only once"):
         forks.run([sys.executable, "-c", "pass"], env=os.environ | {"OMP_NUM_THREADS": "17"})

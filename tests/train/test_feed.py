@@ -85,17 +85,22 @@ def test_a_worker_that_fails_ends_the_run(build: Build, said: str, capfd: pytest
     assert "Error" in capfd.readouterr().err
 
 
-def test_workers_of_a_killed_trainer_end(forks: Forks) -> None:
+@pytest.mark.parametrize("late", [0.0, 0.5], ids=["running", "not yet running"])
+def test_workers_of_a_killed_trainer_end(forks: Forks, late: float) -> None:
     code = """
-import os, sys, numpy as np
+import os, sys, time, numpy as np
 from vita.train.feed import Order, SharedFeed
-feed = SharedFeed(lambda: lambda number, phase: {"a": np.zeros(1)}, 4096, Order(), 2)
+class Feed(SharedFeed):
+    def _work(self, worker, trainer):
+        time.sleep(float(sys.argv[1]) * worker)  # the second process gets no core before the trainer is killed
+        super()._work(worker, trainer)
+feed = Feed(lambda: lambda number, phase: {"a": np.zeros(1)}, 4096, Order(), 2)
 feed.start(0, [])
 next(feed.batches(0))
 print(*(p.pid for p in feed._processes), flush=True)
 os.kill(os.getpid(), 9)
 """
-    done = forks.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = forks.run([sys.executable, "-c", code, str(late)], capture_output=True, text=True, timeout=60)
     workers = [int(pid) for pid in done.stdout.split()]
     assert done.returncode == -9 and len(workers) == 2
     for _ in range(200):

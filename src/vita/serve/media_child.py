@@ -30,7 +30,8 @@ def main() -> None:
     """Serve jobs until the server closes the socket."""
     for number in (signal.SIGINT, signal.SIGTERM):  # they reach the whole group, and requests in progress go on
         signal.signal(number, signal.SIG_IGN)
-    connection = socket.socket(fileno=int(sys.argv[1]))
+    descriptor, server = map(int, sys.argv[1:])
+    connection = socket.socket(fileno=descriptor)
     first = _receive(connection)
     if first is None:
         return
@@ -38,7 +39,7 @@ def main() -> None:
     _warm_up()
     resource.setrlimit(resource.RLIMIT_AS, (limits.media_bytes, limits.media_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_end_with, args=(server,), daemon=True).start()
     reader = TurnReader(config)
     while (job := _receive(connection)) is not None:
         message, options, seconds = pickle.loads(job)
@@ -110,9 +111,9 @@ def _limit_cpu(seconds: float) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (soft if hard < 0 else min(soft, hard), hard))
 
 
-def _end_with(parent: int) -> None:
+def _end_with(server: int) -> None:
     """End when the server has ended, also in the middle of a job."""
-    while os.getppid() == parent:
+    while os.getppid() == server:
         time.sleep(PARENT_SECONDS)
     os._exit(0)
 

@@ -200,7 +200,8 @@ class _Child:
         self._socket, theirs = socket.socketpair()
         environment = {k: v for k, v in os.environ.items() if k != KEY_VARIABLE}
         environment |= dict.fromkeys(THREADS, "1") | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-        command = [sys.executable, "-c", "from vita.serve.media_child import main; main()", str(theirs.fileno())]
+        program = "from vita.serve.media_child import main; main()"
+        command = [sys.executable, "-c", program, str(theirs.fileno()), str(os.getpid())]
         with theirs:
             self._process = subprocess.Popen(
                 command, env=environment, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL,

@@ -104,10 +104,11 @@ class SharedFeed:
         """Begin to draw for place `index`, with the phases' first batches as `enter_phase` returned them."""
         first = self.order.block_start(index)
         self._next.value = self._released.value = first
+        trainer = os.getpid()
         for phase, number in enumerate(starts, start=1):
             self._starts[phase] = number
         for worker in range(self.workers):
-            process = self._context.Process(target=self._work, args=(worker,), daemon=True)
+            process = self._context.Process(target=self._work, args=(worker, trainer), daemon=True)
             process.start()
             self._processes.append(process)
 
@@ -156,12 +157,11 @@ class SharedFeed:
             if process.exitcode is not None:
                 raise WorkerDied(f"a process that draws batches ended with code {process.exitcode}")
 
-    def _work(self, worker: int) -> None:
-        parent = os.getppid()
+    def _work(self, worker: int, trainer: int) -> None:
         torch.set_num_threads(1)
         try:
             build = self.make()
-            while os.getppid() == parent:  # not after a trainer that was killed
+            while os.getppid() == trainer:  # not after a trainer that was killed, also before this process ran
                 number = self._claim()
                 if number is None:
                     time.sleep(POLL)
