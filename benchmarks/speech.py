@@ -30,6 +30,7 @@ import torch
 from vita.config import DecoderConfig
 from vita.engine.decode import DecodeRunner
 from vita.kernels.cpu.bindings import prepare_kernels
+from vita.layers.linear import choose_route, set_route
 from vita.quant.scheme import STORED, quantize_modules, quantize_weight
 from vita.speech.checkpoint import SpeechModel
 from vita.speech.codec import Codec, CodecStream, finish
@@ -70,6 +71,7 @@ def random_model(device: torch.device, dtype: torch.dtype, quantize: bool) -> Sp
     codec_dtype = torch.float32 if device.type == "cpu" else dtype
     weights = {n: (torch.randn(w.shape, generator=draw) * 0.02).to(codec_dtype) for n, w in codec.state_dict().items()}
     codec.load_state_dict({name: value.to(device) for name, value in weights.items()}, assign=True)
+    set_route(decoder, choose_route(device, dtype)[0])
     return SpeechModel(decoder.eval().requires_grad_(False), codec.eval().requires_grad_(False))
 
 
@@ -102,19 +104,20 @@ def measure_speech(
     first, whole = Timer(model.codec.device), Timer(model.codec.device)
     tokens = int(args.seconds * 40)
     rows = torch.randn(args.text_tokens, TEXT_SIZE).to(model.codec.device)
+    runner = SpeechRunner(model, threads=torch.get_num_threads(), decode=decode)
     for repeat in range(args.repeats + 1):
-        runner = SpeechRunner(model, threads=torch.get_num_threads(), decode=decode)
         texts = [
             runner.begin(SpeechSession(SpeechSampling(seed=repeat, max_tokens=tokens)), lambda: rows)
             for _ in range(sessions)
         ]
+        spoken, heard = runner.stats().texts, len(runner.stats().first_audio)
 
-        def until_first(runner: SpeechRunner = runner) -> None:
-            while len(runner.stats().first_audio) < 1:
+        def until_first(heard: int = heard) -> None:
+            while len(runner.stats().first_audio) == heard:
                 runner.run_some(0)
 
-        def until_end(runner: SpeechRunner = runner, texts: list = texts) -> None:  # type: ignore[type-arg]
-            while runner.stats().texts < sessions:
+        def until_end(spoken: int = spoken, texts: list = texts) -> None:  # type: ignore[type-arg]
+            while runner.stats().texts < spoken + sessions:
                 runner.run_some(0)
                 for text in texts:
                     while text.audio.waiting:

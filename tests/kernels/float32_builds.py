@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vita.kernels.cpu.compile import ONE_THREAD, OPENMP, compile_program, find_compiler
+from vita.kernels.cpu.compile import ONE_THREAD, OPENMP, Program, compile_program, find_compiler
 from vita.kernels.cpu.float32 import FLOAT32_PROGRAM, Float32Kernels
 
 OTHER_FLAGS = [
@@ -21,13 +21,18 @@ OTHER_FLAGS = [
 
 
 def float32_build(folder: Path, flags: tuple[str, ...]) -> Float32Kernels:
-    """The kernels, compiled into a folder; skips the test if the compiler does not know the flags."""
+    """The float32 kernels, as by `build`."""
+    return Float32Kernels(build(FLOAT32_PROGRAM, folder, flags))
+
+
+def build(program: Program, folder: Path, flags: tuple[str, ...]) -> ctypes.CDLL:
+    """A program, compiled into a folder; skips the test if the compiler does not know the flags."""
     compiler = find_compiler()
     assert compiler is not None
     if subprocess.run([compiler, *flags, "-E", "-x", "c", "/dev/null"], capture_output=True).returncode:
         pytest.skip(f"the compiler has no {flags[0]}")
     threads = () if ONE_THREAD in flags else (OPENMP,)
-    program = replace(FLOAT32_PROGRAM, flags=("-O2", *flags, *threads, "-fPIC", "-shared", "-Wall", "-Werror"))
+    program = replace(program, flags=("-O2", *flags, *threads, "-fPIC", "-shared", "-Wall", "-Werror"))
     library = folder / "kernels.so"
     library.write_bytes(compile_program(compiler, program))
-    return Float32Kernels(ctypes.CDLL(str(library)))
+    return ctypes.CDLL(str(library))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from vita.checkpoint.files import is_file
 from vita.checkpoint.names import SPEECH_IGNORED, checkpoint_name
 from vita.errors import CheckpointError
+from vita.kernels.cpu.conv import load_conv_kernel
 from vita.layers.linear import choose_route, set_route
 from vita.quant.scheme import STORED, quantize_modules, quantize_weight
 from vita.speech.codec import Codec, Conv, Upsample
@@ -80,6 +81,8 @@ def load_speech(
             fix="download the folder again",
         )  # fmt: skip
     set_route(decoder, choose_route(device, dtype)[0])
+    if device.type == "cpu":
+        load_conv_kernel()  # compiles it on a new machine, so that the first audio does not wait for it
     return SpeechModel(decoder.eval().requires_grad_(False), codec.eval().requires_grad_(False))
 
 

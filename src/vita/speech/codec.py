@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vita.kernels.cpu.conv import conv_kernel
 from vita.speech.config import CODE_SIZE, GLOBAL_SIZE, SAMPLES_PER_TOKEN, CodecConfig
 
 SLOPE = 0.1  # of every leaky ReLU
@@ -27,7 +28,7 @@ class Conv(nn.Module):
     """A dilated convolution along the rows, without padding, as matrix multiplications.
 
     On a CPU one for each tap: as fast as PyTorch's convolution for many rows and faster for few, and no new shape costs
-    time, as it does where kernels are generated for a shape.
+    time, as it does where kernels are generated for a shape. Streams have a kernel of their own there.
 
     Attributes:
         weight: `[kernel, in, out]`.
@@ -252,22 +253,30 @@ class _ConvStream:
 
     def __init__(self, conv: nn.Module, *, activate: bool = True) -> None:
         assert isinstance(conv, Conv)
-        self._conv, self._activate, self._padding = conv, activate, conv.span // 2
-        self._tail = conv.weight.new_zeros(self._padding, conv.weight.shape[1])  # [rows, in]
+        self._conv, self._slope, self._padding = conv, SLOPE if activate else 1.0, conv.span // 2
+        self._tail = conv.weight.new_zeros(conv.span, conv.weight.shape[1])  # [span, in], `_kept` rows in use
+        self._kept = self._padding
 
     def push(self, x: Tensor, last: bool) -> Tensor:
         """`[n, in]` to as many rows `[m, out]` as are complete, in the dtype of the weight."""
-        weight, span, kept = self._conv.weight, self._conv.span, len(self._tail)
-        n = kept + len(x)
-        rows = weight.new_empty(n + (self._padding if last else 0), weight.shape[1])
-        rows[:kept] = self._tail
-        new = rows[kept:n]
+        conv, kept, zeros = self._conv, self._kept, self._padding if last else 0
+        total = kept + len(x) + zeros
+        self._kept = min(total, len(self._tail))
+        kernel = conv_kernel(x, conv.weight)
+        if kernel is not None and kernel.supports(x, conv.weight):
+            return kernel.push(
+                x, conv.weight, conv.bias, self._tail, kept=kept, zeros=zeros, dilation=conv.dilation,
+                slope=self._slope,
+            )  # fmt: skip
+        rows = conv.weight.new_empty(total, conv.weight.shape[1])
+        rows[:kept] = self._tail[:kept]
+        new = rows[kept : total - zeros]
         new.copy_(x)
-        if self._activate:
-            functional.leaky_relu_(new, SLOPE)
-        rows[n:] = 0
-        self._tail = rows[max(0, n - span) if span else n :].clone()
-        return self._conv(rows) if len(rows) > span else weight.new_zeros(0, weight.shape[2])
+        if self._slope != 1:
+            functional.leaky_relu_(new, self._slope)
+        rows[total - zeros :] = 0
+        self._tail[: self._kept] = rows[total - self._kept :]
+        return conv(rows) if total > conv.span else conv.weight.new_zeros(0, conv.weight.shape[2])
 
 
 class _UpsampleStream:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import ctypes
 import logging
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +23,7 @@ from vita.kernels.cpu.decode_step import DecoderStruct
 from vita.kernels.cpu.signatures import FLOAT32_SIGNATURES, InterfaceError, bind
 
 log = logging.getLogger("vita")
+T = TypeVar("T")
 _HERE = Path(__file__).parent
 FLOAT32_PROGRAM = Program(
     tuple(_HERE / f"{name}.c" for name in ("decode_attention_f32", "decode_step_f32", "elementwise_f32")),
@@ -129,12 +132,17 @@ def float32_kernels(x: Tensor, other: Tensor) -> Float32Kernels | None:
 @lru_cache(maxsize=1)
 def load_float32_kernels() -> Float32Kernels | None:
     """The kernels, compiled if this machine has not yet; None, logged, where that fails. Once per process."""
-    found = load_library(FLOAT32_PROGRAM)
-    log.info("float32 kernels: %s", found.reason)
+    return open_program(FLOAT32_PROGRAM, "float32 kernels", Float32Kernels)
+
+
+def open_program(program: Program, name: str, functions: Callable[[ctypes.CDLL], T]) -> T | None:
+    """The functions of a program, compiled if this machine has not yet; None, logged with `name`, where that fails."""
+    found = load_library(program)
+    log.info("%s: %s", name, found.reason)
     if found.library is None:
         return None
     try:
-        return Float32Kernels(found.library)
+        return functions(found.library)
     except InterfaceError as error:
-        log.info("float32 kernels cannot be used: %s", error)
+        log.info("%s cannot be used: %s", name, error)
         return None

@@ -94,6 +94,12 @@ FLOAT32_SIGNATURES: dict[str, tuple[CType | None, tuple[CType, ...]]] = {
     "vita_rope_f32": (None, (DATA,) * 3 + (INT64,) * 4),
 }  # fmt: skip
 
+CONV_SIGNATURES: dict[str, tuple[CType | None, tuple[CType, ...]]] = {
+    "vita_conv_f32_channels": (INT64, ()),
+    # x, w, bias, tail, y, workspace; n, kept, zeros, n_in, n_out, taps, dilation; slope
+    "vita_conv_stream_f32": (None, (DATA,) * 6 + (INT64,) * 7 + (DOUBLE,)),
+}
+
 
 class InterfaceError(Exception):
     """A compiled library lacks a function; the text names it."""
