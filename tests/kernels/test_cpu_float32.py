@@ -50,18 +50,23 @@ def table_of(caches: Sequence[tuple[Tensor, Tensor]], lengths: Sequence[int]) ->
     return BlockTable([k for k, _ in caches], [v for _, v in caches], [None] * len(caches), lengths)
 
 
-@pytest.mark.parametrize(("heads", "kv_heads", "d"), [(6, 3, 32), (2, 2, 16), (12, 1, 64), (4, 2, 12), (20, 2, 250)])
-def test_a_step_is_pytorchs(kernels: Float32Kernels, heads: int, kv_heads: int, d: int) -> None:
-    caches = caches_of(LENGTHS, kv_heads, d)
-    q, k, v = (torch.randn(len(LENGTHS), n, 1, d) for n in (heads, kv_heads, kv_heads))
+SHAPES = [(6, 3, 32), (2, 2, 16), (12, 1, 64), (4, 2, 12), (20, 2, 250), (28, 4, 128)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("heads", "kv_heads", "d"), SHAPES)
+def test_a_step_is_pytorchs(kernels: Float32Kernels, heads: int, kv_heads: int, d: int, dtype: torch.dtype) -> None:
+    caches = [(keys.to(dtype), values.to(dtype)) for keys, values in caches_of(LENGTHS, kv_heads, d)]
+    q, k, v = (torch.randn(len(LENGTHS), n, 1, d).to(dtype) for n in (heads, kv_heads, kv_heads))
     out = kernels.decode_attention(q, k, v, table_of(caches, LENGTHS), 1)
-    assert out is not None and out.shape == q.shape
+    assert out is not None and out.shape == q.shape and out.dtype == dtype
     for r, (length, (keys, values)) in enumerate(zip(LENGTHS, caches, strict=True)):
         assert torch.equal(keys[1, 0, :, length], k[r, :, 0]) and torch.equal(values[1, 0, :, length], v[r, :, 0])
         assert keys[0, ..., length:, :].isnan().all(), "another layer was written"
         seen = keys[1, :, :, : length + 1].double(), values[1, :, :, : length + 1].double()
         wanted = attend(q[r : r + 1].double(), *seen)
-        torch.testing.assert_close(out[r : r + 1].double(), wanted, atol=2e-6, rtol=2e-6)
+        tolerance = 2e-6 if dtype == torch.float32 else 2**-8  # computed in float32, rounded to bfloat16
+        torch.testing.assert_close(out[r : r + 1].double(), wanted, atol=tolerance, rtol=tolerance)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -123,7 +128,9 @@ def test_what_it_does_not_know_is_left_to_pytorch(kernels: Float32Kernels) -> No
     assert kernels.decode_attention(q[:, :5], k, k, table, 0) is None, "heads that are not shared alike"
     assert kernels.decode_attention(torch.randn(1, 6, 2, 32), k, k, table, 0) is None, "two positions"
     half = [(keys.bfloat16(), values.bfloat16()) for keys, values in caches]
-    assert kernels.decode_attention(q, k, k, table_of(half, (3,)), 0) is None, "bfloat16"
+    assert kernels.decode_attention(q, k, k, table_of(half, (3,)), 0) is None, "caches of another dtype than q"
+    mixed = [(keys.bfloat16(), values) for keys, values in caches]
+    assert kernels.decode_attention(q.bfloat16(), k.bfloat16(), k.bfloat16(), table_of(mixed, (3,)), 0) is None
     scales = torch.ones(2, LAYERS, 1, 3, CAPACITY, 1)
     integers = [keys.nan_to_num().to(torch.int8) for keys, _ in caches]
     assert kernels.decode_attention(q, k, k, BlockTable(integers, integers, [scales], [3]), 0) is None
@@ -156,28 +163,34 @@ def test_rope_is_pytorchs(kernels: Float32Kernels, batch: int, n: int, d: int) -
     assert not kernels.rope(torch.randn(batch, n, 3, 2 * d)[..., :d], *tables), "not contiguous"
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.inference_mode()
-def test_a_batch_of_caches_attends_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_of_caches_attends_with_it(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
     """`KVCacheBatch` gives the numbers of one cache after another, which is what it does without a compiler."""
+    monkeypatch.setattr("vita.model.kv_cache.bf16_kernels", lambda q, k: None)  # what has bfloat16 instructions
     lengths = (5, 300)
-    q, k, v = (torch.randn(2, n, 1, 32) for n in (6, 3, 3))
+    q, k, v = (torch.randn(2, n, 1, 32).to(dtype) for n in (6, 3, 3))
 
     def step() -> Tensor:
         torch.manual_seed(5)
         caches = []
         for length in lengths:
             config = DecoderConfig(192, 64, LAYERS, 6, 3, 10)
-            cache = KVCache(config, CAPACITY, dtype=torch.float32, device=torch.device("cpu"))
+            cache = KVCache(config, CAPACITY, dtype=dtype, device=torch.device("cpu"))
             cache.keys[...], cache.values[...] = torch.randn_like(cache.keys), torch.randn_like(cache.values)
             cache.length = length
             caches.append(cache)
         return KVCacheBatch(caches).attend(attend, 0, q, k, v, None)
 
     native = step()
-    monkeypatch.setattr("vita.model.kv_cache.float32_kernels", lambda q, k: None)
-    torch.testing.assert_close(native, step(), atol=2e-6, rtol=2e-6)
+    monkeypatch.setattr("vita.model.kv_cache.attention_kernels", lambda q, k: None)
+    tolerance = 2e-6 if dtype == torch.float32 else 2**-7
+    torch.testing.assert_close(native, step(), atol=tolerance, rtol=tolerance)
 
 
 @pytest.mark.parametrize("flags", OTHER_FLAGS)
 def test_other_processors_have_it_too(tmp_path: Path, flags: tuple[str, ...]) -> None:
-    test_a_step_is_pytorchs(float32_build(tmp_path, flags), 6, 3, 32)
+    kernels = float32_build(tmp_path, flags)
+    for dtype in (torch.float32, torch.bfloat16):
+        test_a_step_is_pytorchs(kernels, 6, 3, 32, dtype)
+        test_a_step_is_pytorchs(kernels, 4, 2, 12, dtype)

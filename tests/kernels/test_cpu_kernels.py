@@ -298,7 +298,7 @@ def test_decode_attention_equals_pytorch_and_requests_do_not_depend_on_each_othe
 
     together = attend(slice(None))
     if together is None:
-        pytest.skip("NO AVX-512 BF16: PyTorch's attention is used here")
+        pytest.skip("NO AVX-512 BF16: the attention of the float32 kernels is used here")
     for r, cache in enumerate(expected):
         one = slice(r, r + 1)
         assert torch.equal(required(attend(one))[0], together[r]), "other requests changed a result"

@@ -10,7 +10,7 @@ from torch import Tensor
 from vita.config import DecoderConfig
 from vita.kernels.cpu.bindings import bf16_kernels
 from vita.kernels.cpu.block_table import BlockTable
-from vita.kernels.cpu.float32 import float32_kernels
+from vita.kernels.cpu.float32 import attention_kernels
 from vita.layers.attention import Attend
 
 QMAX = 127  # largest int8 magnitude of a quantised key or value
@@ -137,10 +137,12 @@ class KVCacheBatch:
 
     def attend(self, attend: Attend, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """As `KVCache.attend`, in one native kernel where possible: `[requests, heads, 1, d]`."""
-        native = float32_kernels(q, k) or bf16_kernels(q, k)
-        out = None if native is None else native.decode_attention(q, k, v, self._table(layer), layer)
-        if out is not None:
-            return out
+        kernels = [found for found in (bf16_kernels(q, k), attention_kernels(q, k)) if found is not None]
+        table = self._table(layer) if kernels else None
+        for native in kernels:  # the first needs instructions that some processors do not have
+            out = None if table is None else native.decode_attention(q, k, v, table, layer)
+            if out is not None:
+                return out
         if len(self.caches) == 1:
             return self.caches[0].attend(attend, layer, q, k, v, None)
         rows = zip(self.caches, q.split(1), k.split(1), v.split(1), strict=True)

@@ -242,6 +242,11 @@ class Kernels:
         )  # fmt: skip
         return out.transpose(1, 2)
 
+    @property
+    def has_decode_attention(self) -> bool:
+        """Whether this processor has the instructions for `decode_attention`."""
+        return bool(self._library.vita_decode_attention_supports(64))
+
     def decode_attention(self, q: Tensor, k: Tensor, v: Tensor, caches: BlockTable, layer: int) -> Tensor | None:
         """Append one position to every cache and attend to all of it; None where the kernel does not apply.
 
@@ -325,7 +330,9 @@ def prepare_kernels(device: torch.device, dtype: torch.dtype, scheme: str | None
     if device.type != "cpu" or not used:
         return
     with _PREPARING:
-        _, found = _loaded()
+        made, found = _loaded()
+    if dtype == torch.bfloat16 and made is not None and not made.has_decode_attention:
+        load_float32_kernels()  # they attend instead
     if found.library is None and found.wanted:
         log.warning("native kernels: %s; %s", found.reason, "; ".join(filter(None, (slowdown(bits), found.fix))))
     elif found.fix:

@@ -12,13 +12,16 @@ from torch import Tensor
 class BlockTable:
     """Addresses and sizes of the KV caches of some requests, as the kernels of a decode step read them.
 
-    `is_bf16` and `is_float32` say which kernel knows their dtypes and shapes. The table keeps the tensors alive, for a
-    kernel reads and writes through their addresses.
+    The table keeps the tensors alive, for a kernel reads and writes through their addresses.
 
     Args:
         keys, values: one of each per request, bfloat16, int8 or float32 `[layers, 1, kv_heads, capacity, d]`.
         scales: per request bfloat16 `[2, layers, 1, kv_heads, capacity, 1]`, or None for a cache that is not int8.
         lengths: filled positions, less than the capacity.
+
+    Attributes:
+        is_bf16: they are bfloat16, or int8 with scales.
+        plain_dtype: of all of them, if it is one and none has scales.
 
     Raises:
         ValueError: a cache is full.
@@ -41,7 +44,8 @@ class BlockTable:
             k.shape == v.shape and k.dtype == v.dtype and k.shape[1] == 1 for k, v in zip(keys, values, strict=True)
         )
         alike = all(same) and len({k.shape[:3] for k in keys}) == 1
-        self.is_bf16, self.is_float32 = alike and dtypes <= known, alike and dtypes == {(torch.float32, None)}
+        self.is_bf16 = alike and dtypes <= known
+        self.plain_dtype = keys[0].dtype if alike and dtypes == {(keys[0].dtype, None)} else None
 
     def matches(self, q: Tensor, k: Tensor, v: Tensor) -> bool:
         """Whether q `[requests, heads, 1, d]`, k and v `[requests, kv_heads, 1, d]` are one new position of each."""

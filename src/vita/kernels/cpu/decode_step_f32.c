@@ -18,8 +18,6 @@
 enum { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2 };
 
 typedef int32_t Integers __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-typedef uint32_t Words __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-typedef uint16_t Halves __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
 typedef int8_t Bytes __attribute__((vector_size(LANES), aligned(1), may_alias));
 
 /* A linear layer: y [rows, n_out] = x [rows, n_in] (w [n_out, n_in] * scale [n_out])^T + bias [n_out]. The weights have
@@ -62,7 +60,7 @@ static inline __attribute__((always_inline)) Floats load_weights(const void *w, 
         return __builtin_convertvector(integers, Floats);
 #endif
     }
-    return (Floats)(__builtin_convertvector(*(const Halves *)((const uint16_t *)w + at), Words) << 16);
+    return load_bf16((const uint16_t *)w + at);
 }
 
 /* sums [rows] += weights `at` to `at + LANES` times the same values of each row of x. */
@@ -172,8 +170,8 @@ void vita_decode_step_f32(const Decoder *decoder, float *x, float *const *keys, 
             vita_rope_f32(q + r * heads * d, cos, sin, 1, heads, d, 1);
             vita_rope_f32(k + r * kv_heads * d, cos, sin, 1, kv_heads, d, 1);
         }
-        vita_decode_attention_f32(q, k, v, keys, values, lengths, capacities, attended, partial, rows, heads, kv_heads,
-                                  d, l, 1 / sqrt((double)d));
+        vita_decode_attention_f32(q, k, v, (void *const *)keys, (void *const *)values, lengths, capacities, attended,
+                                  partial, rows, heads, kv_heads, d, l, 1 / sqrt((double)d), 0);
         multiply(&layer->o, attended, out, rows);
         add(x, out, rows * hidden);
         vita_rms_norm_f32(x, layer->mlp_norm, normed, rows, hidden, decoder->eps);

@@ -10,7 +10,7 @@ void vita_rope_f32(float *x, const float *cos, const float *sin, int64_t rows, i
 int64_t vita_decode_attention_f32_workspace(const int64_t *lengths, int64_t requests, int64_t heads, int64_t kv_heads,
                                             int64_t d);
 
-void vita_decode_attention_f32(const float *q, const float *k, const float *v, float *const *keys,
-                               float *const *values, const int64_t *lengths, const int64_t *capacities, float *out,
-                               float *workspace, int64_t requests, int64_t heads, int64_t kv_heads, int64_t d,
-                               int64_t layer, double scale);
+void vita_decode_attention_f32(const float *q, const void *k, const void *v, void *const *keys, void *const *values,
+                               const int64_t *lengths, const int64_t *capacities, float *out, float *workspace,
+                               int64_t requests, int64_t heads, int64_t kv_heads, int64_t d, int64_t layer,
+                               double scale, int is_bf16);

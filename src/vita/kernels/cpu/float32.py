@@ -63,7 +63,7 @@ class Float32Kernels:
         Raises:
             ValueError: the caches are not float32.
         """
-        if not caches.is_float32 or len(caches.lengths) != len(x):
+        if caches.plain_dtype != torch.float32 or len(caches.lengths) != len(x):
             raise ValueError("the KV caches are not float32, or not one for each row")
         struct, rows = ctypes.byref(decoder.struct), len(x)
         nbytes = self._library.vita_decode_step_f32_workspace(struct, caches.lengths, rows)
@@ -78,25 +78,28 @@ class Float32Kernels:
         """Append one position to every cache and attend to all of it; None where the kernel does not apply.
 
         Args:
-            q: float32 `[requests, heads, 1, d]`, any strides.
-            k, v: float32 `[requests, kv_heads, 1, d]`, any strides.
-            caches: one per request, all of one model.
+            q: float32 or bfloat16 `[requests, heads, 1, d]`, any strides.
+            k, v: `[requests, kv_heads, 1, d]` in the dtype of q, any strides.
+            caches: one per request, all of one model, in the dtype of q.
             layer: index of the layer in the caches.
 
         Returns:
-            `[requests, heads, 1, d]`. A row is bit-identical whatever the other requests are.
+            `[requests, heads, 1, d]` in the dtype of q, computed in float32. A row is bit-identical whatever the other
+            requests are.
         """
-        (requests, heads, _, d), kv_heads = q.shape, k.shape[1]
-        if not (caches.is_float32 and self.supports(d)) or not caches.matches(q, k, v):
+        (requests, heads, _, d), kv_heads, dtype = q.shape, k.shape[1], q.dtype
+        known = dtype in (torch.float32, torch.bfloat16) and caches.plain_dtype == dtype == k.dtype == v.dtype
+        if not (known and self.supports(d)) or not caches.matches(q, k, v):
             return None
-        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+        q, k, v = q.float().contiguous(), k.contiguous(), v.contiguous()
         nbytes = self._library.vita_decode_attention_f32_workspace(caches.lengths, requests, heads, kv_heads, d)
         out, workspace = torch.empty_like(q), torch.empty(nbytes, dtype=torch.uint8, device=q.device)
         self._library.vita_decode_attention_f32(
             address(q), address(k), address(v), caches.keys, caches.values, caches.lengths, caches.capacities,
             address(out), address(workspace), requests, heads, kv_heads, d, layer, d**-0.5,
+            int(dtype == torch.bfloat16),
         )  # fmt: skip
-        return out
+        return out.to(dtype)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """RMSNorm over the last dimension: float32 `[..., n]` and `[n]` to `[..., n]`."""
@@ -127,6 +130,12 @@ def float32_kernels(x: Tensor, other: Tensor) -> Float32Kernels | None:
     """The kernels, if both are float32 on a CPU and gradients are off."""
     usable = x.dtype == other.dtype == torch.float32 and x.device.type == "cpu" and not torch.is_grad_enabled()
     return load_float32_kernels() if usable else None
+
+
+def attention_kernels(q: Tensor, k: Tensor) -> Float32Kernels | None:
+    """The kernels, if `Float32Kernels.decode_attention` may take q and k: both on a CPU, and gradients are off."""
+    both = q.dtype == k.dtype and q.dtype in (torch.float32, torch.bfloat16) and q.device.type == "cpu"
+    return load_float32_kernels() if both and not torch.is_grad_enabled() else None
 
 
 @lru_cache(maxsize=1)

@@ -80,9 +80,10 @@ FLOAT32_SIGNATURES: dict[str, tuple[CType | None, tuple[CType, ...]]] = {
     "vita_decode_attention_f32_supports": (INT, (INT64,)),
     # lengths; requests, heads, kv_heads, head_dim
     "vita_decode_attention_f32_workspace": (INT64, (INTS,) + (INT64,) * 4),
-    # q, k, v; keys, values; lengths, capacities; out, workspace; requests, heads, kv_heads, head_dim, layer; scale
+    # q, k, v; keys, values; lengths, capacities; out, workspace; requests, heads, kv_heads, head_dim, layer; scale;
+    # is_bf16
     "vita_decode_attention_f32": (
-        None, (DATA,) * 3 + (ADDRESSES,) * 2 + (INTS,) * 2 + (DATA,) * 2 + (INT64,) * 5 + (DOUBLE,),
+        None, (DATA,) * 3 + (ADDRESSES,) * 2 + (INTS,) * 2 + (DATA,) * 2 + (INT64,) * 5 + (DOUBLE, INT),
     ),
     # decoder, lengths; rows
     "vita_decode_step_f32_workspace": (INT64, (DATA, INTS, INT64)),

@@ -3,8 +3,10 @@
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
-#if defined(__AVX512F__)
+#if defined(__AVX__)
 #include <immintrin.h>
+#endif
+#if defined(__AVX512F__)
 #define LANES 16 /* values of a vector */
 #elif defined(__AVX__)
 #define LANES 8
@@ -13,8 +15,21 @@
 #endif
 
 typedef float Floats __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef uint32_t Words __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef uint16_t Halves __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
 
 static inline __attribute__((always_inline)) Floats load_floats(const float *from) { return *(const Floats *)from; }
+
+/* bfloat16 values, which are the upper halves of floats. GCC 12 has no good code for the conversion of 16-bit lanes. */
+static inline __attribute__((always_inline)) Floats load_bf16(const uint16_t *from) {
+#if defined(__AVX512F__)
+    return (Floats)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)from)), 16);
+#elif defined(__AVX2__)
+    return (Floats)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)from)), 16);
+#else
+    return (Floats)(__builtin_convertvector(*(const Halves *)from, Words) << 16);
+#endif
+}
 
 /* The sum of all lanes, in pairs: a chain of additions would take longer than the products of a short row. */
 static inline __attribute__((always_inline)) float sum_lanes(Floats vector) {
