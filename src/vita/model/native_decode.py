@@ -1,12 +1,12 @@
 """A decode step on a CPU by one native call: all layers and the head of a small decoder, in float32.
 
 A step of the embedded model takes 0.5 ms to compute, and its operations took Python and PyTorch eight times as long to
-call. Large decoders are bound by memory and keep their own operations.
+call. Large decoders, in bfloat16, take `model.native_layers`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from vita.layers.linear import Linear
 from vita.layers.rope import rope_tables
 from vita.model.decoder import Decoder, DecoderBlock
 from vita.model.kv_cache import KVCache, block_table
+from vita.quant.int4 import Int4Linear
 from vita.quant.int8 import Int8Linear
 
 MAX_BYTES = 256 << 20  # of weights; helper threads and memory limits are for larger decoders
@@ -70,8 +71,8 @@ def choose_native_decode(decoder: Decoder) -> NativeDecode | None:
         return None
     if sum(tensor.nbytes for tensor in decoder.state_dict().values()) > MAX_BYTES:
         return None
-    found = [_layer_weights(layer) for layer in layers if isinstance(layer, DecoderBlock)]
-    blocks, head = [layer for layer in found if layer is not None], _linear_weights(decoder.head)
+    found = [layer_weights(layer, FORMATS) for layer in layers if isinstance(layer, DecoderBlock)]
+    blocks, head = [layer for layer in found if layer is not None], linear_weights(decoder.head, FORMATS)
     kernels = load_float32_kernels()
     if kernels is None or not kernels.supports(config.head_dim) or head is None or len(blocks) != len(layers):
         return None
@@ -81,20 +82,22 @@ def choose_native_decode(decoder: Decoder) -> NativeDecode | None:
     return NativeDecode(decoder, weights, kernels)
 
 
-def _layer_weights(layer: DecoderBlock) -> LayerWeights | None:
+def layer_weights(layer: DecoderBlock, dtypes: Container[torch.dtype]) -> LayerWeights | None:
+    """The weights of a layer; None where one is not of these dtypes, or of a type that no kernel knows."""
     names = (layer.attn.q, layer.attn.k, layer.attn.v, layer.attn.o, layer.mlp.gate, layer.mlp.up, layer.mlp.down)
-    linears = [linear for linear in map(_linear_weights, names) if linear is not None]
+    linears = [linear for linear in (linear_weights(name, dtypes) for name in names) if linear is not None]
     if len(linears) != len(names):
         return None
-    return LayerWeights(layer.attn_norm.weight, layer.mlp_norm.weight, *linears)
+    return LayerWeights(layer.attn_norm.weight.detach(), layer.mlp_norm.weight.detach(), *linears)
 
 
-def _linear_weights(linear: nn.Module) -> LinearWeights | None:
-    """The weights of a layer; None where the kernel does not know its type."""
-    if type(linear) is not Linear and type(linear) is not Int8Linear:  # a subclass may compute something else
+def linear_weights(linear: nn.Module, dtypes: Container[torch.dtype]) -> LinearWeights | None:
+    """As `layer_weights`, of one linear layer."""
+    if type(linear) not in (Linear, Int8Linear, Int4Linear):  # a subclass may compute something else
         return None
+    assert isinstance(linear, (Linear, Int8Linear, Int4Linear))
     bias = None if linear.bias is None else linear.bias.detach()
-    scale = linear.scale if isinstance(linear, Int8Linear) else None
-    if linear.weight.dtype not in FORMATS or not linear.weight.is_contiguous():
+    scale = None if isinstance(linear, Linear) else linear.scale
+    if linear.weight.dtype not in dtypes or not linear.weight.is_contiguous():
         return None
     return LinearWeights(linear.weight.detach(), scale, bias)

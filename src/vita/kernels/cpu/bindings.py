@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
@@ -20,18 +20,20 @@ from torch import Tensor
 
 from vita.kernels.cpu.block_table import BlockTable, address
 from vita.kernels.cpu.compile import Loaded, Program, are_wanted, load_library
+from vita.kernels.cpu.decode_layer import DecodeLayers
+from vita.kernels.cpu.decode_step import LayerWeights
 from vita.kernels.cpu.float32 import load_float32_kernels
 from vita.kernels.cpu.signatures import InterfaceError, bind
 
 log = logging.getLogger("vita")
 _NAMES = (
     "gemv_bf16", "gemm_small", "gemv_int8", "quantize_activations", "gemv_int4", "gemm_dynamic_int8", "flash_attention",
-    "decode_attention", "rope", "rms_norm", "silu_mul", "helpers",
+    "decode_attention", "decode_layer", "rope", "rms_norm", "silu_mul", "helpers",
 )  # fmt: skip
 SOURCES = tuple(Path(__file__).with_name(f"{name}.c") for name in _NAMES)
 _SHARED = (
-    "floats", "helpers", "int4", "gemm_dynamic_int8_avx2", "gemm_dynamic_int8_avx512", "rows", "splits", "threads",
-    "vectors",
+    "floats", "helpers", "int4", "gemm_dynamic_int8_avx2", "gemm_dynamic_int8_avx512", "linear", "rows", "splits",
+    "threads", "vectors",
 )  # fmt: skip
 HEADERS = tuple(Path(__file__).with_name(f"{name}.h") for name in _SHARED)
 PROGRAM = Program(SOURCES, HEADERS)
@@ -241,6 +243,11 @@ class Kernels:
             queries, keys, d, int(causal), scale,
         )  # fmt: skip
         return out.transpose(1, 2)
+
+    def decode_layers(self, layers: Sequence[LayerWeights], head_dim: int, eps: float) -> DecodeLayers | None:
+        """The layers of a decode step in bfloat16; None where a kernel is missing."""
+        found = DecodeLayers(self._library, self.workspace, layers, head_dim, eps)
+        return found if found.max_rows else None
 
     @property
     def has_decode_attention(self) -> bool:

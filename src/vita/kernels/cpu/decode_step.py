@@ -23,8 +23,8 @@ class LinearWeights:
     """One linear layer.
 
     Attributes:
-        weight: float32, bfloat16 or int8 `[out, in]`, contiguous.
-        scale: bfloat16 `[out]` of int8 weights.
+        weight: float32, bfloat16 or int8 `[out, in]`, or int4 as uint8 `[out, in / 2]`; contiguous.
+        scale: bfloat16 `[out]` of int8 weights, `[out, in / 64]` of int4 weights.
         bias: `[out]`, or None.
     """
 
@@ -69,24 +69,28 @@ class DecoderWeights:
     eps: float
 
 
-class _Linear(ctypes.Structure):
+class LinearStruct(ctypes.Structure):
+    """`Linear` of decode_step_f32.c and decode_layer.c."""
+
     _fields_ = (
         ("w", ctypes.c_void_p), ("scale", ctypes.c_void_p), ("bias", ctypes.c_void_p),
         ("n_out", ctypes.c_int64), ("n_in", ctypes.c_int64), ("format", ctypes.c_int64),
     )  # fmt: skip
 
 
-class _Layer(ctypes.Structure):
+class LayerStruct(ctypes.Structure):
+    """`Layer` of decode_step_f32.c and decode_layer.c."""
+
     _fields_ = (
         ("attn_norm", ctypes.c_void_p), ("mlp_norm", ctypes.c_void_p),
-        *((name, _Linear) for name in ("q", "k", "v", "o", "gate", "up", "down")),
+        *((name, LinearStruct) for name in ("q", "k", "v", "o", "gate", "up", "down")),
     )  # fmt: skip
 
 
 class _Decoder(ctypes.Structure):
     _fields_ = (
-        ("layers", ctypes.POINTER(_Layer)), ("norm", ctypes.c_void_p), ("cos", ctypes.c_void_p),
-        ("sin", ctypes.c_void_p), ("head", _Linear),
+        ("layers", ctypes.POINTER(LayerStruct)), ("norm", ctypes.c_void_p), ("cos", ctypes.c_void_p),
+        ("sin", ctypes.c_void_p), ("head", LinearStruct),
         *((name, ctypes.c_int64) for name in ("count", "hidden", "inner", "heads", "kv_heads", "d")),
         ("eps", ctypes.c_double),
     )  # fmt: skip
@@ -105,7 +109,7 @@ class DecoderStruct:
 
     def __init__(self, weights: DecoderWeights) -> None:
         self._tensors: list[Tensor] = []
-        self._layers = (_Layer * len(weights.layers))(*(self._layer(layer) for layer in weights.layers))
+        self._layers = (LayerStruct * len(weights.layers))(*(self._layer(layer) for layer in weights.layers))
         self.struct = _Decoder(
             self._layers, self._floats(weights.norm), None, None, self._linear(weights.head), len(weights.layers),
             len(weights.norm), len(weights.layers[0].gate.weight), weights.heads, weights.kv_heads, weights.head_dim,
@@ -132,14 +136,14 @@ class DecoderStruct:
     def _floats(self, values: Tensor | None) -> int | None:
         return self._keep(None if values is None else values.float().contiguous())
 
-    def _linear(self, linear: LinearWeights) -> _Linear:
+    def _linear(self, linear: LinearWeights) -> LinearStruct:
         weight = linear.weight
         if weight.dtype == torch.float32:
             short = weight.bfloat16()
             weight = short if torch.equal(short.float(), weight) else weight
         (n_out, n_in), form = weight.shape, FORMATS[weight.dtype]
-        return _Linear(self._keep(weight), self._keep(linear.scale), self._floats(linear.bias), n_out, n_in, form)
+        return LinearStruct(self._keep(weight), self._keep(linear.scale), self._floats(linear.bias), n_out, n_in, form)
 
-    def _layer(self, layer: LayerWeights) -> _Layer:
+    def _layer(self, layer: LayerWeights) -> LayerStruct:
         linears = (layer.q, layer.k, layer.v, layer.o, layer.gate, layer.up, layer.down)
-        return _Layer(self._floats(layer.attn_norm), self._floats(layer.mlp_norm), *map(self._linear, linears))
+        return LayerStruct(self._floats(layer.attn_norm), self._floats(layer.mlp_norm), *map(self._linear, linears))

@@ -71,6 +71,14 @@ SIGNATURES: dict[str, tuple[CType | None, tuple[CType, ...]]] = {
     "vita_helpers_begin": (INT64, (INT64,)),
     "vita_helpers_end": (None, ()),
     "vita_helpers_chunks": (INT64, ()),
+    # layer; head_dim
+    "vita_decode_layer_max_rows": (INT64, (DATA, INT64)),
+    # layer; rows
+    "vita_decode_layer_workspace": (INT64, (DATA, INT64)),
+    # layer, x, q, k, v, cos, sin, workspace; rows, head_dim; eps
+    "vita_decode_layer_begin": (None, (DATA,) * 8 + (INT64,) * 2 + (DOUBLE,)),
+    # layer, x, attended, workspace; rows; eps
+    "vita_decode_layer_end": (None, (DATA,) * 4 + (INT64, DOUBLE)),
     # gate, up; n
     "vita_silu_mul": (None, (DATA,) * 2 + (INT64,)),
 }  # fmt: skip
