@@ -53,7 +53,6 @@ BUILDS = {
 INT8_BUILDS = ["AVX-512 BF16", "AVX-512 VNNI", "AVX-VNNI", "other blocks"]  # with a dynamic GEMM of int8 weights
 INT4_BUILDS = [*INT8_BUILDS, "AVX2", "AVX2, other blocks"]  # with one of int4 weights
 BF16_BUILDS = ["native", "AVX-512 BF16", "other blocks"]  # with the attention kernels
-AVX512_BUILDS = ["native", "AVX-512 VNNI"]  # with SwiGLU and RoPE
 
 QUICK = ("native", "AVX2", "plain C", "other blocks")  # a build takes seconds; the others are slow tests
 

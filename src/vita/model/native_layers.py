@@ -53,7 +53,7 @@ def choose_native_layers(decoder: Decoder) -> NativeLayers | None:
 
     Returns:
         None for a decoder that is not in bfloat16 on a CPU, or streamed from disk, for weights of a type that the
-        kernels do not know, without a compiler and on a processor without AVX-512.
+        kernels do not know, for heads whose width is no multiple of 32, and without a compiler.
     """
     blocks = list(decoder.layers)
     weight = decoder.norm.weight

@@ -1,6 +1,5 @@
 /* A decoder layer of a decode step in bfloat16, in two calls: what comes before attention and what comes after it. They
- * call the kernels that the layer's operations would call one by one, with the same results. Needs AVX-512, as RoPE and
- * SwiGLU do; elsewhere vita_decode_layer_max_rows returns 0. */
+ * call the kernels that the layer's operations would call one by one, with the same results. */
 #include "floats.h"
 #include "linear.h"
 
@@ -28,7 +27,7 @@ int64_t vita_decode_layer_max_rows(const Layer *layer, int64_t head_dim) {
             const int64_t here = vita_gemm_small_max_rows_bf16();
             most = here < 1 ? 1 : here < most ? here : most;
         }
-    return vita_rope_supports(head_dim) && vita_has_silu_mul() ? most : 0;
+    return vita_rope_supports(head_dim) ? most : 0;
 }
 
 static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }

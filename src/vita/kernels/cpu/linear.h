@@ -26,5 +26,4 @@ int vita_rope_supports(int64_t head_dim);
 void vita_rope(uint16_t *x, const uint16_t *cos, const uint16_t *sin, int64_t rows, int64_t heads, int64_t d,
                int64_t angles);
 
-int vita_has_silu_mul(void);
 void vita_silu_mul(uint16_t *gate, const uint16_t *up, int64_t n);

@@ -66,7 +66,6 @@ SIGNATURES: dict[str, tuple[CType | None, tuple[CType, ...]]] = {
     "vita_rope": (None, (DATA,) * 3 + (INT64,) * 4),
     # x, weight, y; rows, n; eps
     "vita_rms_norm": (None, (DATA,) * 3 + (INT64,) * 2 + (DOUBLE,)),
-    "vita_has_silu_mul": (INT, ()),
     # helper threads
     "vita_helpers_begin": (INT64, (INT64,)),
     "vita_helpers_end": (None, ()),
