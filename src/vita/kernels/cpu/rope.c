@@ -7,7 +7,7 @@
 /* x * y rounded to bfloat16, as a separate operation rounds it. */
 static inline __m512 mul_bf16(__m512 x, __m512 y) { return bf16x16_to_f32(f32x16_to_bf16(_mm512_mul_ps(x, y))); }
 
-static void turn(uint16_t *head, const uint16_t *c, const uint16_t *s, int64_t half) {
+static void rotate_head(uint16_t *head, const uint16_t *c, const uint16_t *s, int64_t half) {
     for (int64_t j = 0; j < half; j += 16) {
         const __m512 x1 = load_bf16x16(head + j, 0xFFFF), x2 = load_bf16x16(head + half + j, 0xFFFF);
         const __m512 sin_x2 = mul_bf16(x2, load_bf16x16(s + j, 0xFFFF));
@@ -21,7 +21,7 @@ static void turn(uint16_t *head, const uint16_t *c, const uint16_t *s, int64_t h
 #else
 static inline float mul_bf16(float x, uint16_t y) { return bf16_to_f32(f32_to_bf16(x * bf16_to_f32(y))); }
 
-static void turn(uint16_t *head, const uint16_t *c, const uint16_t *s, int64_t half) {
+static void rotate_head(uint16_t *head, const uint16_t *c, const uint16_t *s, int64_t half) {
 #pragma omp simd
     for (int64_t j = 0; j < half; j++) {
         const float x1 = bf16_to_f32(head[j]), x2 = bf16_to_f32(head[half + j]);
@@ -41,5 +41,5 @@ void vita_rope(uint16_t *x, const uint16_t *cos, const uint16_t *sin, int64_t ro
 #pragma omp parallel for schedule(static) if (rows > 16)
     for (int64_t r = 0; r < rows; r++)
         for (uint16_t *head = x + r * heads * d; head < x + (r + 1) * heads * d; head += d)
-            turn(head, cos + r % angles * d, sin + r % angles * d, d / 2);
+            rotate_head(head, cos + r % angles * d, sin + r % angles * d, d / 2);
 }
