@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.kernels.compilers import find_compiler
 from torch import Tensor
 
 from vita.kernels.cpu.bindings import PROGRAM, Kernels
-from vita.kernels.cpu.compile import ONE_THREAD, OPENMP, compile_program, file_stem, find_compiler, identity
+from vita.kernels.cpu.compile import ONE_THREAD, OPENMP, compile_program, file_stem, identity
 
 X86 = platform.machine() in ("x86_64", "AMD64")
 GUARD = 1 << 18  # bytes before and after a workspace that must not change

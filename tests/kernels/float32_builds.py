@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.kernels.compilers import find_compiler
 
-from vita.kernels.cpu.compile import ONE_THREAD, OPENMP, Program, compile_program, find_compiler
+from vita.kernels.cpu.compile import ONE_THREAD, OPENMP, Program, compile_program
 from vita.kernels.cpu.float32 import FLOAT32_PROGRAM, Float32Kernels
 
 OTHER_FLAGS = [

@@ -8,11 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.kernels.compilers import find_compiler
 from tests.kernels.float32_builds import OTHER_FLAGS, build
 from torch.nn import functional
 
 from vita.kernels.cpu import conv as conv_module
-from vita.kernels.cpu.compile import find_compiler
 from vita.kernels.cpu.conv import CONV_PROGRAM, ConvKernel, conv_kernel, load_conv_kernel
 from vita.speech.codec import SLOPE, Conv, _ConvStream
 

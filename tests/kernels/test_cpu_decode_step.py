@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.kernels.compilers import find_compiler
 from tests.kernels.float32_builds import OTHER_FLAGS, float32_build
 from torch import Tensor, nn
 
 from vita.config import DecoderConfig
 from vita.engine.decode import EagerDecode, choose_decode_runner, step_bytes
-from vita.kernels.cpu.compile import find_compiler
 from vita.model import native_decode
 from vita.model.decoder import Decoder
 from vita.model.kv_cache import KVCache

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.kernels.compilers import find_compiler
 from tests.kernels.float32_builds import OTHER_FLAGS, float32_build
 from torch import Tensor
 
 from vita.config import DecoderConfig
 from vita.kernels.cpu.block_table import BlockTable
-from vita.kernels.cpu.compile import find_compiler
 from vita.kernels.cpu.float32 import Float32Kernels, float32_kernels, load_float32_kernels
 from vita.layers.attention import attend
 from vita.layers.rope import apply_rope, rope_tables

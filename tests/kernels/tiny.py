@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.kernels.compilers import find_compiler
 
-from vita.kernels.cpu.compile import Loaded, find_compiler
+from vita.kernels.cpu.compile import Loaded
 
 COMPILER = find_compiler()
 COMPILES = pytest.mark.skipif(COMPILER is None, reason="NO COMPILER: nothing can be compiled here")

@@ -164,11 +164,6 @@ def find_compilers() -> list[str]:
     return list(found.values())
 
 
-def find_compiler() -> str | None:
-    """Path of the first C compiler found, or None."""
-    return next(iter(find_compilers()), None)
-
-
 def is_clang(compiler: str) -> bool:
     """Whether a compiler calls itself clang; `cc` may be either."""
     try:
