@@ -186,14 +186,14 @@ class TestLimits:
             with connect(served) as slow:
                 slow.sendall(POST + b"Content-Length: 900000\r\n\r\n" + b" " * 600_000)
                 until = time.monotonic() + 30
-                while served.server.buffered < 600_000 and time.monotonic() < until:
+                while served.server.bodies.used < 600_000 and time.monotonic() < until:
                     time.sleep(0.02)
                 busy = served.client.post(CHAT, content=b" " * 600_000)
                 assert busy.status_code == 429 and busy.headers["retry-after"] == "1"
-            while served.server.buffered and time.monotonic() < until:
+            while served.server.bodies.used and time.monotonic() < until:
                 time.sleep(0.02)
             assert served.client.post(CHAT, json=HELLO).status_code == 200
-            wait_for(lambda: served.server.buffered == 0)
+            wait_for(lambda: served.server.bodies.used == 0)
 
     @pytest.mark.slow
     def test_a_full_queue_is_429_and_the_others_finish(self, embedded: vita.Vita) -> None:

@@ -144,7 +144,7 @@ def test_nothing_grows(served: Running, logo: str) -> None:
 def wait_until_idle(served: Running) -> None:
     def idle() -> bool:
         stats = served.server.model.stats()
-        return not (served.server.active or served.server.buffered or stats.running or stats.waiting)
+        return not (served.server.active or served.server.bodies.used or stats.running or stats.waiting)
 
     wait_for(idle)
     time.sleep(1)  # closed connections leave the event loop

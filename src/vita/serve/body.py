@@ -6,13 +6,13 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack, contextmanager
 
 import anyio
 from starlette.types import Receive, Scope
 
 from vita.prompt.surrogates import replace_surrogates
-from vita.serve.errors import JSON, ApiError, invalid
+from vita.serve.errors import JSON, ApiError, invalid, too_busy
 from vita.serve.options import Limits
 
 DISCARD_SECONDS = 5.0
@@ -33,6 +33,39 @@ def media_type(headers: Iterable[tuple[bytes, bytes]]) -> str:
     return ""
 
 
+class BodyMemory:
+    """The bytes of bodies in memory, of all requests together.
+
+    Args:
+        limit: bytes.
+        refused: called before a request is refused.
+
+    Attributes:
+        used: bytes, as of now.
+    """
+
+    def __init__(self, limit: int, refused: Callable[[], None] | None = None) -> None:
+        self._limit, self._refused = limit, refused
+        self.used = 0
+
+    @contextmanager
+    def hold(self, size: int) -> Iterator[None]:
+        """Count so many bytes while they are in memory.
+
+        Raises:
+            ApiError: 429, the bodies of all requests would take more than the limit.
+        """
+        if self.used + size > self._limit:
+            if self._refused is not None:
+                self._refused()
+            raise too_busy("The bodies of the requests in progress take too much memory; try again later.")
+        self.used += size
+        try:
+            yield
+        finally:
+            self.used -= size
+
+
 class Body:
     """The body of one request.
 
@@ -40,13 +73,11 @@ class Body:
         scope: of the request.
         receive: its messages.
         limits: of the server.
-        buffer: counts bytes while they are in memory; raises `ApiError` 429 for too many.
+        memory: of the server.
     """
 
-    def __init__(
-        self, scope: Scope, receive: Receive, limits: Limits, buffer: Callable[[int], AbstractContextManager[None]]
-    ) -> None:
-        self._scope, self._receive, self._limits, self._buffer = scope, receive, limits, buffer
+    def __init__(self, scope: Scope, receive: Receive, limits: Limits, memory: BodyMemory) -> None:
+        self._scope, self._receive, self._limits, self._memory = scope, receive, limits, memory
         self._unread = method_has_body(scope["method"])
         self._began = time.monotonic()
 
@@ -75,7 +106,7 @@ class Body:
             size += len(chunk)
             if size > self._limits.body_bytes:
                 raise self._too_large()
-            stack.enter_context(self._buffer(len(chunk)))
+            stack.enter_context(self._memory.hold(len(chunk)))
             chunks.append(chunk)
         return b"".join(chunks)
 

@@ -92,7 +92,7 @@ class _Request:
         self._limits = self._server.options.limits
         self._method: str = scope["method"]
         self._status = 0
-        self._body = Body(scope, receive, self._limits, self._server.buffer)
+        self._body = Body(scope, receive, self._limits, self._server.bodies)
         self._began = time.monotonic()
         self._sending = 0.0  # since when a piece of the answer waits for the client; 0: none does
         self._slow = False

@@ -16,6 +16,7 @@ from starlette.requests import HTTPConnection
 
 from vita.errors import ResourceError
 from vita.serve.auth import ClientSecrets, Gate, Tenant
+from vita.serve.body import BodyMemory
 from vita.serve.errors import too_busy, unavailable
 from vita.serve.media_process import MediaProcesses
 from vita.serve.model_names import is_model, model_id
@@ -62,7 +63,8 @@ class Server:
         self.speech_threads = ThreadPoolExecutor(SPEECH_THREADS, "vita-serve-speech")
         self.vad = load_vad_if_installed()
         self.state: State = "loading"
-        self.active = self.buffered = 0
+        self.active = 0
+        self.bodies = BodyMemory(options.limits.buffered_bytes, lambda: self.metrics.refused("memory"))
         self.created = int(time.time())
         self._idle = asyncio.Event()
         self._idle.set()
@@ -133,22 +135,6 @@ class Server:
             self.active -= 1
             if not self.active:
                 self._idle.set()
-
-    @contextmanager
-    def buffer(self, size: int) -> Iterator[None]:
-        """Count the bytes of a body while it is in memory.
-
-        Raises:
-            ApiError: 429 if the bodies of all requests take too much.
-        """
-        if self.buffered + size > self.options.limits.buffered_bytes:
-            self.metrics.refused("memory")
-            raise too_busy("The bodies of the requests in progress take too much memory; try again later.")
-        self.buffered += size
-        try:
-            yield
-        finally:
-            self.buffered -= size
 
     def submit(
         self, messages: Sequence[Message], params: SamplingParams, tenant: Tenant, *,

@@ -9,16 +9,16 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 
 import anyio
 import httpx
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vita.serve.auth import ClientSecrets, Gate
-from vita.serve.body import Body, check_json, media_type
-from vita.serve.errors import ApiError, ClientSlow, too_busy, unavailable
+from vita.serve.body import Body, BodyMemory, check_json, media_type
+from vita.serve.errors import ApiError, ClientSlow, unavailable
 from vita.serve.options import ServeOptions
 from vita.serve.replicas.forward import HOP_BY_HOP, Forwarded, Forwarder
 from vita.serve.replicas.metrics import METRICS_TYPE, joined_metrics, router_metrics
@@ -46,7 +46,7 @@ class Router:
         self.pool, self._client, self.counters = pool, self.forwarder.client, self.forwarder.counters
         self.state: State = "ready"
         self.active = 0
-        self._buffered = 0
+        self._bodies = BodyMemory(options.limits.buffered_bytes)
         self._gate = Gate(options, ClientSecrets())  # each replica has its secrets, which open WebSockets only
 
     @property
@@ -79,7 +79,7 @@ class Router:
 
         self.active += 1
         self.counters.requests += 1
-        body = Body(scope, receive, self._options.limits, self._buffer)
+        body = Body(scope, receive, self._options.limits, self._bodies)
         try:
             if self.state != "ready":
                 raise unavailable("The server is stopping.")
@@ -143,21 +143,6 @@ class Router:
         start = [(b"content-type", METRICS_TYPE), (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": start})
         await send({"type": "http.response.body", "body": body})
-
-    @contextmanager
-    def _buffer(self, size: int) -> Iterator[None]:
-        """Count the bytes of a body while it is in memory.
-
-        Raises:
-            ApiError: 429, the bodies of all requests take too much.
-        """
-        if self._buffered + size > self._options.limits.buffered_bytes:
-            raise too_busy("The bodies of the requests in progress take too much memory; try again later.")
-        self._buffered += size
-        try:
-            yield
-        finally:
-            self._buffered -= size
 
     async def _read(self, scope: Scope, body: bytes, send: Send) -> Forwarded:
         headers = [(name, value) for name, value in scope["headers"] if name not in HOP_BY_HOP]
