@@ -15,6 +15,7 @@ from tests.kernels.float32_builds import OTHER_FLAGS, float32_build
 from torch import Tensor
 
 from vita.config import DecoderConfig
+from vita.kernels.cpu import bindings
 from vita.kernels.cpu.block_table import BlockTable
 from vita.kernels.cpu.float32 import Float32Kernels, float32_kernels, load_float32_kernels
 from vita.layers.attention import attend
@@ -194,3 +195,17 @@ def test_other_processors_have_it_too(tmp_path: Path, flags: tuple[str, ...]) ->
     for dtype in (torch.float32, torch.bfloat16):
         test_a_step_is_pytorchs(kernels, 6, 3, 32, dtype)
         test_a_step_is_pytorchs(kernels, 4, 2, 12, dtype)
+
+
+@pytest.mark.parametrize("has_instructions", [False, True])
+def test_a_model_in_bfloat16_loads_them_where_they_attend(
+    monkeypatch: pytest.MonkeyPatch, has_instructions: bool
+) -> None:
+    """Before the first request, which would wait for a compiler."""
+    loaded: list[int] = []
+    if bindings.kernels() is None:
+        pytest.skip("SKIPPED LOUDLY: no native kernels here")
+    monkeypatch.setattr(bindings.Kernels, "has_decode_attention", has_instructions)
+    monkeypatch.setattr(bindings, "load_float32_kernels", lambda: loaded.append(1))
+    bindings.prepare_kernels(torch.device("cpu"), torch.bfloat16, "int4")
+    assert bool(loaded) is not has_instructions
