@@ -270,7 +270,8 @@ class SamplingParams:
     """How tokens are chosen. `engine.sampler.check_params` refuses wrong types and values.
 
     Attributes:
-        max_tokens: most new tokens of the visible answer, 1 or more. None: as many as the context and the memory hold.
+        max_tokens: most new tokens of the answer, with its response state and its end token, without the reasoning;
+            1 or more. None: as many as the context and the memory hold.
         max_reasoning_tokens: most tokens of reasoning beside those, 0 or more; then the engine ends it and the answer
             follows. 0: no reasoning. None: as many as the context and the memory hold. Changes nothing for checkpoints
             that do not reason.

@@ -79,6 +79,14 @@ def test_lines_have_openais_shape(run: Run, tmp_path: Path) -> None:
     assert len(body["choices"][0]["logprobs"]["content"][0]["top_logprobs"]) == 1
 
 
+def test_a_line_that_is_not_utf_8_is_said_to_be_that(run: Run, tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_bytes(b"\xff\xfe{}\n" + json.dumps(request("a", "Hello")).encode() + b"\n{\xe9}\n")
+    run(source, tmp_path / "out.jsonl", ordered=True)
+    said = [result["error"] and result["error"]["message"] for result in read(tmp_path / "out.jsonl")]
+    assert said == ["line 1 is not UTF-8.", None, "line 3 is not UTF-8."]
+
+
 def test_what_is_wrong_with_a_line_is_its_result(run: Run, tmp_path: Path) -> None:
     bad: list[tuple[dict[str, Any] | str, str]] = [
         ("{not json", "line 2 is not valid JSON"),

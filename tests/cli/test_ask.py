@@ -109,13 +109,16 @@ class TestAsk:
         finally:
             process.kill()
 
-    def test_a_full_disk_is_one_sentence(self, forks: Forks) -> None:
+    @pytest.mark.parametrize("command", [("ask", "Hello"), ("chat",)])
+    def test_a_full_disk_is_one_sentence(self, forks: Forks, command: tuple[str, ...]) -> None:
         full = Path("/dev/full")
         if not full.exists():
             pytest.skip("SKIPPED LOUDLY: this system has no /dev/full")
-        command = [sys.executable, "-c", "from vita.cli import main; main()", "ask", "Hello", "--model", MINI]
+        line = [sys.executable, "-c", "from vita.cli import main; main()", *command, "--model", MINI]
         with full.open("wb") as disk:
-            done = forks.run([*command, "--max-tokens", "3"], stdout=disk, stderr=subprocess.PIPE, env=ENV, timeout=99)
+            done = forks.run(
+                [*line, "--max-tokens", "3"], input=b"Hello\n", stdout=disk, stderr=subprocess.PIPE, env=ENV, timeout=99
+            )
         assert done.returncode == 2 and b"no space is left" in done.stderr and b"Traceback" not in done.stderr
 
     def test_a_clip_from_stdin_is_seen_and_heard(self, files: Path) -> None:

@@ -69,6 +69,22 @@ def test_it_says_where_it_answers_and_stops_when_told(forks: Forks, how: signal.
         assert process.stderr is not None and "Traceback" not in process.stderr.read()
 
 
+def test_a_second_signal_ends_answers_without_their_stacks(forks: Forks) -> None:
+    with serving(forks, "--voice", "espeak") as (process, url, _):
+        get(f"{url}/health")
+        body = json.dumps({"model": "vita", "input": "One more sentence. " * 200, "response_format": "wav"}).encode()
+        request = urllib.request.Request(f"{url}/v1/audio/speech", body, {"Content-Type": "application/json"})
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as answer:
+            answer.read(1000)  # and no more: the server waits for this client
+            for _ in range(2):
+                os.killpg(process.pid, signal.SIGINT)
+                time.sleep(0.3)
+            assert process.wait(30) == 0
+        assert process.stderr is not None
+        said = process.stderr.read()
+        assert "Traceback" not in said and "Exception" not in said and "cut off: 1" in said, said
+
+
 @pytest.mark.slow
 def test_a_key_of_the_environment_is_asked_for(forks: Forks) -> None:
     with serving(forks, "--host", "0.0.0.0", VITA_API_KEY="key-of-the-cli-test") as (_, url, lines):

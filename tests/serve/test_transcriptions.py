@@ -17,6 +17,7 @@ from tests.serve.conftest import ASSETS
 from tests.serve.running import Running
 from vita.events import TokenLogprob
 from vita.model.kv_cache import KVCache
+from vita.serve.server import load_vad_if_installed
 from vita.serve.sse import DELTA_SECONDS
 from vita.serve.transcribe import SAMPLE_RATE, TranscriptText, find_segments, transcript_tokens
 
@@ -170,5 +171,14 @@ class TestPieces:
 
     def test_without_voice_activity_a_recording_is_one_segment(self) -> None:
         samples = np.zeros(8000, np.float32)
-        (segment,) = find_segments(samples, None)
+        (segment,) = find_segments(samples, None, cut=True)
         assert (segment.start, segment.end) == (0, 0.5)
+
+    @pytest.mark.parametrize("cut", [False, True])
+    def test_where_nobody_speaks_there_is_nothing_to_write_down(self, cut: bool) -> None:
+        vad = load_vad_if_installed()
+        if vad is None:
+            pytest.skip("SKIPPED LOUDLY: silero-vad is not installed")
+        noise = np.random.default_rng(1).normal(0, 1e-4, 32000).astype(np.float32)
+        for samples in (np.zeros(32000, np.float32), noise):
+            assert find_segments(samples, vad, cut=cut) == []

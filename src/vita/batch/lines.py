@@ -108,6 +108,8 @@ def _parse(number: int, line: bytes | None) -> Mapping[str, JSON]:
         fields = json.loads(line, parse_constant=_refuse_constant)
     except RecursionError:
         raise invalid(f"line {number} is nested too deeply.") from None
+    except UnicodeDecodeError:  # bytes that look like UTF-16 or UTF-32 are decoded as such
+        raise invalid(f"line {number} is not UTF-8.") from None
     except ValueError as error:
         raise invalid(f"line {number} is not valid JSON: {error}.") from error
     if not isinstance(fields, dict):

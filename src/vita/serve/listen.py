@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import ssl
 import time
@@ -22,6 +23,7 @@ from vita.errors import RequestError, ResourceError
 from vita.serve.options import Limits, ServeOptions
 from vita.serve.server import Server, State
 
+log = logging.getLogger("vita")
 HEADER_BYTES = 64 << 10  # of a request's first line and headers
 KEEP_ALIVE_SECONDS = 15
 SOCKET_MESSAGE_BYTES = 24 << 20  # of a WebSocket: 15 MB of audio as base64
@@ -82,8 +84,28 @@ def serve(app: FastAPI, listening: socket.socket) -> None:
     """
     server = app.state.server
     assert isinstance(server, Server)
-    with configured(app, server.options) as config:
+    with configured(app, server.options) as config, without_cancelled():
         Listener(config, server).run(sockets=[listening])
+
+
+class _WithoutCancelled(logging.Filter):
+    """Leaves out the stacks of requests that a stop has cut off: that is no error, and one line says how many."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a record is logged."""
+        error = record.exc_info[1] if record.exc_info else None
+        return not isinstance(error, asyncio.CancelledError) and "CancelledError" not in record.getMessage()
+
+
+@contextmanager
+def without_cancelled() -> Iterator[None]:
+    """Around an event loop with a `Listener`: requests that a stop cuts off are cancelled when the loop ends."""
+    uvicorn_log, without = logging.getLogger("uvicorn.error"), _WithoutCancelled()
+    uvicorn_log.addFilter(without)
+    try:
+        yield
+    finally:
+        uvicorn_log.removeFilter(without)
 
 
 @contextmanager
@@ -134,6 +156,7 @@ class Listener(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal. Unlike uvicorn's, it is not raised again at the end: the exit code is 0."""
         if self._stop_at is not None:
+            log.warning("stopped at once; answers in progress are cut off: %d", self._server.active)
             self.should_exit = self.force_exit = True
             return
         self.stop()

@@ -172,15 +172,26 @@ def read_recording(server: Server, audio: Audio, gone: Sequence[bool] = ()) -> S
     return samples
 
 
-def find_segments(samples: Samples, vad: SileroVad | None) -> list[Segment]:
-    """Where somebody speaks; all of the recording if there is no voice activity detector. Takes 1 % of its duration;
-    call it in a thread."""
+NOBODY_SPEAKS = 0.2  # a recording is silent if its likeliest frame is less likely speech
+
+
+def find_segments(samples: Samples, vad: SileroVad | None, *, cut: bool) -> list[Segment]:
+    """Where somebody speaks. Takes 1 % of the recording's duration; call it in a thread.
+
+    Args:
+        samples: float32 `[n]` at 16 kHz.
+        vad: None: all of the recording is taken for speech.
+        cut: without, all of it, or nothing if nobody speaks: a model writes words down for silence, too.
+    """
     seconds = len(samples) / SAMPLE_RATE
     if vad is None:
         return [Segment(0.0, seconds, samples)]
     from vita.speech.listener import Listener
     from vita.speech.vad import VadStream
 
+    if not cut:
+        speech = max(VadStream(vad).feed(samples), default=1.0)
+        return [Segment(0.0, seconds, samples, speech)] if speech >= NOBODY_SPEAKS else []
     listener = Listener(vad, CUT)
     padded = np.concatenate([samples, np.zeros(SAMPLE_RATE, np.float32)])  # silence that ends the last turn
     found = []

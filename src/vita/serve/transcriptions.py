@@ -114,7 +114,7 @@ class Transcription:
         self._segments: list[Segment] = []
 
     async def find_segments(self) -> None:
-        """Cut the recording where nobody speaks, if times are asked for or it is long.
+        """Cut the recording where nobody speaks, if times are asked for or it is long; of silence nothing is left.
 
         Raises:
             ApiError: 400, subtitles are asked for and there is no voice activity detector to give times.
@@ -124,7 +124,7 @@ class Transcription:
             raise unsupported("response_format", "subtitles need times, and no voice activity detector is installed")
         timed = asked.response_format not in ("json", "text")
         cut = timed or asked.cut or self._seconds > LONG_SECONDS
-        self._segments = await asyncio.to_thread(find_segments, self._samples, vad if cut else None)
+        self._segments = await asyncio.to_thread(find_segments, self._samples, vad, cut=cut)
 
     async def complete(self) -> Response:
         """The response of a request without `stream`.

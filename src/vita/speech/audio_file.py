@@ -62,7 +62,9 @@ def format_of(path: str | Path) -> str:
         return "raw"
     if suffix not in SUFFIXES:
         raise RequestError(
-            f"{suffix or 'no suffix'} is not an audio format", where=path, fix=f"use one of {', '.join(SUFFIXES)}"
+            f"{suffix} is not an audio format" if suffix.strip(".") else "the name has no suffix of an audio format",
+            where=path,
+            fix=f"use one of {', '.join(SUFFIXES)}",
         )
     return SUFFIXES[suffix]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 from typing import Protocol
@@ -63,6 +64,8 @@ class PlainReader:
         except BrokenPipeError:  # of the output
             raise
         except OSError as error:
+            if error.errno == errno.ENOSPC:  # of the output, which `input` flushes
+                raise
             reason = error.strerror or error
             fix = "pipe questions to it"
             raise RequestError(f"cannot be read ({reason})", where="standard input", fix=fix) from error

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from starlette.types import ASGIApp
 
 from vita.options import EngineOptions
-from vita.serve.listen import Listener, configured
+from vita.serve.listen import Listener, configured, without_cancelled
 from vita.serve.options import ServeOptions
 from vita.serve.replicas.child import encode_options
 from vita.serve.replicas.local import LocalReplica, environments
@@ -75,4 +75,5 @@ def serve_replicas(
                 on_ready()
                 await Listener(config, router).serve(sockets=[listening])
 
-    asyncio.run(run())
+    with without_cancelled():
+        asyncio.run(run())
