@@ -76,9 +76,10 @@ def test_a_second_signal_ends_answers_without_their_stacks(forks: Forks) -> None
         request = urllib.request.Request(f"{url}/v1/audio/speech", body, {"Content-Type": "application/json"})
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as answer:
             answer.read(1000)  # and no more: the server waits for this client
-            for _ in range(2):
-                os.killpg(process.pid, signal.SIGINT)
-                time.sleep(0.3)
+            os.killpg(process.pid, signal.SIGINT)
+            while get(f"{url}/health")[0] != 503:  # it waits for the answer
+                time.sleep(0.05)
+            os.killpg(process.pid, signal.SIGINT)
             assert process.wait(30) == 0
         assert process.stderr is not None
         said = process.stderr.read()
