@@ -22,7 +22,7 @@ import vita
 from vita.cli import doctor
 from vita.errors import RequestError
 from vita.kernels.cpu import bindings, compile
-from vita.kernels.cpu.compile import Loaded, Program, cache_folder, load_library
+from vita.kernels.cpu.compile import Loaded, Program, cache_folder, load_library, open_library
 from vita.kernels.cpu.signatures import ADDRESSES, DATA, DOUBLE, INT, INT64, INTS, SIGNATURES
 from vita.types import SamplingParams
 
@@ -228,7 +228,9 @@ class TestTheInterface:
 
     def open(self, tmp_path: Path, source: str) -> tuple[object, Loaded]:
         (tmp_path / "other.c").write_text(source)
-        return bindings.open_kernels(load_library(Program((tmp_path / "other.c",), flags=("-shared", "-fPIC"))))
+        return open_library(
+            load_library(Program((tmp_path / "other.c",), flags=("-shared", "-fPIC"))), bindings.Kernels
+        )
 
     @pytest.mark.parametrize("name", ["vita_rms_norm", "vita_gemv_int4_workspace"])
     def test_a_missing_function_means_no_kernels_and_a_reason(self, name: str, folder: Path, tmp_path: Path) -> None:

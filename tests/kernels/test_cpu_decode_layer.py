@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 from tests.kernels.cpu_builds import GuardedKernels, builds, compile_builds
-from torch import Tensor, nn
+from tests.kernels.decoders import random_decoder
+from torch import nn
 
 from vita.config import DecoderConfig
 from vita.engine.decode import EagerDecode, choose_decode_runner
@@ -18,7 +19,6 @@ from vita.model import native_layers
 from vita.model.decoder import Decoder
 from vita.model.kv_cache import KVCache
 from vita.model.native_layers import NativeLayers, choose_native_layers
-from vita.quant.scheme import STORED, quantize_modules, quantize_weight
 
 CAPACITY = 700
 LENGTHS = (0, 1, 255, 256, 600, 3, 17, 100, 0, 31, 2, 63, 64, 65, 300, 5)
@@ -42,21 +42,7 @@ def guarded(request: pytest.FixtureRequest) -> Iterator[GuardedKernels]:
 
 def decoder_of(config: DecoderConfig, scheme: str | None) -> Decoder:
     """Random weights in bfloat16, quantised by a scheme."""
-    torch.manual_seed(1)
-    with torch.device("meta"):
-        decoder = Decoder(config, config.vocab_size)
-    if scheme:
-        quantize_modules(decoder, scheme)
-    state: dict[str, Tensor] = {}
-    for name, wanted in decoder.state_dict().items():
-        values = torch.randn(wanted.shape[0], wanted.shape[1] * 2) if wanted.dtype == torch.uint8 else None
-        values = (torch.randn(wanted.shape) if values is None else values) * 0.1
-        if wanted.dtype in STORED:
-            state[name], state[name.removesuffix("weight") + "scale"] = quantize_weight(values, wanted.dtype)
-        elif name not in state:
-            state[name] = (1 + values if "norm" in name else values).bfloat16()
-    decoder.load_state_dict(state, assign=True)
-    return decoder.eval().requires_grad_(False)
+    return random_decoder(config, scheme, torch.Tensor.bfloat16)
 
 
 def caches_of(config: DecoderConfig, lengths: tuple[int, ...], *, quantized: bool = False) -> list[KVCache]:

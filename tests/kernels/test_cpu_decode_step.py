@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from tests.kernels.compilers import find_compiler
+from tests.kernels.decoders import random_decoder
 from tests.kernels.float32_builds import OTHER_FLAGS, float32_build
-from torch import Tensor, nn
+from torch import nn
 
 from vita.config import DecoderConfig
 from vita.engine.decode import EagerDecode, choose_decode_runner, step_bytes
@@ -19,7 +20,7 @@ from vita.model.decoder import Decoder
 from vita.model.kv_cache import KVCache
 from vita.model.native_decode import NativeDecode, choose_native_decode
 from vita.planning.flops import weight_bytes
-from vita.quant.scheme import STORED, quantize_modules, quantize_weight
+from vita.quant.scheme import quantize_modules
 
 pytestmark = pytest.mark.skipif(find_compiler() is None, reason="no C compiler")
 CAPACITY = 1100
@@ -39,21 +40,8 @@ def no_gradients() -> Iterator[None]:
 
 def decoder_of(config: DecoderConfig, weights: str) -> Decoder:
     """Random weights: "float32", "bfloat16" (float32 values that are exact in it), "int8"."""
-    torch.manual_seed(1)
-    with torch.device("meta"):
-        decoder = Decoder(config, config.vocab_size)
-    if weights == "int8":
-        quantize_modules(decoder, "int8")
-    state: dict[str, Tensor] = {}
-    for name, wanted in decoder.state_dict().items():
-        values = torch.randn(wanted.shape) * (0.02 if name.endswith("bias") else 0.1)
-        if wanted.dtype in STORED:
-            state[name], state[name.removesuffix("weight") + "scale"] = quantize_weight(values, wanted.dtype)
-        elif name not in state:
-            values = 1 + values if "norm" in name else values
-            state[name] = values.bfloat16().float() if weights == "bfloat16" else values
-    decoder.load_state_dict(state, assign=True)
-    return decoder.eval().requires_grad_(False)
+    scheme = "int8" if weights == "int8" else None
+    return random_decoder(config, scheme, lambda values: values.bfloat16().float() if weights == "bfloat16" else values)
 
 
 def caches_of(config: DecoderConfig, lengths: tuple[int, ...], seed: int = 0) -> list[KVCache]:

@@ -137,10 +137,9 @@ class KVCacheBatch:
 
     def attend(self, attend: Attend, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """As `KVCache.attend`, in one native kernel where possible: `[requests, heads, 1, d]`."""
-        kernels = [found for found in (bf16_kernels(q, k), attention_kernels(q, k)) if found is not None]
-        table = self._table(layer) if kernels else None
-        for native in kernels:  # the first needs instructions that some processors do not have
-            out = None if table is None else native.decode_attention(q, k, v, table, layer)
+        for find in (bf16_kernels, attention_kernels):  # the first needs instructions that some processors do not have
+            native = find(q, k)
+            out = None if native is None else native.decode_attention(q, k, v, self._table(), layer)
             if out is not None:
                 return out
         if len(self.caches) == 1:
@@ -148,9 +147,9 @@ class KVCacheBatch:
         rows = zip(self.caches, q.split(1), k.split(1), v.split(1), strict=True)
         return torch.cat([cache.attend(attend, layer, qi, ki, vi, None) for cache, qi, ki, vi in rows])
 
-    def _table(self, layer: int) -> BlockTable:
-        """The block table of this step, built at layer 0."""
-        if self._block_table is None or layer == 0:
+    def _table(self) -> BlockTable:
+        """The block table of this step, built by its first layer."""
+        if self._block_table is None:
             self._block_table = block_table(self.caches)
         return self._block_table
 
@@ -162,6 +161,7 @@ class KVCacheBatch:
 
     def advance(self, n: int) -> None:
         """Count `n` more positions of each cache as filled."""
+        self._block_table = None
         for cache in self.caches:
             cache.advance(n)
 

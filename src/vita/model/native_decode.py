@@ -11,7 +11,8 @@ from collections.abc import Container, Sequence
 import torch
 from torch import Tensor, nn
 
-from vita.kernels.cpu.decode_step import FORMATS, DecoderStruct, DecoderWeights, LayerWeights, LinearWeights
+from vita.kernels.cpu.decode_step import STEP_DTYPES, DecoderStruct, DecoderWeights
+from vita.kernels.cpu.decoder_weights import LayerWeights, LinearWeights
 from vita.kernels.cpu.float32 import Float32Kernels, load_float32_kernels
 from vita.layers.linear import Linear
 from vita.layers.rope import rope_tables
@@ -66,33 +67,37 @@ def choose_native_decode(decoder: Decoder) -> NativeDecode | None:
         None for a decoder that is not on a CPU, too large, or streamed from disk, for weights in int4 or float16, and
         without a compiler.
     """
-    config, layers = decoder.config, list(decoder.layers)
-    if decoder.device.type != "cpu" or config.head_dim % 2 or any(layer._forward_hooks for layer in layers):
+    config = decoder.config
+    if decoder.device.type != "cpu" or config.head_dim % 2:
         return None
     if sum(tensor.nbytes for tensor in decoder.state_dict().values()) > MAX_BYTES:
         return None
-    found = [layer_weights(layer, FORMATS) for layer in layers if isinstance(layer, DecoderBlock)]
-    blocks, head = [layer for layer in found if layer is not None], linear_weights(decoder.head, FORMATS)
-    kernels = load_float32_kernels()
-    if kernels is None or not kernels.supports(config.head_dim) or head is None or len(blocks) != len(layers):
+    layers, head, kernels = layers_of(decoder, STEP_DTYPES), _linear(decoder.head, STEP_DTYPES), load_float32_kernels()
+    if layers is None or head is None or kernels is None or not kernels.supports(config.head_dim):
         return None
     weights = DecoderWeights(
-        blocks, decoder.norm.weight, head, config.num_heads, config.num_kv_heads, config.head_dim, config.rms_norm_eps
+        layers, decoder.norm.weight, head, config.num_heads, config.num_kv_heads, config.head_dim, config.rms_norm_eps
     )
     return NativeDecode(decoder, weights, kernels)
 
 
-def layer_weights(layer: DecoderBlock, dtypes: Container[torch.dtype]) -> LayerWeights | None:
-    """The weights of a layer; None where one is not of these dtypes, or of a type that no kernel knows."""
+def layers_of(decoder: Decoder, dtypes: Container[torch.dtype]) -> list[LayerWeights] | None:
+    """The weights of all layers; None if one is streamed from disk, not of these dtypes, or of a type that no kernel
+    knows."""
+    blocks = [block for block in decoder.layers if isinstance(block, DecoderBlock) and not block._forward_hooks]
+    found = [layer for layer in (_layer(block, dtypes) for block in blocks) if layer is not None]
+    return found if found and len(found) == len(decoder.layers) else None
+
+
+def _layer(layer: DecoderBlock, dtypes: Container[torch.dtype]) -> LayerWeights | None:
     names = (layer.attn.q, layer.attn.k, layer.attn.v, layer.attn.o, layer.mlp.gate, layer.mlp.up, layer.mlp.down)
-    linears = [linear for linear in (linear_weights(name, dtypes) for name in names) if linear is not None]
+    linears = [linear for linear in (_linear(name, dtypes) for name in names) if linear is not None]
     if len(linears) != len(names):
         return None
     return LayerWeights(layer.attn_norm.weight.detach(), layer.mlp_norm.weight.detach(), *linears)
 
 
-def linear_weights(linear: nn.Module, dtypes: Container[torch.dtype]) -> LinearWeights | None:
-    """As `layer_weights`, of one linear layer."""
+def _linear(linear: nn.Module, dtypes: Container[torch.dtype]) -> LinearWeights | None:
     if type(linear) not in (Linear, Int8Linear, Int4Linear):  # a subclass may compute something else
         return None
     assert isinstance(linear, (Linear, Int8Linear, Int4Linear))

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from vita.kernels.cpu.bindings import kernels
-from vita.kernels.cpu.decode_layer import FORMATS, DecodeLayers
+from vita.kernels.cpu.decode_layer import LAYER_DTYPES, DecodeLayers
 from vita.layers.attention import attend
 from vita.layers.rope import rope_tables
-from vita.model.decoder import Decoder, DecoderBlock
+from vita.model.decoder import Decoder
 from vita.model.kv_cache import KVCache, KVCacheBatch
-from vita.model.native_decode import layer_weights
+from vita.model.native_decode import layers_of
 
 
 class NativeLayers:
@@ -55,13 +55,11 @@ def choose_native_layers(decoder: Decoder) -> NativeLayers | None:
         None for a decoder that is not in bfloat16 on a CPU, or streamed from disk, for weights of a type that the
         kernels do not know, for heads whose width is no multiple of 32, and without a compiler.
     """
-    blocks = list(decoder.layers)
     weight = decoder.norm.weight
-    if weight.device.type != "cpu" or weight.dtype != torch.bfloat16 or any(block._forward_hooks for block in blocks):
+    if weight.device.type != "cpu" or weight.dtype != torch.bfloat16:
         return None
-    found = [layer_weights(block, FORMATS) for block in blocks if isinstance(block, DecoderBlock)]
-    known, native = [layer for layer in found if layer is not None], kernels()
-    if native is None or not known or len(known) != len(blocks):
+    weights, native = layers_of(decoder, LAYER_DTYPES), kernels()
+    if weights is None or native is None:
         return None
-    layers = native.decode_layers(known, decoder.config.head_dim, decoder.config.rms_norm_eps)
+    layers = native.decode_layers(weights, decoder.config.head_dim, decoder.config.rms_norm_eps)
     return None if layers is None else NativeLayers(decoder, layers)

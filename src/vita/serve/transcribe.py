@@ -35,6 +35,7 @@ STOP = ("\n",)  # what follows would be an answer to what was said
 SAMPLE_RATE = 16_000
 LONG_SECONDS = 30.0  # longer recordings are cut
 CUT = TurnOptions(silence_ms=600, max_turn_ms=30_000)
+NOBODY_SPEAKS = 0.2  # a recording is silent if its likeliest frame is less likely speech
 
 
 @dataclass(frozen=True)
@@ -170,9 +171,6 @@ def read_recording(server: Server, audio: Audio, gone: Sequence[bool] = ()) -> S
     windows = [array for piece in pieces for span in piece.spans for array in span.data]
     samples: Samples = np.concatenate(windows)[: max(1, round(turn.audio_seconds * SAMPLE_RATE))]
     return samples
-
-
-NOBODY_SPEAKS = 0.2  # a recording is silent if its likeliest frame is less likely speech
 
 
 def find_segments(samples: Samples, vad: SileroVad | None, *, cut: bool) -> list[Segment]:

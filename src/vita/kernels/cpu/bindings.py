@@ -11,7 +11,6 @@ import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -19,9 +18,9 @@ import torch
 from torch import Tensor
 
 from vita.kernels.cpu.block_table import BlockTable, address
-from vita.kernels.cpu.compile import Loaded, Program, are_wanted, load_library
+from vita.kernels.cpu.compile import Loaded, Program, are_wanted, load_library, open_library
 from vita.kernels.cpu.decode_layer import DecodeLayers
-from vita.kernels.cpu.decode_step import LayerWeights
+from vita.kernels.cpu.decoder_weights import LayerWeights
 from vita.kernels.cpu.float32 import load_float32_kernels
 from vita.kernels.cpu.signatures import InterfaceError, bind
 
@@ -33,7 +32,7 @@ _NAMES = (
 SOURCES = tuple(Path(__file__).with_name(f"{name}.c") for name in _NAMES)
 _SHARED = (
     "floats", "helpers", "int4", "gemm_dynamic_int8_avx2", "gemm_dynamic_int8_avx512", "linear", "rows", "splits",
-    "threads", "vectors", "vectors_f32",
+    "threads", "vectors", "vectors_f32", "weights",
 )  # fmt: skip
 HEADERS = tuple(Path(__file__).with_name(f"{name}.h") for name in _SHARED)
 PROGRAM = Program(SOURCES, HEADERS)
@@ -366,22 +365,11 @@ def compiled(*, retry: bool = False) -> Loaded:
     return _open(retry=retry)[1]
 
 
-def open_kernels(found: Loaded) -> tuple[Kernels | None, Loaded]:
-    """The kernels of a loaded library; None, and the reason, if it does not have the interface of `Kernels`."""
-    if found.library is None:
-        return None, found
-    try:
-        return Kernels(found.library), found
-    except InterfaceError as error:
-        reason = f"they cannot be used: {error}"
-        return None, replace(found, library=None, reason=reason, fix="install the package again")
-
-
 _PREPARING = threading.Lock()
 
 
 def _open(*, retry: bool = False) -> tuple[Kernels | None, Loaded]:
-    return open_kernels(load_library(PROGRAM, retry=retry))
+    return open_library(load_library(PROGRAM, retry=retry), Kernels)
 
 
 @lru_cache(maxsize=1)

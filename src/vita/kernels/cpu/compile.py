@@ -24,11 +24,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from vita.errors import RequestError
 from vita.kernels.cpu.cache import Cache, UntrustedError
+from vita.kernels.cpu.signatures import InterfaceError
 
 log = logging.getLogger("vita")
+T = TypeVar("T")
 VARIABLE, OFF = "VITA_KERNELS", "off"
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
 COMPILERS = ("cc", "gcc", "clang")
@@ -94,6 +97,17 @@ def load_library(program: Program, *, retry: bool = False) -> Loaded:
         return _first_built(compilers, program, lambda compiler, variant: _uncached(compiler, variant, cause))
     with contextlib.closing(cache):
         return _first_built(compilers, program, lambda compiler, variant: _cached(cache, compiler, variant, retry))
+
+
+def open_library(found: Loaded, functions: Callable[[ctypes.CDLL], T]) -> tuple[T | None, Loaded]:
+    """The functions of a loaded library; None, and the reason, if it does not have their interface."""
+    if found.library is None:
+        return None, found
+    try:
+        return functions(found.library), found
+    except InterfaceError as error:
+        reason = f"they cannot be used: {error}"
+        return None, replace(found, library=None, reason=reason, fix="install the package again")
 
 
 def _first_built(compilers: list[str], program: Program, build: Callable[[str, Program], Loaded]) -> Loaded:

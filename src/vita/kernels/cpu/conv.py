@@ -6,6 +6,7 @@ A program of its own: a model without a speech checkpoint does not wait for it t
 from __future__ import annotations
 
 import ctypes
+import logging
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,10 +14,10 @@ import torch
 from torch import Tensor
 
 from vita.kernels.cpu.block_table import address
-from vita.kernels.cpu.compile import Program
-from vita.kernels.cpu.float32 import open_program
+from vita.kernels.cpu.compile import Program, load_library, open_library
 from vita.kernels.cpu.signatures import CONV_SIGNATURES, bind
 
+log = logging.getLogger("vita")
 _HERE = Path(__file__).parent
 CONV_PROGRAM = Program((_HERE / "conv_f32.c",), (_HERE / "vectors_f32.h",))
 
@@ -79,4 +80,6 @@ def conv_kernel(x: Tensor, weight: Tensor) -> ConvKernel | None:
 @lru_cache(maxsize=1)
 def load_conv_kernel() -> ConvKernel | None:
     """The kernel, compiled if this machine has not yet; None, logged, where that fails. Once per process."""
-    return open_program(CONV_PROGRAM, "kernel of the codec", ConvKernel)
+    kernel, found = open_library(load_library(CONV_PROGRAM), ConvKernel)
+    log.info("kernel of the codec: %s", found.reason)
+    return kernel

@@ -2,16 +2,7 @@
  * call the kernels that the layer's operations would call one by one, with the same results. */
 #include "floats.h"
 #include "linear.h"
-
-/* As in decode_step.py. */
-enum { BFLOAT16 = 1, INT8 = 2, INT4 = 3 };
-
-/* y [rows, n_out] = x [rows, n_in] w [n_out, n_in]^T + bias [n_out]. `scale` is that of int8 and int4; `bias` can be
- * null. */
-typedef struct {
-    const void *w, *scale, *bias;
-    int64_t n_out, n_in, format;
-} Linear;
+#include "weights.h"
 
 typedef struct {
     const uint16_t *attn_norm, *mlp_norm; /* [hidden] */

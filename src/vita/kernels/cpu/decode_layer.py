@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from vita.kernels.cpu.block_table import address
-from vita.kernels.cpu.decode_step import LayerStruct, LayerWeights, LinearStruct, LinearWeights
+from vita.kernels.cpu.decoder_weights import FORMATS, LayerStruct, LayerWeights, LinearStruct, LinearWeights
 
-FORMATS = {torch.bfloat16: 1, torch.int8: 2, torch.uint8: 3}  # as in decode_layer.c
+LAYER_DTYPES = (torch.bfloat16, torch.int8, torch.uint8)  # of weights that a layer multiplies with
 
 
 class DecodeLayers:

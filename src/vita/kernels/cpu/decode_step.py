@@ -14,38 +14,9 @@ import torch
 from torch import Tensor
 
 from vita.kernels.cpu.block_table import address
+from vita.kernels.cpu.decoder_weights import FORMATS, LayerStruct, LayerWeights, LinearStruct, LinearWeights
 
-FORMATS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}  # as in decode_step_f32.c
-
-
-@dataclass(frozen=True)
-class LinearWeights:
-    """One linear layer.
-
-    Attributes:
-        weight: float32, bfloat16 or int8 `[out, in]`, or int4 as uint8 `[out, in / 2]`; contiguous.
-        scale: bfloat16 `[out]` of int8 weights, `[out, in / 64]` of int4 weights.
-        bias: `[out]`, or None.
-    """
-
-    weight: Tensor
-    scale: Tensor | None = None
-    bias: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class LayerWeights:
-    """One layer: norms `[hidden]`, and its linear layers."""
-
-    attn_norm: Tensor
-    mlp_norm: Tensor
-    q: LinearWeights
-    k: LinearWeights
-    v: LinearWeights
-    o: LinearWeights
-    gate: LinearWeights
-    up: LinearWeights
-    down: LinearWeights
+STEP_DTYPES = (torch.float32, torch.bfloat16, torch.int8)  # of weights that the step multiplies with
 
 
 @dataclass(frozen=True)
@@ -67,24 +38,6 @@ class DecoderWeights:
     kv_heads: int
     head_dim: int
     eps: float
-
-
-class LinearStruct(ctypes.Structure):
-    """`Linear` of decode_step_f32.c and decode_layer.c."""
-
-    _fields_ = (
-        ("w", ctypes.c_void_p), ("scale", ctypes.c_void_p), ("bias", ctypes.c_void_p),
-        ("n_out", ctypes.c_int64), ("n_in", ctypes.c_int64), ("format", ctypes.c_int64),
-    )  # fmt: skip
-
-
-class LayerStruct(ctypes.Structure):
-    """`Layer` of decode_step_f32.c and decode_layer.c."""
-
-    _fields_ = (
-        ("attn_norm", ctypes.c_void_p), ("mlp_norm", ctypes.c_void_p),
-        *((name, LinearStruct) for name in ("q", "k", "v", "o", "gate", "up", "down")),
-    )  # fmt: skip
 
 
 class _Decoder(ctypes.Structure):

@@ -8,6 +8,7 @@
 #include "float32.h"
 #include "floats.h"
 #include "vectors_f32.h"
+#include "weights.h"
 
 #define CHANNELS 4           /* output channels of a tile, whose weights are read side by side */
 #define ROWS 4               /* rows of x that a tile is multiplied with at a time */
@@ -15,17 +16,8 @@
 #define PREFETCH_BYTES 4096
 #define PARALLEL (1 << 18)   /* bytes of weights and products from which threads are worth their barrier */
 
-enum { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2 };
-
 typedef int32_t Integers __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int8_t Bytes __attribute__((vector_size(LANES), aligned(1), may_alias));
-
-/* A linear layer: y [rows, n_out] = x [rows, n_in] (w [n_out, n_in] * scale [n_out])^T + bias [n_out]. The weights have
- * one of the formats above; `scale` is that of int8, bfloat16; `bias` can be null. */
-typedef struct {
-    const void *w, *scale, *bias;
-    int64_t n_out, n_in, format;
-} Linear;
 
 typedef struct {
     const float *attn_norm, *mlp_norm; /* [hidden] */
@@ -135,7 +127,7 @@ static void add(float *x, const float *y, int64_t n) {
 /* gate [n] = gate / (1 + e^-gate) * up. */
 static void silu_mul(float *gate, const float *up, int64_t n) {
 #pragma omp simd
-    for (int64_t k = 0; k < n; k++) gate[k] = gate[k] / (1.0f + exp2_f32(gate[k] * -1.44269504f)) * up[k];
+    for (int64_t k = 0; k < n; k++) gate[k] = silu_f32(gate[k]) * up[k];
 }
 
 /* Floats of the buffers of a step, without those of attention. */

@@ -9,25 +9,22 @@ from __future__ import annotations
 
 import ctypes
 import logging
-from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from vita.kernels.cpu.block_table import BlockTable, address
-from vita.kernels.cpu.compile import Program, load_library
+from vita.kernels.cpu.compile import Program, load_library, open_library
 from vita.kernels.cpu.decode_step import DecoderStruct
-from vita.kernels.cpu.signatures import FLOAT32_SIGNATURES, InterfaceError, bind
+from vita.kernels.cpu.signatures import FLOAT32_SIGNATURES, bind
 
 log = logging.getLogger("vita")
-T = TypeVar("T")
 _HERE = Path(__file__).parent
 FLOAT32_PROGRAM = Program(
     tuple(_HERE / f"{name}.c" for name in ("decode_attention_f32", "decode_step_f32", "elementwise_f32")),
-    tuple(_HERE / f"{name}.h" for name in ("float32", "floats", "splits", "vectors_f32")),
+    tuple(_HERE / f"{name}.h" for name in ("float32", "floats", "splits", "vectors_f32", "weights")),
 )
 
 
@@ -141,17 +138,6 @@ def attention_kernels(q: Tensor, k: Tensor) -> Float32Kernels | None:
 @lru_cache(maxsize=1)
 def load_float32_kernels() -> Float32Kernels | None:
     """The kernels, compiled if this machine has not yet; None, logged, where that fails. Once per process."""
-    return open_program(FLOAT32_PROGRAM, "float32 kernels", Float32Kernels)
-
-
-def open_program(program: Program, name: str, functions: Callable[[ctypes.CDLL], T]) -> T | None:
-    """The functions of a program, compiled if this machine has not yet; None, logged with `name`, where that fails."""
-    found = load_library(program)
-    log.info("%s: %s", name, found.reason)
-    if found.library is None:
-        return None
-    try:
-        return functions(found.library)
-    except InterfaceError as error:
-        log.info("%s cannot be used: %s", name, error)
-        return None
+    kernels, found = open_library(load_library(FLOAT32_PROGRAM), Float32Kernels)
+    log.info("float32 kernels: %s", found.reason)
+    return kernels

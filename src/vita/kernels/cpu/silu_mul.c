@@ -21,8 +21,8 @@ static void compute(uint16_t *gate, const uint16_t *up, int64_t first, int64_t e
 static void compute(uint16_t *gate, const uint16_t *up, int64_t first, int64_t end) {
 #pragma omp simd
     for (int64_t k = first; k < end; k++) {
-        const float x = bf16_to_f32(gate[k]), silu = x / (1.0f + exp2_f32(x * -1.44269504f));
-        gate[k] = f32_to_bf16(bf16_to_f32(f32_to_bf16(silu)) * bf16_to_f32(up[k]));
+        const uint16_t silu = f32_to_bf16(silu_f32(bf16_to_f32(gate[k])));
+        gate[k] = f32_to_bf16(bf16_to_f32(silu) * bf16_to_f32(up[k]));
     }
 }
 #endif

@@ -61,3 +61,6 @@ static inline float exp2_f32(float x) {
     memcpy(&factor, &bits, 4);
     return power * factor;
 }
+
+/* x / (1 + e^-x). */
+static inline float silu_f32(float x) { return x / (1.0f + exp2_f32(x * -1.44269504f)); }
